@@ -1,0 +1,27 @@
+# `make demo` and `make test` do all of their own set-up, on a machine with Python 3.11 or later, venv and a package index.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types benchmarks clean
+
+demo: .venv/installed
+	$(BIN)/latestart demo --out out/demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "latestart needs Python 3.11 or later")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv out

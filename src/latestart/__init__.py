@@ -1,0 +1,38 @@
+"""Find the moment at which a diffusion model makes up its mind, and start sampling just before it.
+
+The public names resolve lazily: importing this package loads neither torch nor diffusers.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Noise": "noise",
+    "Gaussian": "gaussians.gaussian",
+    "load_prior": "gaussians.gaussian",
+    "Moments": "gaussians.moments",
+    "PointCloud": "denoisers.exact",
+    "as_model": "denoisers.networks",
+    "from_diffusers": "denoisers.networks",
+    "late_start": "sampling.late_start",
+    "start_sample": "sampling.late_start",
+    "generate": "sampling.generate",
+    "frechet": "evaluation.quality",
+    "load_images": "data",
+    "zoo": "zoo",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'latestart' has no attribute {name!r}")
+    module = import_module(f"latestart.{_HOME[name]}")
+    return module if name == _HOME[name] else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Denoisers: the one contract, exact models and networks."""

@@ -1,0 +1,61 @@
+"""The one contract of the library.
+
+A noised sample in the library's coordinate is `y = x_t / alpha_t = x_0 + sigma eps`. A denoiser returns
+`D(y, sigma) = E[x_0 | y]`; from it follow the score of `y`, `(D(y, sigma) - y) / sigma^2` (Tweedie's formula), and the
+reverse dynamics of any process. A trained network, an exact model and a fitted prior are all denoisers, by shape of
+their interface and not by ancestry.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Level = float | Tensor
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """`D(y, sigma) = E[x_0 | y]` for `y = x_0 + sigma eps`, `y` of shape `(B, *shape)`, `sigma` a number or `(B,)`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that it computes in."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The noise levels it was made for, lowest and highest."""
+        ...
+
+    def __call__(self, y: Tensor, sigma: Level) -> Tensor:
+        """The posterior mean, `(B, *shape)`."""
+        ...
+
+
+def score(denoiser: Denoiser, y: Tensor, sigma: Level) -> Tensor:
+    """The score of the noised density of `y`, `(D(y, sigma) - y) / sigma^2`, `(B, *shape)` (Tweedie's formula)."""
+    return (denoiser(y, sigma) - y) / expand(sigma, y) ** 2
+
+
+def expand(level: Level, y: Tensor) -> Level:
+    """A level per sample, `(B,)`, in a shape that broadcasts with `y` `(B, *shape)`; a number as it is."""
+    if isinstance(level, Tensor) and level.ndim == 1:
+        return level.to(device=y.device, dtype=y.dtype).view(-1, *[1] * (y.ndim - 1))
+    return float(level)
+
+
+def check_sample(y: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless `y` is `(B, *shape)`."""
+    if tuple(y.shape[1:]) != tuple(shape):
+        raise ValueError(f"expected samples of shape (B, {', '.join(map(str, shape))}), received {tuple(y.shape)}")

@@ -1,0 +1,243 @@
+"""Diffusers networks as denoisers, and denoisers as diffusers networks.
+
+A network sees `x_t = alpha_t y` and the time `t` and predicts one of
+
+    epsilon        eps = (y - x_0) / sigma                  x_0 = (x_t - std_t eps) / alpha_t
+    v_prediction   v   = alpha_t eps - std_t x_0            x_0 = alpha_t x_t - std_t v
+    sample         x_0
+
+The middle column is for `as_model`, the right one for `from_diffusers` (v: Salimans and Ho 2022). This is the only
+place where these conventions are known.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from torch import Tensor, nn
+
+from latestart.denoisers.base import Denoiser, Level, check_sample, expand
+from latestart.files import write_json
+from latestart.noise import Noise
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+SIDECAR = "latestart.json"
+
+
+class Unshuffled(nn.Module):
+    """A network on `factor` x `factor` patches of the image, as a network on the image.
+
+    The image `(C, H, W)` is given to the network as `(C factor^2, H / factor, W / factor)` (`pixel_unshuffle`), a
+    permutation of the pixels: white noise stays white noise, and the process is the same.
+    """
+
+    def __init__(self, network: nn.Module, factor: int) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+        inner: Any = network.config
+        self.config = SimpleNamespace(
+            **{
+                **inner,
+                "in_channels": inner.in_channels // factor**2,
+                "out_channels": inner.out_channels // factor**2,
+                "sample_size": _scaled(inner.sample_size, factor),
+            }
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def forward(self, sample: Tensor, timestep: Tensor | float, **kwargs: Any) -> SimpleNamespace:
+        """As the network's own `forward`, on images."""
+        inner = nn.functional.pixel_unshuffle(sample, self.factor)
+        out = self.network(inner, timestep, **kwargs).sample
+        return SimpleNamespace(sample=nn.functional.pixel_shuffle(out, self.factor))
+
+
+def _scaled(size: int | list[int] | tuple[int, ...], factor: int) -> int | tuple[int, ...]:
+    return size * factor if isinstance(size, int) else tuple(s * factor for s in size)
+
+
+def sample_shape(model: Any) -> tuple[int, ...]:
+    """The shape `(C, H, W)` of the samples of a diffusers network, from its configuration."""
+    size = model.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return (model.config.in_channels, height, width)
+
+
+def save_model(model: nn.Module, scheduler: Any, path: str | Path, record: dict[str, Any] | None = None) -> None:
+    """Write a network as a folder that `UNet2DModel.from_pretrained` opens, its scheduler and a record beside it.
+
+    The folder holds `config.json`, `diffusion_pytorch_model.safetensors`, `scheduler/scheduler_config.json` and
+    `latestart.json` (the size of the patches, and `record`).
+    """
+    path = Path(path)
+    inner: Any = model.network if isinstance(model, Unshuffled) else model
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=path) as folder:
+        inner.save_pretrained(folder)
+        scheduler.save_pretrained(Path(folder) / "scheduler")
+        for file in sorted(Path(folder).rglob("*.*")):
+            target = path / file.relative_to(folder)
+            target.parent.mkdir(exist_ok=True)
+            file.chmod(0o644)
+            file.replace(target)  # each file is the old one or the new one, never half of it
+    patch = model.factor if isinstance(model, Unshuffled) else 1
+    write_json(path / SIDECAR, {"patch": patch, **(record or {})})
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Module, Any]:
+    """Open what `save_model` or `latestart train` wrote, or any diffusers `UNet2DModel` folder, in float32.
+
+    Returns:
+        The network on images, in evaluation mode, and its scheduler.
+
+    Raises:
+        ValueError: the folder is not a diffusers model's.
+    """
+    path = Path(path)
+    unet = path / "unet" if (path / "unet").is_dir() else path
+    if not (unet / "config.json").is_file():
+        raise ValueError(f"expected a folder with a diffusers model (config.json) at {path}, found none")
+    model: nn.Module = UNet2DModel.from_pretrained(unet, use_safetensors=True).float()
+    sidecar = path / SIDECAR
+    patch = json.loads(sidecar.read_text())["patch"] if sidecar.is_file() else 1
+    if patch > 1:
+        model = Unshuffled(model, patch)
+    folder = path / "scheduler"
+    scheduler = DDPMScheduler.from_pretrained(folder) if folder.is_dir() else DDPMScheduler()
+    return model.eval().to(device), scheduler
+
+
+class NetworkDenoiser:
+    """A diffusers network as a denoiser, `D(y, sigma)`; see `from_diffusers`."""
+
+    def __init__(self, model: Any, scheduler: Any, labels: Tensor | int | None = None) -> None:
+        prediction = scheduler.config.prediction_type
+        if prediction not in PREDICTIONS:
+            raise ValueError(
+                f"prediction_type {prediction!r} is not supported, expected one of {', '.join(PREDICTIONS)}"
+            )
+        self.model, self.noise, self.prediction, self.labels = (
+            model,
+            Noise.from_scheduler(scheduler),
+            prediction,
+            labels,
+        )
+        self.shape = sample_shape(model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return self.model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The lowest and highest noise level of the scheduler the network was trained with."""
+        return self.noise.sigma_range
+
+    def __call__(self, y: Tensor, sigma: Level) -> Tensor:
+        """`E[x_0 | y]`, `(B, *shape)`, for `y` `(B, *shape)` and `sigma` a number or `(B,)`; differentiable in `y`."""
+        check_sample(y, self.shape)
+        t = torch.as_tensor(self.noise.time(sigma), dtype=torch.float32, device=y.device).expand(len(y))
+        sigma = expand(sigma, y)
+        alpha = (1 + sigma**2) ** -0.5
+        x = alpha * y
+        out = predict(self.model, x.to(self.dtype), t, self.labels).to(y.dtype)
+        return to_sample(out, x, alpha, alpha * sigma, self.prediction)
+
+
+def predict(model: Any, x: Tensor, t: Tensor | float, labels: Tensor | int | None = None) -> Tensor:
+    """The raw output of a diffusers network at `x` `(B, *shape)`, time `t` (its scheduler's units)."""
+    if labels is None:
+        return model(x, t).sample
+    index = torch.as_tensor(labels, dtype=torch.long, device=x.device).expand(len(x))
+    return model(x, t, class_labels=index).sample
+
+
+def to_sample(out: Tensor, x: Tensor, alpha: Level, std: Level, prediction: str) -> Tensor:
+    """A network's output at `x = alpha y` as `E[x_0 | y]`; the right column of the module's table."""
+    if prediction == "epsilon":
+        return (x - std * out) / alpha
+    return alpha * x - std * out if prediction == "v_prediction" else out
+
+
+def from_sample(x_0: Tensor, x: Tensor, alpha: Level, std: Level, prediction: str) -> Tensor:
+    """`E[x_0 | y]` as a network's output at `x = alpha y`; the inverse of `to_sample`."""
+    if prediction == "epsilon":
+        return (x - alpha * x_0) / std
+    return (alpha * x - x_0) / std if prediction == "v_prediction" else x_0
+
+
+def from_diffusers(model: Any, scheduler: Any, labels: Tensor | int | None = None) -> NetworkDenoiser:
+    """A diffusers network with the scheduler that it was trained with, as a denoiser.
+
+    Args:
+        model: called as `model(x, t)` or `model(x, t, class_labels=...)`, returns an object with `.sample`.
+        scheduler: any beta-based diffusers scheduler; gives the levels and the prediction type
+            (`epsilon`, `v_prediction`, `sample`).
+        labels: for a class-conditional network, one class index or `(B,)` of them.
+
+    Raises:
+        ValueError: the prediction type, or the scheduler's kind, is not known.
+    """
+    return NetworkDenoiser(model, scheduler, labels)
+
+
+class DenoiserModel(nn.Module):
+    """A denoiser where a diffusers network is expected; see `as_model`."""
+
+    def __init__(self, denoiser: Denoiser, scheduler: Any) -> None:
+        super().__init__()
+        self.denoiser, self.noise = denoiser, Noise.from_scheduler(scheduler)
+        self.prediction = scheduler.config.prediction_type
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(
+                f"prediction_type {self.prediction!r} is not supported, expected one of {', '.join(PREDICTIONS)}"
+            )
+        shape = denoiser.shape
+        size = shape[1:] if len(shape) == 3 else None
+        self.config = SimpleNamespace(in_channels=shape[0], out_channels=shape[0], sample_size=size)
+        self.sample_shape = tuple(shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The denoiser's precision."""
+        return self.denoiser.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The denoiser's device."""
+        return self.denoiser.device
+
+    def forward(self, sample: Tensor, timestep: Tensor | float, **_: Any) -> SimpleNamespace:
+        """The prediction at `x_t` `(B, *shape)` and time `t`, in the scheduler's prediction type."""
+        t = torch.as_tensor(timestep, dtype=torch.float64)
+        alpha, std = (expand(level, sample) for level in (self.noise.alpha(t), self.noise.std(t)))
+        sigma = self.noise.sigma(t)
+        x_0 = self.denoiser(sample / alpha, sigma)
+        return SimpleNamespace(sample=from_sample(x_0, sample, alpha, std, self.prediction))
+
+
+def as_model(denoiser: Denoiser, scheduler: Any) -> DenoiserModel:
+    """An exact model where a network is expected: called as `model(x, t)`, returns an object with `.sample`.
+
+    The output is in the scheduler's `prediction_type`, so that any sampling code for diffusers networks runs on it.
+    """
+    return DenoiserModel(denoiser, scheduler)

@@ -1,0 +1,120 @@
+"""Feature extractors: images to the vectors on which a Frechet distance is taken.
+
+An extractor is a function from images in [0, 1], `(B, C, H, W)`, to features `(B, F)`, with a `name` that goes into
+every figure made with it.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latestart.data import to_pixels
+from latestart.files import load_tensors, save_tensors
+
+
+class Classifier(nn.Module):
+    """A small convolutional classifier; its last hidden layer, 128 wide, is the feature space of a data set."""
+
+    width = 128
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.shape, self.classes = tuple(shape), classes
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 24, 5, padding=2),
+            nn.BatchNorm2d(24),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(24, 48, 5, padding=2),
+            nn.BatchNorm2d(48),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(0.25),
+            nn.Linear(48 * (height // 4) * (width // 4), self.width),
+            nn.ReLU(),
+        )
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(self.width, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class logits `(B, classes)` of images in [-1, 1]."""
+        return self.head(self.body(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last hidden layer, `(B, 128)`."""
+        return self.body(x)
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights in half precision, as safetensors."""
+        metadata = {"shape": list(self.shape), "classes": self.classes}
+        tensors = {
+            name: value.half() if value.is_floating_point() else value for name, value in self.state_dict().items()
+        }
+        save_tensors(path, "classifier", tensors, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Classifier":
+        """Open what `save` wrote, in float32 and evaluation mode."""
+        tensors, metadata = load_tensors(path, "classifier")
+        model = cls(tuple(metadata["shape"]), metadata["classes"])
+        model.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in tensors.items()})
+        return model.eval()
+
+
+class ClassifierFeatures:
+    """The features of a `Classifier`, `(B, 128)`, in batches; `name` carries a fingerprint of the weights."""
+
+    def __init__(self, classifier: Classifier, name: str = "classifier") -> None:
+        self.classifier = classifier
+        self.name = f"{name}-{_fingerprint(classifier.state_dict().values())}"
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of images `(B, C, H, W)` in [0, 1]; raises `ValueError` for images of another shape."""
+        _check_shape(images, self.classifier.shape, self.name)
+        return torch.cat([self.classifier.features(2 * part - 1) for part in images.split(500)])
+
+
+class InceptionFeatures:
+    """The 2,048 pooled features of the FID Inception network, as torch-fidelity computes them.
+
+    Args:
+        weights: the file of weights of torch-fidelity (`weights-inception-2015-12-05-*.pth`), already downloaded.
+        batch_size: images evaluated at once.
+
+    Raises:
+        FileNotFoundError: there are no weights.
+        ImportError: torch-fidelity is not installed (`pip install latestart[inception]`).
+    """
+
+    def __init__(self, weights: str | Path, batch_size: int = 64) -> None:
+        if not Path(weights).is_file():
+            raise FileNotFoundError(f"expected the weights of the FID Inception network at {weights}, found none")
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(weights)).eval()
+        self.batch_size = batch_size
+        self.name = f"inception-{_fingerprint(self.network.state_dict().values())}"
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features `(B, 2048)` of images `(B, C, H, W)` in [0, 1]; one channel is repeated to three."""
+        pixels = to_pixels(images).expand(-1, 3, -1, -1)
+        return torch.cat([self.network(part)[0] for part in pixels.split(self.batch_size)])
+
+
+def _check_shape(images: Tensor, shape: tuple[int, ...], name: str) -> None:
+    if tuple(images.shape[1:]) != tuple(shape):
+        raise ValueError(f"the features {name} are for images {tuple(shape)}, received {tuple(images.shape)}")
+
+
+def _fingerprint(tensors: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:8]

@@ -1,0 +1,87 @@
+"""Files that are written whole or not at all, and tensors that are never unpickled.
+
+A file of this package is a safetensors file whose header carries `format = latestart`, the `kind` of the object
+and the version of its layout, so that a foreign file is recognised before anything in it is used.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+VERSION = 1
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it on success and vanishes on failure."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all. Numbers that are not finite raise `ValueError`."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write named tensors and JSON-able `metadata` to a safetensors file of the given `kind`."""
+    header = {"format": "latestart", "kind": kind, "version": str(VERSION), "metadata": json.dumps(dict(metadata))}
+    with replacing(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
+
+
+def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is a pickle, is damaged, was not written by latestart, or holds another kind of object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a {kind} file (safetensors) at {path}, found none")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise ValueError(
+            f"expected a {kind} file (safetensors) at {path}, but it is {_described(path)}: {error}"
+        ) from error
+    if header.get("format") != "latestart":
+        raise ValueError(
+            f"{path} is a safetensors file, but not one of latestart's: expected a {kind}, received the tensors "
+            f"{sorted(tensors)[:5]}"
+        )
+    if header.get("kind") != kind or header.get("version") != str(VERSION):
+        raise ValueError(
+            f"{path} holds a {header.get('kind')} of version {header.get('version')}, "
+            f"expected a {kind} of version {VERSION}"
+        )
+    return tensors, json.loads(header["metadata"])
+
+
+def _described(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK" or start[:1] == b"\x80":
+        return "a pickle or a torch.save archive, which can run code and is never loaded"
+    return "damaged or of another format"

@@ -1,0 +1,257 @@
+"""Orthonormal bases in which a Gaussian is diagonal, and the sums from which each is fitted.
+
+A covariance of images with D values is held as `C = Q diag(l) Q^T`: an orthonormal basis Q and its variances l.
+Noise keeps the basis, `C + sigma^2 I = Q diag(l + sigma^2) Q^T`, and so does every function of the covariance,
+`f(C) = Q diag(f(l)) Q^T`. A structure that repeats a variance keeps it once: it has K <= D variances, and the k-th
+stands for `multiplicity[k]` directions, whose projector is `P_k`:
+
+    Q diag(l) Q^T = sum_k l_k P_k,    trace = sum_k multiplicity_k l_k,    log det = sum_k multiplicity_k log l_k
+
+The contract of a `Basis`, all that a Gaussian needs of it:
+
+- `scale(x, values)`: `sum_k values_k P_k x`, for images x, with one set of values or one for each image;
+- `energies(x)`: `|P_k x|^2`, so that `x^T Q diag(w) Q^T x = energies(x) @ w`;
+- `multiplicity`, and `translate`, which says the same variances in the layout of another basis where that is exact.
+
+And of its class, to be fitted from a stream: sums of products `total += sum_b q(x_b)`, quadratic in x, so that they
+can be moved to another origin, added in any order, and turned into a basis with its variances in the end.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+STRIPS = 4  # of the upper triangle: enough to skip most of the lower one, few enough to multiply at full speed
+NARROW = 256  # below this width float32 matrix products sum serially, which loses a digit, and speed is no matter
+
+
+class Basis(ABC):
+    """An orthonormal basis of the space of images, with a layout of K variances in it."""
+
+    name: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]] = ()  # the attributes, all tensors, that rebuild the basis together with the shape
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = tuple(shape)
+        self.dim = prod(self.shape)
+
+    @property
+    @abstractmethod
+    def multiplicity(self) -> Tensor:
+        """Number of directions that each variance stands for, float64 `(K,)`; they sum to D."""
+
+    @abstractmethod
+    def scale(self, x: Tensor, values: Tensor) -> Tensor:
+        """`Q diag(values) Q^T x` for x `(B, *shape)` and values `(K,)` or `(B, K)`, in the dtype of x."""
+
+    @abstractmethod
+    def energies(self, x: Tensor) -> Tensor:
+        """Squared length of x `(B, *shape)` in the directions of each variance, `(B, K)`."""
+
+    def squares(self, x: Tensor, weights: Tensor) -> Tensor:
+        """`x^T Q diag(weights) Q^T x` for weights `(K,)` or `(B, K)`, summed in float64: `(B,)`."""
+        return (self.energies(x).double() * weights).sum(-1)
+
+    def matrix(self, values: Tensor) -> Tensor:
+        """`Q diag(values) Q^T` as a dense float64 `(D, D)` matrix."""
+        rows = torch.eye(self.dim, dtype=torch.float64, device=values.device).reshape(-1, *self.shape)
+        return self.scale(rows, values.double()).flatten(1)
+
+    def translate(self, values: Tensor, onto: "Basis") -> Tensor | None:
+        """The variances `values` of this basis in the layout of `onto`, or None where that is not diagonal."""
+        return values if self.same(onto) else None
+
+    def same(self, other: "Basis") -> bool:
+        """Whether `other` has the same directions and layout."""
+        if type(self) is not type(other) or self.shape != other.shape:
+            return False
+        theirs = other.tensors()
+        return all(_identical(tensor, theirs[name]) for name, tensor in self.tensors().items())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What must be stored, beside the shape, to rebuild this basis."""
+        return {name: getattr(self, name) for name in self.parts}
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Basis":
+        """This basis on another device or in another dtype."""
+        moved = {name: tensor.to(device=device, dtype=dtype) for name, tensor in self.tensors().items()}
+        return type(self).from_tensors(self.shape, moved)
+
+    @classmethod
+    def from_tensors(cls, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> Self:
+        """Rebuild a basis from its `tensors()`. Raises `ValueError` if they are not those of this kind of basis."""
+        if set(tensors) != set(cls.parts):
+            raise ValueError(
+                f"a {cls.name} basis is made of the tensors {sorted(cls.parts)}, received {sorted(tensors)}"
+            )
+        return cls(shape, **tensors)
+
+    @classmethod
+    @abstractmethod
+    def products(cls, dim: int) -> tuple[int, ...]:
+        """Shape of the sums of products of images with `dim` values."""
+
+    @classmethod
+    @abstractmethod
+    def accumulate(cls, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
+        """Add `weight * sum_b q(x_b)` of rows x `(B, D)`, multiplied in the dtype of x, to the float64 `total`."""
+
+    @classmethod
+    def complete(cls, total: Tensor) -> Tensor:
+        """The sums, in place, with what `accumulate` left out by symmetry."""
+        return total
+
+    @classmethod
+    @abstractmethod
+    def fitted(cls, shape: tuple[int, ...], covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Self, Tensor]:
+        """The basis and its float64 variances `(K,)` from completed sums over `count` centred images, over n - 1."""
+
+
+class Dense(Basis):
+    """The eigenvectors of a full covariance: `Q` is `vectors` `(D, D)`, one variance for each column."""
+
+    name = "dense"
+    parts = ("vectors",)
+
+    def __init__(self, shape: tuple[int, ...], vectors: Tensor) -> None:
+        super().__init__(shape)
+        if vectors.shape != (self.dim, self.dim):
+            raise ValueError(
+                f"a dense basis for images of shape {self.shape} is a {(self.dim, self.dim)} matrix, "
+                f"received {tuple(vectors.shape)}"
+            )
+        self.vectors = vectors
+
+    @property
+    def multiplicity(self) -> Tensor:
+        return torch.ones(self.dim, dtype=torch.float64, device=self.vectors.device)
+
+    def scale(self, x: Tensor, values: Tensor) -> Tensor:
+        q = self.vectors.to(x.dtype)
+        return ((x.flatten(1) @ q * values.to(x.dtype)) @ q.T).reshape(x.shape)
+
+    def energies(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) @ self.vectors.to(x.dtype)).square()
+
+    @classmethod
+    def products(cls, dim: int) -> tuple[int, ...]:
+        return (dim, dim)
+
+    @classmethod
+    def accumulate(cls, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
+        """Only strips from the diagonal to the right are multiplied: 5/8 of the work of the full product."""
+        x = x.double() if x.shape[1] < NARROW else x
+        for i, j in _strips(x.shape[1]):
+            total[i:j, i:].add_(x[:, i:j].T @ x[:, i:], alpha=weight)
+
+    @classmethod
+    def complete(cls, total: Tensor) -> Tensor:
+        for i, j in _strips(len(total)):
+            total[j:, i:j] = total[i:j, j:].T
+            total[i:j, i:j] = (total[i:j, i:j] + total[i:j, i:j].T) / 2
+        return total
+
+    @classmethod
+    def fitted(cls, shape: tuple[int, ...], covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Self, Tensor]:
+        """Eigenvectors, largest variance first; variances that are rounding alone are exactly zero.
+
+        Those are the ones below `D * eps * largest` (numpy's rank convention), and all after the first n - 1: the
+        covariance of n images has no higher rank.
+        """
+        values, vectors = torch.linalg.eigh(covariance)
+        values, vectors = values.flip(0), vectors.flip(1)
+        values[values < values[0] * len(values) * torch.finfo(torch.float64).eps] = 0.0
+        values[count - 1 :] = 0.0
+        return cls(shape, vectors.to(dtype).contiguous()), values.clamp(min=0.0)
+
+
+class Diagonal(Basis):
+    """The values of the image themselves, each with its own variance: `Q = I`, K = D."""
+
+    name = "diagonal"
+
+    @property
+    def multiplicity(self) -> Tensor:
+        return torch.ones(self.dim, dtype=torch.float64)
+
+    def scale(self, x: Tensor, values: Tensor) -> Tensor:
+        return (x.flatten(1) * values.to(x.dtype)).reshape(x.shape)
+
+    def energies(self, x: Tensor) -> Tensor:
+        return x.flatten(1).square()
+
+    @classmethod
+    def products(cls, dim: int) -> tuple[int, ...]:
+        return (dim,)
+
+    @classmethod
+    def accumulate(cls, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
+        total.add_(x.square().sum(0), alpha=weight)
+
+    @classmethod
+    def fitted(cls, shape: tuple[int, ...], covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Self, Tensor]:
+        return cls(shape), covariance.clamp(min=0.0)
+
+
+class Isotropic(Basis):
+    """One variance for all directions: `C = l I`, K = 1 with multiplicity D. Diagonal in every basis."""
+
+    name = "isotropic"
+
+    @property
+    def multiplicity(self) -> Tensor:
+        return torch.full((1,), float(self.dim), dtype=torch.float64)
+
+    def scale(self, x: Tensor, values: Tensor) -> Tensor:
+        return (x.flatten(1) * values.to(x.dtype)).reshape(x.shape)
+
+    def energies(self, x: Tensor) -> Tensor:
+        return x.flatten(1).square().sum(1, keepdim=True)
+
+    def translate(self, values: Tensor, onto: Basis) -> Tensor | None:
+        return values.expand(len(onto.multiplicity))
+
+    @classmethod
+    def products(cls, dim: int) -> tuple[int, ...]:
+        return (1,)
+
+    @classmethod
+    def accumulate(cls, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
+        total.add_(x.square().sum(0).double().mean(), alpha=weight)
+
+    @classmethod
+    def fitted(cls, shape: tuple[int, ...], covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Self, Tensor]:
+        return cls(shape), covariance.clamp(min=0.0)
+
+
+BASES: dict[str, type[Basis]] = {cls.name: cls for cls in (Dense, Diagonal, Isotropic)}
+
+
+def _strips(dim: int) -> list[tuple[int, int]]:
+    width = -(-dim // STRIPS)
+    return [(i, min(i + width, dim)) for i in range(0, dim, width)]
+
+
+def _identical(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.dtype == b.dtype and torch.equal(a, b))
+
+
+def basis_class(name: str) -> type[Basis]:
+    """The class of bases called `name`. Raises `ValueError` naming the known ones."""
+    if name not in BASES:
+        raise ValueError(f"unknown basis {name!r}: expected one of {', '.join(map(repr, BASES))}")
+    return BASES[name]
+
+
+def require_finite(path: str | Path, tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
+    """Raise `ValueError` unless a file held at least the tensors `names`, and only finite floating-point numbers."""
+    if missing := sorted(set(names) - set(tensors)):
+        raise ValueError(f"{path} holds the tensors {sorted(tensors)}, expected also {missing}")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name} ({tensor.dtype}) holds values that are not finite floating-point numbers")

@@ -1,0 +1,73 @@
+"""Moments: the sums of a stream of images, and the Gaussian that has them.
+
+    moments = Moments((1, 28, 28))
+    for batch in batches:
+        moments.update(batch)
+    prior = moments.gaussian()
+
+Sums of deviations and of their products (`latestart.gaussians.sums` has the mathematics) take the memory of one
+covariance, however many images pass. They merge in any order and any split, are saved between batches so that an
+interrupted fit continues, and serve images and features alike.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latestart.files import load_tensors, save_tensors
+from latestart.gaussians.basis import require_finite
+from latestart.gaussians.gaussian import Gaussian
+from latestart.gaussians.sums import Sums
+
+
+class Moments(Sums):
+    """Streaming, mergeable moments: `update`, `merge`, then `gaussian`."""
+
+    def gaussian(self) -> Gaussian:
+        """The Gaussian with these moments, its mean and basis in the dtype of the products.
+
+        Raises:
+            ValueError: fewer than two images.
+        """
+        return Gaussian.of(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the sums to a safetensors file, whole or not at all, so that a later run can continue them."""
+        tensors = {"shift": self.shift, "first": self.first, "second": self.second}
+        metadata = {
+            "shape": self.shape,
+            "basis": self.basis,
+            "rank": self.rank,
+            "products": str(self.products).removeprefix("torch."),
+            "count": self.count,
+            "updates": self.updates,
+            "value_range": self.value_range,
+        }
+        save_tensors(path, "moments", tensors, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Moments":
+        """Read sums that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is a pickle (never loaded), is damaged or foreign, or does not hold sound sums.
+        """
+        tensors, metadata = load_tensors(path, "moments")
+        require_finite(path, tensors, ("shift", "first", "second"))
+        try:
+            products = getattr(torch, metadata["products"])
+            moments = cls(metadata["shape"], metadata["basis"], metadata["rank"], products)
+            moments._restore(tensors, metadata["count"], metadata["updates"], metadata["value_range"])
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not hold sound moments: {error}") from error
+        return moments
+
+    def _restore(self, tensors: dict[str, Tensor], count: int, updates: int, value_range: list[float] | None) -> None:
+        self.count, self.updates = count, updates
+        self.low, self.high = value_range or (self.low, self.high)
+        for name, size in zip(("shift", "first", "second"), self._sizes()):
+            if tuple(tensors[name].shape) != size:
+                raise ValueError(f"{name} has the shape {tuple(tensors[name].shape)}, expected {size}")
+            setattr(self, name, tensors[name])

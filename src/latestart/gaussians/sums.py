@@ -1,0 +1,214 @@
+"""Sums over images from which a mean and a covariance follow.
+
+    n,  first = sum (x - shift),  second = sum q(x - shift)
+
+where q are the products that a basis asks for: all pairs (dense), squares (diagonal), their mean (isotropic). Then
+
+    mean = shift + first / n,      covariance = (second - n q(mean - shift)) / (n - 1)
+
+The shift is the mean of the first batch. Without it the difference would cancel: for images with mean 1e4 and unit
+variance the sums of products would need 8 more digits than the covariance shows. With it, products in float32 are as
+accurate as the deviations themselves, if `x - shift` is exact; so the shift is rounded to the images' own dtype, where
+a subtraction rounds once, relative to the deviation. Each chunk's float32 sums are added to float64 ones.
+
+Since q is quadratic, sums about one shift move exactly to another: `second' = second - n q(mean - shift)
++ n q(mean - shift')`. So sums add up in any order and any split, over processes, and over interruptions.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from math import isfinite, prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latestart.gaussians.basis import Basis, Dense, Diagonal, basis_class
+
+CHUNK = 2048  # images multiplied at once, so that memory does not grow with the batch
+DENSE_LIMIT = 2**30  # bytes of float64 D x D sums that "auto" still calls dense: up to 11,585 values an image
+
+log = logging.getLogger(__name__)
+
+
+class Sums:
+    """Streaming, mergeable sums of images, for one kind of basis. They live on the first batch's device.
+
+    Args:
+        shape: of one image.
+        basis: "dense", "diagonal", "isotropic", or "auto".
+        rank: number of directions, for bases that have one; the present ones take None.
+        products: dtype in which products are multiplied, float32 (fast, 1e-6) or float64 (1e-10).
+
+    Raises:
+        ValueError: an unknown basis, a rank for a basis without one, an impossible shape or dtype.
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int],
+        basis: str = "dense",
+        rank: int | None = None,
+        products: torch.dtype = torch.float32,
+    ) -> None:
+        self.shape = tuple(int(size) for size in shape)
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(f"expected the shape of one image, such as (3, 32, 32), received {self.shape}")
+        if products not in (torch.float32, torch.float64):
+            raise ValueError(f"products are multiplied in torch.float32 or torch.float64, received {products}")
+        if rank is not None:
+            raise ValueError(f"the basis {basis!r} has no rank, received rank={rank}")
+        self.basis, self.rank, self.products = basis, rank, products
+        self.dim = prod(self.shape)
+        self.structure = self._structure()
+        self.count = self.updates = 0
+        self.low, self.high = float("inf"), float("-inf")
+        self.shift, self.first, self.second = (torch.zeros(size, dtype=torch.float64) for size in self._sizes())
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Lowest and highest value seen, or None before the first image."""
+        return (self.low, self.high) if self.count else None
+
+    def update(self, batch: Tensor | np.ndarray) -> None:
+        """Add images `(B, *shape)`, floating point, in the model's own value range.
+
+        Raises:
+            ValueError: another shape, integers, or values that are NaN, infinite or too large to multiply. The sums
+                are as they were before.
+        """
+        rows = self._checked(batch)
+        if len(rows) == 0:
+            return
+        low, high = (bound.item() for bound in rows.aminmax())
+        self._check_values(rows, low, high)
+        if self.count == 0:
+            self._start(rows)
+        dtype = torch.promote_types(torch.promote_types(rows.dtype, self.products), self.shift.dtype)
+        for chunk in rows.to(self.first.device).split(CHUNK):
+            deviations = (chunk.to(dtype) - self.shift.to(dtype)).to(self.products)
+            self.first += deviations.sum(0)
+            self.structure.accumulate(self.second, deviations)
+        self.count += len(rows)
+        self.updates += 1
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def merge(self, other: "Sums") -> None:
+        """Add the sums of other images, about whatever shift.
+
+        Raises:
+            ValueError: the other sums are for another shape, basis or dtype of products.
+        """
+        mine, theirs = ((s.shape, s.basis, s.products) for s in (self, other))
+        if mine != theirs:
+            raise ValueError(f"cannot merge sums for (shape, basis, products) = {theirs} into those for {mine}")
+        if other.count == 0:
+            return
+        if self.count == 0:
+            self.shift, self.first, self.second = other.shift.clone(), other.first.clone(), other.second.clone()
+        else:
+            self._add(other)
+        self.count += other.count
+        self.updates += other.updates
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+
+    def mean(self) -> Tensor:
+        """Mean image, float64 `(*shape)`. Raises `ValueError` before the first image."""
+        if self.count == 0:
+            raise ValueError("expected at least one image for a mean, received none")
+        return (self.shift + self.first / self.count).reshape(self.shape)
+
+    def covariance(self) -> Tensor:
+        """Covariance over n - 1 in the layout of the basis' products (dense: `(D, D)`; diagonal: `(D,)`), float64.
+
+        Raises:
+            ValueError: fewer than two images.
+        """
+        if self.count < 2:
+            raise ValueError(f"expected at least two images for a covariance, received {self.count}")
+        centred = self.second.clone()
+        self.structure.accumulate(centred, (self.first / self.count).unsqueeze(0), -self.count)
+        return self.structure.complete(centred.div_(self.count - 1))
+
+    def estimate(self) -> tuple[Tensor, Basis, Tensor]:
+        """Mean, float64; the basis, in the dtype of the products; its variances, float64."""
+        covariance, structure = self.covariance(), self.structure
+        if self.basis == "auto":
+            if structure is Dense and self.count <= self.dim:
+                covariance, structure = covariance.diagonal(), Diagonal
+            self._report(structure)
+        return self.mean(), *structure.fitted(self.shape, covariance, self.count, self.products)
+
+    def _structure(self) -> type[Basis]:
+        if self.basis != "auto":
+            return basis_class(self.basis)
+        return Dense if 8 * self.dim**2 <= DENSE_LIMIT else Diagonal
+
+    def _sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of shift, first and second; the products take no memory before there are images."""
+        return (self.dim,), (self.dim,), self.structure.products(self.dim) if self.count else (0,)
+
+    def _start(self, rows: Tensor) -> None:
+        own = torch.promote_types(rows.dtype, torch.float32)
+        self.shift = rows[:CHUNK].mean(0, dtype=torch.float64).to(own)
+        self.first = torch.zeros(self.dim, dtype=torch.float64, device=rows.device)
+        self.second = torch.zeros(self.structure.products(self.dim), dtype=torch.float64, device=rows.device)
+
+    def _add(self, other: "Sums") -> None:
+        device = self.first.device
+        first, shift, second = other.first.to(device), other.shift.to(device), other.second.to(device)
+        moved = first / other.count + (shift.double() - self.shift.double())
+        self.second += second
+        self.structure.accumulate(self.second, (first / other.count).unsqueeze(0), -other.count)
+        self.structure.accumulate(self.second, moved.unsqueeze(0), other.count)
+        self.first = self.first + other.count * moved
+
+    def _checked(self, batch: Tensor | np.ndarray) -> Tensor:
+        images = as_images(batch)
+        if tuple(images.shape[1:]) != self.shape:
+            raise ValueError(
+                f"batch {self.updates} has images of the shape {tuple(images.shape[1:])}, expected {self.shape}"
+            )
+        return images.reshape(len(images), self.dim)
+
+    def _check_values(self, rows: Tensor, low: float, high: float) -> None:
+        if not (isfinite(low) and isfinite(high)):
+            bad = int((~rows.isfinite()).sum())
+            raise ValueError(
+                f"{bad} of the {rows.numel()} values in batch {self.updates} are NaN or infinite, expected finite ones"
+            )
+        widest = 2 * max(map(abs, (low, high, *(self.value_range or ()))))
+        if not CHUNK * widest**2 < torch.finfo(self.products).max:
+            raise ValueError(
+                f"batch {self.updates} has values from {low:g} to {high:g}, too large to multiply in {self.products}"
+            )
+
+    def _report(self, structure: type[Basis]) -> None:
+        size = f"{self.count} images of {self.dim} values"
+        if structure is Dense:
+            log.info("basis='auto' chose 'dense' for %s", size)
+        else:
+            log.warning("basis='auto' chose %r for %s: too few, or too large, for 'dense'", structure.name, size)
+
+
+def as_images(batch: Tensor | np.ndarray) -> Tensor:
+    """A batch as a tensor, without copying it. Raises `ValueError` if it is not an array of floating-point images."""
+    if isinstance(batch, np.ndarray):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # read-only arrays: they are only read here
+            batch = torch.from_numpy(np.ascontiguousarray(batch))
+    if not isinstance(batch, Tensor):
+        raise ValueError(f"expected a batch of images as a tensor or a numpy array, received {type(batch).__name__}")
+    if not batch.is_floating_point() or batch.ndim < 2:
+        raise ValueError(
+            "expected floating-point images (B, *shape) in the model's value range, such as [-1, 1], "
+            f"received {batch.dtype} {tuple(batch.shape)}"
+        )
+    return batch.detach()
+
+
+def batches_of(batches: Tensor | np.ndarray | Iterable[Tensor | np.ndarray]) -> Iterator[Tensor]:
+    """The batches of an iterable, or one array `(N, *shape)` as the only batch."""
+    for batch in [batches] if isinstance(batches, Tensor | np.ndarray) else batches:
+        yield as_images(batch)

@@ -1,0 +1,54 @@
+"""Tables of results for the terminal. Everything is printed as it was handed over."""
+
+from itertools import product
+
+from rich.table import Table
+
+from latestart.evaluation.quality import Estimate
+from latestart.experiments.demo import Comparison, Measured, best_of
+
+
+def demo_table(measured: list[Measured], comparisons: list[Comparison]) -> Table:
+    """The demo's table: a column for each sampler and number of evaluations, a row for each way to start."""
+    samples = "Frechet distance to the training set (lower is better)"
+    table = Table(title=f"Full noise and late start at equal network evaluations\n{samples}", title_justify="left")
+    table.add_column("start")
+    for c in comparisons:
+        table.add_column(f"{c.sampler.upper()}\nNFE {c.nfe}", justify="right")
+    groups = [[m for m in measured if (m.cell.sampler, m.cell.nfe) == (c.sampler, c.nfe)] for c in comparisons]
+    for spacing, clip in product(("leading", "trailing"), (False, True)):
+        wanted = [
+            next(m for m in g if (m.cell.prior, m.cell.spacing, m.cell.clip) == ("none", spacing, clip)) for g in groups
+        ]
+        table.add_row(f"full noise, {spacing}{', clipped' if clip else ''}", *(_plain(m) for m in wanted))
+    starts = sorted({m.cell.t_start for m in measured if m.cell.t_start is not None})
+    for prior, title in (("isotropic", "N(0, I)"), ("gaussian", "Gaussian")):
+        table.add_section()
+        for t_start in starts:
+            table.add_row(f"{title} at t = {t_start} *", *(_plain(best_of(g, prior, t_start)) for g in groups))
+    table.add_section()
+    table.add_row("[bold]best full noise", *(_spread(c.baseline.frechet) for c in comparisons))
+    table.add_row("[bold]best N(0, I) late", *(_spread(c.isotropic.frechet) for c in comparisons))
+    table.add_row("[bold]best Gaussian late", *(_spread(c.gaussian.frechet) for c in comparisons))
+    table.add_section()
+    table.add_row("[bold]gain on best full noise", *(_times(c.gain) for c in comparisons))
+    table.add_row("gain on trailing, unclipped", *(_times(c.gain_trailing) for c in comparisons))
+    table.add_row("gain on best N(0, I) late", *(_times(c.gain_isotropic) for c in comparisons))
+    table.caption = "* the better of clipped and unclipped; in brackets 95% bootstrap intervals, of ratios: paired"
+    return table
+
+
+def _plain(measured: Measured) -> str:
+    return _number(measured.frechet.value)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _spread(estimate: Estimate) -> str:
+    return f"[bold]{_number(estimate.value)}[/]\n[{_number(estimate.low)}, {_number(estimate.high)}]"
+
+
+def _times(estimate: Estimate) -> str:
+    return f"[bold]{estimate.value:.2f}x[/]\n[{estimate.low:.2f}, {estimate.high:.2f}]"

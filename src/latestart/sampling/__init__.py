@@ -1,0 +1,1 @@
+"""Late start on any scheduler, and the sampling loop."""

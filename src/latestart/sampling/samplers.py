@@ -1,0 +1,39 @@
+"""Samplers by name: diffusers scheduler classes, made from the scheduler that a model was trained with."""
+
+from typing import Any
+
+import diffusers
+
+SAMPLERS = {
+    "ddpm": "DDPMScheduler",
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "deis": "DEISMultistepScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "kdpm2": "KDPM2DiscreteScheduler",
+}
+
+
+def make_sampler(name: str, trained: Any, **changes: Any) -> Any:
+    """The diffusers scheduler called `name`, over the levels of the scheduler `trained`.
+
+    Args:
+        name: a short name (`SAMPLERS`).
+        trained: the scheduler that the model was trained with; its betas and its prediction type are kept.
+        changes: of the configuration, such as `timestep_spacing="trailing"` or `clip_sample=True`.
+
+    Raises:
+        ValueError: the name is not known, or the class has no such setting.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"there is no sampler {name!r}; there are {', '.join(SAMPLERS)}")
+    scheduler = getattr(diffusers, SAMPLERS[name]).from_config(trained.config, **changes)
+    unknown = sorted(set(changes) - set(scheduler.config))
+    if unknown:
+        raise ValueError(f"{SAMPLERS[name]} has no setting {', '.join(unknown)}")
+    return scheduler

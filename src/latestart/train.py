@@ -1,0 +1,302 @@
+"""Training of the two small networks that the library needs: a diffusion model, and a classifier for its features.
+
+Diffusion: with `x_t = alpha_t x_0 + std_t eps` and `t` uniform, minimise `E |target - network(x_t, t)|^2`, where the
+target is eps, v or x_0 by the scheduler's prediction type (Ho et al. 2020; Salimans and Ho 2022); the weights that are
+kept are an exponential moving average (EMA).
+
+Every random number of step k comes from a generator seeded by (seed, k). A run that was cut off and resumed is
+therefore the run that was not: the same batches, the same noise, the same weights.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from latestart.data import Images, to_floats
+from latestart.denoisers.networks import PREDICTIONS, Unshuffled, save_model
+from latestart.features import Classifier
+from latestart.files import load_tensors, save_tensors
+
+STATE = "training.safetensors"
+Progress = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A diffusion training run. `channels` has one entry for each resolution; attention is in the middle block."""
+
+    steps: int = 10_000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    ema_decay: float = 0.9995
+    seed: int = 0
+    prediction: str = "epsilon"
+    patch: int = 1
+    channels: tuple[int, ...] = (32, 64)
+    layers: int = 1
+    classes: int = 0
+    mixed_precision: str = "no"
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"prediction {self.prediction!r} is not known, expected one of {', '.join(PREDICTIONS)}")
+        for name in ("steps", "batch_size", "patch", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
+
+
+def build_network(shape: tuple[int, ...], config: TrainConfig) -> nn.Module:
+    """An untrained diffusers `UNet2DModel` for images `(C, H, W)`, on patches of `config.patch` pixels.
+
+    Raises:
+        ValueError: the image is not a whole number of patches, or cannot be halved between the resolutions.
+    """
+    channels, height, width = shape
+    unit = config.patch * 2 ** (len(config.channels) - 1)
+    if height % unit or width % unit:
+        raise ValueError(
+            f"images of {height} x {width} cannot be cut in patches of {config.patch} and halved "
+            f"{len(config.channels) - 1} times: both sides must be multiples of {unit}"
+        )
+    levels = len(config.channels)
+    network: Any = UNet2DModel(
+        sample_size=(height // config.patch, width // config.patch),
+        in_channels=channels * config.patch**2,
+        out_channels=channels * config.patch**2,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers,
+        down_block_types=("DownBlock2D",) * levels,
+        up_block_types=("UpBlock2D",) * levels,
+        attention_head_dim=32,
+        norm_num_groups=int(np.gcd(16, np.gcd.reduce(config.channels))),
+        num_class_embeds=config.classes or None,
+    )
+    return network if config.patch == 1 else Unshuffled(network, config.patch)
+
+
+def train(
+    images: Images, out: str | Path, config: TrainConfig, save_every: int = 500, progress: Progress | None = None
+) -> nn.Module:
+    """Train a diffusion model and write it to the folder `out`; continue where a run with the same `config` stopped.
+
+    `out` is at every moment a folder that `UNet2DModel.from_pretrained` opens (the EMA weights), with the state of the
+    training beside it (`training.safetensors`).
+
+    Args:
+        images: the training set; its labels are used when `config.classes` is not 0.
+        out: the folder.
+        config: the run.
+        save_every: steps between two checkpoints.
+        progress: called as `progress(step, steps, loss)` after each step.
+
+    Raises:
+        ValueError: the images do not fit the network, labels are missing or out of range, or `out` holds another run.
+    """
+    from accelerate import Accelerator
+
+    _check_labels(images, config)
+    network = build_network(images.shape, config)
+    init = torch.Generator().manual_seed(config.seed)
+    _initialise(network, init)
+    scheduler = DDPMScheduler(num_train_timesteps=1000, prediction_type=config.prediction, clip_sample=False)
+    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4, fused=True)
+    parameters = list(network.parameters())
+    ema = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+    run = _Run(images, Path(out), config, network, scheduler, optimizer, ema)
+    start = run.resume()
+    wrapped, prepared = accelerator.prepare(network, optimizer)
+    ema.to(accelerator.device)
+    for step in range(start, config.steps):
+        loss = _step(step, run, wrapped, prepared, accelerator)
+        ema.step(parameters)
+        if progress is not None:
+            progress(step + 1, config.steps, loss)
+        if accelerator.is_main_process and ((step + 1) % save_every == 0 or step + 1 == config.steps):
+            run.save(step + 1)
+    run.use_ema()
+    return network.eval()
+
+
+def _check_labels(images: Images, config: TrainConfig) -> None:
+    if not config.classes:
+        return
+    if images.labels is None:
+        raise ValueError(f"a network with {config.classes} classes needs labels, the images have none")
+    if int(images.labels.max()) >= config.classes:
+        raise ValueError(f"labels run to {int(images.labels.max())}, the network has {config.classes} classes")
+
+
+def _initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """PyTorch's own default initialisation, drawn from `generator` whatever was drawn before."""
+    seed = int(torch.randint(2**31, (), generator=generator))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in network.modules():
+            reset: Any = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
+
+
+@dataclass
+class _Run:
+    images: Images
+    out: Path
+    config: TrainConfig
+    network: nn.Module
+    scheduler: Any
+    optimizer: torch.optim.Optimizer
+    ema: EMAModel
+    loss: float = float("nan")
+    seconds: float = 0.0
+    _clock: float = 0.0
+
+    def resume(self) -> int:
+        """Load the state of an earlier run of the same configuration; returns the step to go on from."""
+        self._clock = time.monotonic()
+        path = self.out / STATE
+        if not path.exists():
+            return 0
+        tensors, metadata = load_tensors(path, "training state")
+        mine = {**asdict(self.config), "channels": list(self.config.channels)}
+        other = {k: (v, metadata["config"].get(k)) for k, v in mine.items() if metadata["config"].get(k) != v}
+        if other:
+            told = ", ".join(f"{name} {was} (now {now})" for name, (now, was) in other.items())
+            raise ValueError(f"{path} is the state of another run: {told}; choose another folder, or the same settings")
+        self._restore(tensors, metadata)
+        return metadata["step"]
+
+    def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        count = len(list(self.network.parameters()))
+        with torch.no_grad():
+            for k, parameter in enumerate(self.network.parameters()):
+                parameter.copy_(tensors[f"parameter.{k}"])
+        names = ("step", "exp_avg", "exp_avg_sq")
+        state = {k: {name: tensors[f"{name}.{k}"] for name in names} for k in range(count)}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.ema.load_state_dict(
+            {**self.ema.state_dict(), "shadow_params": [tensors[f"ema.{k}"] for k in range(count)], **metadata["ema"]}
+        )
+        self.loss, self.seconds = metadata["loss"], metadata["seconds"]
+
+    def save(self, step: int) -> None:
+        """Write the model as it would be used (EMA), and then the state to go on from."""
+        now = time.monotonic()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
+        record = {"training": {**asdict(self.config), "step": step, "loss": self.loss, "seconds": round(self.seconds)}}
+        parameters = list(self.network.parameters())
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        save_model(self.network, self.scheduler, self.out, record)
+        self.ema.restore(parameters)
+        tensors: dict[str, Tensor] = {f"parameter.{k}": p for k, p in enumerate(parameters)}
+        tensors |= {f"ema.{k}": p for k, p in enumerate(self.ema.shadow_params)}
+        for k, parameter in enumerate(parameters):
+            tensors |= {f"{name}.{k}": value for name, value in self.optimizer.state[parameter].items()}
+        metadata = {"step": step, "config": asdict(self.config), "loss": self.loss, "seconds": self.seconds}
+        metadata["ema"] = {"optimization_step": self.ema.optimization_step}
+        save_tensors(self.out / STATE, "training state", tensors, metadata)
+
+    def use_ema(self) -> None:
+        self.ema.copy_to(list(self.network.parameters()))
+
+
+def _step(step: int, run: _Run, network: nn.Module, optimizer: Any, accelerator: Any) -> float:
+    config = run.config
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * _schedule(step, config)
+    x_0, labels, t, eps = _draw(step, run.images, run.scheduler, config)
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    x_0, t, eps = (part[mine].to(accelerator.device) for part in (x_0, t, eps))
+    x = run.scheduler.add_noise(x_0, eps, t)
+    target = x_0 if config.prediction == "sample" else eps
+    if config.prediction == "v_prediction":
+        target = run.scheduler.get_velocity(x_0, eps, t)
+    extra = {} if labels is None else {"class_labels": labels[mine].to(accelerator.device)}
+    with accelerator.autocast():
+        out = network(x, t, **extra).sample
+    loss = nn.functional.mse_loss(out.float(), target)
+    optimizer.zero_grad()
+    accelerator.backward(loss)
+    accelerator.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    value = float(loss.detach())
+    if not np.isfinite(value):
+        raise FloatingPointError(
+            f"the loss is {value} at step {step}; the last checkpoint is kept, try a lower learning rate"
+        )
+    run.loss = value if np.isnan(run.loss) else 0.99 * run.loss + 0.01 * value
+    return run.loss
+
+
+def _schedule(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a half cosine down to 0, as a share of the learning rate."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    return warm * 0.5 * (1 + float(np.cos(np.pi * step / config.steps)))
+
+
+def _draw(
+    step: int, images: Images, scheduler: Any, config: TrainConfig
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Images, labels, times and noise of one step, from (seed, step) alone."""
+    seed = np.random.SeedSequence((config.seed, step)).generate_state(1, np.uint64)[0]
+    g = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+    index = torch.randint(len(images), (config.batch_size,), generator=g)
+    t = torch.randint(scheduler.config.num_train_timesteps, (config.batch_size,), generator=g)
+    x_0 = to_floats(images.pixels[index])
+    labels = images.labels[index] if config.classes and images.labels is not None else None
+    return x_0, labels, t, torch.randn(x_0.shape, generator=g)
+
+
+def train_classifier(
+    images: Images, epochs: int = 12, batch_size: int = 128, seed: int = 0, progress: Progress | None = None
+) -> Classifier:
+    """Train the classifier whose last hidden layer is a data set's feature space.
+
+    Adam under a one-cycle schedule, with shifts of up to two pixels as augmentation.
+
+    Args:
+        images: with labels.
+        epochs: passes over the images.
+        batch_size: images a step.
+        seed: of the weights, the order and the shifts.
+        progress: called as `progress(step, steps, loss)` after each step.
+
+    Raises:
+        ValueError: the images have no labels.
+    """
+    if images.labels is None:
+        raise ValueError("a classifier needs labels, the images have none")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Classifier(images.shape, int(images.labels.max()) + 1).train()
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
+        steps = epochs * (len(images) // batch_size)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+        for step in range(steps):
+            if step % (steps // epochs) == 0:
+                order = torch.randperm(len(images))
+            index = order[torch.arange(batch_size) + step % (steps // epochs) * batch_size]
+            loss = nn.functional.cross_entropy(model(_shifted(to_floats(images.pixels[index]))), images.labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if progress is not None:
+                progress(step + 1, steps, float(loss.detach()))
+    return model.eval()
+
+
+def _shifted(x: Tensor, most: int = 2) -> Tensor:
+    down, right = (int(torch.randint(0, 2 * most + 1, ())) for _ in range(2))
+    padded = nn.functional.pad(x, (most,) * 4, value=float(x.min()))
+    return padded[..., down : down + x.shape[-2], right : right + x.shape[-1]]

@@ -1,0 +1,115 @@
+"""What the package ships: small trained models, with all that is needed to judge them.
+
+A bundle is a folder of assets:
+
+    config.json, diffusion_pytorch_model.safetensors, scheduler/    the diffusion model, as diffusers writes it
+    latestart.json                                                  the size of its patches, its training record
+    prior.safetensors                                               the Gaussian of the training images, in [-1, 1]
+    classifier.safetensors                                          a classifier, for its features
+    features-train.safetensors, features-test.safetensors           feature statistics of both sets, whole
+    train.png, heldout-a.png, heldout-b.png                         2,000 images each: seen in training, and not
+    README.md                                                       the model card
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from latestart.data import Images, read_png, tile, untile
+from latestart.denoisers.networks import load_model
+from latestart.features import Classifier, ClassifierFeatures
+from latestart.gaussians.gaussian import Gaussian, load_prior
+
+ASSETS = Path(__file__).parent / "assets"
+SETS = ("train", "heldout-a", "heldout-b")
+COLUMNS = 50
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A shipped model and what belongs to it, each read when it is asked for."""
+
+    name: str
+    path: Path
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The diffusion network on images `(B, C, H, W)` in [-1, 1], float32, in evaluation mode."""
+        return load_model(self.path)[0]
+
+    @cached_property
+    def scheduler(self) -> Any:
+        """The scheduler that the network was trained with (DDPM, unclipped)."""
+        return load_model(self.path)[1]
+
+    @cached_property
+    def prior(self) -> Gaussian:
+        """The Gaussian of the training images."""
+        return load_prior(self.path / "prior.safetensors")
+
+    @cached_property
+    def features(self) -> ClassifierFeatures:
+        """The feature extractor, images in [0, 1] to `(B, 128)`."""
+        return ClassifierFeatures(self.classifier, self.name)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier behind the features."""
+        return Classifier.load(self.path / "classifier.safetensors")
+
+    def statistics(self, split: str) -> Gaussian:
+        """Feature statistics of the whole "train" or "test" set."""
+        if split not in ("train", "test"):
+            raise ValueError(f"feature statistics are kept of 'train' and 'test', received {split!r}")
+        return load_prior(self.path / f"features-{split}.safetensors")
+
+    def images(self, which: str) -> Images:
+        """2,000 images: "train" (seen in training), "heldout-a" or "heldout-b" (of the test set)."""
+        if which not in SETS:
+            raise ValueError(f"images are kept of {', '.join(SETS)}, received {which!r}")
+        _, height, width = self.prior.shape
+        return Images(untile(read_png(self.path / f"{which}.png"), 2000, height, width))
+
+
+def names() -> list[str]:
+    """The shipped bundles."""
+    return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
+
+
+def load(name: str = "mnist") -> Bundle:
+    """A shipped bundle by its name. Raises `ValueError` naming those that there are."""
+    if name not in names():
+        raise ValueError(f"there is no shipped model {name!r}; there are {', '.join(names())}")
+    return Bundle(name, ASSETS / name)
+
+
+def open_model(
+    model: str, prior: str | Path | None = None, t_start: float | None = None
+) -> tuple[nn.Module, Any, Gaussian | None]:
+    """A shipped model by its name, or a diffusers folder: the network, its scheduler, and the prior to start from.
+
+    The prior is the one in the file `prior`; a late start of a shipped model falls back to the shipped one.
+
+    Raises:
+        ValueError: a folder without a model, or a late start without a prior.
+    """
+    shipped = load(model) if model in names() and not Path(model).is_dir() else None
+    network, scheduler = (shipped.model, shipped.scheduler) if shipped else load_model(model)
+    if prior is not None:
+        return network, scheduler, load_prior(prior)
+    if t_start is not None and shipped is None:
+        raise ValueError("a late start needs a prior: fit one with `latestart fit IMAGES --out prior.safetensors`")
+    return network, scheduler, shipped.prior if shipped and t_start is not None else None
+
+
+def features(name: str) -> ClassifierFeatures:
+    """The feature extractor of a shipped bundle."""
+    return load(name).features
+
+
+def pack(images: Images) -> Any:
+    """Images as the one picture that a bundle keeps them in."""
+    return tile(images.pixels, COLUMNS)

@@ -1,0 +1,181 @@
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+)
+
+from latestart import zoo
+from latestart.denoisers.networks import as_model
+from latestart.gaussians.basis import Dense
+from latestart.gaussians.gaussian import Gaussian
+from latestart.sampling.generate import check_prior, generate, sample_generator
+from latestart.sampling.samplers import SAMPLERS, make_sampler
+
+TRAILING = {"timestep_spacing": "trailing"}
+
+
+@pytest.fixture(scope="module")
+def data():
+    """An anisotropic Gaussian of images 2 x 2, well inside the range of images."""
+    q, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    mean = torch.tensor([[[0.3, -0.2], [0.1, 0.0]]], dtype=torch.float64)
+    return Gaussian(mean, Dense((1, 2, 2), q), torch.tensor([1.0, 0.3, 0.1, 0.01]))
+
+
+def _moments(samples):
+    rows = samples.flatten(1).double()
+    return rows.mean(0), rows.T.cov()
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDIMScheduler(clip_sample=False, **TRAILING),
+        DDPMScheduler(clip_sample=False, **TRAILING),
+        EulerAncestralDiscreteScheduler(**TRAILING),
+        EulerDiscreteScheduler(**TRAILING),
+    ],
+    ids=lambda s: type(s).__name__,
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_sample_depends_on_the_seed_and_its_index_alone(data, scheduler, late):
+    model = as_model(data, scheduler)
+    start = {"prior": data, "t_start": 500} if late else {}
+    whole = generate(model, scheduler, n=5, steps=4, seed=3, **start).samples
+    for n, batch_size in ((5, 2), (3, 1), (4, 3)):
+        part = generate(model, scheduler, n=n, steps=4, seed=3, batch_size=batch_size, **start).samples
+        torch.testing.assert_close(part, whole[:n], rtol=1e-5, atol=1e-5)
+    other = generate(model, scheduler, n=5, steps=4, seed=4, **start).samples
+    assert ((other - whole).abs().flatten(1).amax(1) > 1e-2).all()
+
+
+def test_samples_of_neighbouring_seeds_and_indices_are_unrelated():
+    draws = torch.stack([torch.randn(4000, generator=sample_generator(s, i)) for s in range(3) for i in range(3)])
+    correlation = torch.corrcoef(draws) - torch.eye(9)
+    assert correlation.abs().max() < 0.08
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        (DDIMScheduler(), lambda n: n),
+        (DDPMScheduler(), lambda n: n),
+        (PNDMScheduler(skip_prk_steps=True), lambda n: n + 1),
+        (HeunDiscreteScheduler(), lambda n: 2 * n - 1),
+    ],
+    ids=lambda s: type(s).__name__,
+)
+def test_network_evaluations_are_counted(data, scheduler, expected):
+    calls = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = as_model(data, scheduler)
+            self.config, self.sample_shape = self.inner.config, self.inner.sample_shape
+            self.dtype, self.device = torch.float32, torch.device("cpu")
+
+        def forward(self, x, t):
+            calls.append(len(x))
+            return self.inner(x, t)
+
+    for steps in (3, 5):
+        calls.clear()
+        result = generate(Spy(), scheduler, n=7, steps=steps, batch_size=4)
+        assert result.nfe == expected(steps) == len(calls) / 2 == sum(calls) / 7
+        calls.clear()
+        late = generate(Spy(), scheduler, prior=None, t_start=600, n=7, steps=steps, batch_size=7)
+        assert late.nfe == expected(steps) == len(calls)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++", "euler"])
+def test_late_start_with_the_true_prior_converges_to_the_data(data, sampler):
+    """Gaussian data, its own Gaussian as prior: the start is exact, and the error goes to 0 as steps grow."""
+    scheduler = make_sampler(sampler, DDPMScheduler(clip_sample=False), **TRAILING)
+    model = as_model(data, scheduler)
+    errors = []
+    for steps in (3, 12, 48):
+        samples = generate(model, scheduler, data, n=1500, steps=steps, t_start=600, batch_size=1500).samples
+        mean, cov = _moments(samples)
+        errors.append(float((cov.diagonal().sum() - data.variances.sum()).abs() / data.variances.sum()))
+        assert (mean - data.mean.flatten()).abs().max() < 0.1
+    assert errors[0] > 1.5 * errors[-1]
+    assert errors[-1] < 0.08
+
+
+def test_given_noise_replaces_the_seeds(data):
+    scheduler = DDIMScheduler(clip_sample=False, **TRAILING)
+    model = as_model(data, scheduler)
+    z = torch.stack([torch.randn(data.shape, generator=sample_generator(5, i)) for i in range(6)])
+    drawn = generate(model, scheduler, data, n=6, steps=5, t_start=500, seed=5)
+    given = generate(model, scheduler, data, steps=5, t_start=500, noise=z, batch_size=4)
+    torch.testing.assert_close(given.samples, drawn.samples)
+
+
+def test_results_say_where_they_began(data):
+    scheduler = DDIMScheduler(clip_sample=False, **TRAILING)
+    result = generate(as_model(data, scheduler), scheduler, data, n=3, steps=5, t_start=503)
+    alpha_bar = float(scheduler.alphas_cumprod[499])
+    assert result.timesteps == (499, 399, 299, 199, 99)
+    assert result.sigma == pytest.approx(((1 - alpha_bar) / alpha_bar) ** 0.5, rel=1e-5)
+    assert result.images.min() >= 0
+    assert result.images.max() <= 1
+    inside = (result.samples.abs() < 1).nonzero(as_tuple=True)
+    torch.testing.assert_close(result.images[inside], result.samples[inside] / 2 + 0.5)
+
+
+def test_every_sampler_by_name_denoises_to_the_data(data):
+    for name in SAMPLERS:
+        scheduler = make_sampler(name, DDPMScheduler(clip_sample=False), **TRAILING)
+        samples = generate(as_model(data, scheduler), scheduler, data, n=400, steps=20, t_start=600).samples
+        mean, cov = _moments(samples)
+        assert (mean - data.mean.flatten()).abs().max() < 0.2, name
+        assert cov.diagonal().sum() == pytest.approx(float(data.variances.sum()), rel=0.2), name
+    with pytest.raises(ValueError, match=r"no sampler 'magic'; there are ddpm, ddim"):
+        make_sampler("magic", DDPMScheduler())
+    with pytest.raises(ValueError, match="DEISMultistepScheduler has no setting clip_sample"):
+        make_sampler("deis", DDPMScheduler(), clip_sample=True)
+
+
+def test_pushed_noise_reproduces_the_full_run():
+    """The same white noise, pushed to the prior at t = 600 or run down from full noise, becomes the same digit."""
+    mnist = zoo.load("mnist")
+    scheduler = make_sampler("ddim", mnist.scheduler, **TRAILING)
+    full = generate(mnist.model, scheduler, n=12, steps=50, seed=0).samples.flatten(1)
+    late = generate(mnist.model, scheduler, mnist.prior, n=12, steps=50, t_start=600, seed=0).samples.flatten(1)
+    correlation = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(full, late)]
+    assert sum(correlation) / len(correlation) > 0.9
+
+
+def test_a_prior_in_another_range_is_refused(data):
+    mnist = zoo.load("mnist")
+    check_prior(mnist.model, mnist.scheduler, mnist.prior)
+    prior = mnist.prior
+    for mean, scale in ((prior.mean / 2 + 0.5, 0.5), (prior.mean * 127.5 + 127.5, 127.5)):
+        foreign = Gaussian(mean, prior.basis, prior.variances * scale**2)
+        with pytest.raises(ValueError, match=r"different values.*prior runs from .* that of the model from"):
+            generate(mnist.model, mnist.scheduler, foreign, n=2, steps=3, t_start=400)
+    with pytest.raises(ValueError, match=r"samples of shape \(1, 2, 2\), the model's samples are \(1, 28, 28\)"):
+        generate(mnist.model, mnist.scheduler, data, n=2, steps=3, t_start=400)
+
+
+def test_bad_input_is_named(data):
+    scheduler = DDIMScheduler(**TRAILING)
+    model = as_model(data, scheduler)
+    with pytest.raises(ValueError, match="no t_start"):
+        generate(model, scheduler, data, n=2)
+    with pytest.raises(ValueError, match="at least 1, received 0"):
+        generate(model, scheduler, n=0)
+    with pytest.raises(ValueError, match=r"\(1, 2, 2\), received noise of shape \(3, 1, 4, 4\)"):
+        generate(model, scheduler, noise=torch.zeros(3, 1, 4, 4))
+    with pytest.raises(ValueError, match="expected 3 labels, one for each sample, received 2"):
+        generate(model, scheduler, n=3, labels=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="1200"):
+        generate(model, scheduler, data, n=2, t_start=1200)
+    with pytest.raises(ValueError, match="5 steps"):
+        generate(model, scheduler, data, n=2, steps=5, t_start=4)

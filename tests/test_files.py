@@ -1,0 +1,72 @@
+import pickle
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from latestart.files import load_tensors, replacing, save_tensors, write_json
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    tensors = {"a": torch.randn(3, 4, dtype=torch.float64), "b": torch.arange(5)}
+    save_tensors(tmp_path / "x.safetensors", "thing", tensors, {"n": 3, "range": [0, 1.5]})
+    loaded, metadata = load_tensors(tmp_path / "x.safetensors", "thing")
+    assert metadata == {"n": 3, "range": [0, 1.5]}
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"a": float("nan")})
+    assert path.read_text() == "old"
+
+
+def test_damaged_foreign_and_pickled_files_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"x\.safetensors"):
+        load_tensors(path, "thing")
+    save_tensors(path, "thing", {"a": torch.zeros(1000)}, {})
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged"):
+        load_tensors(path, "thing")
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match=r"not one of latestart's.*weight"):
+        load_tensors(path, "thing")
+    save_tensors(path, "other", {"a": torch.zeros(1)}, {})
+    with pytest.raises(ValueError, match=r"holds a other.*expected a thing"):
+        load_tensors(path, "thing")
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch"])
+def test_a_pickle_is_never_loaded(tmp_path, how):
+    path, fired = tmp_path / "x.safetensors", tmp_path / "fired"
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(fired), "w"))
+
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(Bomb()))
+    else:
+        torch.save(Bomb(), path)
+    with pytest.raises(ValueError, match="pickle"):
+        load_tensors(path, "thing")
+    assert not fired.exists()
+
+
+def test_a_sound_file_that_begins_like_a_pickle_is_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for pad in range(300):
+        save_tensors(path, "thing", {"a": torch.ones(2)}, {"pad": "x" * pad})
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert struct.unpack("<Q", path.read_bytes()[:8])[0] % 256 == 0x80
+    assert torch.equal(load_tensors(path, "thing")[0]["a"], torch.ones(2))

@@ -1,0 +1,107 @@
+import json
+import math
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from latestart.data import Images
+from latestart.denoisers.networks import load_model
+from latestart.features import Classifier
+from latestart.train import TrainConfig, train, train_classifier
+
+TINY = {"batch_size": 8, "channels": (8, 8), "warmup": 2, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def squares():
+    """Images of 8 x 8 with one bright square, left or right."""
+    pixels = torch.zeros(32, 1, 8, 8, dtype=torch.uint8)
+    labels = torch.arange(32) % 2
+    for k in range(32):
+        pixels[k, 0, k % 5 : k % 5 + 3, 4 * (k % 2) : 4 * (k % 2) + 3] = 255
+    return Images(pixels, labels)
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("cut", [3, 7])
+def test_a_run_cut_off_and_resumed_is_the_run_that_was_not(tmp_path, squares, cut):
+    config = TrainConfig(steps=9, **TINY)
+
+    def stop(step, steps, loss):
+        if step == cut:
+            raise _Stop
+
+    whole = train(squares, tmp_path / "a", config, save_every=2)
+    with pytest.raises(_Stop):
+        train(squares, tmp_path / "b", config, save_every=2, progress=stop)
+    seen = []
+    resumed = train(squares, tmp_path / "b", config, save_every=2, progress=lambda step, *_: seen.append(step))
+    assert seen[0] == (cut - 1) // 2 * 2 + 1
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters()))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_training_lowers_the_loss_below_the_best_constant(tmp_path, squares, prediction):
+    """The best constant prediction of eps and of v (mean 0, variance about 1) has loss 1, that of x_0 its variance."""
+    losses = []
+    config = TrainConfig(steps=60, prediction=prediction, **TINY)
+    train(squares, tmp_path, config, progress=lambda step, steps, loss: losses.append(loss))
+    constant = squares.floats().var(0).mean().item() if prediction == "sample" else 0.9
+    assert losses[-1] < 0.75 * losses[0]
+    assert min(losses) < constant * (3 if prediction == "sample" else 1)
+    record = json.loads((tmp_path / "latestart.json").read_text())["training"]
+    assert (record["step"], record["prediction"]) == (60, prediction)
+    assert math.isclose(record["loss"], losses[-1])
+
+
+def test_what_is_kept_is_the_moving_average(tmp_path, squares):
+    config = TrainConfig(steps=6, patch=2, **TINY)
+    model = train(squares, tmp_path, config, save_every=3)
+    kept = UNet2DModel.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), model.network.parameters()))
+    opened, scheduler = load_model(tmp_path)
+    assert opened.config.sample_size == (8, 8)
+    assert scheduler.config.clip_sample is False
+    from latestart.files import load_tensors
+
+    state, _ = load_tensors(tmp_path / "training.safetensors", "training state")
+    assert not torch.equal(state["ema.0"], state["parameter.0"])
+    assert torch.equal(state["ema.0"], next(kept.parameters()))
+
+
+def test_a_conditional_network_is_trained_on_its_labels(tmp_path, squares):
+    model = train(squares, tmp_path, TrainConfig(steps=2, classes=2, **TINY))
+    assert model.config.num_class_embeds == 2
+    with pytest.raises(ValueError, match="the images have none"):
+        train(Images(squares.pixels), tmp_path / "x", TrainConfig(steps=2, classes=2, **TINY))
+    with pytest.raises(ValueError, match=r"labels run to 1, the network has 1 classes"):
+        train(squares, tmp_path / "x", TrainConfig(steps=2, classes=1, **TINY))
+    assert not (tmp_path / "x").exists()
+
+
+def test_bad_settings_are_named(tmp_path, squares):
+    with pytest.raises(ValueError, match="'noise' is not known"):
+        TrainConfig(prediction="noise")
+    with pytest.raises(ValueError, match="steps must be at least 1, received 0"):
+        TrainConfig(steps=0)
+    with pytest.raises(ValueError, match=r"8 x 8 .* multiples of 12"):
+        train(squares, tmp_path, TrainConfig(patch=3, channels=(8, 8, 8)))
+    train(squares, tmp_path, TrainConfig(steps=2, **TINY))
+    with pytest.raises(ValueError, match=r"another run: seed 0 \(now 1\)"):
+        train(squares, tmp_path, TrainConfig(steps=2, seed=1, **TINY))
+
+
+def test_a_classifier_learns_and_survives_saving(tmp_path, squares):
+    model = train_classifier(squares, epochs=30, batch_size=8)
+    model.save(tmp_path / "c.safetensors")
+    loaded = Classifier.load(tmp_path / "c.safetensors")
+    with torch.inference_mode():
+        logits = loaded(squares.floats())
+        assert (logits.argmax(1) == squares.labels).float().mean() > 0.95
+        torch.testing.assert_close(logits, model(squares.floats()), rtol=1e-2, atol=2e-2)
+    with pytest.raises(ValueError, match="needs labels"):
+        train_classifier(Images(squares.pixels))

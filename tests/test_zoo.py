@@ -1,0 +1,77 @@
+import pytest
+import torch
+
+from latestart import zoo
+from latestart.evaluation.quality import feature_statistics
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return zoo.load("mnist")
+
+
+def test_weights_are_small_and_whole(mnist):
+    weights = mnist.path / "diffusion_pytorch_model.safetensors"
+    assert weights.stat().st_size <= 4e6
+    assert all(p.isfinite().all() and p.dtype == torch.float32 for p in mnist.model.parameters())
+
+
+def test_the_images_are_three_sets_of_2000_with_none_in_two(mnist):
+    rows = torch.cat([mnist.images(name).pixels.flatten(1) for name in zoo.SETS])
+    assert rows.shape == (6000, 784)
+    assert len(rows.unique(dim=0)) == 6000
+
+
+def test_the_prior_is_that_of_the_training_images(mnist):
+    """2,000 of the 60,000 images have its mean and its variances, as well as 2,000 can say."""
+    rows = mnist.images("train").floats().flatten(1).double()
+    prior = mnist.prior
+    assert prior.count == 60_000
+    assert float(rows.var(0).sum()) == pytest.approx(float(prior.variances.sum()), rel=0.02)
+    assert (rows.mean(0) - prior.mean.flatten()).square().mean().sqrt() < 0.02
+    top = rows - rows.mean(0)
+    along = (top @ prior.basis.vectors[:, :5].double()).var(0)
+    torch.testing.assert_close(along, prior.variances[:5], rtol=0.12, atol=0)
+
+
+def test_the_network_removes_noise_better_than_the_prior(mnist):
+    from latestart.denoisers.networks import from_diffusers
+
+    denoiser = from_diffusers(mnist.model, mnist.scheduler)
+    x_0 = mnist.images("heldout-a")[:100].floats()
+    g = torch.Generator().manual_seed(0)
+    for sigma, share in ((0.2, 0.5), (0.5, 0.6), (1.0, 0.8)):
+        y = x_0 + sigma * torch.randn(x_0.shape, generator=g)
+        with torch.inference_mode():
+            network, linear = ((d(y, sigma) - x_0).square().mean() for d in (denoiser, mnist.prior))
+        assert network < share * linear
+
+
+def test_statistics_are_those_of_the_features(mnist):
+    images = mnist.images("heldout-a").floats() / 2 + 0.5
+    some = feature_statistics(images, mnist.features)
+    whole = mnist.statistics("test")
+    assert (mnist.statistics("train").count, whole.count) == (60_000, 10_000)
+    torch.testing.assert_close(some.mean, whole.mean, rtol=0, atol=0.15)
+    assert float(some.variances.sum()) == pytest.approx(float(whole.variances.sum()), rel=0.05)
+
+
+@pytest.mark.shared
+def test_the_classifier_knows_99_percent_of_the_test_set(mnist, shared):
+    from latestart.data import load_images
+
+    test = load_images(shared / "data" / "mnist-test.parquet")
+    with torch.inference_mode():
+        right = torch.cat([mnist.classifier(part).argmax(1) for part in test.batches()]) == test.labels
+    assert right.float().mean() >= 0.99
+
+
+def test_bad_names_are_told(mnist):
+    with pytest.raises(ValueError, match="no shipped model 'cifar'; there are mnist"):
+        zoo.load("cifar")
+    with pytest.raises(ValueError, match="'train' and 'test', received 'valid'"):
+        mnist.statistics("valid")
+    with pytest.raises(ValueError, match="received 'test'"):
+        mnist.images("test")
+    with pytest.raises(ValueError, match="a late start needs a prior"):
+        zoo.open_model(str(mnist.path), None, 400)

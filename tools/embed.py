@@ -1,0 +1,56 @@
+"""Make a shipped bundle from a trained model: `python tools/embed.py MODEL TRAIN TEST OUT [--classifier FILE]`.
+
+Everything in `src/latestart/assets/mnist` but the weights of the model, which `latestart train` wrote, is made here:
+the half-precision copy, the Gaussian prior, the classifier and its feature statistics, and the images for the checks.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+from latestart import zoo
+from latestart.data import Images, load_images, save_png
+from latestart.denoisers.networks import SIDECAR, Unshuffled, load_model
+from latestart.evaluation.quality import feature_statistics
+from latestart.features import Classifier, ClassifierFeatures
+from latestart.gaussians.gaussian import Gaussian
+from latestart.train import train_classifier
+
+
+def embed(model: Path, train: Images, test: Images, out: Path, classifier: Path | None) -> None:
+    """Write the bundle's files to `out`; a model card that is there is left as it is."""
+    out.mkdir(parents=True, exist_ok=True)
+    network, scheduler = load_model(model)
+    inner = network.network if isinstance(network, Unshuffled) else network
+    inner.half().save_pretrained(out)
+    scheduler.save_pretrained(out / "scheduler")
+    shutil.copy(model / SIDECAR, out / SIDECAR)
+    Gaussian.fit(train.batches(), basis="dense").save(out / "prior.safetensors")
+    trained = Classifier.load(classifier) if classifier else train_classifier(train)
+    trained.save(out / "classifier.safetensors")
+    features = ClassifierFeatures(Classifier.load(out / "classifier.safetensors"))
+    for split, images in (("train", train), ("test", test)):
+        feature_statistics((part / 2 + 0.5 for part in images.batches()), features).save(
+            out / f"features-{split}.safetensors"
+        )
+    g = torch.Generator().manual_seed(0)
+    seen, held = torch.randperm(len(train), generator=g)[:2000], torch.randperm(len(test), generator=g)[:4000]
+    parts = {"train": train[seen], "heldout-a": test[held[:2000]], "heldout-b": test[held[2000:]]}
+    for name, images in parts.items():
+        save_png(out / f"{name}.png", zoo.pack(images))
+    right = (torch.cat([trained(part).argmax(1) for part in test.batches()]) == test.labels).float().mean()
+    print(f"classifier: {right:.2%} of the test set")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("train", type=Path)
+    parser.add_argument("test", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--classifier", type=Path)
+    args = parser.parse_args()
+    with torch.inference_mode(mode=args.classifier is not None):
+        embed(args.model, load_images(args.train), load_images(args.test), args.out, args.classifier)
