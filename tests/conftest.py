@@ -7,7 +7,7 @@ SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
 def pytest_configure(config):
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
 
 
 def pytest_collection_modifyitems(items):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from latestart.noise import Noise
 
 diffusers.utils.logging.set_verbosity_error()
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own
 
 LINEAR = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 DDPM = diffusers.DDPMScheduler(**LINEAR)

@@ -52,7 +52,7 @@ def test_statistics_are_those_of_the_features(mnist):
     some = feature_statistics(images, mnist.features)
     whole = mnist.statistics("test")
     assert (mnist.statistics("train").count, whole.count) == (60_000, 10_000)
-    torch.testing.assert_close(some.mean, whole.mean, rtol=0, atol=0.15)
+    torch.testing.assert_close(some.mean, whole.mean, rtol=0, atol=0.25)
     assert float(some.variances.sum()) == pytest.approx(float(whole.variances.sum()), rel=0.05)
 
 

@@ -76,7 +76,7 @@ def build_network(shape: tuple[int, ...], config: TrainConfig) -> nn.Module:
         layers_per_block=config.layers,
         down_block_types=("DownBlock2D",) * levels,
         up_block_types=("UpBlock2D",) * levels,
-        attention_head_dim=32,
+        attention_head_dim=min(32, config.channels[-1]),
         norm_num_groups=int(np.gcd(16, np.gcd.reduce(config.channels))),
         num_class_embeds=config.classes or None,
     )

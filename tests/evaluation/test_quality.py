@@ -39,18 +39,18 @@ def test_the_distance_is_the_textbook_one(sets):
 
 
 def test_the_interval_covers_the_spread_of_fresh_sets():
-    """Over 60 fresh sets, the bootstrap's 95% half-width is near twice the sets' own standard deviation."""
+    """Over 40 fresh sets, the bootstrap's 95% half-width is near twice the sets' own standard deviation."""
     g = torch.Generator().manual_seed(1)
     reference = FrechetTo(feature_statistics(torch.rand(20_000, 4, generator=g), lambda x: x))
     values, widths = [], []
-    for seed in range(60):
-        features = torch.rand(400, 4, generator=g) ** 1.2
-        replicates = reference.replicates(features, resamples=200, seed=seed)
+    for seed in range(40):
+        features = torch.rand(400, 4, generator=g) ** 2
+        replicates = reference.replicates(features, resamples=100, seed=seed)
         estimate = interval(replicates, reference(features))
         assert estimate.low < estimate.value < estimate.high
         values.append(estimate.value)
         widths.append((estimate.high - estimate.low) / 2)
-    assert np.mean(widths) == pytest.approx(1.96 * np.std(values), rel=0.25)
+    assert np.mean(widths) == pytest.approx(1.96 * np.std(values), rel=0.3)
 
 
 def test_shipped_features_tell_digits_from_noise():

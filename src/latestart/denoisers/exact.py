@@ -1,26 +1,91 @@
-"""Exact denoisers: distributions whose `E[x_0 | y]` is known in closed form.
+"""Exact denoisers: distributions whose `E[x_0 | y]` is known in closed form, `y = x_0 + sigma eps`.
 
-Point cloud: the data are n points `x_i` of equal weight, `y = x_0 + sigma eps`. Then
+With `p_sigma(y) = E_x0 N(y; x_0, sigma^2 I)` the posterior mean is `y + sigma^2 grad log p_sigma(y)` (Tweedie), and
 
-    p_sigma(y) = 1/n sum_i N(y; x_i, sigma^2 I)
-    w_i(y)     = softmax_i(-|y - x_i|^2 / (2 sigma^2))
-    E[x_0 | y] = sum_i w_i x_i
+    point cloud        sum_i w_i x_i,    w = softmax_i((y . x_i - |x_i|^2 / 2) / sigma^2)    n points of equal weight
+    two points         m tanh(y . m / sigma^2)                                              +-m
+    simplex            sum_i w_i v_i,    w = softmax_i(y . v_i / sigma^2)                    d + 1 vertices of norm r
+    hypercube          s tanh(s y / sigma^2), each coordinate by itself (Ising)              2^d corners (+-s, ..., +-s)
+    sphere             r A(k) y / |y|,   k = r |y| / sigma^2,  A = I_(d/2)(k) / I_(d/2-1)(k)  uniform, of radius r
+    Gaussian mixture   sum_k r_k(y) E_k[x_0 | y],    r_k proportional to w_k N(y; m_k, C_k + sigma^2 I)
 
-The sums run over chunks of the points with a running maximum (log-sum-exp), so that memory does not grow with n.
+All are differentiable in y, in reverse and in forward mode, so that Jacobian-vector products of each are exact.
+
+Ratios of Bessel functions. `A` underflows for orders in the thousands, and `y / |y|` has no derivative at 0. Both are
+avoided by `rho_nu = I_(nu+1)(k) / (k I_nu(k))`, a smooth function of `s = k^2`. The recurrence of the Bessel functions,
+
+    rho_nu = 1 / (2 (nu + 1) + s rho_(nu+1)),
+
+is stable downward, and at a high order mu the uniform expansion of Debye (DLMF 10.41.3),
+
+    I_mu(k) = exp(S) (k / (mu + S))^mu (2 pi S)^(-1/2) sum_j U_j(mu / S) / mu^j,    S = sqrt(mu^2 + s),
+
+holds for every k to rounding. `F_nu = Gamma(nu + 1) (2 / k)^nu I_nu(k)`, the mean of `exp(y . x_0 / sigma^2)` over the
+sphere for nu = d/2 - 1, follows from `F_(nu+1) / F_nu = 2 (nu + 1) rho_nu`.
 """
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
+from numpy.polynomial import Polynomial
 from torch import Tensor
 
 from latestart.denoisers.base import Level, check_sample
+from latestart.gaussians.gaussian import Gaussian
 
 CHUNK = 4096
+_UNIFORM_ORDER = 40.0  # from this order on, _DEBYE_TERMS terms of the uniform expansion are exact to rounding
+_DEBYE_TERMS = 8
 
 
-class PointCloud:
+class _Exact(ABC):
+    """What exact models of data at points share: checks, shapes, and the volume of the noise.
+
+    A concrete class gives `shape`, `dtype`, `device`, and the two functions of rows `y` `(B, D)` and levels `(B, 1)`:
+    the posterior mean, and `log E_x0 exp(-|y - x_0|^2 / (2 sigma^2))`.
+    """
+
+    sigma_range = (0.0, math.inf)
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @abstractmethod
+    def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
+        """`E[x_0 | y]`, `(B, D)`."""
+
+    @abstractmethod
+    def _log_kernel(self, rows: Tensor, level: Tensor) -> Tensor:
+        """`log E exp(-|y - x_0|^2 / (2 sigma^2))`, `(B,)`."""
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n clean samples `(n, *shape)`, on the generator's device first, so that a seed fixes them."""
+
+    def __call__(self, y: Tensor, sigma: Level) -> Tensor:
+        """`E[x_0 | y]`, `(B, *shape)`, for `y` `(B, *shape)` and `sigma > 0`, a number or `(B,)`; differentiable."""
+        return self._mean(*self._checked(y, sigma)).reshape(y.shape)
+
+    def log_prob(self, y: Tensor, sigma: Level) -> Tensor:
+        """`log p_sigma(y)` in nats, `(B,)`, the density of the noised data; differentiable."""
+        rows, level = self._checked(y, sigma)
+        volume = 0.5 * rows.shape[1] * (2 * math.pi * level.squeeze(1).square()).log()
+        return self._log_kernel(rows, level) - volume
+
+    def _checked(self, y: Tensor, sigma: Level) -> tuple[Tensor, Tensor]:
+        check_sample(y, self.shape)
+        level = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(len(y)).unsqueeze(1)
+        if not (level > 0).all():
+            raise ValueError(f"the denoiser of a {type(self).__name__} needs sigma > 0, received {sigma}")
+        return y.flatten(1), level
+
+
+class PointCloud(_Exact):
     """The exact denoiser of data that are n given points, for example a whole training set.
+
+    The sums run over chunks of the points with a running maximum (log-sum-exp): memory does not grow with n.
 
     Args:
         points: `(n, *shape)`, in the model's value range.
@@ -30,8 +95,6 @@ class PointCloud:
         ValueError: there are no points, or some are NaN or infinite.
     """
 
-    sigma_range = (0.0, math.inf)
-
     def __init__(self, points: Tensor, chunk: int = CHUNK) -> None:
         if not len(points) or not points.is_floating_point() or not points.isfinite().all():
             raise ValueError(
@@ -39,37 +102,21 @@ class PointCloud:
                 f"{tuple(points.shape)}"
             )
         self.points, self.chunk = points, chunk
-        self.shape = tuple(points.shape[1:])
+        self.shape, self.dtype, self.device = tuple(points.shape[1:]), points.dtype, points.device
         self._flat = points.flatten(1)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the points."""
-        return self.points.dtype
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n of the points, with replacement, `(n, *shape)`."""
+        return self.points[_integers(len(self.points), n, generator).to(self.device)]
 
-    @property
-    def device(self) -> torch.device:
-        """Where the points are."""
-        return self.points.device
+    def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
+        return self._sums(rows, level)[1]
 
-    def __call__(self, y: Tensor, sigma: Level) -> Tensor:
-        """`E[x_0 | y]`, `(B, *shape)`, for `y` `(B, *shape)` and `sigma > 0`, a number or `(B,)`; differentiable."""
-        return self._sums(y, sigma)[1].reshape(y.shape)
+    def _log_kernel(self, rows: Tensor, level: Tensor) -> Tensor:
+        return self._sums(rows, level)[0] - math.log(len(self._flat))
 
-    def log_prob(self, y: Tensor, sigma: Level) -> Tensor:
-        """`log p_sigma(y)` in nats, `(B,)`."""
-        dim = self._flat.shape[1]
-        level = torch.as_tensor(sigma, dtype=y.dtype, device=y.device)
-        log_total, _ = self._sums(y, sigma)
-        return log_total - math.log(len(self._flat)) - 0.5 * dim * (2 * math.pi * level.square()).log()
-
-    def _sums(self, y: Tensor, sigma: Level) -> tuple[Tensor, Tensor]:
+    def _sums(self, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """`log sum_i exp(-|y - x_i|^2 / (2 sigma^2))`, `(B,)`, and the weighted mean of the points, `(B, D)`."""
-        check_sample(y, self.shape)
-        rows = y.flatten(1)
-        level = torch.as_tensor(sigma, dtype=rows.dtype, device=rows.device).expand(len(rows)).unsqueeze(1)
-        if not (level > 0).all():
-            raise ValueError(f"the denoiser of a point cloud needs sigma > 0, received {sigma}")
         most, total, mean = (
             rows.new_full((len(rows), 1), -math.inf),
             rows.new_zeros(len(rows), 1),
@@ -83,3 +130,296 @@ class PointCloud:
             total, mean, most = total * decay + weights.sum(1, keepdim=True), mean * decay + weights @ points, higher
         log_total = (total.log() + most).squeeze(1) - 0.5 * rows.square().sum(1) / level.squeeze(1).square()
         return log_total, mean / total
+
+
+class TwoPoints(_Exact):
+    """Two points `+-point` of equal weight, `E[x_0 | y] = m tanh(y . m / sigma^2)`; by default +-1 on a line.
+
+    Args:
+        point: m, `(*shape)`, floating point.
+    """
+
+    def __init__(self, point: Tensor | None = None) -> None:
+        self.point = torch.ones(1, dtype=torch.float64) if point is None else point
+        if not self.point.is_floating_point() or not self.point.isfinite().all():
+            raise ValueError(f"expected a point of finite floating-point numbers, received {self.point.dtype}")
+        self.shape, self.dtype, self.device = tuple(self.point.shape), self.point.dtype, self.point.device
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n samples `(n, *shape)`, each one of the two points."""
+        signs = 2 * _integers(2, n, generator).to(self.device, self.dtype) - 1
+        return signs.view(-1, *[1] * len(self.shape)) * self.point
+
+    def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
+        m = self.point.flatten().to(rows)
+        return m * torch.tanh((rows @ m).unsqueeze(1) / level.square())
+
+    def _log_kernel(self, rows: Tensor, level: Tensor) -> Tensor:
+        m, variance = self.point.flatten().to(rows), level.squeeze(1).square()
+        return -0.5 * (rows.square().sum(1) + m.square().sum()) / variance + _log_cosh(rows @ m / variance)
+
+
+class Hypercube(_Exact):
+    """The 2^d corners `(+-scale, ..., +-scale)` of a cube (free Ising spins): `E[x_0 | y] = s tanh(s y / sigma^2)`.
+
+    Args:
+        dim: number of coordinates d.
+        scale: half the length of an edge.
+    """
+
+    def __init__(
+        self, dim: int, scale: float = 1.0, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+    ) -> None:
+        self.shape, self.scale = _space(dim, scale, "scale")
+        self.dtype, self.device = dtype, torch.device(device)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n corners `(n, d)`."""
+        bits = _integers(2, n * self.shape[0], generator).reshape(n, -1)
+        return self.scale * (2 * bits.to(self.device, self.dtype) - 1)
+
+    def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
+        return self.scale * torch.tanh(self.scale * rows / level.square())
+
+    def _log_kernel(self, rows: Tensor, level: Tensor) -> Tensor:
+        variance = level.square()
+        each = -0.5 * (rows.square() + self.scale**2) / variance + _log_cosh(self.scale * rows / variance)
+        return each.sum(1)
+
+
+class Simplex(_Exact):
+    """The d + 1 vertices of a regular simplex in d dimensions, centred at 0 and of norm `radius`.
+
+    The vertices are `r (a e_i - b 1)` for i = 1 ... d, and `-r 1 / sqrt(d)`, with `a = sqrt(1 + 1/d)` and
+    `b = (sqrt(d + 1) - 1) / d^(3/2)`; their covariance is `r^2 / d I`. No matrix of vertices is built.
+
+    Args:
+        dim: d.
+        radius: norm r of each vertex.
+    """
+
+    def __init__(
+        self, dim: int, radius: float = 1.0, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+    ) -> None:
+        self.shape, self.radius = _space(dim, radius, "radius")
+        self.dtype, self.device = dtype, torch.device(device)
+        self._a = radius * math.sqrt(1 + 1 / dim)
+        self._b = radius * (math.sqrt(dim + 1) - 1) / dim**1.5
+        self._c = radius / math.sqrt(dim)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n vertices `(n, d)`."""
+        index = _integers(self.shape[0] + 1, n, generator).to(self.device)
+        return self._combined(torch.nn.functional.one_hot(index, self.shape[0] + 1).to(self.dtype))
+
+    def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
+        return self._combined(self._logits(rows, level).softmax(1))
+
+    def _log_kernel(self, rows: Tensor, level: Tensor) -> Tensor:
+        mean_exp = self._logits(rows, level).logsumexp(1) - math.log(self.shape[0] + 1)
+        return mean_exp - 0.5 * (rows.square().sum(1) + self.radius**2) / level.squeeze(1).square()
+
+    def _logits(self, rows: Tensor, level: Tensor) -> Tensor:
+        """`y . v_i / sigma^2`, `(B, d + 1)`."""
+        total = rows.sum(1, keepdim=True)
+        return torch.cat([self._a * rows - self._b * total, -self._c * total], 1) / level.square()
+
+    def _combined(self, weights: Tensor) -> Tensor:
+        """`sum_i w_i v_i`, `(B, d)`."""
+        first, last = weights[:, :-1], weights[:, -1:]
+        return self._a * first - self._b * first.sum(1, keepdim=True) - self._c * last
+
+
+class Sphere(_Exact):
+    """Uniform on the sphere of a radius in d dimensions, `E[x_0 | y] = r A(k) y / |y|` with `k = r |y| / sigma^2`.
+
+    Computed in float64, for d from 1 (two points) to 10,000 and beyond, and any k.
+
+    Args:
+        dim: d.
+        radius: r.
+    """
+
+    def __init__(
+        self, dim: int, radius: float = 1.0, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+    ) -> None:
+        self.shape, self.radius = _space(dim, radius, "radius")
+        self.dtype, self.device = dtype, torch.device(device)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n samples `(n, d)`."""
+        device = generator.device if generator is not None else self.device
+        z = torch.randn(n, *self.shape, generator=generator, dtype=self.dtype, device=device).to(self.device)
+        return self.radius * z / z.norm(dim=1, keepdim=True)
+
+    def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
+        y, snr = rows.double(), level.double() ** -2
+        rho, _ = bessel_ratio(0.5 * self.shape[0] - 1, self._square(y, snr))
+        return (self.radius**2 * snr * rho.unsqueeze(1) * y).to(rows.dtype)
+
+    def _log_kernel(self, rows: Tensor, level: Tensor) -> Tensor:
+        y, snr = rows.double(), level.double() ** -2
+        _, log_mean_exp = bessel_ratio(0.5 * self.shape[0] - 1, self._square(y, snr))
+        return (log_mean_exp - 0.5 * snr.squeeze(1) * (y.square().sum(1) + self.radius**2)).to(rows.dtype)
+
+    def _square(self, y: Tensor, snr: Tensor) -> Tensor:
+        """`k^2`, `(B,)`."""
+        return (self.radius * snr.squeeze(1)).square() * y.square().sum(1)
+
+
+class GaussianMixture:
+    """A mixture of Gaussians of any bases; its noised density is the mixture of the noised components.
+
+    Args:
+        components: Gaussians over samples of one shape.
+        weights: `(K,)`, positive; scaled to sum to 1. Without them all components weigh the same.
+
+    Raises:
+        ValueError: there are no components, their shapes differ, or the weights do not fit them.
+    """
+
+    sigma_range = (0.0, math.inf)
+
+    def __init__(self, components: Sequence[Gaussian], weights: Tensor | Sequence[float] | None = None) -> None:
+        if not components or len({component.shape for component in components}) != 1:
+            shapes = sorted({component.shape for component in components})
+            raise ValueError(f"a mixture needs components of one shape, received {len(components)} of shapes {shapes}")
+        given = torch.ones(len(components)) if weights is None else torch.as_tensor(weights)
+        if given.shape != (len(components),) or not (given.isfinite() & (given > 0)).all():
+            raise ValueError(f"expected {len(components)} positive weights, received {given.tolist()}")
+        self.components = tuple(components)
+        self.weights = given.to(self.device, torch.float64) / given.double().sum().item()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.components[0].shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.components[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.components[0].device
+
+    def __call__(self, y: Tensor, sigma: Level) -> Tensor:
+        """`E[x_0 | y] = sum_k r_k(y) E_k[x_0 | y]`, `(B, *shape)`, for `sigma` a number or `(B,)`; differentiable."""
+        shares = self.responsibilities(y, sigma).to(y.dtype).view(len(y), -1, *[1] * len(self.shape))
+        return sum(shares[:, k] * component(y, sigma) for k, component in enumerate(self.components))  # type: ignore[return-value]
+
+    def responsibilities(self, y: Tensor, sigma: Level = 0.0) -> Tensor:
+        """The posterior of the component, `P(k | y)`, float64 `(B, K)`."""
+        return self._joint(y, sigma).softmax(1)
+
+    def log_prob(self, y: Tensor, sigma: Level = 0.0) -> Tensor:
+        """`log p_sigma(y)` in nats, float64 `(B,)`; differentiable.
+
+        Raises:
+            ValueError: at sigma = 0, if a component has no density.
+        """
+        return self._joint(y, sigma).logsumexp(1)
+
+    def noised(self, sigma: float) -> "GaussianMixture":
+        """The distribution of `x_0 + sigma eps`."""
+        return GaussianMixture([component.noised(sigma) for component in self.components], self.weights)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n samples `(n, *shape)`: the component of each, then noise, both from the generator."""
+        device = generator.device if generator is not None else self.device
+        index = torch.multinomial(self.weights.to(device), n, replacement=True, generator=generator).to(self.device)
+        z = torch.randn(n, *self.shape, generator=generator, dtype=self.dtype, device=device).to(self.device)
+        out = torch.empty_like(z)
+        for k, component in enumerate(self.components):
+            out[index == k] = component.push(z[index == k])
+        return out
+
+    def _joint(self, y: Tensor, sigma: Level) -> Tensor:
+        """`log w_k + log N(y; m_k, C_k + sigma^2 I)`, float64 `(B, K)`."""
+        check_sample(y, self.shape)
+        variance = torch.as_tensor(sigma, dtype=torch.float64, device=self.device).expand(len(y)).square().unsqueeze(1)
+        return self.weights.log() + torch.stack([_log_normal(c, y, variance) for c in self.components], 1)
+
+
+def _log_normal(component: Gaussian, y: Tensor, variance: Tensor) -> Tensor:
+    """`log N(y; m, C + variance I)` with a variance for each sample, `(B, 1)`: float64 `(B,)`."""
+    noised = component.variances + variance
+    if not (noised > 0).all():
+        raise ValueError("a component of the mixture has variances that are zero: its density needs sigma > 0")
+    x = y.to(torch.promote_types(y.dtype, component.dtype)) - component.mean
+    volume = noised.mul(2 * math.pi).log() @ component.basis.multiplicity.to(noised)
+    return -0.5 * (component.basis.squares(x, 1 / noised) + volume)
+
+
+def bessel_ratio(order: float, square: Tensor) -> tuple[Tensor, Tensor]:
+    """`I_(nu+1)(k) / (k I_nu(k))` and `log(Gamma(nu + 1) (2 / k)^nu I_nu(k))` as smooth functions of `k^2`.
+
+    Args:
+        order: nu, at least -1/2.
+        square: `k^2`, not negative, float64.
+    """
+    steps = max(0, math.ceil(_UNIFORM_ORDER - order))
+    rho, log_f = _debye_ratio(order + steps, square), _debye_log(order + steps, square)
+    for nu in (order + j for j in reversed(range(steps))):
+        rho = 1 / (2 * (nu + 1) + square * rho)
+        log_f = log_f - (2 * (nu + 1) * rho).log()
+    return rho, log_f
+
+
+def _debye_ratio(mu: float, square: Tensor) -> Tensor:
+    """`I_(mu+1)(k) / (k I_mu(k))`; the large parts of the two logarithms are subtracted by hand, before rounding."""
+    low, high = (mu**2 + square).sqrt(), ((mu + 1) ** 2 + square).sqrt()
+    gap = (2 * mu + 1) / (low + high)  # high - low
+    logarithm = gap - (mu + 1 + high).log() - mu * torch.log1p((1 + gap) / (mu + low)) - 0.5 * torch.log1p(gap / low)
+    return (logarithm + _debye_series(mu + 1, high) - _debye_series(mu, low)).exp()
+
+
+def _debye_log(mu: float, square: Tensor) -> Tensor:
+    """`log(Gamma(mu + 1) (2 / k)^mu I_mu(k))`."""
+    s = (mu**2 + square).sqrt()
+    grown = square / (s + mu)  # s - mu
+    series = _debye_series(mu, s) - _debye_series(mu, torch.full_like(s, mu))  # at k = 0 that is Stirling's series
+    return grown - mu * torch.log1p(grown / (2 * mu)) - 0.5 * (s / mu).log() + series
+
+
+def _debye_series(mu: float, s: Tensor) -> Tensor:
+    """`log sum_j U_j(p) / mu^j` with `p = mu / S`."""
+    p = mu / s
+    total = torch.zeros_like(p)
+    for j, polynomial in reversed(list(enumerate(_U))):
+        total = total + _horner(polynomial, p) / mu ** (j + 1)
+    return torch.log1p(total)
+
+
+def _horner(coefficients: list[float], p: Tensor) -> Tensor:
+    value = torch.zeros_like(p)
+    for coefficient in reversed(coefficients):
+        value = value * p + coefficient
+    return value
+
+
+def _debye_polynomials(count: int) -> list[list[float]]:
+    """Coefficients of `U_1, ..., U_count`, lowest power first, by their recurrence (DLMF 10.41.9)."""
+    u, polynomials = Polynomial([1.0]), []
+    for _ in range(count):
+        u = 0.5 * Polynomial([0, 0, 1, 0, -1]) * u.deriv() + (Polynomial([1, 0, -5]) * u).integ() / 8
+        polynomials.append(u.coef.tolist())
+    return polynomials
+
+
+_U = _debye_polynomials(_DEBYE_TERMS)
+
+
+def _log_cosh(x: Tensor) -> Tensor:
+    """`log cosh x` without overflow, smooth at 0."""
+    return torch.logaddexp(x, -x) - math.log(2)
+
+
+def _integers(high: int, n: int, generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator is not None else torch.device("cpu")
+    return torch.randint(high, (n,), generator=generator, device=device)
+
+
+def _space(dim: int, size: float, what: str) -> tuple[tuple[int], float]:
+    if dim < 1 or not 0 < size < math.inf:
+        raise ValueError(f"expected at least one dimension and a positive {what}, received dim={dim}, {what}={size}")
+    return (int(dim),), float(size)

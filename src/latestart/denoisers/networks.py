@@ -129,12 +129,13 @@ class NetworkDenoiser:
             raise ValueError(
                 f"prediction_type {prediction!r} is not supported, expected one of {', '.join(PREDICTIONS)}"
             )
-        self.model, self.noise, self.prediction, self.labels = (
-            model,
-            Noise.from_scheduler(scheduler),
-            prediction,
-            labels,
-        )
+        self.model, self.noise = model, Noise.from_scheduler(scheduler)
+        self.prediction, self.labels = prediction, labels
+        if self.noise.kind != "vp":
+            raise ValueError(
+                f"{type(scheduler).__name__} belongs to a process of kind {self.noise.kind!r}; expected the beta-based "
+                "(variance preserving) scheduler that the network was trained with"
+            )
         self.shape = sample_shape(model)
 
     @property

@@ -94,7 +94,7 @@ class FrechetTo:
         rows = features.double()
         n = weights.sum(1)
         means = weights @ rows / n[:, None]
-        squares = torch.stack([(rows * w[:, None]).T @ rows for w in weights])
+        squares = torch.cat([(rows.T * part[:, None]) @ rows for part in weights.split(20)])
         outer = n[:, None, None] * means[:, :, None] * means[:, None, :]
         covariances = (squares - outer) / (n - 1)[:, None, None]
         roots = torch.linalg.eigvalsh(self.root @ covariances @ self.root).clamp(min=0).sqrt().sum(1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from latestart.denoisers.networks import from_diffusers, predict, sample_shape
+from latestart.noise import Noise
 from latestart.sampling.late_start import Prior, Run, initial_sample, late_start, start_level, start_sample
 
 CHECKED = 64  # samples over which the network's and the prior's mean are compared
@@ -181,10 +182,13 @@ def check_prior(model: Any, scheduler: Any, prior: Any) -> None:
     At a level four times the prior's widest direction both the network and the prior know little but their means. The
     mean over 64 samples of `D_network(y) - D_prior(y)`, with `y` drawn from the noised prior, is then far below the
     width of the data when both speak of the same values, and near or above it when one is in [0, 1] or in bytes.
+    The value range is checked on beta-based schedulers, the shape on all.
     """
     shape = tuple(getattr(model, "sample_shape", None) or sample_shape(model))
     if tuple(prior.shape) != shape:
         raise ValueError(f"the prior is for samples of shape {tuple(prior.shape)}, the model's samples are {shape}")
+    if Noise.from_scheduler(scheduler).kind != "vp":
+        return
     denoiser = from_diffusers(model, scheduler, labels=_any_label(model))
     z = torch.stack([torch.randn(shape, generator=sample_generator(0, i)) for i in range(CHECKED)]).to(model.device)
     clean = prior.push(z)

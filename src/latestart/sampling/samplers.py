@@ -1,5 +1,6 @@
 """Samplers by name: diffusers scheduler classes, made from the scheduler that a model was trained with."""
 
+import inspect
 from typing import Any
 
 import diffusers
@@ -32,8 +33,9 @@ def make_sampler(name: str, trained: Any, **changes: Any) -> Any:
     """
     if name not in SAMPLERS:
         raise ValueError(f"there is no sampler {name!r}; there are {', '.join(SAMPLERS)}")
-    scheduler = getattr(diffusers, SAMPLERS[name]).from_config(trained.config, **changes)
-    unknown = sorted(set(changes) - set(scheduler.config))
+    kind = getattr(diffusers, SAMPLERS[name])
+    unknown = sorted(set(changes) - set(inspect.signature(kind.__init__).parameters))
     if unknown:
         raise ValueError(f"{SAMPLERS[name]} has no setting {', '.join(unknown)}")
-    return scheduler
+    # from_config takes the new class's own defaults, even of the betas, for the names in this list
+    return kind.from_config({**trained.config, "_use_default_values": []}, **changes)

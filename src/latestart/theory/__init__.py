@@ -1,0 +1,1 @@
+"""Theory: potentials, fixed points and their stability, bifurcations, critical levels, and nats."""

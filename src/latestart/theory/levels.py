@@ -1,0 +1,219 @@
+"""The record in which every critical level is returned.
+
+A level has one value and four names: `sigma = std / alpha`, `snr = 1 / sigma^2`, `alpha_bar = 1 / (1 + sigma^2)` and,
+once a noise process is given, the scheduler's time `t`. Which event happens at the level is its `criterion`; levels of
+different criteria are different quantities, even on one model, so none comes without its name.
+
+A level that is read from samples is a feature of a `Curve`, the mean over samples of some quantity at each level of a
+grid: where it crosses a threshold, or its peak. One resampling of the samples moves the whole curve, so the interval
+of the feature is that of its bootstrap replicates, whatever the correlation between levels.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latestart.noise import Noise
+
+RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class CriticalLevel:
+    """A noise level at which something happens.
+
+    Attributes:
+        sigma: the noise level `std / alpha`.
+        criterion: what happens there, such as "sde", "density", "speciation" or "collapse".
+        how: how it was found, in words, with the number of samples where there are samples.
+        interval: lowest and highest level, in sigma, that the samples allow; None where the level is exact.
+        t: the scheduler's time of the level; None without a noise process.
+    """
+
+    sigma: float
+    criterion: str
+    how: str
+    interval: tuple[float, float] | None = None
+    t: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"expected a {self.criterion} level sigma between 0 and infinity, received {self.sigma}")
+        if self.interval is not None and not 0 <= self.interval[0] <= self.interval[1]:
+            raise ValueError(f"expected an interval from low to high in sigma, received {self.interval}")
+
+    @classmethod
+    def from_snr(
+        cls, snr: float, criterion: str, how: str, interval: tuple[float, float] | None = None
+    ) -> "CriticalLevel":
+        """A level given by `snr = 1 / sigma^2`; `interval` is in sigma."""
+        return cls(snr_to_sigma(snr), criterion, how, interval)
+
+    @classmethod
+    def from_alpha_bar(
+        cls, alpha_bar: float, criterion: str, how: str, interval: tuple[float, float] | None = None
+    ) -> "CriticalLevel":
+        """A level given by `alpha_bar = 1 / (1 + sigma^2)`, between 0 and 1; `interval` is in sigma."""
+        return cls(alpha_bar_to_sigma(alpha_bar), criterion, how, interval)
+
+    @property
+    def snr(self) -> float:
+        """The signal-to-noise ratio `1 / sigma^2`."""
+        return self.sigma**-2
+
+    @property
+    def alpha_bar(self) -> float:
+        """`1 / (1 + sigma^2)`, the square of the paper's theta."""
+        return 1 / (1 + self.sigma**2)
+
+    def on(self, noise: Noise | None) -> "CriticalLevel":
+        """This level with its time `t` on a noise process; without one, as it is.
+
+        Raises:
+            ValueError: the process does not reach the level.
+        """
+        if noise is None:
+            return self
+        low, high = noise.sigma_range
+        if not low <= self.sigma <= high:
+            raise ValueError(
+                f"the {self.criterion} level sigma = {self.sigma:.6g} lies outside of the {noise.kind} process, whose "
+                f"levels are sigma in [{low:.6g}, {high:.6g}]"
+            )
+        return replace(self, t=noise.time(self.sigma))
+
+    def record(self) -> dict[str, Any]:
+        """The level under all its names, for JSON."""
+        return {
+            "criterion": self.criterion,
+            "sigma": self.sigma,
+            "alpha_bar": self.alpha_bar,
+            "snr": self.snr,
+            "t": self.t,
+            "interval": None if self.interval is None else list(self.interval),
+            "how": self.how,
+        }
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The mean over samples of a quantity at each noise level, and the levels that are read from it.
+
+    Attributes:
+        sigma: the levels, `(L,)`, float64, highest first.
+        samples: the quantity for each sample at each level, `(n, L)`, float64, n at least 2.
+        criterion, how: of the levels read from the curve.
+    """
+
+    sigma: Tensor
+    samples: Tensor
+    criterion: str
+    how: str
+
+    def __post_init__(self) -> None:
+        n, width = self.samples.shape
+        if n < 2 or width != len(self.sigma) or not (self.sigma.diff() < 0).all():
+            raise ValueError(
+                f"a {self.criterion} curve needs at least 2 samples at each of falling levels, received {n} samples at "
+                f"{width} levels for sigma = {self.sigma.tolist()}"
+            )
+
+    @property
+    def value(self) -> Tensor:
+        """The mean over samples, `(L,)`."""
+        return self.samples.mean(0)
+
+    @property
+    def error(self) -> Tensor:
+        """The standard error of the mean, `(L,)`."""
+        return self.samples.std(0) / math.sqrt(len(self.samples))
+
+    def crossing(self, threshold: float, noise: Noise | None = None, seed: int = 0) -> CriticalLevel:
+        """The highest level at which the curve crosses `threshold`, linear in log sigma between two levels.
+
+        The interval holds 95% of the bootstrap replicates; one that never crosses counts as the lowest level.
+
+        Raises:
+            ValueError: the curve does not cross, or crosses outside of the noise process.
+        """
+        found = _crossing(self.sigma, self.value[None], threshold)
+        if found.isnan().any():
+            raise ValueError(
+                f"the {self.criterion} curve does not cross {threshold:g}: from sigma = {self.sigma[0]:.6g} to "
+                f"{self.sigma[-1]:.6g} it runs from {self.value.min():.6g} to {self.value.max():.6g}"
+            )
+        replicates = self._replicates(lambda values: _crossing(self.sigma, values, threshold), seed)
+        return self._level(found, replicates.nan_to_num(nan=self.sigma[-1].item()), noise)
+
+    def peak(self, noise: Noise | None = None, seed: int = 0) -> CriticalLevel:
+        """The level at which the curve is highest: the vertex of the parabola through the top three levels.
+
+        Raises:
+            ValueError: the curve is highest at an end of its levels, or the peak lies outside of the noise process.
+        """
+        top = int(self.value.argmax())
+        if top in (0, len(self.sigma) - 1):
+            raise ValueError(
+                f"the {self.criterion} curve has no peak between sigma = {self.sigma[0]:.6g} and {self.sigma[-1]:.6g}: "
+                f"it is highest at sigma = {self.sigma[top]:.6g}"
+            )
+        found = _peak(self.sigma, self.value[None])
+        return self._level(found, self._replicates(lambda values: _peak(self.sigma, values), seed), noise)
+
+    def _replicates(self, feature: Callable[[Tensor], Tensor], seed: int) -> Tensor:
+        n, generator = len(self.samples), torch.Generator().manual_seed(seed)
+        draws = (torch.randint(n, (n,), generator=generator) for _ in range(RESAMPLES))
+        return feature(torch.stack([index.bincount(minlength=n).double() @ self.samples / n for index in draws]))
+
+    def _level(self, found: Tensor, replicates: Tensor, noise: Noise | None) -> CriticalLevel:
+        how = f"{self.how}; {len(self.samples)} samples"
+        return CriticalLevel(found.item(), self.criterion, how, central(replicates, found.item())).on(noise)
+
+
+def central(replicates: Tensor, value: float, share: float = 0.95) -> tuple[float, float]:
+    """The interval that holds the central `share` of bootstrap replicates, widened to hold `value`."""
+    tails = torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=torch.float64)
+    low, high = torch.quantile(replicates.double(), tails).tolist()
+    return min(low, value), max(high, value)
+
+
+def _crossing(sigma: Tensor, values: Tensor, threshold: float) -> Tensor:
+    """First crossing of each row of `values` `(R, L)` from the left, `(R,)`; NaN where there is none."""
+    above = values >= threshold
+    changes = above[:, 1:] != above[:, :-1]
+    left = changes.int().argmax(1)
+    rows, x = torch.arange(len(values)), sigma.log()
+    y0, y1 = values[rows, left], values[rows, left + 1]
+    share = (threshold - y0) / torch.where(y1 == y0, torch.inf, y1 - y0)
+    found = (x[left] + share * (x[left + 1] - x[left])).exp()
+    return torch.where(changes.any(1), found, torch.nan)
+
+
+def _peak(sigma: Tensor, values: Tensor) -> Tensor:
+    """Vertex, in log sigma, of the parabola through each row's highest inner value and its neighbours, `(R,)`."""
+    top = values[:, 1:-1].argmax(1) + 1
+    rows, x = torch.arange(len(values)), sigma.log()
+    h0, h1 = x[top] - x[top - 1], x[top + 1] - x[top]
+    s0 = (values[rows, top] - values[rows, top - 1]) / h0
+    s1 = (values[rows, top + 1] - values[rows, top]) / h1
+    bend = s1 - s0  # the slope falls from s0 at the middle of the left step to s1 at that of the right one
+    shift = torch.where(bend == 0, 0.0, -s0 / bend * (h0 + h1) / 2) - h0 / 2
+    return (x[top] + torch.where(bend == 0, 0.0, shift)).clamp(x[top + 1], x[top - 1]).exp()
+
+
+def alpha_bar_to_sigma(alpha_bar: float) -> float:
+    """`sqrt((1 - alpha_bar) / alpha_bar)`. Raises `ValueError` outside of (0, 1)."""
+    if not 0 < alpha_bar < 1:
+        raise ValueError(f"expected alpha_bar between 0 and 1, received {alpha_bar}")
+    return math.sqrt((1 - alpha_bar) / alpha_bar)
+
+
+def snr_to_sigma(snr: float) -> float:
+    """`1 / sqrt(snr)`. Raises `ValueError` unless it is positive and finite."""
+    if not 0 < snr < math.inf:
+        raise ValueError(f"expected a signal-to-noise ratio between 0 and infinity, received {snr}")
+    return snr**-0.5

@@ -1,0 +1,240 @@
+"""Nats: how far a prior is from the noised data, at every noise level, without sampling.
+
+For data p and any prior q, both under the same noise, with `y = x_0 + sigma eps` and `snr = 1 / sigma^2`,
+
+    KL(p_sigma || q_sigma) = 1/2 integral from 0 to 1/sigma^2 of g(snr) d snr,
+    g(snr) = E|x_0 - D_q(y)|^2 - E|x_0 - D_p(y)|^2
+
+where `D_p`, `D_q` are the two denoisers (Guo, Shamai and Verdu 2005, in Verdu's mismatched form of 2010; for diffusion
+models Kong et al. 2023, arXiv 2302.03792). For an exact `D_p` the error `x_0 - D_p` is orthogonal to every function of
+y, so `g = E|D_p - D_q|^2`, which needs far fewer images.
+
+A network's error is at least that of the exact denoiser: **its curve is a lower bound** on the divergence. Where the
+network is worse than the prior's own denoiser, g is negative; the better of the two is the best denoiser at hand, so g
+counts as 0 there, and those levels are reported.
+
+With an orthonormal basis both errors split by direction, and so does the curve: one sees along which directions the
+prior fails first. The shares add up to the divergence; they are not divergences of marginals.
+
+The integral is that of a cubic spline through `g snr` over log snr, linear in g: each image has an integral of its
+own, and the standard error over images holds for any correlation between levels. Below the lowest snr g is taken as
+constant, the truth for a prior with a wrong mean and an upper bound on the tail otherwise.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from latestart.denoisers.base import Denoiser
+from latestart.noise import Noise
+from latestart.theory.levels import CriticalLevel, Curve
+
+LEVELS = 32
+TAIL = 0.05  # nats below the lowest snr that are no longer negligible beside a budget of about one nat
+MARGIN = 3.0  # standard errors by which a denoiser must lose before it is called worse
+
+
+@dataclass(frozen=True)
+class NatsCurve:
+    """`KL(p_sigma || prior_sigma)` on a grid of levels, highest level first; all tensors float64.
+
+    Attributes:
+        sigma: the levels, `(L,)`.
+        nats: the divergence at each, `(L,)`; for a network a lower bound.
+        error: its standard error over images, `(L,)`.
+        integrand: g, the mean excess squared error of the prior's denoiser, `(L,)`, 0 where `worse`.
+        worse: levels at which the denoiser was significantly worse than the prior's own, `(L,)`, bool.
+        by_direction: share of each direction of the prior's basis, `(L, K)`, summing to `nats`; None without a basis.
+        tail: the part of every value that comes from below the lowest snr, where g is taken as constant.
+        quadrature: difference from the trapezoidal rule, `(L,)`; large values mean that the levels are too coarse.
+        integrals: the integral of each image, `(n, L)`.
+        nfe: evaluations of the denoiser, over single images.
+    """
+
+    sigma: Tensor
+    nats: Tensor
+    error: Tensor
+    integrand: Tensor
+    worse: Tensor
+    by_direction: Tensor | None
+    tail: float
+    quadrature: Tensor
+    integrals: Tensor
+    nfe: int
+
+    def level(self, budget: float, noise: Noise | None = None) -> CriticalLevel:
+        """The highest level at which the divergence reaches `budget` nats, with a bootstrap interval over images.
+
+        Raises:
+            ValueError: it never does, or does so outside of the noise process.
+        """
+        how = f"the divergence of the prior reaches {budget:g} nats"
+        return Curve(self.sigma, self.integrals, "nats", how).crossing(budget, noise)
+
+
+def nats(
+    denoiser: Denoiser,
+    prior: Any,
+    images: Tensor,
+    sigmas: Tensor | list[float] | None = None,
+    *,
+    exact: bool = False,
+    draws: int = 1,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> NatsCurve:
+    """The divergence of the noised data from a prior, at every level, from denoising errors on held-out images.
+
+    Both denoisers meet the same noise, and each image the same noise at every level: its own curve is smooth, which
+    the spline needs on uneven grids.
+
+    Args:
+        denoiser: of the data: a network, or an exact model.
+        prior: a `Gaussian`, a mixture, or any denoiser `prior(y, sigma)`.
+        images: `(n, *shape)`, in the model's value range, that neither was fitted to; at least 2.
+        sigmas: levels in sigma, at least 2, in any order; neighbours at most a factor of 1.6 apart for results to a
+            percent. By default 32 from 10 root-mean-square norms of the data down to a tenth of a value's deviation,
+            as far as the denoiser reaches.
+        exact: whether the denoiser is exact on these data; then `|D_p - D_q|^2` is averaged.
+        draws: number of noises for each image at each level.
+        batch_size: images denoised at once.
+        seed: of the noise.
+
+    Raises:
+        ValueError: fewer than 2 images or levels, images of another shape, levels outside of the denoiser's, or a
+            denoiser that returns another shape or values that are not finite.
+
+    Warns:
+        UserWarning: the denoiser is worse than the prior's own at some levels; or the tail is not negligible.
+    """
+    images = _checked_images(denoiser, prior, images)
+    sigma = _checked_levels(denoiser, images) if sigmas is None else _checked_levels(denoiser, images, sigmas)
+    gaps = _Gaps(denoiser, prior, exact, seed)
+    measured = [gaps.at(float(level), images, draws, batch_size) for level in sigma]
+    per_image, per_direction = (torch.stack(part, dim=-2) for part in zip(*measured))
+    per_image = per_image.T  # (n, L)
+    worse = per_image.mean(0) < -MARGIN * per_image.std(0) / math.sqrt(len(images))
+    per_image, per_direction = per_image.masked_fill(worse, 0.0), per_direction.masked_fill(worse[:, None], 0.0)
+    cubic, trapezoid, tail = _weights(sigma)
+    integrals = per_image @ cubic.T
+    curve = NatsCurve(
+        sigma=sigma,
+        nats=integrals.mean(0),
+        error=integrals.std(0) / math.sqrt(len(images)),
+        integrand=per_image.mean(0),
+        worse=worse,
+        by_direction=cubic @ per_direction if gaps.basis is not None else None,
+        tail=tail * per_image[:, 0].mean().item(),
+        quadrature=(cubic - trapezoid) @ per_image.mean(0),
+        integrals=integrals,
+        nfe=len(images) * len(sigma) * draws,
+    )
+    _warn(curve)
+    return curve
+
+
+class _Gaps:
+    """The excess squared error of the prior's denoiser, for each image and for each direction of its basis."""
+
+    def __init__(self, denoiser: Denoiser, prior: Any, exact: bool, seed: int) -> None:
+        self.denoiser, self.prior, self.exact, self.seed = denoiser, prior, exact, seed
+        self.basis = getattr(prior, "basis", None)
+
+    def at(self, sigma: float, images: Tensor, draws: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """At one level: `(n,)`, and the mean over images `(K,)`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        per_image, total = [], torch.zeros(())
+        for batch in images.split(batch_size):
+            gap = torch.stack([self._gap(sigma, batch, generator) for _ in range(draws)]).mean(0)
+            per_image.append(gap.sum(1))
+            total = total + gap.sum(0)
+        return torch.cat(per_image), total / len(images)
+
+    @torch.no_grad()
+    def _gap(self, sigma: float, x_0: Tensor, generator: torch.Generator) -> Tensor:
+        """`|x_0 - D_q|^2 - |x_0 - D_p|^2` by direction, or `|D_p - D_q|^2`, `(B, K)`."""
+        noise = torch.randn(x_0.shape, generator=generator, dtype=torch.float64).to(x_0)
+        y = x_0 + sigma * noise
+        d_p, d_q = (
+            _checked_output(model(y, sigma), y, sigma, name)
+            for model, name in ((self.denoiser, "denoiser"), (self.prior, "prior"))
+        )
+        if self.exact:
+            return self._energies(d_p - d_q)
+        return self._energies(x_0.double() - d_q) - self._energies(x_0.double() - d_p)
+
+    def _energies(self, x: Tensor) -> Tensor:
+        energies = self.basis.energies(x) if self.basis is not None else x.flatten(1).square().sum(1, keepdim=True)
+        return energies.double().cpu()
+
+
+def _weights(sigma: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Half the integral from 0 to each snr as matrices `(L, L)` on g: cubic and trapezoidal; and the tail's weight."""
+    snr = sigma.numpy() ** -2
+    u, identity = np.log(snr), np.eye(len(snr))
+    cubic = CubicSpline(u, identity, axis=0).antiderivative()(u) * snr
+    steps = np.diff(u)[:, None] * (identity[1:] + identity[:-1]) / 2 * snr
+    trapezoid = np.concatenate([np.zeros_like(snr)[None], steps.cumsum(0)])
+    tail = snr[0] * identity[0]
+    return torch.from_numpy(0.5 * (cubic + tail)), torch.from_numpy(0.5 * (trapezoid + tail)), 0.5 * float(snr[0])
+
+
+def _checked_images(denoiser: Denoiser, prior: Any, images: Tensor) -> Tensor:
+    shape = tuple(denoiser.shape)
+    if tuple(prior.shape) != shape or tuple(images.shape[1:]) != shape:
+        raise ValueError(
+            f"expected a prior and images for samples of the denoiser's shape {shape}, received a prior for "
+            f"{tuple(prior.shape)} and images {tuple(images.shape)}"
+        )
+    if len(images) < 2 or not images.isfinite().all():
+        raise ValueError(f"nats need at least 2 images of finite values, received {tuple(images.shape)}")
+    return images.to(device=denoiser.device, dtype=denoiser.dtype)
+
+
+def _checked_levels(denoiser: Denoiser, images: Tensor, sigmas: Tensor | list[float] | None = None) -> Tensor:
+    low, high = denoiser.sigma_range
+    if sigmas is None:
+        variance = images.double().var(0, unbiased=True)
+        top, bottom = 10 * variance.sum().sqrt().item(), 0.1 * variance.mean().sqrt().item()
+        ends = torch.tensor([min(top, high), max(bottom, low)], dtype=torch.float64).log()
+        return torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64).exp().clamp(low, high)
+    sigma = torch.as_tensor(sigmas, dtype=torch.float64).cpu().unique().flip(0)
+    if len(sigma) < 2 or not ((sigma > 0) & sigma.isfinite() & (sigma >= low) & (sigma <= high)).all():
+        raise ValueError(
+            f"expected at least two different levels sigma within the denoiser's [{low:.6g}, {high:.6g}], received "
+            f"{sigma.tolist()}"
+        )
+    return sigma
+
+
+def _checked_output(out: Tensor, y: Tensor, sigma: float, name: str) -> Tensor:
+    if out.shape != y.shape:
+        raise ValueError(f"the {name} returned {tuple(out.shape)} for samples {tuple(y.shape)} at sigma = {sigma:.6g}")
+    if not out.isfinite().all():
+        bad = int((~out.isfinite()).sum())
+        raise ValueError(f"the {name} returned {bad} values that are NaN or infinite at sigma = {sigma:.6g}")
+    return out.double()
+
+
+def _warn(curve: NatsCurve) -> None:
+    if curve.worse.any():
+        levels = ", ".join(f"{level:.4g}" for level in curve.sigma[curve.worse].tolist())
+        warnings.warn(
+            f"the denoiser is worse than the prior's own at {int(curve.worse.sum())} of {len(curve.sigma)} levels, "
+            f"sigma = {levels}: there the prior's own denoiser was taken, and the network is better skipped",
+            UserWarning,
+            stacklevel=3,
+        )
+    if abs(curve.tail) > TAIL:
+        warnings.warn(
+            f"{curve.tail:.3g} nats come from above the highest level, sigma = {curve.sigma[0]:.4g}, where nothing was "
+            "measured: begin at a higher level",
+            UserWarning,
+            stacklevel=3,
+        )
