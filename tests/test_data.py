@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from latestart.data import load_images, read_png, save_png, tile, to_floats, to_pixels, untile
+from latestart.data import Images, load_images, read_png, save_png, tile, to_floats, to_pixels, untile
+from latestart.gaussians.gaussian import Gaussian
 
 
 def _png(array):
@@ -54,6 +55,14 @@ def test_bytes_and_floats_are_inverse():
     assert torch.equal(to_pixels(floats / 2 + 0.5), pixels)
 
 
+def test_a_set_of_images_is_its_own_batches():
+    images = Images(torch.randint(0, 256, (2500, 1, 2, 2), dtype=torch.uint8))
+    assert [len(batch) for batch in images] == [1024, 1024, 452]
+    assert torch.equal(torch.cat(list(images)), images.floats())
+    prior = Gaussian.fit(images, basis="dense")
+    torch.testing.assert_close(prior.covariance().float(), images.floats().flatten(1).T.cov(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_sheet_is_cut_into_its_images(tmp_path):
     pixels = torch.randint(0, 256, (7, 3, 4, 5), dtype=torch.uint8)
     assert torch.equal(untile(tile(pixels, 3), 7, 4, 5), pixels)
@@ -88,6 +97,42 @@ def test_bad_input_is_named(tmp_path):
         load_images(tmp_path)
 
 
+def test_damaged_containers_are_named(tmp_path):
+    whole = io.BytesIO()
+    np.savez_compressed(whole, images=np.random.default_rng(0).integers(0, 256, (9, 4, 4), dtype=np.uint8), scalar=3)
+    (tmp_path / "x.npz").write_bytes(whole.getvalue())
+    assert len(load_images(tmp_path / "x.npz", limit=4)) == 4
+    plain = io.BytesIO()
+    np.save(plain, np.zeros((2, 4, 4)))
+    damaged = bytearray(whole.getvalue())
+    damaged[len(damaged) // 4] ^= 0xFF
+    for data in (whole.getvalue()[:-30], b"", bytes(damaged), plain.getvalue()):
+        (tmp_path / "x.npz").write_bytes(data)
+        with pytest.raises(ValueError, match="npz file of plain arrays"):
+            load_images(tmp_path / "x.npz")
+    row = {"bytes": _png(np.zeros((4, 4), np.uint8)), "path": None}
+    for images, labels, message in (
+        ([b"abc", b"def"], [0, 1], "`image` .* is binary"),
+        ([row, None], [0, 1], "expected `bytes` in every row"),
+        ([row, row], [0, None], "`label` .* has 1 empty rows"),
+        ([row, row], ["a", "b"], "expected class indices"),
+        ([row, row], [0.5, 1.0], "expected class indices"),
+    ):
+        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "x.parquet")
+        with pytest.raises(ValueError, match=message):
+            load_images(tmp_path / "x.parquet")
+
+
+def test_images_that_would_have_to_be_changed_are_refused(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    Image.fromarray(np.zeros((4, 4, 4), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png is an image of mode RGBA, expected one of 1, L"):
+        load_images(tmp_path)
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="mode I;16"):
+        load_images(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -98,6 +143,10 @@ def test_bad_input_is_named(tmp_path):
         ({"images": np.zeros((3, 4, 4), np.uint8), "labels": np.zeros(2, int)}, "3 images and 2 labels"),
         ({"images": np.array([{"a": 1}], dtype=object)}, "plain arrays"),
         ({"images": np.zeros((0, 4, 4), np.uint8)}, "no images"),
+        ({"images": np.zeros((3, 4, 4, 4), np.uint8)}, "expected 1 or 3 channels"),
+        ({"images": np.zeros((3, 4, 4), int)}, "int64, expected uint8"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array(["a", "b"])}, "expected class indices"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.zeros(2)}, "float64 .* expected class indices"),
     ],
 )
 def test_bad_npz_files_are_named(tmp_path, arrays, message):

@@ -5,16 +5,17 @@ the half-precision copy, the Gaussian prior, the classifier and its feature stat
 """
 
 import argparse
-import shutil
+import json
 from pathlib import Path
 
 import torch
 
 from latestart import zoo
 from latestart.data import Images, load_images, save_png
-from latestart.denoisers.networks import SIDECAR, Unshuffled, load_model
+from latestart.denoisers.networks import SIDECAR, load_model, save_model
 from latestart.evaluation.quality import feature_statistics
 from latestart.features import Classifier, ClassifierFeatures
+from latestart.files import save_tensors
 from latestart.gaussians.gaussian import Gaussian
 from latestart.train import train_classifier
 
@@ -23,10 +24,7 @@ def embed(model: Path, train: Images, test: Images, out: Path, classifier: Path 
     """Write the bundle's files to `out`; a model card that is there is left as it is."""
     out.mkdir(parents=True, exist_ok=True)
     network, scheduler = load_model(model)
-    inner = network.network if isinstance(network, Unshuffled) else network
-    inner.half().save_pretrained(out)
-    scheduler.save_pretrained(out / "scheduler")
-    shutil.copy(model / SIDECAR, out / SIDECAR)
+    save_model(network.half(), scheduler, out, json.loads((model / SIDECAR).read_text()))
     Gaussian.fit(train.batches(), basis="dense").save(out / "prior.safetensors")
     trained = Classifier.load(classifier) if classifier else train_classifier(train)
     trained.save(out / "classifier.safetensors")
@@ -40,6 +38,7 @@ def embed(model: Path, train: Images, test: Images, out: Path, classifier: Path 
     parts = {"train": train[seen], "heldout-a": test[held[:2000]], "heldout-b": test[held[2000:]]}
     for name, images in parts.items():
         save_png(out / f"{name}.png", zoo.pack(images))
+    save_tensors(out / "labels.safetensors", "labels", {name: part.labels.byte() for name, part in parts.items()}, {})
     right = (torch.cat([trained(part).argmax(1) for part in test.batches()]) == test.labels).float().mean()
     print(f"classifier: {right:.2%} of the test set")
 

@@ -6,6 +6,8 @@ Images are kept as the bytes they were stored in, `(N, C, H, W)` uint8, and beco
 """
 
 import io
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+# eight bits a channel; alpha and 16 bits would have to be changed to be read
+MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
@@ -37,9 +41,17 @@ class Images:
     def __getitem__(self, index: slice | Tensor) -> "Images":
         return Images(self.pixels[index], None if self.labels is None else self.labels[index])
 
+    def __iter__(self) -> Iterator[Tensor]:
+        """As `batches`, so that a set of images is itself what `Gaussian.fit` takes."""
+        return self.batches()
+
     def floats(self) -> Tensor:
         """All images in [-1, 1], `(N, C, H, W)` float32."""
         return to_floats(self.pixels)
+
+    def unit(self) -> Tensor:
+        """All images in [0, 1], `(N, C, H, W)` float32, as metrics take them."""
+        return self.pixels.float() / 255
 
     def batches(self, size: int = 1024) -> Iterator[Tensor]:
         """The images in [-1, 1], `size` at a time, in order."""
@@ -126,8 +138,10 @@ def _to_pil(pixels: Tensor) -> Image.Image:
 def _decode(data: bytes, name: str) -> Tensor:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            array = np.array(image.convert("L" if image.mode in {"1", "L"} else "RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+            if image.mode not in MODES:
+                raise ValueError(f"{name} is an image of mode {image.mode}, expected one of {', '.join(MODES)}")
+            array = np.array(image.convert(MODES[image.mode]))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"cannot read {name} as an image: {error}") from error
     return torch.from_numpy(array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0).copy())
 
@@ -146,7 +160,7 @@ def _stack(items: Iterable[tuple[str, bytes]]) -> Tensor:
 
 
 def _from_folder(path: Path, limit: int | None) -> Images:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)[:limit]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())[:limit]
     if not files:
         raise ValueError(f"the folder {path} holds no image files (looked for {', '.join(sorted(SUFFIXES))})")
     pixels = _stack((str(file), file.read_bytes()) for file in files)
@@ -169,24 +183,36 @@ def _from_parquet(path: Path, limit: int | None) -> Images:
         raise ValueError(f"{path} has the columns {table.column_names}, expected `image` (and optionally `label`)")
     table = table.slice(0, limit)
     rows = table["image"].to_pylist()
+    if not all(isinstance(row, dict) and isinstance(row.get("bytes"), bytes) for row in rows):
+        raise ValueError(f"the column `image` of {path} is {table['image'].type}, expected `bytes` in every row")
     pixels = _stack((f"{path.name}, row {k}", row["bytes"]) for k, row in enumerate(rows))
-    labels = torch.from_numpy(table["label"].to_numpy().copy()).long() if "label" in table.column_names else None
-    return Images(pixels, labels)
+    if "label" not in table.column_names:
+        return Images(pixels)
+    if table["label"].null_count:
+        raise ValueError(f"the column `label` of {path} has {table['label'].null_count} empty rows")
+    return Images(pixels, _as_labels(table["label"].to_numpy(), path))
 
 
 def _from_npz(path: Path, limit: int | None) -> Images:
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, Any] = {name: file[name][:limit] for name in file.files}
-    except (ValueError, OSError) as error:
+            names = file.files
+            arrays: dict[str, Any] = {name: file[name] for name in ("images", "labels") if name in names}
+    except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read {path} as an npz file of plain arrays: {error}") from error
     if "images" not in arrays:
-        raise ValueError(f"{path} holds the arrays {sorted(arrays)}, expected `images` (and optionally `labels`)")
-    labels = torch.from_numpy(arrays["labels"]).long() if "labels" in arrays else None
-    pixels = _as_pixels(arrays["images"], path)
+        raise ValueError(f"{path} holds the arrays {sorted(names)}, expected `images` (and optionally `labels`)")
+    pixels = _as_pixels(arrays["images"], path)[:limit]
+    labels = _as_labels(arrays["labels"], path)[:limit] if "labels" in arrays else None
     if labels is not None and len(labels) != len(pixels):
         raise ValueError(f"{path} holds {len(pixels)} images and {len(labels)} labels")
     return Images(pixels, labels)
+
+
+def _as_labels(array: np.ndarray, path: Path) -> Tensor:
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"the labels in {path} are {array.dtype} {array.shape}, expected class indices (N,)")
+    return torch.from_numpy(array.astype(np.int64))
 
 
 def _as_pixels(array: np.ndarray, path: Path) -> Tensor:
@@ -195,6 +221,8 @@ def _as_pixels(array: np.ndarray, path: Path) -> Tensor:
             f"`images` in {path} has the shape {array.shape}, expected (N, H, W), (N, H, W, C) or (N, C, H, W)"
         )
     if array.dtype != np.uint8:
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(f"`images` in {path} is {array.dtype}, expected uint8 or floats in [0, 1]")
         if not np.isfinite(array).all():
             raise ValueError(
                 f"`images` in {path} holds {int((~np.isfinite(array)).sum())} values that are NaN or infinite"
@@ -209,4 +237,6 @@ def _as_pixels(array: np.ndarray, path: Path) -> Tensor:
         array = array[:, None]
     elif array.shape[-1] in {1, 3} and array.shape[1] not in {1, 3}:
         array = np.moveaxis(array, -1, 1)
+    if array.shape[1] not in {1, 3}:
+        raise ValueError(f"`images` in {path} has the shape {array.shape}, expected 1 or 3 channels")
     return torch.from_numpy(np.ascontiguousarray(array))

@@ -8,6 +8,7 @@ A bundle is a folder of assets:
     classifier.safetensors                                          a classifier, for its features
     features-train.safetensors, features-test.safetensors           feature statistics of both sets, whole
     train.png, heldout-a.png, heldout-b.png                         2,000 images each: seen in training, and not
+    labels.safetensors                                              their classes
     README.md                                                       the model card
 """
 
@@ -21,6 +22,7 @@ from torch import nn
 from latestart.data import Images, read_png, tile, untile
 from latestart.denoisers.networks import load_model
 from latestart.features import Classifier, ClassifierFeatures
+from latestart.files import load_tensors
 from latestart.gaussians.gaussian import Gaussian, load_prior
 
 ASSETS = Path(__file__).parent / "assets"
@@ -38,12 +40,16 @@ class Bundle:
     @cached_property
     def model(self) -> nn.Module:
         """The diffusion network on images `(B, C, H, W)` in [-1, 1], float32, in evaluation mode."""
-        return load_model(self.path)[0]
+        return self._loaded[0]
 
-    @cached_property
+    @property
     def scheduler(self) -> Any:
         """The scheduler that the network was trained with (DDPM, unclipped)."""
-        return load_model(self.path)[1]
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> tuple[nn.Module, Any]:
+        return load_model(self.path)
 
     @cached_property
     def prior(self) -> Gaussian:
@@ -71,7 +77,8 @@ class Bundle:
         if which not in SETS:
             raise ValueError(f"images are kept of {', '.join(SETS)}, received {which!r}")
         _, height, width = self.prior.shape
-        return Images(untile(read_png(self.path / f"{which}.png"), 2000, height, width))
+        labels = load_tensors(self.path / "labels.safetensors", "labels")[0][which].long()
+        return Images(untile(read_png(self.path / f"{which}.png"), len(labels), height, width), labels)
 
 
 def names() -> list[str]:

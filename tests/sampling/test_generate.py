@@ -13,7 +13,8 @@ from latestart import zoo
 from latestart.denoisers.networks import as_model
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
-from latestart.sampling.generate import check_prior, generate, sample_generator
+from latestart.sampling.generate import generate
+from latestart.sampling.matching import check_prior
 from latestart.sampling.samplers import SAMPLERS, make_sampler
 
 TRAILING = {"timestep_spacing": "trailing"}

@@ -94,7 +94,7 @@ def test_late_start_meets_the_known_figures(name, monkeypatch):
 @pytest.mark.parametrize("t_start", [600, 613, 1000])
 def test_the_error_falls_to_zero_and_the_run_is_as_long_as_promised(name, t_start, monkeypatch):
     errors = []
-    for n in (3, 5, 7, 10, 50) if t_start == 600 else (7, 50):
+    for n in (3, 5, 7, 10, 50):
         late = late_start(plain(name), t_start, n)
         network = Network(DATA, late)
         errors.append(error(DATA, late, network, monkeypatch))

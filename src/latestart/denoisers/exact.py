@@ -36,8 +36,8 @@ from latestart.denoisers.base import Level, check_sample
 from latestart.gaussians.gaussian import Gaussian
 
 CHUNK = 4096
-_UNIFORM_ORDER = 40.0  # from this order on, _DEBYE_TERMS terms of the uniform expansion are exact to rounding
-_DEBYE_TERMS = 8
+_UNIFORM_ORDER = 20.0  # from this order on, _DEBYE_TERMS terms of the uniform expansion are exact to rounding
+_DEBYE_TERMS = 9
 
 
 class _Exact(ABC):
@@ -382,27 +382,20 @@ def _debye_log(mu: float, square: Tensor) -> Tensor:
 
 
 def _debye_series(mu: float, s: Tensor) -> Tensor:
-    """`log sum_j U_j(p) / mu^j` with `p = mu / S`."""
+    """`log sum_j U_j(p) / mu^j` with `p = mu / S`, as one polynomial in p."""
     p = mu / s
     total = torch.zeros_like(p)
-    for j, polynomial in reversed(list(enumerate(_U))):
-        total = total + _horner(polynomial, p) / mu ** (j + 1)
+    for coefficient in reversed(sum(u / mu**j for j, u in enumerate(_U, 1)).coef.tolist()):  # type: ignore[union-attr]
+        total = total * p + coefficient
     return torch.log1p(total)
 
 
-def _horner(coefficients: list[float], p: Tensor) -> Tensor:
-    value = torch.zeros_like(p)
-    for coefficient in reversed(coefficients):
-        value = value * p + coefficient
-    return value
-
-
-def _debye_polynomials(count: int) -> list[list[float]]:
-    """Coefficients of `U_1, ..., U_count`, lowest power first, by their recurrence (DLMF 10.41.9)."""
+def _debye_polynomials(count: int) -> list[Polynomial]:
+    """`U_1, ..., U_count`, by their recurrence (DLMF 10.41.9)."""
     u, polynomials = Polynomial([1.0]), []
     for _ in range(count):
         u = 0.5 * Polynomial([0, 0, 1, 0, -1]) * u.deriv() + (Polynomial([1, 0, -5]) * u).integ() / 8
-        polynomials.append(u.coef.tolist())
+        polynomials.append(u)
     return polynomials
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from latestart.denoisers.base import Denoiser, Level, check_sample, expand
@@ -26,6 +27,7 @@ from latestart.noise import Noise
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SIDECAR = "latestart.json"
+NO_SIGNAL = 1e6
 
 
 class Unshuffled(nn.Module):
@@ -70,8 +72,16 @@ def _scaled(size: int | list[int] | tuple[int, ...], factor: int) -> int | tuple
 
 
 def sample_shape(model: Any) -> tuple[int, ...]:
-    """The shape `(C, H, W)` of the samples of a diffusers network, from its configuration."""
+    """The shape of the samples of a diffusers network `(C, H, W)`, from its configuration, or of an exact model.
+
+    Raises:
+        ValueError: the configuration does not say.
+    """
+    if hasattr(model, "sample_shape"):
+        return tuple(model.sample_shape)
     size = model.config.sample_size
+    if size is None:
+        raise ValueError(f"the configuration of {type(model).__name__} has no sample_size: the shape is not known")
     height, width = (size, size) if isinstance(size, int) else size
     return (model.config.in_channels, height, width)
 
@@ -87,6 +97,7 @@ def save_model(model: nn.Module, scheduler: Any, path: str | Path, record: dict[
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=path) as folder:
         inner.save_pretrained(folder)
+        _forget_origin(Path(folder) / "config.json")
         scheduler.save_pretrained(Path(folder) / "scheduler")
         for file in sorted(Path(folder).rglob("*.*")):
             target = path / file.relative_to(folder)
@@ -97,6 +108,13 @@ def save_model(model: nn.Module, scheduler: Any, path: str | Path, record: dict[
     write_json(path / SIDECAR, {"patch": patch, **(record or {})})
 
 
+def _forget_origin(config: Path) -> None:
+    """Take out the folder that the network was loaded from: it means nothing elsewhere."""
+    settings = json.loads(config.read_text())
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Module, Any]:
     """Open what `save_model` or `latestart train` wrote, or any diffusers `UNet2DModel` folder, in float32.
 
@@ -104,13 +122,23 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn
         The network on images, in evaluation mode, and its scheduler.
 
     Raises:
-        ValueError: the folder is not a diffusers model's.
+        ValueError: the folder is not that of a diffusers `UNet2DModel` with safetensors, or is damaged.
     """
     path = Path(path)
     unet = path / "unet" if (path / "unet").is_dir() else path
     if not (unet / "config.json").is_file():
         raise ValueError(f"expected a folder with a diffusers model (config.json) at {path}, found none")
-    model: nn.Module = UNet2DModel.from_pretrained(unet, use_safetensors=True).float()
+    try:
+        return _opened(path, unet, device)
+    except (OSError, KeyError, TypeError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} does not hold a whole diffusers UNet2DModel with safetensors: {error}") from error
+
+
+def _opened(path: Path, unet: Path, device: str | torch.device) -> tuple[nn.Module, Any]:
+    kind = json.loads((unet / "config.json").read_text()).get("_class_name")
+    if kind != "UNet2DModel":
+        raise ValueError(f"expected a diffusers UNet2DModel at {unet}, its config.json names {kind!r}")
+    model: nn.Module = UNet2DModel.from_pretrained(unet, use_safetensors=True, low_cpu_mem_usage=False).float()
     sidecar = path / SIDECAR
     patch = json.loads(sidecar.read_text())["patch"] if sidecar.is_file() else 1
     if patch > 1:
@@ -124,18 +152,8 @@ class NetworkDenoiser:
     """A diffusers network as a denoiser, `D(y, sigma)`; see `from_diffusers`."""
 
     def __init__(self, model: Any, scheduler: Any, labels: Tensor | int | None = None) -> None:
-        prediction = scheduler.config.prediction_type
-        if prediction not in PREDICTIONS:
-            raise ValueError(
-                f"prediction_type {prediction!r} is not supported, expected one of {', '.join(PREDICTIONS)}"
-            )
-        self.model, self.noise = model, Noise.from_scheduler(scheduler)
-        self.prediction, self.labels = prediction, labels
-        if self.noise.kind != "vp":
-            raise ValueError(
-                f"{type(scheduler).__name__} belongs to a process of kind {self.noise.kind!r}; expected the beta-based "
-                "(variance preserving) scheduler that the network was trained with"
-            )
+        self.model, self.labels = model, labels
+        self.noise, self.prediction = _convention(scheduler)
         self.shape = sample_shape(model)
 
     @property
@@ -160,8 +178,22 @@ class NetworkDenoiser:
         sigma = expand(sigma, y)
         alpha = (1 + sigma**2) ** -0.5
         x = alpha * y
-        out = predict(self.model, x.to(self.dtype), t, self.labels).to(y.dtype)
+        # a network that has learned its variances gives them as a second half
+        out = predict(self.model, x.to(self.dtype), t, self.labels).to(y.dtype)[:, : self.shape[0]]
         return to_sample(out, x, alpha, alpha * sigma, self.prediction)
+
+
+def _convention(scheduler: Any) -> tuple[Noise, str]:
+    """The process and the prediction type of a beta-based scheduler; `ValueError` for any other."""
+    noise, prediction = Noise.from_scheduler(scheduler), scheduler.config.get("prediction_type")
+    if noise.kind != "vp":
+        raise ValueError(
+            f"{type(scheduler).__name__} belongs to a process of kind {noise.kind!r}; expected a beta-based "
+            "(variance preserving) scheduler, as the one that the network was trained with"
+        )
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction_type {prediction!r} is not supported, expected one of {', '.join(PREDICTIONS)}")
+    return noise, prediction
 
 
 def predict(model: Any, x: Tensor, t: Tensor | float, labels: Tensor | int | None = None) -> Tensor:
@@ -206,12 +238,8 @@ class DenoiserModel(nn.Module):
 
     def __init__(self, denoiser: Denoiser, scheduler: Any) -> None:
         super().__init__()
-        self.denoiser, self.noise = denoiser, Noise.from_scheduler(scheduler)
-        self.prediction = scheduler.config.prediction_type
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(
-                f"prediction_type {self.prediction!r} is not supported, expected one of {', '.join(PREDICTIONS)}"
-            )
+        self.denoiser = denoiser
+        self.noise, self.prediction = _convention(scheduler)
         shape = denoiser.shape
         size = shape[1:] if len(shape) == 3 else None
         self.config = SimpleNamespace(in_channels=shape[0], out_channels=shape[0], sample_size=size)
@@ -231,8 +259,10 @@ class DenoiserModel(nn.Module):
         """The prediction at `x_t` `(B, *shape)` and time `t`, in the scheduler's prediction type."""
         t = torch.as_tensor(timestep, dtype=torch.float64)
         alpha, std = (expand(level, sample) for level in (self.noise.alpha(t), self.noise.std(t)))
+        # where no signal is left (zero terminal SNR), any level far above the data gives its mean
         sigma = self.noise.sigma(t)
-        x_0 = self.denoiser(sample / alpha, sigma)
+        sigma = sigma.clamp(max=NO_SIGNAL) if isinstance(sigma, Tensor) else min(sigma, NO_SIGNAL)
+        x_0 = self.denoiser(sample * expand((1 + sigma**2) ** 0.5, sample), sigma)
         return SimpleNamespace(sample=from_sample(x_0, sample, alpha, std, self.prediction))
 
 

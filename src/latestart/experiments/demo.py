@@ -24,7 +24,7 @@ from latestart.evaluation.quality import Estimate, FrechetTo, interval
 from latestart.sampling.generate import generate
 from latestart.sampling.samplers import make_sampler
 
-SAMPLERS, EVALUATIONS, STARTS = ("ddim", "ddpm"), (3, 5, 10), (300, 400, 500, 600)
+SAMPLERS, EVALUATIONS, STARTS = ("ddim", "ddpm"), (3, 5, 10), (400, 500, 600, 700)
 SHOWN = 16
 Progress = Callable[[int, int, str], None]
 

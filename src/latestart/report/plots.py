@@ -45,10 +45,12 @@ def sample_sheet(
 
 def demo_samples(path: str | Path, comparisons: Sequence[Comparison]) -> None:
     """The demo's picture: for each sampler and number of evaluations, the best of each way to start, same seeds."""
-    rows = [f"{c.sampler.upper()}, NFE {c.nfe}" for c in comparisons]
-    columns = ("full noise", "late start, N(0, I)", "late start, Gaussian")
-    cells = [[_block(m) for m in (c.baseline, c.isotropic, c.gaussian)] for c in comparisons]
-    sample_sheet(path, rows, columns, cells)
+    samplers, counts = (list(dict.fromkeys(getattr(c, name) for c in comparisons)) for name in ("sampler", "nfe"))
+    kinds = {"full noise": "baseline", "late, N(0, I)": "isotropic", "late, Gaussian": "gaussian"}
+    at = {(c.sampler, c.nfe): c for c in comparisons}
+    columns = [f"{sampler.upper()}, {kind}" for sampler in samplers for kind in kinds]
+    cells = [[_block(getattr(at[s, n], name)) for s in samplers for name in kinds.values()] for n in counts]
+    sample_sheet(path, [f"NFE {n}" for n in counts], columns, cells)
 
 
 def _block(measured: Measured) -> tuple[Tensor, str]:

@@ -2,6 +2,7 @@
 
 from itertools import product
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from latestart.evaluation.quality import Estimate
@@ -11,10 +12,12 @@ from latestart.experiments.demo import Comparison, Measured, best_of
 def demo_table(measured: list[Measured], comparisons: list[Comparison]) -> Table:
     """The demo's table: a column for each sampler and number of evaluations, a row for each way to start."""
     samples = "Frechet distance to the training set (lower is better)"
-    table = Table(title=f"Full noise and late start at equal network evaluations\n{samples}", title_justify="left")
-    table.add_column("start")
+    table = Table(
+        title=f"Full noise and late start at equal network evaluations\n{samples}", title_justify="left", box=SIMPLE
+    )
+    table.add_column("start", no_wrap=True)
     for c in comparisons:
-        table.add_column(f"{c.sampler.upper()}\nNFE {c.nfe}", justify="right")
+        table.add_column(f"{c.sampler.upper()}\nNFE {c.nfe}", justify="right", no_wrap=True)
     groups = [[m for m in measured if (m.cell.sampler, m.cell.nfe) == (c.sampler, c.nfe)] for c in comparisons]
     for spacing, clip in product(("leading", "trailing"), (False, True)):
         wanted = [
@@ -34,7 +37,9 @@ def demo_table(measured: list[Measured], comparisons: list[Comparison]) -> Table
     table.add_row("[bold]gain on best full noise", *(_times(c.gain) for c in comparisons))
     table.add_row("gain on trailing, unclipped", *(_times(c.gain_trailing) for c in comparisons))
     table.add_row("gain on best N(0, I) late", *(_times(c.gain_isotropic) for c in comparisons))
-    table.caption = "* the better of clipped and unclipped; in brackets 95% bootstrap intervals, of ratios: paired"
+    table.caption = (
+        "* the better of clipped and unclipped; below the figures 95% bootstrap intervals, paired for ratios"
+    )
     return table
 
 
@@ -47,8 +52,8 @@ def _number(value: float) -> str:
 
 
 def _spread(estimate: Estimate) -> str:
-    return f"[bold]{_number(estimate.value)}[/]\n[{_number(estimate.low)}, {_number(estimate.high)}]"
+    return f"[bold]{_number(estimate.value)}[/]\n{_number(estimate.low)}–{_number(estimate.high)}"
 
 
 def _times(estimate: Estimate) -> str:
-    return f"[bold]{estimate.value:.2f}x[/]\n[{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"[bold]{estimate.value:.2f}x[/]\n{estimate.low:.2f}–{estimate.high:.2f}"

@@ -99,7 +99,7 @@ def late_start(scheduler: Any, t_start: float, steps: int, *, mu: float | None =
         ValueError: the kind of scheduler cannot be late-started; `steps` is not a whole number of at least 1; `t_start`
             lies beyond the schedule, or so low that it leaves no step.
     """
-    steps, t_start = _checked_steps(steps), _checked_time(t_start)
+    steps, t_start = whole_number("steps", steps), _checked_time(t_start)
     family = _family(scheduler)
     if (mu is not None) != _shifts_dynamically(scheduler):
         raise ValueError(
@@ -162,7 +162,7 @@ class Run:
         generators: torch.Generator | list[torch.Generator] | None = None,
         eta: float | None = None,
     ) -> None:
-        self.scheduler = scheduler
+        self.scheduler, self.generators = scheduler, generators
         self._accepts = set(inspect.signature(scheduler.step).parameters)
         offered = {"generator": generators, "eta": eta, "return_dict": False}
         self._options = {name: value for name, value in offered.items() if value is not None and name in self._accepts}
@@ -367,13 +367,14 @@ def _cannot(scheduler: Any, reason: str) -> ValueError:
     return ValueError(f"{type(scheduler).__name__} cannot be late-started: {reason}. Those that can: {SUPPORTED}")
 
 
-def _checked_steps(steps: Any) -> int:
+def whole_number(name: str, value: Any) -> int:
+    """The value, if it is a whole number of at least 1; else a `ValueError` that names both."""
     try:
-        whole = operator.index(steps)
+        whole = operator.index(value)
     except TypeError:
         whole = 0
     if whole < 1:
-        raise ValueError(f"steps={steps!r}: expected a whole number of at least 1")
+        raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
     return whole
 
 

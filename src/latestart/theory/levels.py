@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latestart.denoisers.base import Denoiser
 from latestart.noise import Noise
 
 RESAMPLES = 200
+FEWEST = 10  # images below which no interval means anything
 
 
 @dataclass(frozen=True)
@@ -217,3 +219,30 @@ def snr_to_sigma(snr: float) -> float:
     if not 0 < snr < math.inf:
         raise ValueError(f"expected a signal-to-noise ratio between 0 and infinity, received {snr}")
     return snr**-0.5
+
+
+def evaluate(denoiser: Denoiser, y: Tensor, sigma: float, name: str = "denoiser") -> Tensor:
+    """`D(y, sigma)`, `(B, *shape)`.
+
+    Raises:
+        ValueError: the denoiser returned another shape, or NaN, or infinite values; says at which level.
+    """
+    out = denoiser(y, sigma)
+    if out.shape != y.shape:
+        raise ValueError(f"the {name} returned {tuple(out.shape)} for samples {tuple(y.shape)} at sigma = {sigma:.6g}")
+    if not out.isfinite().all():
+        bad = int((~out.isfinite()).sum())
+        raise ValueError(f"the {name} returned {bad} values that are NaN or infinite at sigma = {sigma:.6g}")
+    return out
+
+
+def enough(images: Tensor, criterion: str) -> Tensor:
+    """The images, if they are at least `FEWEST`, `(n, *shape)`, floating point and finite; else a `ValueError`."""
+    if images.ndim < 2 or len(images) < FEWEST or not images.is_floating_point():
+        raise ValueError(
+            f"{criterion} needs at least {FEWEST} images (n, *shape) of floating-point values, received "
+            f"{images.dtype} {tuple(images.shape)}"
+        )
+    if not images.isfinite().all():
+        raise ValueError(f"{criterion} needs finite values, received some that are NaN or infinite")
+    return images

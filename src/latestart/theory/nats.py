@@ -33,7 +33,7 @@ from torch import Tensor
 
 from latestart.denoisers.base import Denoiser
 from latestart.noise import Noise
-from latestart.theory.levels import CriticalLevel, Curve
+from latestart.theory.levels import CriticalLevel, Curve, evaluate
 
 LEVELS = 32
 TAIL = 0.05  # nats below the lowest snr that are no longer negligible beside a budget of about one nat
@@ -161,10 +161,7 @@ class _Gaps:
         """`|x_0 - D_q|^2 - |x_0 - D_p|^2` by direction, or `|D_p - D_q|^2`, `(B, K)`."""
         noise = torch.randn(x_0.shape, generator=generator, dtype=torch.float64).to(x_0)
         y = x_0 + sigma * noise
-        d_p, d_q = (
-            _checked_output(model(y, sigma), y, sigma, name)
-            for model, name in ((self.denoiser, "denoiser"), (self.prior, "prior"))
-        )
+        d_p, d_q = evaluate(self.denoiser, y, sigma).double(), evaluate(self.prior, y, sigma, "prior").double()
         if self.exact:
             return self._energies(d_p - d_q)
         return self._energies(x_0.double() - d_q) - self._energies(x_0.double() - d_p)
@@ -211,15 +208,6 @@ def _checked_levels(denoiser: Denoiser, images: Tensor, sigmas: Tensor | list[fl
             f"{sigma.tolist()}"
         )
     return sigma
-
-
-def _checked_output(out: Tensor, y: Tensor, sigma: float, name: str) -> Tensor:
-    if out.shape != y.shape:
-        raise ValueError(f"the {name} returned {tuple(out.shape)} for samples {tuple(y.shape)} at sigma = {sigma:.6g}")
-    if not out.isfinite().all():
-        bad = int((~out.isfinite()).sum())
-        raise ValueError(f"the {name} returned {bad} values that are NaN or infinite at sigma = {sigma:.6g}")
-    return out.double()
 
 
 def _warn(curve: NatsCurve) -> None:

@@ -25,10 +25,10 @@ that is solved, and all that is returned, is float64.
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -43,9 +43,10 @@ from latestart.noise import Noise
 from latestart.theory.levels import CriticalLevel
 
 Criterion = Literal["density", "sde"]
-Method = Literal["auto", "forward", "backward", "differences"]
+Method = Literal["auto", "backward", "forward", "differences"]
 Search = Literal["auto", "contraction", "newton"]
 
+METHODS = get_args(Method)
 LEVELS = (0.01, 100.0)  # searched where neither the caller nor the denoiser says less
 STEP = 0.2  # of log sigma, between the levels of a search
 SYMMETRIC = 1e-4  # an asymmetry below this is rounding
@@ -92,7 +93,7 @@ class Jacobian:
 
     Args:
         y: `(B, *shape)`, or `(1, *shape)` for many vectors at one point.
-        method: "forward" (forward-mode differentiation), "backward" (the derivative of a backward pass), "differences"
+        method: "backward" (the derivative of a backward pass), "forward" (forward-mode differentiation), "differences"
             (central, two calls, good to about 3e-5 in float32), or "auto": the first of these that the denoiser allows.
 
     Attributes:
@@ -102,18 +103,19 @@ class Jacobian:
 
     def __init__(self, denoiser: Denoiser, y: Tensor, sigma: float, method: Method = "auto") -> None:
         check_sample(y, denoiser.shape)
-        if method not in ("auto", *_PRODUCTS):
-            raise ValueError(f"expected the method 'auto', {', '.join(map(repr, _PRODUCTS))}, received {method!r}")
+        if method not in METHODS:
+            raise ValueError(f"expected the method {', '.join(map(repr, METHODS))}, received {method!r}")
         self.denoiser, self.sigma, self.method, self.products = denoiser, float(sigma), str(method), 0
         self.y = y.detach().to(denoiser.device, denoiser.dtype)
+        self._graph: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def vector(self, v: Tensor) -> Tensor:
         """`J v` for `v` `(B, *shape)`, float64."""
         if self.method != "auto":
-            return self._product(_PRODUCTS[self.method], v)
-        for method in ("forward", "backward"):
+            return self._product(self.method, v)
+        for method in ("backward", "forward"):
             try:
-                out = self._product(_PRODUCTS[method], v)
+                out = self._product(method, v)
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
                 log.info("%s products fail on %s: %s", method, type(self.denoiser).__name__, reason)
@@ -122,34 +124,57 @@ class Jacobian:
                 return out
         log.info("the Jacobian of %s is taken by central differences", type(self.denoiser).__name__)
         self.method = "differences"
-        return self._product(_differences, v)
+        return self._product("differences", v)
 
     def transposed(self, u: Tensor) -> Tensor:
         """`J^T u` for `u` `(B, *shape)`, float64, by a backward pass."""
-        return self._product(_pullback, u)
+        return self._product("transposed", u)
 
-    def _product(self, product: "Product", v: Tensor) -> Tensor:
+    def _product(self, how: str, v: Tensor) -> Tensor:
         check_sample(v, self.denoiser.shape)
-        out = product(self._denoise, self.y.expand_as(v).contiguous(), v.to(self.y), self.sigma)
+        out = getattr(self, f"_{how}")(v.to(self.y))
         self.products += len(v)
         return out.detach().double()
 
     def _denoise(self, y: Tensor) -> Tensor:
         return self.denoiser(y, self.sigma)
 
+    def _points(self, v: Tensor) -> Tensor:
+        return self.y.expand_as(v).contiguous()
 
-def jacobian_vector(denoiser: Denoiser, y: Tensor, sigma: float, v: Tensor, method: Method = "auto") -> Tensor:
-    """The product `J v` of `J = dD/dy` at `y` with `v`, both `(B, *shape)`; float64.
+    def _pullback(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y, D(y), u and `J^T u` with its graph, kept for the next product at these points."""
+        if self._graph is None or self._graph[0].shape != like.shape:
+            with torch.enable_grad(), _differentiable():
+                y = self._points(like).detach().requires_grad_()
+                out = self._denoise(y)
+                u = torch.zeros_like(out, requires_grad=True)
+                (pulled,) = torch.autograd.grad(out, y, u, create_graph=True)
+            self._graph = y, out, u, pulled
+        return self._graph
 
-    `sigma^2 J = Cov[x_0 | y]` for an exact denoiser. The methods are those of `Jacobian`, which says what "auto" used.
+    def _backward(self, v: Tensor) -> Tensor:
+        """`J^T u` is linear in u, so its own transposed derivative, at v, is `J v`."""
+        _, _, u, pulled = self._pullback(v)
+        return torch.autograd.grad(pulled, u, v, retain_graph=True)[0]
 
-    Raises:
-        ValueError: shapes that are not the denoiser's, or an unknown method.
-    """
-    return Jacobian(denoiser, y, sigma, method).vector(v)
+    def _transposed(self, v: Tensor) -> Tensor:
+        y, out, _, _ = self._pullback(v)
+        return torch.autograd.grad(out, y, v, retain_graph=True)[0]
 
+    def _forward(self, v: Tensor) -> Tensor:
+        # strict: a denoiser that detaches its output would otherwise have a Jacobian of zero
+        with torch.no_grad(), _differentiable():
+            return torch.func.jvp(self._denoise, (self._points(v),), (v,), strict=True)[1]
 
-Product = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor, float], Tensor]
+    def _differences(self, v: Tensor) -> Tensor:
+        """A denoiser changes on the scale of sigma: a step of `eps^(1/3) sigma` balances rounding and curvature."""
+        rms = v.flatten(1).square().mean(1).sqrt().view(-1, *[1] * (v.ndim - 1))
+        step = torch.finfo(v.dtype).eps ** (1 / 3) * self.sigma / rms.clamp_min(torch.finfo(v.dtype).tiny)
+        y = self._points(v)
+        with torch.no_grad():
+            slope = (self._denoise(y + step * v) - self._denoise(y - step * v)) / (2 * step)
+        return torch.where(rms > 0, slope, 0.0)
 
 
 @contextmanager
@@ -167,37 +192,15 @@ def _contiguous(module: nn.Module, args: tuple[Any, ...]) -> Any:
     return tuple(arg.contiguous() for arg in args) if isinstance(module, nn.GroupNorm) else None
 
 
-def _forward(function: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, sigma: float) -> Tensor:
-    # strict: a denoiser that detaches its output would otherwise have a Jacobian of zero
-    with torch.no_grad(), _differentiable():
-        return torch.func.jvp(function, (y,), (v,), strict=True)[1]
+def jacobian_vector(denoiser: Denoiser, y: Tensor, sigma: float, v: Tensor, method: Method = "auto") -> Tensor:
+    """The product `J v` of `J = dD/dy` at `y` with `v`, both `(B, *shape)`; float64.
 
+    `sigma^2 J = Cov[x_0 | y]` for an exact denoiser. The methods are those of `Jacobian`, which says what "auto" used.
 
-def _backward(function: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, sigma: float) -> Tensor:
-    """`J^T u` is linear in u, so its own transposed derivative at v is `J v`."""
-    with torch.enable_grad(), _differentiable():
-        y = y.detach().requires_grad_()
-        out = function(y)
-        u = torch.zeros_like(out, requires_grad=True)
-        (pulled,) = torch.autograd.grad(out, y, u, create_graph=True)
-        return torch.autograd.grad(pulled, u, v)[0]
-
-
-def _differences(function: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, sigma: float) -> Tensor:
-    """A denoiser changes on the scale of sigma: a step of `eps^(1/3) sigma` balances rounding and curvature."""
-    rms = v.flatten(1).square().mean(1).sqrt().view(-1, *[1] * (v.ndim - 1))
-    step = torch.finfo(y.dtype).eps ** (1 / 3) * sigma / rms.clamp_min(torch.finfo(y.dtype).tiny)
-    with torch.no_grad():
-        return torch.where(rms > 0, (function(y + step * v) - function(y - step * v)) / (2 * step), 0.0)
-
-
-def _pullback(function: Callable[[Tensor], Tensor], y: Tensor, u: Tensor, sigma: float) -> Tensor:
-    with torch.enable_grad(), _differentiable():
-        y = y.detach().requires_grad_()
-        return torch.autograd.grad(function(y), y, u)[0]
-
-
-_PRODUCTS: dict[str, Product] = {"forward": _forward, "backward": _backward, "differences": _differences}
+    Raises:
+        ValueError: shapes that are not the denoiser's, or an unknown method.
+    """
+    return Jacobian(denoiser, y, sigma, method).vector(v)
 
 
 # --- its leading eigenvalues ------------------------------------------------------------------------------------------
@@ -264,7 +267,8 @@ def leading_eigenvalue(
         return _dense_spectrum(jacobian, k, symmetric)
     rng = np.random.default_rng(seed)
     asymmetry = None if symmetric else _asymmetry(jacobian, rng)
-    symmetric = symmetric or (asymmetry is not None and asymmetry < SYMMETRIC)
+    if symmetric is None:
+        symmetric = asymmetry is not None and asymmetry < SYMMETRIC
     first = rng.standard_normal(dim) if guess is None else guess.real.double().flatten().cpu().numpy()
     values, vectors = _krylov(jacobian, k, symmetric, tol, first)
     return _spectrum(jacobian, k, values, vectors, asymmetry, "Lanczos" if symmetric else "Arnoldi")
@@ -460,7 +464,7 @@ class _Equation:
             size = self.size(f, y)
             if size <= tol:
                 break
-            direction = self._newton_direction(y, f)
+            direction = self.newton_direction(y, f)
             for halvings in range(8):
                 y_next = y + direction * 0.5**halvings
                 f_next = self(y_next)
@@ -471,7 +475,7 @@ class _Equation:
             y, f = y_next, f_next
         return y, self.size(f, y)
 
-    def _newton_direction(self, y: Tensor, f: Tensor) -> Tensor:
+    def newton_direction(self, y: Tensor, f: Tensor) -> Tensor:
         """d in `(J - c) d = -c F`; as exact as it pays, since the next step corrects it."""
         jacobian = Jacobian(self.denoiser, y, self.sigma, self.method)
         right = -self.c * f.flatten().cpu().numpy()
@@ -530,6 +534,7 @@ class Follower:
         symmetric: whether the Jacobian is; None measures it at each point.
         method: how Jacobian products are taken, see `Jacobian`.
         tol: largest residual of a fixed point, see `fixed_point`.
+        k: eigenvalues at each point.
     """
 
     denoiser: Denoiser
@@ -537,40 +542,59 @@ class Follower:
     symmetric: bool | None = None
     method: Method = "auto"
     tol: float | None = None
+    k: int = 1
 
     def find(self, sigma: float, start: Tensor | None, search: Search = "auto", steps: int = 200) -> BranchPoint:
         """The fixed point that `fixed_point` finds from `start` `(*shape)`, with its stability."""
         return self._judged(self._fixed(sigma, start, search, steps), None)
 
-    def follow(self, sigma: float, near: BranchPoint, halvings: int = 8) -> BranchPoint:
+    def follow(self, sigma: float, near: BranchPoint, halvings: int = 6) -> BranchPoint:
         """The same branch at another level.
 
-        Where the contraction could leave the branch (near its instability, and beyond), by Newton's method alone, and
-        in halved steps of log sigma until the posterior mean moves by no more than sigma / 2: a longer way may end on
-        another branch.
+        Newton's method from a prediction along the branch's tangent; while `lambda / c` is below 1/2, the contraction.
+        Where the point found lies further than sigma / 5 from the predicted one it may be on another branch, and the
+        step of log sigma is halved.
 
         Raises:
             ConvergenceError: the branch breaks off before that level, as at a fold.
         """
-        # what hardly moves is the posterior mean, c y
-        start = near.point * constant(self.criterion, near.sigma) / constant(self.criterion, sigma)
-        guess = near.spectrum.vectors[0]
-        if near.ratio < 0.8:
-            return self._judged(self._fixed(sigma, start, "auto"), guess)
         try:
-            fixed = self._fixed(sigma, start, "newton")
+            fixed = self._next(sigma, near)
         except ConvergenceError:
             if not halvings:
                 raise
         else:
-            if (fixed.point - start).norm() <= sigma / 2:
-                return self._judged(fixed, guess)
-        if not halvings:
-            raise ConvergenceError(
-                f"the branch breaks off between sigma = {near.sigma:.6g} and {sigma:.6g}", 1.0, sigma
-            )
+            return self._judged(fixed, near.spectrum.vectors[0])
         middle = self.follow(math.sqrt(sigma * near.sigma), near, halvings - 1)
         return self.follow(sigma, middle, halvings - 1)
+
+    def _next(self, sigma: float, near: BranchPoint) -> FixedPoint:
+        if near.ratio < 0.5:
+            # what hardly moves is the posterior mean, c y
+            predicted = near.point * constant(self.criterion, near.sigma) / constant(self.criterion, sigma)
+            fixed = self._fixed(sigma, predicted, "auto")
+        else:
+            predicted, nfe = self._predicted(sigma, near)
+            fixed = self._fixed(sigma, predicted, "newton")
+            fixed = replace(fixed, nfe=fixed.nfe + nfe)
+        if (astray := (fixed.point - predicted).norm().item() / sigma) > 0.2:
+            raise ConvergenceError(
+                f"the {self.criterion} branch breaks off between sigma = {near.sigma:.6g} and {sigma:.6g}: the next "
+                f"fixed point lies {astray:.2g} sigma away from where it leads",
+                astray,
+                sigma,
+            )
+        return fixed
+
+    def _predicted(self, sigma: float, near: BranchPoint) -> tuple[Tensor, int]:
+        """The branch's tangent to another level, `(J / c - 1) dy = -dF` at fixed y, and the evaluations it took."""
+        step = math.log(sigma / near.sigma)
+        share = min(1e-3 / abs(step), 1.0) if step else 1.0
+        here = _Equation(self.denoiser, near.sigma, self.criterion, self.method)
+        there = _Equation(self.denoiser, near.sigma * math.exp(share * step), self.criterion, self.method)
+        y = near.point.unsqueeze(0)
+        direction = here.newton_direction(y, (there(y) - here(y)) / share)
+        return (y + direction)[0], here.nfe + 1
 
     def attractor(self, sigma: float, start: Tensor) -> BranchPoint:
         """The stable point that the contraction leads to from `start`; raises `ConvergenceError` where it does not."""
@@ -584,7 +608,7 @@ class Follower:
 
     def _judged(self, fixed: FixedPoint, guess: Tensor | None) -> BranchPoint:
         spectrum = leading_eigenvalue(
-            self.denoiser, fixed.point, fixed.sigma, symmetric=self.symmetric, guess=guess, method=self.method
+            self.denoiser, fixed.point, fixed.sigma, self.k, self.symmetric, guess=guess, method=self.method
         )
         return BranchPoint(fixed, spectrum, spectrum.leading / constant(self.criterion, fixed.sigma))
 
@@ -704,7 +728,7 @@ def crossing(
             f"the central point is unstable at the highest level, sigma = {levels[0]:.6g} (lambda / c = "
             f"{curve[0].ratio:.4g}): give a sigma_range that begins above the critical level"
         )
-    sigma, products = _root(follower, curve[-2], curve[-1])
+    sigma, products = critical_between(follower, curve[-2], curve[-1])
     products += sum(here.spectrum.products for here in curve)
     how = f"lambda / c = 1 on the central branch, {curve[-1].spectrum.how}, {products} in all"
     return CriticalLevel(sigma, criterion, how).on(noise)
@@ -741,8 +765,8 @@ def _require_crossing(best: BranchPoint, levels: Sequence[float], criterion: str
     )
 
 
-def _root(follower: Follower, stable: BranchPoint, unstable: BranchPoint) -> tuple[float, int]:
-    """The level between two points of a branch at which it loses its stability, and the products it took."""
+def critical_between(follower: Follower, stable: BranchPoint, unstable: BranchPoint) -> tuple[float, int]:
+    """The level between two points of a branch at which it loses its stability, and the products that it took."""
     products, here = 0, stable
 
     def excess(log_sigma: float) -> float:
@@ -798,8 +822,8 @@ def second_branch(
     centre: list[BranchPoint] = []
     for here in _descend(follower, levels, start):
         centre.append(here)
-        for end in _ends(follower, here, starts, separation):
-            if found := _beside(follower, here, end, separation):
+        for end in ends(follower, here, starts, separation):
+            if found := beside(follower, here, end, separation):
                 low, high = _last_level(follower, found, centre, separation, xtol)
                 how = f"a stable point beside the central branch, from {len(starts)} starts, followed up in noise"
                 return CriticalLevel(low, f"{criterion}, second branch", how, (low, high)).on(noise)
@@ -809,23 +833,28 @@ def second_branch(
     )
 
 
-def _ends(follower: Follower, centre: BranchPoint, starts: Tensor, separation: float, steps: int = 100) -> list[Tensor]:
-    """Where the contraction leads from all starts at once, as far as these ends lie apart from the central point."""
+def ends(follower: Follower, centre: BranchPoint, starts: Tensor, separation: float, steps: int = 100) -> list[Tensor]:
+    """Where the contraction leads from all starts `(n, *shape)` at once: the ends apart from `centre` and each other.
+
+    They are rough, for `beside` to solve. What is still on its way to `centre` is left out.
+    """
     y, c = starts.double(), constant(follower.criterion, centre.sigma)
     least = separation * centre.sigma * math.sqrt(centre.point.numel())
     for _ in range(steps):
         with torch.no_grad():
             y, before = follower.denoiser(y.to(follower.denoiser.dtype), centre.sigma).double() / c, y
-        if (y - before).flatten(1).norm(dim=1).max() < 1e-3 * least:
+        moves = (y - before).flatten(1).norm(dim=1)
+        if moves.max() < 1e-3 * least:
             break
+    away = (y - centre.point).flatten(1).norm(dim=1)
     apart = [centre.point]
-    for end in y:
+    for end in y[moves < 1e-3 * away]:
         if all((end - other).norm() > least for other in apart):
             apart.append(end)
     return apart[1:]
 
 
-def _beside(follower: Follower, centre: BranchPoint, start: Tensor, separation: float) -> BranchPoint | None:
+def beside(follower: Follower, centre: BranchPoint, start: Tensor, separation: float) -> BranchPoint | None:
     """A stable point that `start` leads to at the level of `centre`, if it is another one."""
     try:
         found = follower.attractor(centre.sigma, start)
@@ -839,17 +868,29 @@ def _last_level(
     follower: Follower, found: BranchPoint, centre: list[BranchPoint], separation: float, xtol: float
 ) -> tuple[float, float]:
     """The last level at which a branch was found, going up, and the first at which it was not."""
-    while len(centre) > 1 and (higher := _beside(follower, centre[-2], found.point, separation)):
+    while len(centre) > 1 and (higher := beside(follower, centre[-2], found.point, separation)):
         centre, found = centre[:-1], higher
     if len(centre) == 1:
         raise ValueError(
             f"a second stable branch exists at the highest level, sigma = {found.sigma:.6g}, already: "
             "give a sigma_range that begins above it"
         )
-    low, high = centre[-1], centre[-2]
+    return birth(follower, found, centre[-1], centre[-2], separation, xtol)
+
+
+def birth(
+    follower: Follower, found: BranchPoint, low: BranchPoint, high: BranchPoint, separation: float, xtol: float
+) -> tuple[float, float]:
+    """The level at which a branch begins, as a bracket of `xtol` in log sigma.
+
+    Args:
+        found: a point of it, at the level of `low`.
+        low, high: two points of the branch beside which it begins; at the level of `high` it is not there yet.
+        separation: the least distance of the two, in units of `sigma sqrt(D)`.
+    """
     while math.log(high.sigma / low.sigma) > xtol:
         middle = follower.follow(math.sqrt(low.sigma * high.sigma), low)
-        if higher := _beside(follower, middle, found.point, separation):
+        if higher := beside(follower, middle, found.point, separation):
             low, found = middle, higher
         else:
             high = middle

@@ -1,0 +1,18 @@
+"""A seed for each sample: sample i of a run draws all of its noise from a generator seeded by (seed, i)."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def sample_generator(seed: int, index: int) -> torch.Generator:
+    """The generator of sample `index` of a run: well apart for neighbouring seeds and indices."""
+    state = np.random.SeedSequence((seed % 2**64, index)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def white_noise(indices: Iterable[int], shape: tuple[int, ...], seed: int) -> Tensor:
+    """The white noise that those samples start from, `(B, *shape)`, on the processor."""
+    return torch.stack([torch.randn(shape, generator=sample_generator(seed, i)) for i in indices])

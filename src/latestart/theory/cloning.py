@@ -1,0 +1,409 @@
+"""Clones, U-turns, pushes and correlations: when a sample is decided, seen on paths of the reverse SDE.
+
+**Cloning.** Data in two Gaussians N(+-m, s0^2 I), noised to sigma: along m, `G+- = N(y; +-|m|, s0^2 + sigma^2)`, and
+two clones of one path agree with the probability
+
+    phi = 1/2 integral (G+^2 + G-^2) / (G+ + G-) dy,    a function of q = |m|^2 / (s0^2 + sigma^2) alone,
+
+which runs from 1/2 to 1; 0.775 lies at 55% of that way, and so it is read for any number of classes.
+
+**U-turns.** An image noised to a level and denoised again is a clone of itself: for an exact denoiser its class changes
+with probability `1 - phi`.
+
+**Pushes.** Two paths on the same noise, one of them pushed at a level: what is pushed before the decision is forgotten.
+
+**Correlation.** The cosine between a path's state y and its sample x_0, both less their means over paths:
+`(1 + sigma^2 / s0^2)^(-1/2)` for isotropic data in many dimensions, `erf(1 / (sigma sqrt 2))` for two points +-1.
+
+Sources: cloning, Biroli, Bonnaire, de Bortoli and Mezard 2024 (arXiv 2402.18491); U-turns, Sclocchi, Favero and Wyart
+2024 and Behjoo and Chertkov 2023; correlation and normalised trajectories, Raya and Ambrogioni 2023, appendix.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.integrate import quad
+from scipy.optimize import brentq
+from scipy.special import expit
+from torch import Tensor
+
+from latestart.denoisers.base import Denoiser
+from latestart.noise import Noise
+from latestart.theory.levels import FEWEST, CriticalLevel, Curve, enough, evaluate
+
+Classifier = Callable[[Tensor], Tensor]
+
+AGREEMENT = 0.775  # of two clones, at which speciation is read for two classes of equal weight
+BATCH = 512
+
+
+def two_gaussians(
+    separation: float, variance: float = 0.0, noise: Noise | None = None, agreement: float = AGREEMENT
+) -> CriticalLevel:
+    """The level of the exact clone curve of two Gaussians `N(+-m, variance I)` with `|m| = separation`.
+
+    Raises:
+        ValueError: the agreement is not between 1/2 and 1, or the clusters overlap so much that even clean data do
+            not reach it.
+    """
+    if not 0.5 < agreement < 1 or separation <= 0 or variance < 0:
+        raise ValueError(
+            f"expected an agreement between 1/2 and 1, a positive separation and a variance that is not negative, "
+            f"received {agreement}, {separation} and {variance}"
+        )
+    q: float = brentq(lambda q: _agreement(q) - agreement, 1e-9, 1e3, xtol=1e-12)
+    square = separation**2 / q - variance
+    if square <= 0:
+        raise ValueError(
+            f"clones of clean data agree with probability {_agreement(separation**2 / variance):.4f} only, below "
+            f"{agreement}: the two Gaussians overlap"
+        )
+    return CriticalLevel(math.sqrt(square), "clone", f"two Gaussians, clones agree at {agreement:g}").on(noise)
+
+
+def two_gaussians_agreement(sigma: float, separation: float, variance: float = 0.0) -> float:
+    """phi: the probability that two clones from the level sigma agree, for `N(+-m, variance I)`, `|m| = separation`."""
+    return _agreement(separation**2 / (variance + sigma**2))
+
+
+def clone(
+    denoiser: Denoiser,
+    classify: Classifier | None,
+    noise: Noise | None = None,
+    *,
+    agreement: float = AGREEMENT,
+    **options: Any,
+) -> CriticalLevel:
+    """The level from which on clones of one path mostly fall to one class, by sampling with a denoiser.
+
+    It is read where the agreement has gone from chance, `sum_c p_c^2` for the shares p_c of the classes among the
+    samples, as far toward 1 as `agreement` is on the way from 1/2 to 1.
+
+    Args:
+        classify: from samples `(n, *shape)` to class indices `(n,)`.
+        noise: gives the level its time t.
+        options: those of `clone_curve`.
+
+    Raises:
+        ValueError: no classifier; only one class among the samples; a curve that does not reach the agreement.
+    """
+    curve, chance = _clone_curve(denoiser, _required(classify, "clone"), **options)
+    return curve.crossing(chance + (2 * agreement - 1) * (1 - chance), noise)
+
+
+def clone_curve(denoiser: Denoiser, classify: Classifier | None, **options: Any) -> Curve:
+    """How often two clones agree on the class, by the level down to which they share their path.
+
+    Args:
+        classify: from samples `(n, *shape)` to class indices `(n,)`.
+        options: `n` paths (256); `sigmas`, the falling levels at which they are cloned, the first so high that the
+            data are one Gaussian there (by default 24 over the denoiser's range, at most 100 to 0.01); `refine`, steps
+            of the sampler between two of them (4, by default a tenth in log sigma each); `seed`. It costs
+            `n len(sigmas)^2 refine / 2` evaluations.
+
+    Raises:
+        ValueError: no classifier, only one class, levels outside of the denoiser's, fewer than 10 paths.
+    """
+    return _clone_curve(denoiser, _required(classify, "clone"), **options)[0]
+
+
+def uturn(
+    denoiser: Denoiser, images: Tensor, classify: Classifier | None, noise: Noise | None = None, **options: Any
+) -> CriticalLevel:
+    """The level from which a noised image comes back in another class half as often as by chance.
+
+    By chance the class changes with probability `1 - sum_c p_c^2`, p_c the shares of the classes among the images.
+
+    Args:
+        images: `(n, *shape)`, in the model's value range, at least 10, of at least two classes.
+        classify: from samples `(n, *shape)` to class indices `(n,)`.
+        noise: gives the level its time t.
+        options: those of `uturn_curve`.
+
+    Raises:
+        ValueError: no classifier; too few images or classes; a curve that does not reach that share.
+    """
+    labels = _classes(_required(classify, "uturn"), enough(images, "uturn"))
+    return uturn_curve(denoiser, images, classify, **options).crossing((1 - _chance(labels, "uturn")) / 2, noise)
+
+
+def uturn_curve(
+    denoiser: Denoiser,
+    images: Tensor,
+    classify: Classifier | None,
+    *,
+    sigmas: Tensor | list[float] | None = None,
+    refine: int = 4,
+    seed: int = 0,
+) -> Curve:
+    """How often an image changes its class when it is noised to a level and denoised again by the reverse SDE.
+
+    Args:
+        images: `(n, *shape)`, at least 10.
+        classify: from samples `(n, *shape)` to class indices `(n,)`.
+        sigmas: falling levels; by default 24 over the denoiser's range, at most 100 to 0.01.
+        refine: steps of the sampler between two levels.
+        seed: of the noise.
+
+    Raises:
+        ValueError: no classifier, too few images, levels outside of the denoiser's, or a denoiser that returns NaN.
+    """
+    classify = _required(classify, "uturn")
+    x_0 = enough(images, "uturn").to(device=denoiser.device, dtype=denoiser.dtype)
+    labels = _classes(classify, x_0)
+    reverse = _Reverse(denoiser, sigmas, refine, seed)
+    changed = []
+    for k, sigma in enumerate(reverse.measured):
+        y = x_0 + sigma * reverse.noise(x_0, k + 1, -1)
+        changed.append(_classes(classify, reverse.finish(y, k, stream=k + 1)) != labels)
+    how = "images noised to the level and denoised by the reverse SDE change their class half as often as by chance"
+    return Curve(reverse.sigma, torch.stack(changed, 1).double(), "uturn", how)
+
+
+def susceptibility(denoiser: Denoiser, noise: Noise | None = None, **options: Any) -> CriticalLevel:
+    """The level at which a small push in x_t moves the final sample most: the peak of `susceptibility_curve`.
+
+    Raises:
+        ValueError: the curve has no peak inside its levels.
+    """
+    return susceptibility_curve(denoiser, **options).peak(noise)
+
+
+def susceptibility_curve(
+    denoiser: Denoiser,
+    *,
+    n: int = 256,
+    size: float = 0.3,
+    sigmas: Tensor | list[float] | None = None,
+    refine: int = 4,
+    seed: int = 0,
+) -> Curve:
+    """Squared displacement of the final sample over that of a random push of x_t, same noise before and after it.
+
+    Pushes above the first decision are forgotten, those below the last find nothing left to decide.
+
+    Args:
+        n: number of paths.
+        size: of the push, in the units of x_t of a variance preserving process: its deviation in each value.
+        sigmas: falling levels, the first so high that the data are one Gaussian there; by default 24 over the
+            denoiser's range, at most 100 to 0.01.
+        refine: steps of the sampler between two levels.
+        seed: of the noise and of the directions.
+
+    Raises:
+        ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
+    """
+    reverse = _Reverse(denoiser, sigmas, refine, seed)
+    states, final = reverse.paths(n)
+    moved = []
+    for k, (sigma, y) in enumerate(zip(reverse.measured, states)):
+        push = size * math.sqrt(1 + sigma**2) * reverse.noise(y, k + 1, -1)
+        moved.append((reverse.finish(y + push, k, stream=0) - final).flatten(1).double().square().mean(1).cpu())
+    how = f"largest mean square response of the sample to a push of {size:g} in x_t"
+    return Curve(reverse.sigma, torch.stack(moved, 1) / size**2, "susceptibility", how)
+
+
+def correlation(
+    denoiser: Denoiser, noise: Noise | None = None, *, threshold: float = 0.5, **options: Any
+) -> CriticalLevel:
+    """The level from which on the path's state is correlated with its sample by at least `threshold`.
+
+    Args:
+        noise: gives the level its time t.
+        options: those of `correlation_curve`.
+
+    Raises:
+        ValueError: the curve does not cross the threshold.
+    """
+    return correlation_curve(denoiser, **options).crossing(threshold, noise)
+
+
+def correlation_curve(
+    denoiser: Denoiser,
+    *,
+    n: int = 256,
+    sigmas: Tensor | list[float] | None = None,
+    refine: int = 4,
+    seed: int = 0,
+) -> Curve:
+    """The cosine between the state at each level and the final sample, both less their means over paths.
+
+    Args:
+        n: number of paths.
+        sigmas, refine, seed: as for `susceptibility_curve`.
+
+    Raises:
+        ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
+    """
+    reverse = _Reverse(denoiser, sigmas, refine, seed)
+    states, final = reverse.paths(n)
+    x_0 = _centred(final)
+    cosines = [torch.cosine_similarity(_centred(y), x_0, dim=1).cpu() for y in states]
+    how = "correlation of the state with the final sample along paths of the reverse SDE"
+    return Curve(reverse.sigma, torch.stack(cosines, 1), "correlation", how)
+
+
+def trajectories(
+    denoiser: Denoiser,
+    *,
+    n: int = 256,
+    sigmas: Tensor | list[float] | None = None,
+    refine: int = 4,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Paths in normalised values: each value of y less its mean over paths, over its deviation over paths.
+
+    In this measure the spread is 1 at every level, so a value that heads for its end at once runs level, and one that
+    is decided late wanders first.
+
+    Args:
+        n: number of paths.
+        sigmas, refine, seed: as for `susceptibility_curve`.
+
+    Returns:
+        The levels, `(L + 1,)`, falling, 0 for the samples at last; and the paths, `(L + 1, n, *shape)`, float64.
+
+    Raises:
+        ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
+    """
+    reverse = _Reverse(denoiser, sigmas, refine, seed)
+    states, final = reverse.paths(n)
+    paths = torch.stack([state.double().cpu() for state in (*states, final)])
+    paths = paths - paths.mean(1, keepdim=True)
+    deviation = paths.std(1, keepdim=True)
+    return torch.tensor([*reverse.measured, 0.0], dtype=torch.float64), paths / deviation.where(deviation > 0, 1.0)
+
+
+def _centred(samples: Tensor) -> Tensor:
+    rows = samples.flatten(1).double()
+    return rows - rows.mean(0)
+
+
+class _Reverse:
+    """The reverse SDE of a denoiser, on a grid of levels between those that are measured.
+
+    A step is the exact posterior of the lower level given x_0 = D, `y_s = D + r (y_t - D) + s sqrt(1 - r) eps` with
+    `r = s^2 / t^2` (Ho et al. 2020); at the lowest level the sample is D. It leaves out `(1 - r)^2 Cov[x_0 | y_t]` of
+    the posterior's spread: on two points, with steps of a tenth in log sigma, clones agree by up to 0.015 too often,
+    and by half of that with half the step. A `stream` of noise is a seed of its own.
+    """
+
+    def __init__(self, denoiser: Denoiser, sigmas: Tensor | list[float] | None, refine: int, seed: int) -> None:
+        self.denoiser, self.refine, self.seed = denoiser, refine, seed
+        self.measured = _levels(denoiser, sigmas)
+        x = np.log(self.measured)
+        at = np.linspace(0, len(x) - 1, (len(x) - 1) * refine + 1)
+        self.levels = np.exp(np.interp(at, np.arange(len(x)), x)).tolist()
+
+    @property
+    def sigma(self) -> Tensor:
+        """The measured levels, `(L,)`."""
+        return torch.tensor(self.measured, dtype=torch.float64)
+
+    def noise(self, like: Tensor, stream: int, step: int) -> Tensor:
+        """White noise that depends on the seed, the stream and the step alone."""
+        entropy = np.random.SeedSequence((self.seed, stream, step + 1)).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(entropy) // 2)
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+    def paths(self, n: int) -> tuple[list[Tensor], Tensor]:
+        """n paths from pure noise: their states at the measured levels, and their samples, on stream 0."""
+        if n < FEWEST:
+            raise ValueError(f"expected at least {FEWEST} paths, received n={n}")
+        origin = torch.zeros(1, *self.denoiser.shape, dtype=self.denoiser.dtype, device=self.denoiser.device)
+        top = self.levels[0]
+        start = _batched(self.denoiser, origin, top).expand(n, *self.denoiser.shape)
+        *states, final = self._descend(start + top * self.noise(start, 0, -1), 0, 0)
+        return states[:: self.refine], final
+
+    def finish(self, y: Tensor, k: int, stream: int) -> Tensor:
+        """The samples that y, at the k-th measured level, comes to."""
+        *_, final = self._descend(y, k * self.refine, stream)
+        return final
+
+    def _descend(self, y: Tensor, begin: int, stream: int) -> Iterator[Tensor]:
+        """Yield the state at each level of the grid from `begin` on, and last the sample."""
+        for step, (t, s) in enumerate(zip(self.levels[begin:-1], self.levels[begin + 1 :]), begin):
+            yield y
+            d, r = _batched(self.denoiser, y, t), s**2 / t**2
+            y = d + r * (y - d) + s * math.sqrt(1 - r) * self.noise(y, stream, step)
+        yield y
+        yield _batched(self.denoiser, y, self.levels[-1])
+
+
+def _clone_curve(
+    denoiser: Denoiser,
+    classify: Classifier,
+    *,
+    n: int = 256,
+    sigmas: Tensor | list[float] | None = None,
+    refine: int = 4,
+    seed: int = 0,
+) -> tuple[Curve, float]:
+    """The curve, and the agreement by chance."""
+    reverse = _Reverse(denoiser, sigmas, refine, seed)
+    states, final = reverse.paths(n)
+    labels = _classes(classify, final)
+    chance = _chance(labels, "clone")
+    # the path itself is one clone, so each level costs one more
+    agreed = [_classes(classify, reverse.finish(y, k, stream=k + 1)) == labels for k, y in enumerate(states)]
+    how = "paths of the reverse SDE shared down to the level and independent below it end in one class"
+    return Curve(reverse.sigma, torch.stack(agreed, 1).double(), "clone", how), chance
+
+
+def _agreement(q: float) -> float:
+    """phi by `q = |m|^2 / Gamma`: the mean of `G+ / (G+ + G-)` over `G+`."""
+    root = math.sqrt(q)
+
+    def integrand(z: float) -> float:
+        return math.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) * float(expit(2 * root * (root + z)))
+
+    return quad(integrand, -12, 12, points=(max(-root, -11.9),), epsabs=1e-13, limit=200)[0]
+
+
+def _levels(denoiser: Denoiser, sigmas: Tensor | list[float] | None) -> list[float]:
+    low, high = denoiser.sigma_range
+    if sigmas is None:
+        return np.geomspace(min(high, 100.0), max(low, 0.01), 24).clip(low, high).tolist()
+    levels = torch.as_tensor(sigmas, dtype=torch.float64)
+    sound = ((levels > 0) & (levels >= low) & (levels <= high) & levels.isfinite()).all()
+    if levels.ndim != 1 or len(levels) < 2 or not sound or not (levels.diff() < 0).all():
+        raise ValueError(
+            f"expected at least two falling levels sigma within the denoiser's [{low:.6g}, {high:.6g}], received "
+            f"{levels.tolist()}"
+        )
+    return levels.tolist()
+
+
+@torch.no_grad()
+def _batched(denoiser: Denoiser, y: Tensor, sigma: float) -> Tensor:
+    return torch.cat([evaluate(denoiser, batch, sigma) for batch in y.split(BATCH)])
+
+
+def _required(classify: Classifier | None, criterion: str) -> Classifier:
+    if classify is None:
+        raise ValueError(f"the {criterion} criterion asks whether the class changes: it needs a classifier, got None")
+    return classify
+
+
+@torch.no_grad()
+def _classes(classify: Classifier, samples: Tensor) -> Tensor:
+    """Class indices `(n,)` on the processor."""
+    labels = torch.as_tensor(classify(samples)).cpu()
+    if labels.shape != samples.shape[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"expected a classifier to return class indices ({len(samples)},), received {labels.dtype} "
+            f"{tuple(labels.shape)}"
+        )
+    return labels
+
+
+def _chance(labels: Tensor, criterion: str) -> float:
+    """The probability that two random samples have one class."""
+    shares = labels.unique(return_counts=True)[1].double() / len(labels)
+    if len(shares) < 2:
+        raise ValueError(f"the {criterion} criterion needs samples of at least two classes, received one class only")
+    return shares.square().sum().item()
