@@ -1,8 +1,8 @@
 # `make demo` and `make test` do all of their own set-up, on a machine with Python 3.11 or later, venv and a package index.
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3 || command -v python3.11)
 BIN := .venv/bin
 
-.PHONY: demo test lint types benchmarks clean
+.PHONY: demo test lint types clean
 
 demo: .venv/installed
 	$(BIN)/latestart demo --out out/demo

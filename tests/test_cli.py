@@ -1,11 +1,15 @@
+import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from latestart import zoo
 from latestart.cli import app
 from latestart.data import load_images, read_png, save_png
 from latestart.gaussians.gaussian import load_prior
@@ -54,25 +58,28 @@ def test_fit_writes_the_prior_of_the_images(tmp_path, folder):
     torch.testing.assert_close(prior.variances.float(), floats.flatten(1).var(0), rtol=1e-5, atol=1e-6)
 
 
-def test_train_then_sample_late(tmp_path, folder):
+def test_train_then_sample(tmp_path, folder):
     train = ("train", folder, "--out", tmp_path / "m", "--steps", 2, "--batch-size", 4, "--channels", "8,8")
     assert _run(*train).exit_code == 0
-    assert _run("fit", folder, "--out", tmp_path / "p.safetensors", "--basis", "isotropic").exit_code == 0
-    late = ("sample", tmp_path / "m", "--prior", tmp_path / "p.safetensors", "--t-start", 400, "--steps", 3, "-n", 5)
-    result = _run(*late, "--out", tmp_path / "out")
-    if result.exit_code == 2:  # a network of two steps may disagree with the prior's mean, and that is said
-        assert "different values" in result.output
-        result = _run("sample", tmp_path / "m", "--steps", 3, "-n", 5, "--out", tmp_path / "out")
+    result = _run("sample", tmp_path / "m", "--steps", 3, "-n", 5, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "5 images, 3 network evaluations each" in result.output
     assert len(list((tmp_path / "out").glob("0*.png"))) == 5
     assert read_png(tmp_path / "out" / "00004.png").shape == (1, 8, 8)
 
 
-def test_the_shipped_model_samples_late_by_name(tmp_path):
-    result = _run("sample", "mnist", "--t-start", 400, "--steps", 3, "-n", 4, "--out", tmp_path)
+@pytest.mark.parametrize("how", ["by name", "from a folder, with a prior of one's own"])
+def test_a_model_samples_late(tmp_path, how):
+    model, more = "mnist", ()
+    if how != "by name":
+        bundle = zoo.load("mnist")
+        save_png(tmp_path / "images" / "0.png", bundle.images("train").pixels[0])
+        np.savez(tmp_path / "images.npz", images=bundle.images("train").pixels.numpy())
+        assert _run("fit", tmp_path / "images.npz", "--out", tmp_path / "p.safetensors").exit_code == 0
+        model, more = bundle.path, ("--prior", tmp_path / "p.safetensors")
+    result = _run("sample", model, *more, "--t-start", 400, "--steps", 3, "-n", 4, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    pixels = torch.stack([read_png(tmp_path / f"{k:05d}.png") for k in range(4)]).float()
+    pixels = torch.stack([read_png(tmp_path / "out" / f"{k:05d}.png") for k in range(4)]).float()
     assert (pixels < 20).float().mean() > 0.5  # mostly black, as digits are
     assert (pixels.flatten(1).amax(1) > 200).all()
 
@@ -85,6 +92,8 @@ def test_the_shipped_model_samples_late_by_name(tmp_path):
         (("sample", "mnist", "--t-start", "2", "--steps", "5", "--out", "x"), "leaves no time for 5 steps"),
         (("sample", "mnist", "--t-start", "2000", "--out", "x"), "2000"),
         (("sample", "mnist", "--sampler", "magic", "--out", "x"), "no sampler 'magic'"),
+        (("sample", "mnist", "--sampler", "dpm++", "--clip", "--out", "x"), "has no setting clip_sample"),
+        (("train", "nowhere", "--out", "x", "--channels", "8,a"), "channels must be whole numbers"),
         (("train", "nowhere", "--out", "x"), "nowhere"),
     ],
 )
@@ -95,6 +104,37 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, args, me
     assert message in result.output
     assert "Traceback" not in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_model_folder_is_refused(tmp_path):
+    bundle = zoo.load("mnist")
+    folder = tmp_path / "m"
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    config = json.loads((bundle.path / "config.json").read_text())
+    for damage in (
+        lambda: weights.write_bytes(weights.read_bytes()[:-50]),
+        lambda: weights.unlink(),
+        lambda: save_file({"a": torch.zeros(2)}, weights),
+        lambda: (folder / "config.json").write_text("{"),
+        lambda: (folder / "config.json").write_text(json.dumps({**config, "_class_name": "UNet2DConditionModel"})),
+        lambda: (folder / "latestart.json").write_text("{}"),
+    ):
+        shutil.copytree(bundle.path, folder)
+        damage()
+        result = _run("sample", folder, "--steps", 2, "-n", 1, "--out", tmp_path / "out")
+        assert result.exit_code == 2, result.output
+        assert str(folder) in result.output.replace("\n", "")
+        assert not (tmp_path / "out").exists()
+        shutil.rmtree(folder)
+
+
+def test_a_file_in_the_way_is_told_before_the_work(tmp_path, folder):
+    (tmp_path / "file").write_text("")
+    for args in (("demo",), ("sample", "mnist"), ("train", folder)):
+        result = _run(*args, "--out", tmp_path / "file" / "x")
+        assert result.exit_code == 2
+        assert "expected a folder to write to" in result.output
+    assert _run("fit", folder, "--out", tmp_path).exit_code == 2
 
 
 def test_a_damaged_prior_is_refused(tmp_path, folder):

@@ -56,6 +56,19 @@ def test_statistics_are_those_of_the_features(mnist):
     assert float(some.variances.sum()) == pytest.approx(float(whole.variances.sum()), rel=0.05)
 
 
+def test_the_classifier_knows_the_shipped_classes(mnist):
+    for which in ("heldout-a", "heldout-b"):
+        images = mnist.images(which)
+        with torch.inference_mode():
+            right = mnist.classifier(images.floats()).argmax(1) == images.labels
+        assert right.float().mean() >= 0.99
+
+
+def test_nothing_shipped_names_a_folder_of_its_maker(mnist):
+    for path in mnist.path.rglob("*.json"):
+        assert "_name_or_path" not in path.read_text()
+
+
 @pytest.mark.shared
 def test_the_classifier_knows_99_percent_of_the_test_set(mnist, shared):
     from latestart.data import load_images

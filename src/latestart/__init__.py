@@ -16,6 +16,7 @@ _HOME = {
     "PointCloud": "denoisers.exact",
     "as_model": "denoisers.networks",
     "from_diffusers": "denoisers.networks",
+    "load_model": "denoisers.networks",
     "late_start": "sampling.late_start",
     "start_sample": "sampling.late_start",
     "generate": "sampling.generate",

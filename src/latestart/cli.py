@@ -48,7 +48,8 @@ def train(
         int, typer.Option(min=0, help="Number of classes of a class-conditional model; 0 for none.")
     ] = 0,
     ema: Annotated[float, typer.Option(help="Decay of the moving average of the weights.")] = 0.9995,
-    mixed_precision: Annotated[str, typer.Option(help="no, fp16 or bf16.")] = "no",
+    mixed_precision: Annotated[str, typer.Option(help="no or bf16.")] = "no",
+    init: Annotated[str, typer.Option(help="Folder of a model of the same build to begin from.")] = "",
     save_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the weights, the batches and the noise.")] = 0,
 ) -> None:
@@ -58,10 +59,11 @@ def train(
     from latestart.train import train as run
 
     with _friendly():
+        _check_folder(out)
         config = TrainConfig(
             steps, batch_size, learning_rate, ema_decay=ema, seed=seed, prediction=prediction, patch=patch,
-            channels=tuple(int(part) for part in channels.split(",")), layers=layers, classes=classes,
-            mixed_precision=mixed_precision,
+            channels=_whole_numbers("channels", channels), layers=layers, classes=classes,
+            mixed_precision=mixed_precision, init=init,
         )  # fmt: skip
         data = load_images(images)
         with _bar("training") as advance:
@@ -84,6 +86,7 @@ def demo(
         from latestart.report.plots import demo_samples
         from latestart.report.tables import demo_table
 
+        _check_folder(out)
         with _bar("sampling") as advance:
             measured = experiment.run(samples, seed, progress=advance)
         comparisons = experiment.compare(measured)
@@ -108,6 +111,8 @@ def fit(
         from latestart.data import load_images
         from latestart.gaussians.gaussian import Gaussian
 
+        if out.is_dir() or out.parent.is_file():
+            raise ValueError(f"expected a file in a folder to write the prior to, received {out}")
         data = load_images(images, limit)
         with _bar("fitting") as advance:
             prior = Gaussian.fit(_told(data.batches(), len(data), advance), basis=basis)
@@ -142,15 +147,17 @@ def sample(
         from latestart.sampling.samplers import make_sampler
 
         network, trained, start = zoo.open_model(model, prior, t_start)
-        changes = {"clip_sample": clip} if sampler in ("ddim", "ddpm") else {}
+        _check_folder(out)
+        changes = {"clip_sample": clip} if clip or sampler in ("ddim", "ddpm") else {}
         scheduler = make_sampler(sampler, trained, timestep_spacing="trailing", **changes)
         result = generate(network, scheduler, start, n, steps, t_start, seed, batch_size=batch_size, progress=True)
         pixels = to_pixels(result.images)
         for k, image in enumerate(pixels):
             save_png(out / f"{k:05d}.png", image)
-        save_png(out / "sheet.png", tile(pixels[:64], 8, gap=1))
+        sheet = out.with_name(f"{out.name}-sheet.png")
+        save_png(sheet, tile(pixels[:64], 8, gap=1))
     _say(f"{n} images, {result.nfe} network evaluations each, from sigma = {result.sigma:.3g}")
-    _say(f"wrote {out}/00000.png ... and {out / 'sheet.png'}")
+    _say(f"wrote {out}/00000.png ... and {sheet}")
 
 
 @contextmanager
@@ -158,7 +165,7 @@ def _friendly() -> Iterator[None]:
     """A user's mistake is one clear line and exit code 2, not a traceback."""
     try:
         yield
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         from rich.console import Console
 
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
@@ -178,6 +185,20 @@ def _bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
             progress.update(task, completed=done, total=total, note=note)
 
         yield advance
+
+
+def _check_folder(out: Path) -> None:
+    """Before the work and not after it: `out` is a folder, or can become one."""
+    file = next((path for path in (out, *out.parents) if path.is_file()), None)
+    if file is not None:
+        raise ValueError(f"expected a folder to write to, received {out}: {file} is a file")
+
+
+def _whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} must be whole numbers between commas, received {text!r}") from None
 
 
 def _told(batches: Iterable[Any], total: int, advance: Callable[[int, int, str], None]) -> Iterator[Any]:

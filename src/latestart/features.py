@@ -77,7 +77,8 @@ class ClassifierFeatures:
     def __call__(self, images: Tensor) -> Tensor:
         """Features of images `(B, C, H, W)` in [0, 1]; raises `ValueError` for images of another shape."""
         _check_shape(images, self.classifier.shape, self.name)
-        return torch.cat([self.classifier.features(2 * part - 1) for part in images.split(500)])
+        device = next(self.classifier.parameters()).device
+        return torch.cat([self.classifier.features(2 * part.to(device) - 1).cpu() for part in images.split(500)])
 
 
 class InceptionFeatures:

@@ -8,6 +8,7 @@ Every random number of step k comes from a generator seeded by (seed, k). A run 
 therefore the run that was not: the same batches, the same noise, the same weights.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,17 +22,22 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from latestart.data import Images, to_floats
-from latestart.denoisers.networks import PREDICTIONS, Unshuffled, save_model
+from latestart.denoisers.networks import PREDICTIONS, Unshuffled, load_model, save_model
 from latestart.features import Classifier
 from latestart.files import load_tensors, save_tensors
 
 STATE = "training.safetensors"
+PRECISIONS = ("no", "bf16")  # float16 would need a loss scale, which is a state of its own
 Progress = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A diffusion training run. `channels` has one entry for each resolution; attention is in the middle block."""
+    """A diffusion training run.
+
+    `channels` has one entry for each resolution; attention is in the middle block. `init` is the folder of a model of
+    the same build to begin from; it may predict something else, since its layers serve as well.
+    """
 
     steps: int = 10_000
     batch_size: int = 128
@@ -45,6 +51,7 @@ class TrainConfig:
     layers: int = 1
     classes: int = 0
     mixed_precision: str = "no"
+    init: str = ""
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -52,6 +59,16 @@ class TrainConfig:
         for name in ("steps", "batch_size", "patch", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"channels must be one or more positive numbers, received {self.channels}")
+        if not 0 <= self.ema_decay < 1 or not self.learning_rate > 0:
+            raise ValueError(
+                f"expected 0 <= ema_decay < 1 and learning_rate > 0, received {self.ema_decay} and {self.learning_rate}"
+            )
+        if self.mixed_precision not in PRECISIONS:
+            raise ValueError(
+                f"mixed_precision must be one of {', '.join(PRECISIONS)}, received {self.mixed_precision!r}"
+            )
 
 
 def build_network(shape: tuple[int, ...], config: TrainConfig) -> nn.Module:
@@ -102,12 +119,16 @@ def train(
         ValueError: the images do not fit the network, labels are missing or out of range, or `out` holds another run.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     _check_labels(images, config)
     network = build_network(images.shape, config)
     init = torch.Generator().manual_seed(config.seed)
     _initialise(network, init)
+    if config.init:
+        _begin_from(network, config.init)
     scheduler = DDPMScheduler(num_train_timesteps=1000, prediction_type=config.prediction, clip_sample=False)
+    AcceleratorState._reset_state()  # it remembers the precision of the last run of this process
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4, fused=True)
     parameters = list(network.parameters())
@@ -124,7 +145,7 @@ def train(
         if accelerator.is_main_process and ((step + 1) % save_every == 0 or step + 1 == config.steps):
             run.save(step + 1)
     run.use_ema()
-    return network.eval()
+    return accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
 
 
 def _check_labels(images: Images, config: TrainConfig) -> None:
@@ -132,8 +153,9 @@ def _check_labels(images: Images, config: TrainConfig) -> None:
         return
     if images.labels is None:
         raise ValueError(f"a network with {config.classes} classes needs labels, the images have none")
-    if int(images.labels.max()) >= config.classes:
-        raise ValueError(f"labels run to {int(images.labels.max())}, the network has {config.classes} classes")
+    low, high = int(images.labels.min()), int(images.labels.max())
+    if low < 0 or high >= config.classes:
+        raise ValueError(f"labels run from {low} to {high}, the network has {config.classes} classes")
 
 
 def _initialise(network: nn.Module, generator: torch.Generator) -> None:
@@ -145,6 +167,17 @@ def _initialise(network: nn.Module, generator: torch.Generator) -> None:
             reset: Any = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
+
+
+def _begin_from(network: nn.Module, folder: str) -> None:
+    """Take over the weights of the model in `folder`; `ValueError` if it is of another build."""
+    theirs, mine = load_model(folder)[0].state_dict(), network.state_dict()
+    wrong = [name for name in mine if name not in theirs or theirs[name].shape != mine[name].shape]
+    if wrong or len(theirs) != len(mine):
+        raise ValueError(
+            f"the model in {folder} is of another build than the one asked for: see {(wrong or list(theirs))[0]}"
+        )
+    network.load_state_dict(theirs)
 
 
 @dataclass
@@ -167,13 +200,19 @@ class _Run:
         if not path.exists():
             return 0
         tensors, metadata = load_tensors(path, "training state")
-        mine = {**asdict(self.config), "channels": list(self.config.channels)}
-        other = {k: (v, metadata["config"].get(k)) for k, v in mine.items() if metadata["config"].get(k) != v}
+        mine, theirs = self._identity(), {**metadata["config"], "images": metadata["images"]}
+        other = {k: (v, theirs.get(k)) for k, v in mine.items() if theirs.get(k) != v}
         if other:
             told = ", ".join(f"{name} {was} (now {now})" for name, (now, was) in other.items())
             raise ValueError(f"{path} is the state of another run: {told}; choose another folder, or the same settings")
         self._restore(tensors, metadata)
         return metadata["step"]
+
+    def _identity(self) -> dict[str, Any]:
+        """What makes this run the same as another: its settings and its images."""
+        pixels = self.images.pixels
+        images = [*pixels.shape, hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:8]]
+        return {**asdict(self.config), "channels": list(self.config.channels), "images": images}
 
     def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         count = len(list(self.network.parameters()))
@@ -202,7 +241,9 @@ class _Run:
         tensors |= {f"ema.{k}": p for k, p in enumerate(self.ema.shadow_params)}
         for k, parameter in enumerate(parameters):
             tensors |= {f"{name}.{k}": value for name, value in self.optimizer.state[parameter].items()}
-        metadata = {"step": step, "config": asdict(self.config), "loss": self.loss, "seconds": self.seconds}
+        identity = self._identity()
+        metadata = {"step": step, "images": identity.pop("images"), "config": identity}
+        metadata |= {"loss": self.loss, "seconds": self.seconds}
         metadata["ema"] = {"optimization_step": self.ema.optimization_step}
         save_tensors(self.out / STATE, "training state", tensors, metadata)
 
@@ -231,9 +272,7 @@ def _step(step: int, run: _Run, network: nn.Module, optimizer: Any, accelerator:
     optimizer.step()
     value = float(loss.detach())
     if not np.isfinite(value):
-        raise FloatingPointError(
-            f"the loss is {value} at step {step}; the last checkpoint is kept, try a lower learning rate"
-        )
+        raise FloatingPointError(f"the loss is {value} at step {step}; try a lower learning rate")
     run.loss = value if np.isnan(run.loss) else 0.99 * run.loss + 0.01 * value
     return run.loss
 

@@ -13,7 +13,7 @@ A bundle is a folder of assets:
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,11 @@ def load(name: str = "mnist") -> Bundle:
     """A shipped bundle by its name. Raises `ValueError` naming those that there are."""
     if name not in names():
         raise ValueError(f"there is no shipped model {name!r}; there are {', '.join(names())}")
+    return _bundle(name)
+
+
+@cache
+def _bundle(name: str) -> Bundle:
     return Bundle(name, ASSETS / name)
 
 
@@ -103,7 +108,9 @@ def open_model(
     Raises:
         ValueError: a folder without a model, or a late start without a prior.
     """
-    shipped = load(model) if model in names() and not Path(model).is_dir() else None
+    if model not in names() and not Path(model).is_dir():
+        raise ValueError(f"{model} is neither a folder with a diffusers model nor a shipped one ({', '.join(names())})")
+    shipped = load(model) if not Path(model).is_dir() else None
     network, scheduler = (shipped.model, shipped.scheduler) if shipped else load_model(model)
     if prior is not None:
         return network, scheduler, load_prior(prior)

@@ -6,6 +6,7 @@ import torch
 from latestart import zoo
 from latestart.evaluation.quality import FrechetTo, feature_statistics, frechet, interval
 from latestart.features import InceptionFeatures
+from latestart.gaussians.gaussian import Gaussian
 
 
 def _textbook(a, b):
@@ -36,6 +37,19 @@ def test_the_distance_is_the_textbook_one(sets):
     weights[0, :100], weights[0, 100:150] = 1, 2
     repeated = torch.cat([flat(a)[:100], flat(a)[100:150], flat(a)[100:150]])
     assert float(to_b.weighted(flat(a), weights)) == pytest.approx(to_b(repeated), rel=1e-9)
+
+
+def test_images_arrays_and_structured_statistics_are_taken():
+    mnist = zoo.load("mnist")
+    images = mnist.images("heldout-a")[:300]
+    expected = frechet(images.unit(), mnist.statistics("test"), "mnist")
+    assert frechet(images, mnist.statistics("test"), "mnist") == pytest.approx(expected, rel=1e-6)
+    assert frechet(images.unit().numpy(), mnist.statistics("test"), "mnist") == pytest.approx(expected, rel=1e-6)
+    g = torch.Generator().manual_seed(0)
+    round_one = Gaussian.fit(torch.randn(500, 5, generator=g, dtype=torch.float64), basis="isotropic")
+    features = torch.randn(400, 5, generator=g, dtype=torch.float64)
+    dense = Gaussian.fit(features, basis="dense", dtype=torch.float64)
+    assert FrechetTo(round_one)(features) == pytest.approx(dense.frechet(round_one), rel=1e-6)
 
 
 def test_the_interval_covers_the_spread_of_fresh_sets():

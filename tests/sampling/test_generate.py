@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -16,6 +19,7 @@ from latestart.gaussians.gaussian import Gaussian
 from latestart.sampling.generate import generate
 from latestart.sampling.matching import check_prior
 from latestart.sampling.samplers import SAMPLERS, make_sampler
+from latestart.sampling.seeds import sample_generator
 
 TRAILING = {"timestep_spacing": "trailing"}
 
@@ -167,13 +171,75 @@ def test_a_prior_in_another_range_is_refused(data):
         generate(mnist.model, mnist.scheduler, data, n=2, steps=3, t_start=400)
 
 
+@pytest.mark.parametrize("scale", [1 / 127.5, 0.1, 4, 127.5])
+def test_a_prior_of_another_scale_about_the_same_mean_is_refused(data, scale):
+    scheduler = DDIMScheduler(**TRAILING)
+    centred = Gaussian(torch.zeros_like(data.mean), data.basis, data.variances)
+    model = as_model(centred, scheduler)
+    check_prior(model, scheduler, centred)
+    foreign = Gaussian(centred.mean, data.basis, data.variances * scale**2)
+    with pytest.raises(ValueError, match="speak of different values"):
+        generate(model, scheduler, foreign, n=2, steps=3, t_start=400)
+
+
+def test_a_prior_without_variance_is_compared_too(data):
+    scheduler = DDIMScheduler(**TRAILING)
+    flat = Gaussian(data.mean, data.basis, torch.zeros(4))
+    with pytest.raises(ValueError, match="speak of different values"):
+        check_prior(as_model(data, scheduler), scheduler, flat)
+
+
+def test_a_prior_of_one_class_is_compared_with_that_class(data):
+    """An exact conditional model of two well separated classes: a prior of one suits that one alone."""
+    scheduler = DDIMScheduler(clip_sample=False, **TRAILING)
+    far = Gaussian(data.mean + 5, data.basis, data.variances)
+
+    class Conditional(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.each = [as_model(side, scheduler) for side in (data, far)]
+            self.sample_shape, self.dtype, self.device = (1, 2, 2), torch.float64, torch.device("cpu")
+            self.config = SimpleNamespace(num_class_embeds=2)
+
+        def forward(self, x, t, class_labels):
+            out = torch.stack([model(x, t).sample for model in self.each])
+            return SimpleNamespace(sample=out[class_labels, torch.arange(len(x))])
+
+    model = Conditional()
+    samples = generate(model, scheduler, far, n=40, steps=5, t_start=500, labels=1).samples
+    assert (samples.mean(0) - far.mean).abs().max() < 1
+    mixed = generate(model, scheduler, n=40, steps=5, labels=np.arange(40) % 2, batch_size=7).samples
+    assert (mixed[1::2].mean() - mixed[::2].mean() - 5).abs() < 1
+    with pytest.raises(ValueError, match="speak of different values"):
+        generate(model, scheduler, far, n=2, steps=5, t_start=500, labels=0)
+    with pytest.raises(ValueError, match=r"classes 0 to 1, received labels \[2\]"):
+        generate(model, scheduler, n=2, labels=2)
+
+
+def test_vectors_are_samples_too():
+    """Exact models need not be of images."""
+    scheduler = DDIMScheduler(clip_sample=False, **TRAILING)
+    data = Gaussian(torch.zeros(8), Dense((8,), torch.eye(8)), torch.logspace(-2, 0, 8))
+    samples = generate(as_model(data, scheduler), scheduler, data, n=2000, steps=30, t_start=600).samples
+    torch.testing.assert_close(samples.var(0), data.variances.float(), rtol=0.2, atol=0.01)
+
+
+def test_a_schedule_that_ends_in_pure_noise(data):
+    scheduler = DDIMScheduler(
+        clip_sample=False, rescale_betas_zero_snr=True, prediction_type="v_prediction", **TRAILING
+    )
+    samples = generate(as_model(data, scheduler), scheduler, n=1000, steps=60).samples
+    assert samples.flatten(1).var(0).sum() == pytest.approx(float(data.variances.sum()), rel=0.15)
+
+
 def test_bad_input_is_named(data):
     scheduler = DDIMScheduler(**TRAILING)
     model = as_model(data, scheduler)
     with pytest.raises(ValueError, match="no t_start"):
         generate(model, scheduler, data, n=2)
-    with pytest.raises(ValueError, match="at least 1, received 0"):
-        generate(model, scheduler, n=0)
+    for name, value in (("n", 0), ("steps", 0), ("steps", 2.5), ("batch_size", -1)):
+        with pytest.raises(ValueError, match=rf"{name}={value}: expected a whole number of at least 1"):
+            generate(model, scheduler, **{name: value})
     with pytest.raises(ValueError, match=r"\(1, 2, 2\), received noise of shape \(3, 1, 4, 4\)"):
         generate(model, scheduler, noise=torch.zeros(3, 1, 4, 4))
     with pytest.raises(ValueError, match="expected 3 labels, one for each sample, received 2"):

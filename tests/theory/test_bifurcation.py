@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 
 from latestart.denoisers.exact import PointCloud
 from latestart.theory.bifurcation import THETA_C, bifurcation_tree, match, one_dimension
-from latestart.theory.stability import crossing, fixed_point
+from latestart.theory.stability import crossing, fixed_point, second_branch
 
 TWO = PointCloud(torch.tensor([[-1.0], [1.0]], dtype=torch.float64))
 # two pairs: +-2 apart in one direction, +-1/2 in the other
@@ -66,6 +66,17 @@ def test_a_hierarchy_of_four_points_gives_its_two_levels(criterion):
         assert below == {(side, 0.5), (side, -0.5)}
 
 
+@pytest.mark.parametrize("side", [1, -1])
+def test_branches_split_each_at_its_own_level(side):
+    """Two pairs of different width, far apart: near each, the level is that of the pair alone."""
+    points = torch.tensor([[2.0, 0.5], [2.0, -0.5], [-2.0, 0.3], [-2.0, -0.3]], dtype=torch.float64)
+    tree = bifurcation_tree(PointCloud(side * points), criterion="density", sigma_range=(0.08, 10.0))
+    _, wide, narrow = tree.splits
+    assert (wide.sigma, narrow.sigma) == (pytest.approx(0.5, rel=1e-6), pytest.approx(0.3, rel=1e-6))
+    assert (wide.mean[0].item(), narrow.mean[0].item()) == pytest.approx((2 * side, -2 * side), rel=1e-2)
+    assert len(tree.leaves) == 4
+
+
 def test_a_tree_ends_with_the_asked_leaves_at_its_first_decisions():
     tree = bifurcation_tree(FOUR, leaves=2, criterion="density", sigma_range=(0.08, 10.0))
     assert len(tree.leaves) == 2 and len(tree.splits) == 1
@@ -100,6 +111,18 @@ def test_without_symmetry_a_branch_is_born_beside_the_first_in_a_fold():
     assert split.sigma == pytest.approx(math.sqrt(brentq(touch, 0.3, 0.99)), rel=1e-3)
     assert split.point < -0.3  # the first branch has bent away, and stays stable
     assert sorted(node.mean.item() for node in tree.leaves) == pytest.approx([-1, 1], abs=1e-6)
+
+
+def test_a_branch_that_no_push_reaches_is_found_from_a_start():
+    """A far point of small weight, 1 in 12: its mode is born in a fold where the other's Jacobian is nearly 0."""
+    heavy, far = torch.tensor([[0.0, 0.0]] * 11, dtype=torch.float64), torch.tensor([[0.0, 9.0]], dtype=torch.float64)
+    cloud = PointCloud(torch.cat([heavy, far]))
+    options = {"criterion": "density", "sigma_range": (0.5, 30.0), "reach": (0.5,)}
+    assert len(bifurcation_tree(cloud, **options).leaves) == 1
+    tree = bifurcation_tree(cloud, starts=far, **options)
+    assert sorted(node.mean[1].item() for node in tree.leaves) == pytest.approx([0, 9], abs=1e-3)
+    expected = second_branch(cloud, far, "density", sigma_range=(0.5, 30.0))
+    assert tree.splits[0].sigma == pytest.approx(expected.sigma, rel=5e-4)
 
 
 def test_leaves_match_classes():

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.data import Images
 from latestart.gaussians.gaussian import Gaussian
 
 Extractor = Callable[[Tensor], Tensor]
@@ -34,8 +36,8 @@ def frechet(a: Any, b: Any, features: str | Extractor) -> float:
     """Frechet distance between two sets of images under a named feature extractor.
 
     Args:
-        a, b: images in [0, 1], `(N, C, H, W)`, an iterable of such batches, or feature statistics (a `Gaussian`, as
-            `feature_statistics` returns).
+        a, b: images in [0, 1], `(N, C, H, W)`, an iterable of such batches, `Images` as `load_images` returns them,
+            or feature statistics (a `Gaussian`, as `feature_statistics` returns).
         features: the name of a shipped extractor ("mnist"), or a function from images `(B, C, H, W)` in [0, 1] to
             features `(B, F)`, such as `features.InceptionFeatures(weights)`.
 
@@ -58,15 +60,18 @@ def resolve(features: str | Extractor) -> Extractor:
     return zoo.features(features)
 
 
-def feature_statistics(images: Tensor | Iterable[Tensor], extract: Extractor) -> Gaussian:
+def feature_statistics(images: Tensor | np.ndarray | Images | Iterable[Tensor], extract: Extractor) -> Gaussian:
     """Mean and covariance (over n - 1) of the features of images in [0, 1], in float64, in one pass."""
-    batches = [images] if isinstance(images, Tensor) else images
+    if isinstance(images, Images):
+        images = (part.float() / 255 for part in images.pixels.split(1024))
+    batches = [torch.as_tensor(images)] if isinstance(images, Tensor | np.ndarray) else images
     return Gaussian.fit((extract(checked(batch)).double() for batch in batches), basis="dense", dtype=torch.float64)
 
 
 def checked(images: Tensor) -> Tensor:
     """The images, if they are floating point in [0, 1]; else a `ValueError`."""
-    if not images.is_floating_point() or not images.isfinite().all() or images.min() < 0 or images.max() > 1:
+    inside = images.is_floating_point() and images.numel() and bool(((images >= 0) & (images <= 1)).all())
+    if not inside:
         seen = f"{images.dtype} from {images.min().item():g} to {images.max().item():g}" if images.numel() else "none"
         raise ValueError(f"expected images as floating-point numbers in [0, 1], received {seen}")
     return images
@@ -81,7 +86,7 @@ class FrechetTo:
 
     def __init__(self, reference: Gaussian) -> None:
         self.mean = reference.mean.double()
-        self.trace = reference.variances.sum()
+        self.trace = reference.basis.multiplicity.to(reference.variances) @ reference.variances
         self.root = reference.basis.matrix(reference.variances.sqrt())
 
     def __call__(self, features: Tensor) -> float:

@@ -70,7 +70,10 @@ _CURVED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
 class Prior(Protocol):
-    """What a start sample is drawn from: a distribution of data that can be noised and pushed to."""
+    """What a start sample is drawn from: a distribution of data that can be noised and pushed to.
+
+    `generate` also compares it with the model if it is a denoiser, as every prior of this library is.
+    """
 
     @property
     def shape(self) -> Sequence[int]: ...

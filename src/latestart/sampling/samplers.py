@@ -34,8 +34,11 @@ def make_sampler(name: str, trained: Any, **changes: Any) -> Any:
     if name not in SAMPLERS:
         raise ValueError(f"there is no sampler {name!r}; there are {', '.join(SAMPLERS)}")
     kind = getattr(diffusers, SAMPLERS[name])
-    unknown = sorted(set(changes) - set(inspect.signature(kind.__init__).parameters))
+    parameters = inspect.signature(kind.__init__).parameters
+    unknown = sorted(set(changes) - set(parameters))
     if unknown:
         raise ValueError(f"{SAMPLERS[name]} has no setting {', '.join(unknown)}")
+    if "skip_prk_steps" in parameters:  # PNDM's Runge-Kutta steps cannot be done at 3 steps
+        changes = {"skip_prk_steps": True, **changes}
     # from_config takes the new class's own defaults, even of the betas, for the names in this list
     return kind.from_config({**trained.config, "_use_default_values": []}, **changes)

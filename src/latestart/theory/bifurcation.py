@@ -16,8 +16,9 @@ the central point at high noise each branch is followed down. It splits
                             another branch, which was born in a fold.
 
 The deviation is the largest posterior one, `sigma sqrt(lambda)`, that the branch has had: at the highest noise that is
-the data's. A branch that no such push reaches is not found. At low noise the leaves under "density" are the points of
-the data.
+the data's. Real data has branches that no such push reaches; they are found from given starts, such as the means of
+classes or clusters, and are taken to begin beside the nearest branch. What neither finds is not in the tree. At low
+noise the leaves under "density" are the points of the data.
 
 Contract: points are `(*shape)` in `y = x / alpha`, levels are sigma, results are float64.
 """
@@ -68,7 +69,7 @@ def one_dimension(theta: float) -> float:
     return brentq(lambda x: height * math.tanh(slope * x) / x - 1, 1e-12, height, xtol=1e-15, rtol=1e-14)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Node:
     """The end of a branch: where it splits, or a leaf.
 
@@ -89,7 +90,7 @@ class Node:
     path: tuple[BranchPoint, ...] = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tree:
     """The fixed points under falling noise; a parent stands before its children in `nodes`."""
 
@@ -119,6 +120,7 @@ def bifurcation_tree(
     criterion: Criterion = "sde",
     sigma_range: tuple[float, float] | None = None,
     start: Tensor | None = None,
+    starts: Tensor | None = None,
     *,
     step: float = 0.1,
     directions: int = 3,
@@ -134,11 +136,12 @@ def bifurcation_tree(
         leaves: once there are as many branches, none splits any more: one that becomes unstable ends there.
         sigma_range: lowest and highest level; at the highest there should be one fixed point. See `levels_of`.
         start: `(*shape)`, where the search at the highest level begins; the origin by default.
+        starts: `(n, *shape)`, from which further branches are sought at each level, such as the means of classes.
         step: of log sigma. Of splits closer than that, the order is not resolved.
         directions: eigenvectors along which branches beside one are sought, both ways.
         reach: of those pushes, in deviations.
         separation: the least distance of two branches, in units of the noise, `sigma sqrt(D)`.
-        xtol: accuracy of a split's level, in log sigma.
+        xtol: accuracy of a split's level, in log sigma; where a branch ends in a fold, that is `step`.
         symmetric, method: see `Follower`.
 
     Raises:
@@ -147,6 +150,8 @@ def bifurcation_tree(
     """
     if leaves < 1:
         raise ValueError(f"expected at least 1 leaf, received {leaves}")
+    starts = torch.empty(0, *denoiser.shape) if starts is None else starts
+    check_sample(starts, denoiser.shape)
     levels = levels_of(denoiser, None, sigma_range, step)
     k = min(directions, math.prod(denoiser.shape))
     follower = Follower(denoiser, criterion, symmetric, method, k=k)
@@ -156,14 +161,14 @@ def bifurcation_tree(
             f"the first fixed point, at sigma = {levels[0]:.6g}, is unstable already (lambda / c = {first.ratio:.4g}): "
             "give a sigma_range that begins above it"
         )
-    growth = _Growth(follower, leaves, tuple(reach), separation, xtol)
+    growth = _Growth(follower, leaves, starts.double(), tuple(reach), separation, xtol)
     growth.tips.append(_Tip(None, [first]))
     for sigma in levels[1:]:
         growth.descend(sigma)
     return growth.finished()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Match:
     """How the leaves of a tree match classes.
 
@@ -205,7 +210,7 @@ def match(tree: Tree, points: Tensor, labels: Tensor) -> Match:
     return Match(counts.numpy(), leaf.cpu().numpy(), majority.numpy(), purity)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Tip:
     """A branch that is still followed."""
 
@@ -223,6 +228,7 @@ class _Growth:
 
     follower: Follower
     leaves: int
+    starts: Tensor
     reach: tuple[float, ...]
     separation: float
     xtol: float
@@ -260,10 +266,7 @@ class _Growth:
         new = self._fallen(last, sigma) if self._has_room(2) else []
         crossed = not last.stable
         if len(new) == 2 and crossed:
-            stable, unstable = tip.path[-2:]
-            level, _ = critical_between(self.follower, stable, unstable)
-            critical = self.follower.follow(level, stable)
-            index = self._node(_Tip(tip.parent, tip.path[:-1]), level, critical.point)
+            index = self._node(_Tip(tip.parent, tip.path[:-1]), *self._critical(*tip.path[-2:]))
             self.tips += [_Tip(index, [here]) for here in new]
         elif len(new) >= 1:
             self.tips.append(_Tip(tip.parent, [*tip.path[: -1 if crossed else None], new[0]]))
@@ -271,6 +274,14 @@ class _Growth:
             self.ended += 1
             path = tip.path[: -1 if crossed else None]
             self._node(_Tip(tip.parent, path), path[-1].sigma, path[-1].point)
+
+    def _critical(self, stable: BranchPoint, unstable: BranchPoint) -> tuple[float, Tensor]:
+        """Where a branch loses its stability; the last stable point where no continuous branch joins the two."""
+        try:
+            level, _ = critical_between(self.follower, stable, unstable)
+            return level, self.follower.follow(level, stable).point
+        except ConvergenceError:
+            return stable.sigma, stable.point
 
     def _fallen(self, origin: BranchPoint, sigma: float) -> list[BranchPoint]:
         """The stable points, on no branch yet, to which a slight push of `origin` leads, one way and the other."""
@@ -301,13 +312,19 @@ class _Growth:
         self.tips.append(_Tip(index, [new]))
 
     def _beside(self, tip: _Tip) -> BranchPoint | None:
-        """A stable point that is on no branch yet, to which a push from a stable one leads."""
-        sigma = tip.last.sigma
-        for end in ends(self.follower, tip.last, self._pushed(tip), self.separation):
-            found = beside(self.follower, tip.last, end, self.separation) if self._apart(end, sigma) else None
+        """A stable point on no branch yet, nearest to this one, to which a push from it or one of the starts leads."""
+        sigma, candidates = tip.last.sigma, torch.cat([self._pushed(tip), self.starts.to(tip.last.point)])
+        for end in ends(self.follower, tip.last, candidates, self.separation):
+            if self._nearest(end, sigma) is not tip or not self._apart(end, sigma):
+                continue
+            found = beside(self.follower, tip.last, end, self.separation)
             if found and self._apart(found.point, sigma):
                 return found
         return None
+
+    def _nearest(self, point: Tensor, sigma: float) -> _Tip:
+        here = (tip for tip in self.tips if tip.last.sigma == sigma)
+        return min(here, key=lambda tip: (tip.last.point - point).norm().item())
 
     def _pushed(self, tip: _Tip) -> Tensor:
         """Pushes in all directions and to all reaches, `(n, *shape)`."""

@@ -157,7 +157,7 @@ def _times(a: Tensor, x: Tensor) -> Tensor:
     return a.to(x).view(-1, *[1] * x.ndim) * x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile:
     """A potential along a curve.
 

@@ -206,7 +206,7 @@ def jacobian_vector(denoiser: Denoiser, y: Tensor, sigma: float, v: Tensor, meth
 # --- its leading eigenvalues ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spectrum:
     """The leading eigenvalues of `dD/dy` at one point.
 
@@ -348,7 +348,7 @@ def _spectrum(
 # --- fixed points -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FixedPoint:
     """A solution of `D(y, sigma) = c y`.
 
@@ -500,7 +500,7 @@ def _as_batch(y: Tensor, denoiser: Denoiser) -> Tensor:
 # --- branches ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BranchPoint:
     """A fixed point and its stability: `ratio = lambda / c`, stable below 1."""
 
@@ -728,7 +728,10 @@ def crossing(
             f"the central point is unstable at the highest level, sigma = {levels[0]:.6g} (lambda / c = "
             f"{curve[0].ratio:.4g}): give a sigma_range that begins above the critical level"
         )
-    sigma, products = critical_between(follower, curve[-2], curve[-1])
+    try:
+        sigma, products = critical_between(follower, curve[-2], curve[-1])
+    except ConvergenceError as error:
+        return _fold(follower, curve[-2], curve[-1].sigma, error).on(noise)
     products += sum(here.spectrum.products for here in curve)
     how = f"lambda / c = 1 on the central branch, {curve[-1].spectrum.how}, {products} in all"
     return CriticalLevel(sigma, criterion, how).on(noise)
@@ -739,9 +742,12 @@ def _fold(follower: Follower, last: BranchPoint, beyond: float, error: Convergen
     while math.log(last.sigma / beyond) > 1e-6:
         middle = math.sqrt(last.sigma * beyond)
         try:
-            last = follower.follow(middle, last, halvings=0)
+            here = follower.follow(middle, last, halvings=0)
         except ConvergenceError:
             beyond = middle
+        else:
+            # an unstable point there is on the other branch, which ends in the same fold
+            last, beyond = (here, beyond) if here.stable else (last, middle)
     # at a fold 1 - lambda / c goes to 0 as the square root of the distance
     if not abs(last.ratio - 1) < 0.02:
         raise error
@@ -900,7 +906,7 @@ def birth(
 # --- along samples' own paths -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exponents:
     """Leading local exponents along sample paths.
 
