@@ -9,7 +9,8 @@ from scipy.optimize import brentq
 
 from latestart.denoisers.exact import PointCloud
 from latestart.theory.bifurcation import THETA_C, bifurcation_tree, match, one_dimension
-from latestart.theory.stability import crossing, fixed_point, second_branch
+from latestart.theory.branches import fixed_point
+from latestart.theory.stability import crossing, second_branch
 
 TWO = PointCloud(torch.tensor([[-1.0], [1.0]], dtype=torch.float64))
 # two pairs: +-2 apart in one direction, +-1/2 in the other

@@ -11,8 +11,9 @@ from scipy.optimize import brentq
 from latestart.denoisers.exact import PointCloud
 from latestart.denoisers.networks import as_model, from_diffusers
 from latestart.noise import Noise
+from latestart.theory.jacobian import leading_eigenvalue
 from latestart.theory.potential import along, circular, drift, potential, rates, ray, straight
-from latestart.theory.stability import crossing, leading_eigenvalue
+from latestart.theory.stability import crossing
 from latestart.zoo import load
 
 PROCESSES = {

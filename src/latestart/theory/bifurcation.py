@@ -33,19 +33,9 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from latestart.denoisers.base import Denoiser, check_sample
-from latestart.theory.stability import (
-    BranchPoint,
-    ConvergenceError,
-    Criterion,
-    Follower,
-    Method,
-    beside,
-    birth,
-    constant,
-    critical_between,
-    ends,
-    levels_of,
-)
+from latestart.theory.branches import BranchPoint, Criterion, Follower, constant, levels_of
+from latestart.theory.jacobian import ConvergenceError, Method
+from latestart.theory.stability import beside, birth, critical_between, ends
 
 THETA_C = math.sqrt(math.sqrt(2) - 1)  # of data at +-1 in one dimension
 
