@@ -27,7 +27,8 @@ def test_the_ten_lines_run_as_they_stand(tmp_path, monkeypatch):
     assert names["result"].nfe == 5
     expected = bars.float().mean(0) / 255
     for images in (names["result"].images, (names["x"] / 2 + 0.5).clamp(0, 1)):
-        assert (images.mean(0) - expected).square().mean().sqrt() < 0.08  # of an image that is a sixth white; noise would be 0.33 away
+        # of a picture that is an eighth white; grey would be 0.37 away
+        assert (images.mean(0) - expected).square().mean().sqrt() < 0.08
         assert images.std(0).mean() > 0.1
 
 

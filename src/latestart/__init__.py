@@ -13,7 +13,12 @@ _HOME = {
     "Gaussian": "gaussians.gaussian",
     "load_prior": "gaussians.gaussian",
     "Moments": "gaussians.moments",
+    "GaussianMixture": "denoisers.exact",
+    "Hypercube": "denoisers.exact",
     "PointCloud": "denoisers.exact",
+    "Simplex": "denoisers.exact",
+    "Sphere": "denoisers.exact",
+    "TwoPoints": "denoisers.exact",
     "as_model": "denoisers.networks",
     "from_diffusers": "denoisers.networks",
     "load_model": "denoisers.networks",
@@ -22,17 +27,23 @@ _HOME = {
     "generate": "sampling.generate",
     "frechet": "evaluation.quality",
     "load_images": "data",
-    "zoo": "zoo",
+    "nats": "theory.nats",
+    "potential": "theory.potential",
+    "fixed_point": "theory.branches",
+    "leading_eigenvalue": "theory.jacobian",
+    "bifurcation_tree": "theory.bifurcation",
 }
+_MODULES = {"critical": "theory.critical", "zoo": "zoo"}
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", *_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"latestart.{_MODULES[name]}")
     if name not in _HOME:
         raise AttributeError(f"module 'latestart' has no attribute {name!r}")
-    module = import_module(f"latestart.{_HOME[name]}")
-    return module if name == _HOME[name] else getattr(module, name)
+    return getattr(import_module(f"latestart.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
