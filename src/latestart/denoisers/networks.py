@@ -138,7 +138,14 @@ def _opened(path: Path, unet: Path, device: str | torch.device) -> tuple[nn.Modu
     kind = json.loads((unet / "config.json").read_text()).get("_class_name")
     if kind != "UNet2DModel":
         raise ValueError(f"expected a diffusers UNet2DModel at {unet}, its config.json names {kind!r}")
-    model: nn.Module = UNet2DModel.from_pretrained(unet, use_safetensors=True, low_cpu_mem_usage=False).float()
+    options = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}
+    opened, info = UNet2DModel.from_pretrained(unet, **options)
+    model: nn.Module = opened.float()
+    if info["missing_keys"] or info["unexpected_keys"]:
+        raise ValueError(
+            f"the weights in {unet} are not those of its config.json: missing {sorted(info['missing_keys'])[:3]}, "
+            f"unexpected {sorted(info['unexpected_keys'])[:3]}"
+        )
     sidecar = path / SIDECAR
     patch = json.loads(sidecar.read_text())["patch"] if sidecar.is_file() else 1
     if patch > 1:
