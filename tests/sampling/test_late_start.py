@@ -129,7 +129,6 @@ def test_stochastic_propagation_agrees_with_samples(monkeypatch):
 
 
 def test_brownian_paths_of_the_sde_solver():
-    pytest.importorskip("torchsde")
     coarse, fine = (late_start(make("DPMSolverSDEScheduler"), 600, n) for n in (3, 10))
     far = sampled_error(DATA, coarse, Network(DATA, coarse), 2000)
     assert sampled_error(DATA, fine, Network(DATA, fine), 2000) < 0.5 * far
