@@ -1,0 +1,37 @@
+"""The command line: parses, calls, prints; no logic of its own.
+
+Nothing heavy is imported before a command runs, so `latestart --help` answers at once.
+"""
+
+from typing import Annotated
+
+import typer
+
+from latestart.cli import sampling
+
+app = typer.Typer(
+    help="Find the moment at which a diffusion model makes up its mind, and start sampling just before it.",
+    no_args_is_help=True,
+    invoke_without_command=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+@app.callback()
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    """Find the moment at which a diffusion model makes up its mind, and start sampling just before it."""
+    if version:
+        from latestart import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+app.command(epilog="Example:  latestart train mnist-train.parquet --out models/mnist --patch 2 --steps 16000")(
+    sampling.train
+)
+app.command(epilog="Example:  latestart demo --out out/demo")(sampling.demo)
+app.command(epilog="Example:  latestart fit photos/ --out prior.safetensors")(sampling.fit)
+app.command(epilog="Example:  latestart sample mnist --t-start 400 --steps 5 --out out/samples")(sampling.sample)

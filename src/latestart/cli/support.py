@@ -1,0 +1,63 @@
+"""What the commands share: errors as one line, progress, checks of where to write."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.markup import escape
+
+
+@contextmanager
+def friendly() -> Iterator[None]:
+    """A user's mistake is one clear line and exit code 2, not a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        from rich.console import Console
+
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar; yields `advance(done, total, note)`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), refresh_per_second=2) as progress:
+        task = progress.add_task(what, total=None, note="")
+
+        def advance(done: int, total: int, note: str = "") -> None:
+            progress.update(task, completed=done, total=total, note=note)
+
+        yield advance
+
+
+def check_folder(out: Path) -> None:
+    """Before the work and not after it: `out` is a folder, or can become one."""
+    file = next((path for path in (out, *out.parents) if path.is_file()), None)
+    if file is not None:
+        raise ValueError(f"expected a folder to write to, received {out}: {file} is a file")
+
+
+def whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} must be whole numbers between commas, received {text!r}") from None
+
+
+def told(batches: Iterable[Any], total: int, advance: Callable[[int, int, str], None]) -> Iterator[Any]:
+    """The batches, with the bar moved on by each."""
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        advance(done, total, "")
+
+
+def say(text: str) -> None:
+    typer.echo(text)
