@@ -1,69 +1,15 @@
-"""The sampling loop: from white noise to images, with or without a late start.
+"""From a model to images in one call: a late start where it is told to, or where `choose_start` finds it best."""
 
-One loop serves every scheduler. Sample i of a run draws its noise, the first and that of every stochastic step, from a
-generator of its own, seeded by (seed, i): the same seed gives the same image whatever the batch size and however many
-images are asked for. Network evaluations are counted by wrapping the model, never by a formula.
-"""
-
-import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from latestart.denoisers.networks import predict, sample_shape
-from latestart.sampling.late_start import (
-    Prior,
-    Run,
-    initial_sample,
-    late_start,
-    start_level,
-    start_sample,
-    whole_number,
-)
+from latestart.sampling.choose import choose_start
+from latestart.sampling.late_start import Prior
+from latestart.sampling.loop import Result, draw
 from latestart.sampling.matching import check_prior
-from latestart.sampling.seeds import sample_generator
 
 
-@dataclass(frozen=True)
-class Result:
-    """What `generate` returns.
-
-    Attributes:
-        samples: `(n, *shape)` in the model's value range, as the sampler left them.
-        images: the same in [0, 1], clipped.
-        nfe: network evaluations spent on each sample, as counted.
-        timesteps: the times (the scheduler's t) at which the sampler stood.
-        sigma: the noise level at which sampling began.
-    """
-
-    samples: Tensor
-    nfe: int
-    timesteps: tuple[float, ...]
-    sigma: float
-
-    @property
-    def images(self) -> Tensor:
-        """The samples in [0, 1], `(n, *shape)`."""
-        return (self.samples / 2 + 0.5).clamp(0, 1)
-
-
-class Counted:
-    """A model that counts its evaluations, in samples."""
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.dtype, self.evaluated = model, model.dtype, 0
-
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The model's own call."""
-        self.evaluated += len(x)
-        return self.model(x, *args, **kwargs)
-
-
-@torch.inference_mode()
 def generate(
     model: Any,
     scheduler: Any,
@@ -87,7 +33,9 @@ def generate(
             compared with the model first (`check_prior`), which is not counted in `nfe`.
         n: number of images.
         steps: steps of the sampler.
-        t_start: where to start, in the scheduler's t; None starts from full noise.
+        t_start: where to start, in the scheduler's t. None starts from full noise; with a prior, `choose_start` is
+            asked, without images, which costs about 1,500 evaluations that are not counted in `nfe`: to choose once
+            for many runs, or with images at hand, ask it yourself.
         seed: sample i depends on (seed, i) alone.
         noise: white noise `(n, *shape)` to start from, in place of the seed's.
         labels: for class-conditional models, a class index or `(n,)` of them.
@@ -95,88 +43,12 @@ def generate(
         progress: show a progress bar, on a terminal.
 
     Raises:
-        ValueError: a prior without a start; a prior whose shape or value range is not the model's; labels or noise of
-            the wrong length; a start or a scheduler that `late_start` refuses.
+        ValueError: a prior whose shape or value range is not the model's; labels or noise of the wrong length; a start
+            or a scheduler that `late_start` refuses.
         FloatingPointError: the samples hold NaN or infinite values.
     """
-    shape = sample_shape(model)
-    n, steps, labels, noise = _checked(model, shape, n, steps, labels, noise)
-    if prior is not None:
-        if t_start is None:
-            raise ValueError("a prior was given and no t_start: say where to start, in the scheduler's t")
-        prior = prior.to(model.device) if hasattr(prior, "to") else prior
+    if prior is not None and t_start is not None:
         check_prior(model, scheduler, prior, labels)
-    counted, size = Counted(model), _batch_size(batch_size, n)
-    own = _prepared(scheduler, t_start, steps)
-    bar = _bar(progress, -(-n // size) * len(own.timesteps))
-    parts = []
-    for first in range(0, n, size):
-        index = range(first, min(first + size, n))
-        run = Run(copy.deepcopy(own), [sample_generator(seed, i) for i in index])
-        z = _noise(run, shape) if noise is None else noise[index.start : index.stop]
-        z = z.to(model.device)
-        x = initial_sample(own, z) if t_start is None else start_sample(own, prior, z)
-        mine = labels[index.start : index.stop] if isinstance(labels, Tensor) else labels
-        for after in trajectory(run, counted, x, mine):
-            x = after
-            bar.update()
-        parts.append(x)
-    bar.close()
-    samples = torch.cat(parts)
-    if not samples.isfinite().all():
-        raise FloatingPointError(f"{int((~samples.isfinite()).sum())} values of the samples are NaN or infinite")
-    return Result(samples, counted.evaluated // n, tuple(own.timesteps.tolist()), start_level(own))
-
-
-def trajectory(run: Run, model: Any, x: Tensor, labels: Tensor | int | None = None) -> Iterator[Tensor]:
-    """The samples `(B, *shape)` after each step of a scheduler, in its own space; the last are the images."""
-    for t in run.scheduler.timesteps:
-        seen = run.model_input(x, t).to(model.dtype)
-        out = predict(model, seen, t.to(x.device), labels)
-        x = run.step(out.to(x.dtype), t, x)
-        yield x
-
-
-def _noise(run: Run, shape: tuple[int, ...]) -> Tensor:
-    generators: Any = run.generators
-    return torch.stack([torch.randn(shape, generator=g) for g in generators])
-
-
-def _bar(progress: bool, total: int) -> Any:
-    return tqdm(total=total, desc="sampling", unit="step", disable=None if progress else True)
-
-
-def _prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
-    """A scheduler of one's own, its times set: a run changes its state."""
-    if t_start is not None:
-        return late_start(scheduler, t_start, steps)
-    own = copy.deepcopy(scheduler)
-    own.set_timesteps(steps)
-    return own
-
-
-def _checked(
-    model: Any, shape: tuple[int, ...], n: int, steps: int, labels: Any, noise: Any
-) -> tuple[int, int, Tensor | None, Tensor | None]:
-    """The arguments of `generate` as it uses them: labels `(n,)` or None, noise float32 or None."""
-    noise = None if noise is None else torch.as_tensor(noise)
-    n = whole_number("n", n if noise is None else len(noise))
-    if noise is not None and tuple(noise.shape[1:]) != shape:
-        raise ValueError(f"the model's samples are {shape}, received noise of shape {tuple(noise.shape)}")
-    labels = None if labels is None else torch.as_tensor(labels)
-    if labels is not None:
-        labels = _checked_labels(model, labels, n)
-    return n, whole_number("steps", steps), labels, noise
-
-
-def _checked_labels(model: Any, labels: Tensor, n: int) -> Tensor:
-    if labels.ndim and len(labels) != n:
-        raise ValueError(f"expected {n} labels, one for each sample, received {len(labels)}")
-    classes = getattr(model.config, "num_class_embeds", None)
-    if classes and (labels.min() < 0 or labels.max() >= classes):
-        raise ValueError(f"the model has the classes 0 to {classes - 1}, received labels {labels.unique().tolist()}")
-    return labels.expand(n)
-
-
-def _batch_size(batch_size: int | None, n: int) -> int:
-    return min(256 if batch_size is None else whole_number("batch_size", batch_size), n)
+    elif prior is not None:  # which checks the prior as well
+        t_start = choose_start(model, scheduler, prior, steps=steps, labels=labels).t_start
+    return draw(model, scheduler, prior, n, steps, t_start, seed, noise, labels, batch_size, progress=progress)

@@ -37,6 +37,7 @@ from latestart.theory.levels import CriticalLevel, Curve, evaluate
 
 LEVELS = 32
 TAIL = 0.05  # nats below the lowest snr that are no longer negligible beside a budget of about one nat
+ROUNDING = 1e-6  # of the data's variance: two denoisers that agree to this are equally good
 MARGIN = 3.0  # standard errors by which a denoiser must lose before it is called worse
 
 
@@ -119,7 +120,8 @@ def nats(
     measured = [gaps.at(float(level), images, draws, batch_size) for level in sigma]
     per_image, per_direction = (torch.stack(part, dim=-2) for part in zip(*measured))
     per_image = per_image.T  # (n, L)
-    worse = per_image.mean(0) < -MARGIN * per_image.std(0) / math.sqrt(len(images))
+    rounding = ROUNDING * images.double().var(0).sum().item()
+    worse = per_image.mean(0) < -MARGIN * per_image.std(0) / math.sqrt(len(images)) - rounding
     per_image, per_direction = per_image.masked_fill(worse, 0.0), per_direction.masked_fill(worse[:, None], 0.0)
     cubic, trapezoid, tail = _weights(sigma)
     integrals = per_image @ cubic.T

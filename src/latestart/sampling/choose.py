@@ -1,0 +1,306 @@
+"""Where to start: the start of sampling for a model, a prior, a scheduler and a number of steps, without a search.
+
+Two errors meet. A prior is the wronger the later one starts, by the divergence of the noised data from it, in nats
+(`theory/nats.py`), which needs no sampling; a sampler is the wronger the longer the way that it has to go in few steps,
+which only sampling tells. So
+
+    nats        the level at which the divergence reaches a budget; without images, that of the prior's samples from the
+                model's distribution, KL(prior || model), by the same identity with the roles exchanged
+    stability   the level at which the central fixed point of the network loses its stability, or comes nearest to it
+    probe       a few samples from each of many starts; the energy distance of their features to those of images;
+                after each round the better half goes on, with more samples (successive halving)
+    nats+probe  the starts at a few budgets of nats around the best, and a probe among them
+
+Every start of a probe meets the same noise: the differences between starts are then far better known than the
+distances (Karnin, Koren and Somekh 2013 for successive halving; common random numbers are the gain here).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latestart.data import Images
+from latestart.denoisers.networks import from_diffusers
+from latestart.evaluation.kernel import EnergyTo
+from latestart.evaluation.quality import resolve
+from latestart.noise import Noise
+from latestart.sampling.late_start import late_start, start_level, whole_number
+from latestart.sampling.loop import Counted, draw
+from latestart.sampling.matching import check_prior
+from latestart.sampling.seeds import sample_generator
+from latestart.theory.nats import NatsCurve, nats
+from latestart.theory.stability import NoCrossing, crossing
+
+METHODS = ("nats", "stability", "probe", "nats+probe")
+BUDGET = 1.0  # nats at the start
+WINDOW = (0.1, 0.25, 0.6, 1.5, 4.0, 10.0)  # nats at the starts that are probed
+GRID = 11  # starts that are probed without nats, evenly spaced in t
+PROBES = 1600  # samples of all probes together
+IMAGES, LEVELS = 96, 16  # for the divergence
+APART = 2**32  # probes and the user's own runs draw from different seeds
+
+Features = str | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A start, and what is known of it.
+
+    Attributes:
+        t_start: in the scheduler's t, as asked for.
+        sigma: the level at which a run from there begins.
+        nats: divergence between prior and noised data there, or None.
+        distance: energy distance of the probed samples' features to those of the images, or None.
+        samples: how many were probed.
+    """
+
+    t_start: float
+    sigma: float
+    nats: float | None = None
+    distance: float | None = None
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen start, with the evidence for it.
+
+    Attributes:
+        t_start: in the scheduler's t, for `late_start` and `generate`.
+        sigma: the level at which a run from there begins.
+        method: how it was chosen.
+        evidence: all starts that were looked at, latest last.
+        nfe: evaluations of the network that the choice cost, over single images.
+        how: the reason in words.
+    """
+
+    t_start: float
+    sigma: float
+    method: str
+    evidence: tuple[Candidate, ...]
+    nfe: int
+    how: str
+
+
+def choose_start(
+    model: Any,
+    scheduler: Any,
+    prior: Any,
+    images: Images | Tensor | None = None,
+    steps: int = 5,
+    method: str | None = None,
+    *,
+    features: Features | None = None,
+    labels: Tensor | int | None = None,
+    probes: int = PROBES,
+    budget: float | None = None,
+    seed: int = 0,
+) -> Choice:
+    """Choose where to start sampling.
+
+    Args:
+        model: a diffusers network, or an exact model through `as_model`.
+        scheduler: the sampler to be started late; it is not changed.
+        prior: where the start samples come from.
+        images: `Images`, or `(n, *shape)` in the model's value range, that neither model nor prior were fitted to.
+        steps: of the sampler.
+        method: one of `METHODS`; by default "nats+probe" with images and features, else "nats".
+        features: for probing, the name of a shipped extractor, a function from images `(B, C, H, W)` in [0, 1] to
+            features `(B, F)`, or "values": the samples' own values, for exact models of few dimensions. Distances
+            between pixels say nothing about pictures.
+        labels: for class-conditional models, a class index, or those of the images.
+        probes: samples of all probes together; they cost `probes * steps` evaluations with a first-order sampler.
+        budget: nats at the start, for the method "nats".
+        seed: of the noise; the probes' seeds are apart from those of `generate`.
+
+    Raises:
+        ValueError: an unknown method; a method without the images or features that it needs; too few images; images
+            or a prior of another shape; a scheduler that cannot be late-started.
+    """
+    steps = whole_number("steps", steps)
+    values = None if images is None else _values(images)
+    chosen = _method(method, values, features)
+    search = _Search(Counted(model), scheduler, prior, values, steps, labels, seed)
+    if chosen == "nats":
+        return search.by_nats(BUDGET if budget is None else budget)
+    if chosen == "stability":
+        return search.by_stability()
+    return search.by_probes(chosen, *_reference(values, features), whole_number("probes", probes))
+
+
+@dataclass
+class _Search:
+    model: Counted
+    scheduler: Any
+    prior: Any
+    images: Tensor | None
+    steps: int
+    labels: Tensor | int | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.noise = Noise.from_scheduler(self.scheduler)
+        check_prior(self.model.model, self.scheduler, self.prior, self.labels)
+
+    def by_nats(self, budget: float) -> Choice:
+        curve = self._divergence()
+        start = self._candidate(_level(curve, budget), curve)
+        grid = [self._candidate(_level(curve, nats_there), curve) for nats_there in WINDOW]
+        whose = "KL(prior || model)" if self.images is None else "KL(data || prior)"
+        how = f"{whose} reaches {budget:g} nats at sigma = {start.sigma:.4g}"
+        return self._choice(start, "nats", [*grid, start], how)
+
+    def by_stability(self) -> Choice:
+        """Central differences: each product with the Jacobian is two evaluations that are counted."""
+        denoiser = from_diffusers(self.model, self.scheduler, self.labels)
+        try:
+            level = crossing(denoiser, "sde", start=self.prior.mean, method="differences")
+            sigma, how = level.sigma, f"the central fixed point loses its stability at sigma = {level.sigma:.4g}"
+        except NoCrossing as never:
+            sigma = never.sigma
+            how = (
+                f"the central fixed point comes nearest to instability at sigma = {sigma:.4g}, where the leading "
+                f"eigenvalue is {never.ratio:.3g} of the critical one"
+            )
+        start = self._candidate(sigma)
+        return self._choice(start, "stability", [start], how)
+
+    def by_probes(self, method: str, extract: Callable[[Tensor], Tensor], to_data: EnergyTo, probes: int) -> Choice:
+        candidates = self._window() if method == "nats+probe" else self._grid()
+        best, seen = self._halve(candidates, extract, to_data, probes)
+        how = (
+            f"of {len(seen)} starts, the samples from sigma = {best.sigma:.4g} were nearest to the images: energy "
+            f"distance {best.distance:.4g} with {best.samples} samples"
+        )
+        return self._choice(best, method, seen, how)
+
+    def _window(self) -> list[Candidate]:
+        curve = self._divergence()
+        return self._distinct([self._candidate(_level(curve, budget), curve) for budget in WINDOW])
+
+    def _grid(self) -> list[Candidate]:
+        """Evenly spaced starts; the very first of a schedule, without any signal, and those below a step are none."""
+        low, high = (self.noise.time(s) for s in self.noise.sigma_range)
+        times = np.linspace(low, high, GRID + 1)[1:]
+        return self._distinct([self._at(float(t)) for t in times])
+
+    def _distinct(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        found = {round(c.sigma, 9): c for c in candidates}
+        return [found[sigma] for sigma in sorted(found, reverse=True)]
+
+    def _divergence(self) -> NatsCurve:
+        """Without images, of samples of the prior, whose own denoiser is exact on them, from the model."""
+        denoiser = from_diffusers(self.model, self.scheduler, self.labels)
+        if self.images is not None:
+            images = self.images[:IMAGES]
+            return nats(denoiser, self.prior, images, _levels(denoiser, images), batch_size=IMAGES, seed=self.seed)
+        images = self.prior.sample(IMAGES, generator=sample_generator(APART + self.seed, 0))
+        levels = _levels(denoiser, images)
+        return nats(self.prior, denoiser, images, levels, exact=True, batch_size=IMAGES, seed=self.seed)
+
+    def _candidate(self, sigma: float, curve: NatsCurve | None = None) -> Candidate:
+        """The start whose first level is nearest to sigma, as far as the schedule reaches."""
+        low, high = self.noise.sigma_range
+        t = self.noise.time(min(max(sigma, low), high))
+        candidate = self._at(max(t + 1, self.steps) if self.noise.kind == "vp" else t)
+        return candidate if curve is None else replace(candidate, nats=_at_level(curve, candidate.sigma))
+
+    def _at(self, t_start: float) -> Candidate:
+        if self.noise.kind == "vp":  # beta-based starts are multiples of the number of steps; the nearest one
+            top = len(self.scheduler.alphas_cumprod) // self.steps
+            t_start = float(self.steps * min(max(round(t_start / self.steps), 1), top))
+        return Candidate(t_start, start_level(late_start(self.scheduler, t_start, self.steps)))
+
+    def _halve(
+        self, candidates: list[Candidate], extract: Callable[[Tensor], Tensor], to_data: EnergyTo, probes: int
+    ) -> tuple[Candidate, list[Candidate]]:
+        rounds = max(1, math.ceil(math.log2(len(candidates))))
+        seen, alive = {c.t_start: c for c in candidates}, list(candidates)
+        features: dict[float, list[Tensor]] = {c.t_start: [] for c in candidates}
+        for turn in range(rounds):
+            n = max(2, probes // (rounds * len(alive)))
+            for candidate in alive:
+                rows = features[candidate.t_start]
+                rows.append(extract(self._probe(candidate, n, turn)))
+                known = torch.cat(rows)
+                seen[candidate.t_start] = replace(candidate, distance=to_data(known), samples=len(known))
+            alive = sorted((seen[c.t_start] for c in alive), key=_distance)[: math.ceil(len(alive) / 2)]
+        return alive[0], list(seen.values())
+
+    def _probe(self, candidate: Candidate, n: int, turn: int) -> Tensor:
+        """The same noise for every start: sample i of a round depends on the seed, the round and i."""
+        labels = self.labels
+        if isinstance(labels, Tensor) and labels.ndim:
+            labels = labels[torch.arange(n) % len(labels)]
+        seed = APART + self.seed * 64 + turn
+        return draw(
+            self.model, self.scheduler, self.prior, n, self.steps, candidate.t_start, seed, labels=labels
+        ).samples
+
+    def _choice(self, best: Candidate, method: str, seen: Sequence[Candidate], how: str) -> Choice:
+        return Choice(best.t_start, best.sigma, method, tuple(self._distinct(seen)), self.model.evaluated, how)
+
+
+def _method(method: str | None, images: Tensor | None, features: Features | None) -> str:
+    if method is None:
+        return "nats" if images is None or features is None else "nats+probe"
+    if method not in METHODS:
+        raise ValueError(f"there is no method {method!r} to choose a start by; there are {', '.join(METHODS)}")
+    if "probe" in method and (images is None or features is None):
+        missing = " and ".join(n for n, x in (("images", images), ("features", features)) if x is None)
+        raise ValueError(f"the method {method!r} compares features of samples and images: {missing} missing")
+    return method
+
+
+def _values(images: Images | Tensor) -> Tensor:
+    values = images.floats() if isinstance(images, Images) else torch.as_tensor(images)
+    if len(values) < 2 or not values.is_floating_point():
+        raise ValueError(
+            "expected at least 2 images, as load_images returns them or as floating-point values in the model's range, "
+            f"received {values.dtype} {tuple(values.shape)}"
+        )
+    return values
+
+
+def _reference(images: Tensor | None, features: Features | None) -> tuple[Callable[[Tensor], Tensor], EnergyTo]:
+    """The extractor, and the distance to the images' features."""
+    assert images is not None and features is not None  # `_method` saw to it
+    extract = _extractor(features)
+    with torch.inference_mode():
+        return extract, EnergyTo(torch.cat([extract(part) for part in images.split(1024)]))
+
+
+def _extractor(features: Features) -> Callable[[Tensor], Tensor]:
+    """From samples in the model's range to features."""
+    if features == "values":
+        return lambda x: x.flatten(1)
+    extract = resolve(features)
+    return lambda x: extract((x.float() / 2 + 0.5).clamp(0, 1))
+
+
+def _levels(denoiser: Any, images: Tensor) -> Tensor:
+    """From where nothing is known of the data to where a value is seen three times as well as without noise."""
+    width, (low, high) = images.double().var(0), denoiser.sigma_range
+    top, bottom = min(10 * float(width.sum().sqrt()), high), max(0.3 * float(width.mean().sqrt()), low)
+    return torch.from_numpy(np.geomspace(top, bottom, LEVELS)).clamp(low, high)
+
+
+def _level(curve: NatsCurve, budget: float) -> float:
+    """The highest level at which the divergence reaches the budget; the lowest one if it never does."""
+    try:
+        return curve.level(budget).sigma
+    except ValueError:
+        return float(curve.sigma[-1 if curve.nats.max() < budget else 0])
+
+
+def _at_level(curve: NatsCurve, sigma: float) -> float:
+    return float(np.interp(math.log(sigma), curve.sigma.log().flip(0), curve.nats.flip(0)))
+
+
+def _distance(candidate: Candidate) -> float:
+    return math.inf if candidate.distance is None else candidate.distance

@@ -1,0 +1,188 @@
+"""The choice of a start, against starts that are known to be right, and against every other start."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from latestart import GaussianMixture, as_model, generate, late_start, zoo
+from latestart.evaluation.kernel import EnergyTo, energy_distance
+from latestart.gaussians.basis import Dense
+from latestart.gaussians.gaussian import Gaussian
+from latestart.noise import Noise
+from latestart.sampling.choose import METHODS, choose_start
+from latestart.sampling.late_start import start_level
+
+DDIM = {"timestep_spacing": "trailing", "clip_sample": False}
+STEPS = 5
+
+
+def clusters(apart: float = 2.0, dim: int = 4) -> GaussianMixture:
+    """Two narrow Gaussians at +-apart on the first axis."""
+    basis = Dense((dim,), torch.eye(dim, dtype=torch.float64))
+    centre, variances = torch.zeros(dim, dtype=torch.float64), torch.full((dim,), 0.05, dtype=torch.float64)
+    centre[0] = apart
+    return GaussianMixture([Gaussian(sign * centre, basis, variances) for sign in (-1, 1)])
+
+
+@pytest.fixture(scope="module")
+def data() -> GaussianMixture:
+    return clusters()
+
+
+@pytest.fixture(scope="module")
+def images(data) -> torch.Tensor:
+    return data.sample(2000, torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def prior(data) -> Gaussian:
+    return Gaussian.fit([data.sample(4000, torch.Generator().manual_seed(2))], basis="dense", dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> DDIMScheduler:
+    return DDIMScheduler(**DDIM)
+
+
+def test_the_nats_at_the_choice_are_those_of_the_densities(data, images, prior, scheduler):
+    """The budget is met: KL(data || prior) at the chosen level, from log-densities of fresh samples."""
+    choice = choose_start(as_model(data, scheduler), scheduler, prior, images, STEPS, "nats", budget=0.5)
+    y = data.noised(choice.sigma).sample(20_000, torch.Generator().manual_seed(3))
+    true = (data.log_prob(y, choice.sigma) - prior.noised(choice.sigma).log_prob(y)).mean().item()
+    assert true == pytest.approx(0.5, rel=0.25)  # 96 images, and starts are multiples of the number of steps
+    assert choice.method == "nats" and "KL(data || prior) reaches 0.5 nats" in choice.how
+
+
+def test_without_images_the_nats_are_those_of_the_prior_from_the_model(data, prior, scheduler):
+    choice = choose_start(as_model(data, scheduler), scheduler, prior, steps=STEPS, budget=0.5)
+    y = prior.noised(choice.sigma).sample(20_000, torch.Generator().manual_seed(3))
+    true = (prior.noised(choice.sigma).log_prob(y) - data.log_prob(y, choice.sigma)).mean().item()
+    assert true == pytest.approx(0.5, rel=0.25)
+    assert "KL(prior || model)" in choice.how
+
+
+def test_stability_finds_the_critical_level_of_two_clusters(data, prior, scheduler):
+    """On the axis, D at the centre has the slope (m^2 s^2/(s^2 + v) + v)/(s^2 + v) with m = 2, v = 0.05: root at c."""
+    choice = choose_start(as_model(data, scheduler), scheduler, prior, steps=STEPS, method="stability")
+
+    def excess(sigma: float) -> float:
+        total = 0.05 + sigma**2
+        return (4 * sigma**2 / total + 0.05) / total - (1 + 1 / (1 + sigma**2)) / 2
+
+    grid = np.geomspace(0.3, 30, 20_001)
+    root = grid[np.nonzero([excess(s) > 0 for s in grid])[0][-1]]
+    noise = Noise.from_scheduler(scheduler)
+    assert abs(noise.time(choice.sigma) - noise.time(root)) <= STEPS
+    assert choice.nfe > 0
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler])
+@pytest.mark.parametrize("steps", [3, 10])
+def test_probing_within_the_window_comes_near_the_best_start(data, images, prior, kind, steps):
+    """Against the best of eleven starts by 4,000 samples each that the choice never saw, with common noise."""
+    scheduler = kind(**DDIM)
+    model, to_data = as_model(data, scheduler), EnergyTo(data.sample(4000, torch.Generator().manual_seed(9)))
+    choice = choose_start(model, scheduler, prior, images, steps, features="values", probes=1200)
+    starts = {choice.t_start, *np.linspace(0, 1000, 12)[1:].tolist()}
+    reached = {
+        t: to_data(generate(model, scheduler, prior, 1000, steps, t, seed=5).samples) for t in starts if t >= steps
+    }
+    full = to_data(generate(model, scheduler, None, 1000, steps, seed=5).samples)
+    assert choice.method == "nats+probe"
+    assert reached[choice.t_start] < min(reached.values()) + 0.1 * full
+
+
+def test_a_probe_needs_no_nats(data, images, prior, scheduler):
+    choice = choose_start(as_model(data, scheduler), scheduler, prior, images, STEPS, "probe", features="values")
+    assert len(choice.evidence) == 11 and all(c.nats is None for c in choice.evidence)
+    best = min((c for c in choice.evidence if c.samples == max(e.samples for e in choice.evidence)), key=distance)
+    assert (choice.t_start, choice.sigma) == (best.t_start, best.sigma)
+
+
+def distance(candidate) -> float:
+    return candidate.distance
+
+
+def test_the_cost_is_counted(data, images, prior, scheduler):
+    """Probes of a first-order sampler cost `steps` each, and the divergence one evaluation an image and level."""
+    model = as_model(data, scheduler)
+    alone = choose_start(model, scheduler, prior, images, STEPS, "nats").nfe
+    both = choose_start(model, scheduler, prior, images, STEPS, features="values", probes=600)
+    drawn = sum(c.samples for c in both.evidence)
+    assert both.nfe == alone + drawn * STEPS
+    assert 0.9 * 600 <= drawn <= 600
+
+
+def test_the_sigma_is_where_the_run_begins(data, images, prior, scheduler):
+    for method in ("nats", "nats+probe"):
+        choice = choose_start(
+            as_model(data, scheduler), scheduler, prior, images, STEPS, method, features="values", probes=200
+        )
+        assert choice.sigma == start_level(late_start(scheduler, choice.t_start, STEPS))
+        assert all(c.sigma == start_level(late_start(scheduler, c.t_start, STEPS)) for c in choice.evidence)
+
+
+def test_a_prior_that_is_the_data_lets_one_start_last(scheduler):
+    """Gaussian data: the divergence stays at nothing, so the start is the latest that the images can tell."""
+    basis = Dense((6,), torch.eye(6, dtype=torch.float64))
+    data = Gaussian(torch.zeros(6, dtype=torch.float64), basis, torch.logspace(-2, 0, 6, dtype=torch.float64))
+    images = data.sample(500, torch.Generator().manual_seed(0))
+    choice = choose_start(as_model(data, scheduler), scheduler, data, images, STEPS)
+    assert choice.sigma < 0.35 * float(data.variances.mean().sqrt())
+
+
+def test_generate_asks_when_a_prior_comes_without_a_start(data, prior, scheduler):
+    model = as_model(data, scheduler)
+    asked = generate(model, scheduler, prior, n=4, steps=STEPS)
+    choice = choose_start(model, scheduler, prior, steps=STEPS)
+    told = generate(model, scheduler, prior, n=4, steps=STEPS, t_start=choice.t_start)
+    torch.testing.assert_close(asked.samples, told.samples, rtol=0, atol=0)
+
+
+def test_the_shipped_model_is_started_inside_its_window():
+    """A few hundred evaluations say: neither from the top nor after the classes have parted."""
+    mnist = zoo.load("mnist")
+    scheduler = DDIMScheduler.from_config(mnist.scheduler.config, **DDIM)
+    choice = choose_start(mnist.model, scheduler, mnist.prior, mnist.images("heldout-a"), steps=3, method="nats")
+    assert 380 < choice.t_start < 620
+
+
+def test_bad_input_is_named(data, images, prior, scheduler):
+    model = as_model(data, scheduler)
+    with pytest.raises(ValueError, match=f"no method 'best'.*{METHODS[0]}"):
+        choose_start(model, scheduler, prior, images, STEPS, "best")
+    with pytest.raises(ValueError, match="images and features missing"):
+        choose_start(model, scheduler, prior, steps=STEPS, method="probe")
+    with pytest.raises(ValueError, match=r"at least 2 images.*\(1, 4\)"):
+        choose_start(model, scheduler, prior, images[:1], STEPS)
+    with pytest.raises(ValueError, match="steps=0"):
+        choose_start(model, scheduler, prior, images, 0)
+    with pytest.raises(ValueError, match=r"prior is for samples of shape \(3,\)"):
+        small = Gaussian(torch.zeros(3), Dense((3,), torch.eye(3)), torch.ones(3))
+        choose_start(model, scheduler, small, images, STEPS)
+
+
+def test_the_energy_distance_is_that_of_the_pairs():
+    a, b = (torch.randn(n, 3, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (7, 9))
+    across = torch.stack([(x - y).norm() for x in a for y in b]).mean()
+    within = [torch.stack([(x - y).norm() for x in s for y in s]).sum() / (len(s) * (len(s) - 1)) for s in (a, b)]
+    assert energy_distance(a, b) == pytest.approx(float(2 * across - sum(within)), rel=1e-12)
+
+
+def test_the_energy_distance_of_equal_distributions_is_nothing_on_average():
+    draws = torch.randn(400, 2, 20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = torch.tensor([energy_distance(x, y) for x, y in draws])
+    assert values.mean().abs() < 3 * values.std() / 20
+
+
+def test_replicates_of_the_energy_distance_spread_as_its_estimates_do():
+    generator = torch.Generator().manual_seed(0)
+    to_data = EnergyTo(torch.randn(1500, 2, generator=generator, dtype=torch.float64))
+    sets = torch.randn(60, 300, 2, generator=generator, dtype=torch.float64) + 0.4
+    spread = torch.tensor([to_data(x) for x in sets]).std()
+    replicates = to_data.replicates(sets[0], 200)
+    assert replicates.std() == pytest.approx(float(spread), rel=0.3)
+    assert replicates.mean() == pytest.approx(to_data(sets[0]), abs=3 * float(spread))
+    with pytest.raises(ValueError, match=r"\(N, 2\), received \(5, 3\)"):
+        to_data(torch.zeros(5, 3))
