@@ -1,0 +1,115 @@
+"""The paper's figures as commands: one-dimension, sphere, potential."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from latestart.cli.support import bar, check_folder, friendly, say, whole_numbers
+
+
+def one_dimension(
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path(
+        "out/experiments/one-dimension"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Networks to train, for the interval of their level.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each.")] = 2000,
+    samples: Annotated[int, typer.Option(min=1, help="Paths of the reverse SDE.")] = 500,
+    seed: Annotated[int, typer.Option(help="The first training seed, and that of the paths.")] = 0,
+) -> None:
+    """Two points at +-1: potential, fixed points and paths, exact and of small networks trained here."""
+    with friendly():
+        from latestart.experiments import one_dimension as experiment
+        from latestart.files import write_json
+        from latestart.report import curves
+
+        check_folder(out)
+        with bar("training") as advance:
+            result = experiment.run(seeds, samples, seed, experiment.Training(steps=steps), progress=advance)
+        figures = experiment.results(result)
+        write_json(out / "results.json", figures)
+        curves.one_dimension(out / "one-dimension.png", result)
+    exact, network = figures["exact"], figures["network"]["at_symmetry"]
+    say(f"exact: theta_c = {exact['theta']:.5f}, t_c = {exact['t']:.5f} of 1, exponent {figures['exponent']:.4f}")
+    interval = network["interval_t"]
+    spread = "" if interval is None else f", 95% interval [{interval[0]:.4f}, {interval[1]:.4f}] over {seeds} seeds"
+    say(f"networks: t_c = {network['t']:.4f} at the point of symmetry{spread}")
+    say(f"networks: a second well exists below t = {figures['network']['second_well']['t']:.4f}")
+    say(f"wrote {out / 'one-dimension.png'} and {out / 'results.json'}")
+
+
+def sphere(
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path("out/experiments/sphere"),
+    dims: Annotated[str, typer.Option(help="Numbers of dimensions, between commas.")] = "2,8,32,128",
+    radius: Annotated[float, typer.Option(help="Radius of the sphere.")] = 4.0,
+    samples: Annotated[int, typer.Option(min=1, help="Paths of the reverse SDE.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the paths.")] = 0,
+) -> None:
+    """Uniform spheres: critical levels against the closed form, branches, potential, norms of paths."""
+    with friendly():
+        from latestart.experiments import sphere as experiment
+        from latestart.files import write_json
+        from latestart.report import curves
+
+        check_folder(out)
+        with bar("solving") as advance:
+            result = experiment.run(whole_numbers("dims", dims), radius, samples, seed, progress=advance)
+        figures = experiment.results(result)
+        write_json(out / "results.json", figures)
+        curves.sphere(out / "sphere.png", result)
+    for c in figures["cases"]:
+        say(f"d = {c['dim']}: alpha_bar_c = {c['alpha_bar']:.6f}, sqrt(L^2 + 1) - L = {c['closed_form']:.6f}")
+    say(f"wrote {out / 'sphere.png'} and {out / 'results.json'}")
+
+
+def potential(
+    model: Annotated[
+        str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
+    ] = "mnist",
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path(
+        "out/experiments/potential"
+    ),
+    images: Annotated[
+        Path | None, typer.Option(help="Images of the point cloud; default: those of the shipped model.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=2, help="Use only the first images.")] = 10_000,
+    samples: Annotated[int, typer.Option(min=2, help="Samples of each model; all their pairs are looked at.")] = 8,
+    t_low: Annotated[float | None, typer.Option(help="Lowest time, in the scheduler's t.")] = None,
+    t_high: Annotated[float | None, typer.Option(help="Highest time, in the scheduler's t.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+) -> None:
+    """The potential of a network between two of its samples, beside that of the exact point cloud."""
+    with friendly():
+        from latestart.data import load_images
+        from latestart.experiments import potential as experiment
+        from latestart.files import write_json
+        from latestart.report import curves
+
+        check_folder(out)
+        cloud = load_images(images, limit) if images is not None else None
+        with bar("integrating") as advance:
+            result = experiment.run(model, cloud, samples, seed, (t_low, t_high), progress=advance)
+        figures = experiment.results(result)
+        write_json(out / "results.json", figures)
+        curves.potential(out / "potential.png", result)
+    for name, side in figures["sides"].items():
+        for kind, family in side.items():
+            say(f"{name}, {kind} curve: {_told(family)}")
+    say(f"wrote {out / 'potential.png'} and {out / 'results.json'}")
+
+
+def _told(family: dict[str, Any]) -> str:
+    level, pairs = family["middle_stops_being_a_minimum"], family["pairs"]
+    begins = f"the middle begins as a minimum for {family['begins_as_well']:.0%} of {pairs} pairs"
+    if level is None:
+        return f"{begins}, and for none of them does it stop being one"
+    low, high = level["interval_t"]
+    return f"{begins}, down to t = {level['t']:.0f} (central 80% of pairs: {low:.0f} to {high:.0f})"
+
+
+experiment = typer.Typer(help="The paper's figures, each with its expected number.", no_args_is_help=True)
+experiment.command(
+    "one-dimension", epilog="Example:  latestart experiment one-dimension --out out/experiments/one-dimension"
+)(one_dimension)
+experiment.command("sphere", epilog="Example:  latestart experiment sphere --dims 2,8,32,128 --radius 4")(sphere)
+experiment.command("potential", epilog="Example:  latestart experiment potential mnist --samples 8")(potential)

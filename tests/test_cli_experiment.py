@@ -1,0 +1,99 @@
+"""`latestart experiment`: each command writes its picture and its figures, and names a mistake in one line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from PIL import Image
+from typer.testing import CliRunner
+
+from latestart.cli.experiment import experiment
+from latestart.denoisers.networks import save_model
+
+NAMES = ("one-dimension", "sphere", "potential")
+
+
+def _size(path):
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def _run(*args):
+    return CliRunner().invoke(experiment, [str(a) for a in args], env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A network of random weights, and images of its shape."""
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    unet = UNet2DModel(8, 1, 1, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, **blocks)
+    save_model(unet, DDPMScheduler(), tmp_path / "model")
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=pixels)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_shows_an_example(name):
+    result = _run(name, "--help")
+    assert result.exit_code == 0
+    assert f"latestart experiment {name}" in result.output.split("Example:")[1]
+
+
+def test_one_dimension(tmp_path):
+    result = _run("one-dimension", "--out", tmp_path, "--seeds", 2, "--steps", 300, "--samples", 20)
+    assert result.exit_code == 0, result.output
+    assert "theta_c = 0.64359, t_c = 0.29264 of 1, exponent 0.4998" in result.output
+    assert "95% interval" in result.output
+    figures = json.loads((tmp_path / "results.json").read_text())
+    assert figures["network"]["training"]["steps"] == 300 and figures["paths"] == 20
+    assert min(_size(tmp_path / "one-dimension.png")) > 400
+
+
+def test_sphere(tmp_path):
+    result = _run("sphere", "--out", tmp_path, "--dims", "3", "--radius", 2, "--samples", 5)
+    assert result.exit_code == 0, result.output
+    assert "d = 3: alpha_bar_c = 0.333333, sqrt(L^2 + 1) - L = 0.333333" in result.output
+    assert json.loads((tmp_path / "results.json").read_text())["radius"] == 2
+    assert min(_size(tmp_path / "sphere.png")) > 400
+
+
+def test_potential_of_a_folder(small):
+    args = (small / "model", "--images", small / "images.npz", "--limit", 20, "--samples", 3, "--t-low", 150)
+    result = _run("potential", *args, "--out", small / "out")
+    assert result.exit_code == 0, result.output
+    assert "point cloud, straight curve: the middle begins as a minimum for 100% of 3 pairs" in result.output
+    figures = json.loads((small / "out" / "results.json").read_text())
+    assert figures["images"] == 20
+    assert figures["sides"]["point cloud"]["straight"]["curvature"]["t"][-1] == 150
+    assert min(_size(small / "out" / "potential.png")) > 400
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("sphere", "--dims", "2,x"), "dims must be whole numbers"),
+        (("sphere", "--radius", "-1"), "radius=-1"),
+        (("potential", "nowhere"), "nowhere is neither a folder"),
+        (("potential", "--images", "nowhere"), "nowhere"),
+        (("potential", "--t-low", "900"), "from low to high, received 900"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    result = _run(*args)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_is_told_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in NAMES:
+        result = _run(name, "--out", tmp_path / "file" / "x")
+        assert result.exit_code == 2
+        assert "expected a folder to write to" in result.output
