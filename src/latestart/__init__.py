@@ -25,6 +25,7 @@ _HOME = {
     "late_start": "sampling.late_start",
     "start_sample": "sampling.late_start",
     "generate": "sampling.generate",
+    "choose_start": "sampling.choose",
     "frechet": "evaluation.quality",
     "load_images": "data",
     "nats": "theory.nats",

@@ -99,11 +99,11 @@ def _bundle(name: str) -> Bundle:
 
 
 def open_model(
-    model: str, prior: str | Path | None = None, t_start: float | None = None
+    model: str, prior: str | Path | None = None, late: bool = False
 ) -> tuple[nn.Module, Any, Gaussian | None]:
     """A shipped model by its name, or a diffusers folder: the network, its scheduler, and the prior to start from.
 
-    The prior is the one in the file `prior`; a late start of a shipped model falls back to the shipped one.
+    The prior is the one in the file `prior`; for a late start of a shipped model that falls back to the shipped one.
 
     Raises:
         ValueError: a folder without a model, or a late start without a prior.
@@ -114,9 +114,9 @@ def open_model(
     network, scheduler = (shipped.model, shipped.scheduler) if shipped else load_model(model)
     if prior is not None:
         return network, scheduler, load_prior(prior)
-    if t_start is not None and shipped is None:
+    if late and shipped is None:
         raise ValueError("a late start needs a prior: fit one with `latestart fit IMAGES --out prior.safetensors`")
-    return network, scheduler, shipped.prior if shipped and t_start is not None else None
+    return network, scheduler, shipped.prior if shipped and late else None
 
 
 def features(name: str) -> ClassifierFeatures:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli import sampling
+from latestart.cli import analyze, check, choose, experiment, sampling
 
 app = typer.Typer(
     help="Find the moment at which a diffusion model makes up its mind, and start sampling just before it.",
@@ -29,9 +29,14 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-app.command(epilog="Example:  latestart train mnist-train.parquet --out models/mnist --patch 2 --steps 16000")(
-    sampling.train
-)
-app.command(epilog="Example:  latestart demo --out out/demo")(sampling.demo)
-app.command(epilog="Example:  latestart fit photos/ --out prior.safetensors")(sampling.fit)
-app.command(epilog="Example:  latestart sample mnist --t-start 400 --steps 5 --out out/samples")(sampling.sample)
+for command, example in (
+    (sampling.demo, "latestart demo --out out/demo"),
+    (sampling.fit, "latestart fit photos/ --out prior.safetensors"),
+    (check.check, "latestart check mnist --t-start 500"),
+    (choose.choose, "latestart choose mnist --steps 3 --sampler ddim"),
+    (sampling.sample, "latestart sample mnist --t-start 400 --steps 5 --out out/samples"),
+    (analyze.analyze, "latestart analyze mnist --quick"),
+    (sampling.train, "latestart train mnist-train.parquet --out models/mnist --patch 2 --steps 16000"),
+):
+    app.command(epilog=f"Example:  {example}")(command)
+app.add_typer(experiment.experiment, name="experiment")

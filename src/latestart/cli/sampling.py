@@ -103,7 +103,8 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("out/samples"),
     prior: Annotated[Path | None, typer.Option(help="A prior that `latestart fit` wrote.")] = None,
     t_start: Annotated[
-        float | None, typer.Option(help="Where to start, in the scheduler's t; default: full noise.")
+        float | None,
+        typer.Option(help="Where to start, in the scheduler's t; default: full noise, or with a prior where nats say."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 5,
     sampler: Annotated[str, typer.Option(help="ddim, ddpm, pndm, dpm++, unipc, deis, euler, heun, lms, ...")] = "ddim",
@@ -119,7 +120,7 @@ def sample(
         from latestart.sampling.generate import generate
         from latestart.sampling.samplers import make_sampler
 
-        network, trained, start = zoo.open_model(model, prior, t_start)
+        network, trained, start = zoo.open_model(model, prior, t_start is not None)
         check_folder(out)
         changes = {"clip_sample": clip} if clip or sampler in ("ddim", "ddpm") else {}
         scheduler = make_sampler(sampler, trained, timestep_spacing="trailing", **changes)

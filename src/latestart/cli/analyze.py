@@ -1,0 +1,84 @@
+"""The command `latestart analyze`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latestart.cli.support import bar, check_folder, friendly, say
+
+
+def analyze(
+    model: Annotated[
+        str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
+    ],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Images of the point cloud: parquet, folder or npz; default: those of the shipped model."),
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Images that the model has not seen; default: those of the shipped model.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the figures and analysis.json.")] = Path("out/analyze"),
+    criteria: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: density, sde, second-branch, exponents, speciation, collapse, clone, uturn, "
+            "susceptibility, correlation, pixels, nats; default: all."
+        ),
+    ] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Coarser, on at most 1,000 images.")] = False,
+    limit: Annotated[int, typer.Option(min=20, help="Use only the first images.")] = 10_000,
+    t_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Lowest and highest t of the branches; default: around the deviation of the data."),
+    ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="A classifier.safetensors, for clones and U-turns; default: the shipped one.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise and of the subsamples.")] = 0,
+) -> None:
+    """Find the critical levels of a network, by every criterion, beside those of its images as a point cloud."""
+    with friendly():
+        import torch
+        from rich.console import Console
+
+        from latestart import zoo
+        from latestart.data import load_images
+        from latestart.experiments import analyze as experiment
+        from latestart.features import Classifier
+        from latestart.files import write_json
+        from latestart.report.analysis import draw, levels_table
+
+        check_folder(out)
+        network, scheduler, _ = zoo.open_model(model)
+        bundle = zoo.load(model) if model in zoo.names() and not Path(model).is_dir() else None
+        if images is None and bundle is None:
+            raise ValueError(f"{model} is not a shipped model: give its images with --images")
+        limit = min(limit, 1000) if quick else limit
+        cloud = load_images(images, limit) if images else zoo.load(model).images("train")[slice(0, limit)]
+        unseen = load_images(held_out, limit) if held_out else bundle.images("heldout-a") if bundle else None
+        judge = Classifier.load(classifier) if classifier else bundle.classifier if bundle else None
+
+        def classify(x: torch.Tensor) -> torch.Tensor:
+            assert judge is not None
+            return judge(x.float()).argmax(1)
+
+        settings = experiment.Settings.quick(seed) if quick else experiment.Settings(seed=seed)
+        task = experiment.prepare(
+            network, scheduler, cloud.floats(), cloud.labels, unseen.floats() if unseen is not None else None,
+            prior=bundle.prior if bundle else None, classify=classify if judge else None, t_range=t_range,
+            settings=settings,
+        )  # fmt: skip
+        wanted = [name.strip() for name in criteria.split(",") if name.strip()] or None
+        with bar("analyzing") as advance:
+            analysis = experiment.analyze(task, wanted, advance)
+        if unseen is None:
+            analysis.notes.append("no held-out images were given: the nats of the network are measured on the images")
+        analysis.about["model"] = model
+        write_json(out / "analysis.json", analysis.record())
+        figures = draw(analysis, out)
+        Console(width=None if Console().is_terminal else 110).print(levels_table(analysis))
+        for note in analysis.notes:
+            say(f"note: {note}")
+        say(f"wrote {', '.join(path.name for path in figures)} and analysis.json to {out}")

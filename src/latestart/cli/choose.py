@@ -1,0 +1,59 @@
+"""The command `choose`: where to start."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latestart.cli.support import friendly, say
+
+
+def choose(
+    model: Annotated[
+        str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
+    ],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Held-out images: a parquet file, a folder or an npz file; default: the shipped ones."),
+    ] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="A prior that `latestart fit` wrote; default: the shipped.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 5,
+    sampler: Annotated[str, typer.Option(help="ddim, ddpm, pndm, dpm++, unipc, deis, euler, heun, lms, ...")] = "ddim",
+    method: Annotated[
+        str | None, typer.Option(help="nats, stability, probe, nats+probe; default: the last, if there are features.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Shipped features to probe with; default: those of the shipped model.")
+    ] = None,
+    probes: Annotated[int, typer.Option(min=2, help="Samples of all probes together.")] = 1600,
+    out: Annotated[Path | None, typer.Option(help="File for the choice and its evidence (JSON).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+) -> None:
+    """Choose where to start sampling, by nats and a probe, at a small share of a search."""
+    with friendly():
+        from dataclasses import asdict
+
+        from rich.console import Console
+
+        from latestart import zoo
+        from latestart.data import load_images
+        from latestart.files import write_json
+        from latestart.report.tables import choice_table
+        from latestart.sampling.choose import choose_start
+        from latestart.sampling.samplers import make_sampler
+
+        network, trained, start = zoo.open_model(model, prior, late=True)
+        shipped = model in zoo.names()
+        data = load_images(images) if images else zoo.load(model).images("heldout-a") if shipped else None
+        scheduler = make_sampler(sampler, trained, timestep_spacing="trailing")
+        choice = choose_start(
+            network, scheduler, start, data, steps, method, features=features or (model if shipped else None),
+            probes=probes, seed=seed,
+        )  # fmt: skip
+        if out is not None:
+            write_json(out, asdict(choice))
+    Console().print(choice_table(choice))
+    say(f"start at t = {choice.t_start:g} (sigma = {choice.sigma:.3g}): {choice.how}")
+    say(f"{choice.nfe} network evaluations in all" + (f"; wrote {out}" if out else ""))
