@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all of their own set-up, on a machine with Python 3.11 or later, venv and a package index.
-PYTHON ?= $(shell command -v python3 || command -v python3.11)
+PYTHON ?= $(shell python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v python3 || command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: demo test lint types clean

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from latestart.files import load_tensors, replacing, save_tensors, write_json
+from latestart.files import VERSION, load_tensors, replacing, save_tensors, write_json
 
 
 def test_what_was_saved_is_loaded(tmp_path):
@@ -70,3 +70,12 @@ def test_a_sound_file_that_begins_like_a_pickle_is_read(tmp_path):
             break
     assert struct.unpack("<Q", path.read_bytes()[:8])[0] % 256 == 0x80
     assert torch.equal(load_tensors(path, "thing")[0]["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("metadata", [None, "{", "3"])
+def test_damaged_metadata_are_a_damaged_file(tmp_path, metadata):
+    header = {"format": "latestart", "kind": "thing", "version": str(VERSION)}
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(2)}, path, header if metadata is None else {**header, "metadata": metadata})
+    with pytest.raises(ValueError, match=r"thing file .* is damaged"):
+        load_tensors(path, "thing")

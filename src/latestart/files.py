@@ -76,7 +76,13 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, torch.Tensor], 
             f"{path} holds a {header.get('kind')} of version {header.get('version')}, "
             f"expected a {kind} of version {VERSION}"
         )
-    return tensors, json.loads(header["metadata"])
+    try:
+        metadata = json.loads(header["metadata"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"the {kind} file {path} is damaged: its metadata cannot be read") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"the {kind} file {path} is damaged: its metadata are {type(metadata).__name__}, not a dict")
+    return tensors, metadata
 
 
 def _described(path: Path) -> str:

@@ -6,9 +6,11 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LCMScheduler,
     PNDMScheduler,
 )
 
@@ -213,7 +215,11 @@ def test_a_prior_of_one_class_is_compared_with_that_class(data):
     with pytest.raises(ValueError, match="speak of different values"):
         generate(model, scheduler, far, n=2, steps=5, t_start=500, labels=0)
     with pytest.raises(ValueError, match=r"classes 0 to 1, received labels \[2\]"):
-        generate(model, scheduler, n=2, labels=2)
+        generate(model, scheduler, far, n=2, labels=2, t_start=500)
+    with pytest.raises(ValueError, match="classes 0 to 1: expected labels, received none"):
+        generate(model, scheduler, far, n=2)
+    asked = generate(model, scheduler, far, n=40, steps=5, labels=torch.ones(40, dtype=torch.int64)).samples
+    assert (asked.mean(0) - far.mean).abs().max() < 1  # the start is chosen for the class asked for
 
 
 def test_vectors_are_samples_too():
@@ -230,6 +236,36 @@ def test_a_schedule_that_ends_in_pure_noise(data):
     )
     samples = generate(as_model(data, scheduler), scheduler, n=1000, steps=60).samples
     assert samples.flatten(1).var(0).sum() == pytest.approx(float(data.variances.sum()), rel=0.15)
+
+
+def test_bad_input_costs_no_evaluation(data):
+    """Whatever can be known to be wrong beforehand is said before a start is chosen."""
+    scheduler = DDIMScheduler(**TRAILING)
+
+    class Untouchable(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.sample_shape, self.dtype, self.device = (1, 2, 2), torch.float64, torch.device("cpu")
+            self.config = SimpleNamespace()
+
+        def forward(self, x, t):
+            raise AssertionError("evaluated")
+
+    model = Untouchable()
+    wrong = [
+        ({"n": 0}, "n=0"),
+        ({"batch_size": -1}, "batch_size=-1"),
+        ({"steps": 1001}, "1001 steps are more than the schedule's 1000"),
+        ({"noise": torch.zeros(3, 1, 4, 4)}, r"noise of shape \(3, 1, 4, 4\)"),
+        ({"noise": torch.full((3, 1, 2, 2), torch.nan)}, "finite"),
+        ({"t_start": 1200}, "1200"),
+    ]
+    for arguments, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            generate(model, scheduler, data, **arguments)
+    for kind, message in ((LCMScheduler, "LCMScheduler cannot be late-started"), (EDMEulerScheduler, "give t_start")):
+        with pytest.raises(ValueError, match=message):
+            generate(model, kind(), data)
 
 
 def test_bad_input_is_named(data):

@@ -70,7 +70,7 @@ def demo(
         demo_samples(out / "samples.png", comparisons)
         Console(width=None if Console().is_terminal else 110).print(demo_table(measured, comparisons))
         say(f"{samples} samples a figure, seed {seed}, features {results['features']}")
-        say(f"as many test images score {results['floor']['frechet']:.1f}: the floor")
+        say(f"{results['floor']['samples']} test images score {results['floor']['frechet']:.1f}: the floor")
         say(f"wrote {out / 'samples.png'} and {out / 'results.json'}")
 
 
@@ -85,8 +85,9 @@ def fit(
         from latestart.data import load_images
         from latestart.gaussians.gaussian import Gaussian
 
-        if out.is_dir() or out.parent.is_file():
+        if out.is_dir():
             raise ValueError(f"expected a file in a folder to write the prior to, received {out}")
+        check_folder(out.parent)
         data = load_images(images, limit)
         with bar("fitting") as advance:
             prior = Gaussian.fit(told(data.batches(), len(data), advance), basis=basis)
@@ -109,6 +110,7 @@ def sample(
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 5,
     sampler: Annotated[str, typer.Option(help="ddim, ddpm, pndm, dpm++, unipc, deis, euler, heun, lms, ...")] = "ddim",
     clip: Annotated[bool, typer.Option(help="Clip the predicted image at every step (DDIM, DDPM).")] = False,
+    label: Annotated[int | None, typer.Option(min=0, help="The class, for class-conditional models.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of images.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Images evaluated at once.")] = 256,
     seed: Annotated[int, typer.Option(help="Image i depends on the seed and i alone.")] = 0,
@@ -124,7 +126,9 @@ def sample(
         check_folder(out)
         changes = {"clip_sample": clip} if clip or sampler in ("ddim", "ddpm") else {}
         scheduler = make_sampler(sampler, trained, timestep_spacing="trailing", **changes)
-        result = generate(network, scheduler, start, n, steps, t_start, seed, batch_size=batch_size, progress=True)
+        result = generate(
+            network, scheduler, start, n, steps, t_start, seed, labels=label, batch_size=batch_size, progress=True
+        )
         pixels = to_pixels(result.images)
         for k, image in enumerate(pixels):
             save_png(out / f"{k:05d}.png", image)

@@ -311,5 +311,5 @@ def load_prior(path: str | Path) -> Gaussian:
         return Gaussian(
             mean, basis, variances, metadata["count"], metadata["value_range"] and tuple(metadata["value_range"])
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold a sound Gaussian: {error}") from error

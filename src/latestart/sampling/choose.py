@@ -150,6 +150,8 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.noise = Noise.from_scheduler(self.scheduler)
+        self.prior = self.prior.to(self.model.device) if hasattr(self.prior, "to") else self.prior
+        self.labels = None if self.labels is None else torch.as_tensor(self.labels)
         check_prior(self.model.model, self.scheduler, self.prior, self.labels)
 
     def by_nats(self, budget: float) -> Choice:
@@ -194,12 +196,13 @@ class _Search:
         return self._distinct([self._at(float(t)) for t in times])
 
     def _distinct(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        found = {round(c.sigma, 9): c for c in candidates}
+        found = {round(c.sigma, 9): c for c in candidates}  # of two, the later one, which knows more
         return [found[sigma] for sigma in sorted(found, reverse=True)]
 
     def _divergence(self) -> NatsCurve:
         """Without images, of samples of the prior, whose own denoiser is exact on them, from the model."""
-        denoiser = from_diffusers(self.model, self.scheduler, self.labels)
+        count = IMAGES if self.images is None else min(IMAGES, len(self.images))
+        denoiser = from_diffusers(self.model, self.scheduler, self._labels(count))
         if self.images is not None:
             images = self.images[:IMAGES]
             return nats(denoiser, self.prior, images, _levels(denoiser, images), batch_size=IMAGES, seed=self.seed)
@@ -238,13 +241,17 @@ class _Search:
 
     def _probe(self, candidate: Candidate, n: int, turn: int) -> Tensor:
         """The same noise for every start: sample i of a round depends on the seed, the round and i."""
-        labels = self.labels
-        if isinstance(labels, Tensor) and labels.ndim:
-            labels = labels[torch.arange(n) % len(labels)]
+        labels = self._labels(n)
         seed = APART + self.seed * 64 + turn
         return draw(
             self.model, self.scheduler, self.prior, n, self.steps, candidate.t_start, seed, labels=labels
         ).samples
+
+    def _labels(self, n: int) -> Tensor | int | None:
+        """The labels for n samples, in turn."""
+        if isinstance(self.labels, Tensor) and self.labels.ndim:
+            return self.labels[torch.arange(n) % len(self.labels)]
+        return self.labels
 
     def _choice(self, best: Candidate, method: str, seen: Sequence[Candidate], how: str) -> Choice:
         return Choice(best.t_start, best.sigma, method, tuple(self._distinct(seen)), self.model.evaluated, how)

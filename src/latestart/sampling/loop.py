@@ -87,7 +87,7 @@ def draw(
         FloatingPointError: the samples hold NaN or infinite values.
     """
     shape = sample_shape(model)
-    n, steps, labels, noise = _checked(model, shape, n, steps, labels, noise)
+    n, steps, labels, noise = checked(model, shape, n, steps, labels, noise, batch_size)
     if prior is not None:
         if t_start is None:
             raise ValueError("a prior was given and no t_start: say where to start, in the scheduler's t")
@@ -141,24 +141,29 @@ def _prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
     return own
 
 
-def _checked(
-    model: Any, shape: tuple[int, ...], n: int, steps: int, labels: Any, noise: Any
+def checked(
+    model: Any, shape: tuple[int, ...], n: int, steps: int, labels: Any, noise: Any, batch_size: int | None = None
 ) -> tuple[int, int, Tensor | None, Tensor | None]:
-    """The arguments of `generate` as it uses them: labels `(n,)` or None, noise float32 or None."""
+    """The arguments of `generate` as it uses them: labels `(n,)` or None, noise of finite numbers or None."""
     noise = None if noise is None else torch.as_tensor(noise)
     n = whole_number("n", n if noise is None else len(noise))
     if noise is not None and tuple(noise.shape[1:]) != shape:
         raise ValueError(f"the model's samples are {shape}, received noise of shape {tuple(noise.shape)}")
-    labels = None if labels is None else torch.as_tensor(labels)
-    if labels is not None:
-        labels = _checked_labels(model, labels, n)
+    if noise is not None and not (noise.is_floating_point() and noise.isfinite().all()):
+        raise ValueError(f"expected noise of finite floating-point values, received {noise.dtype}, or NaN or infinite")
+    _batch_size(batch_size, n)
+    labels = _checked_labels(model, None if labels is None else torch.as_tensor(labels), n)
     return n, whole_number("steps", steps), labels, noise
 
 
-def _checked_labels(model: Any, labels: Tensor, n: int) -> Tensor:
+def _checked_labels(model: Any, labels: Tensor | None, n: int) -> Tensor | None:
+    classes = getattr(model.config, "num_class_embeds", None)
+    if labels is None:
+        if classes:
+            raise ValueError(f"the model has the classes 0 to {classes - 1}: expected labels, received none")
+        return None
     if labels.ndim and len(labels) != n:
         raise ValueError(f"expected {n} labels, one for each sample, received {len(labels)}")
-    classes = getattr(model.config, "num_class_embeds", None)
     if classes and (labels.min() < 0 or labels.max() >= classes):
         raise ValueError(f"the model has the classes 0 to {classes - 1}, received labels {labels.unique().tolist()}")
     return labels.expand(n)

@@ -68,7 +68,7 @@ class FixedPoint:
         point: y, `(*shape)`, float64.
         sigma: the level.
         criterion: "density" or "sde", which says c.
-        residual: `|D(y) / c - y|` over the larger of `|y|` and `sigma sqrt(D)`.
+        residual: `|D(y) / c - y|` over the larger of `|y|` and `sigma sqrt(D)`, but at most 1,000 times the latter.
         nfe: calls of the denoiser, each Jacobian product counted as one.
         how: "contraction" or "Newton-Krylov".
     """
@@ -147,7 +147,10 @@ class _Equation:
         return out.double() / self.c - y
 
     def size(self, f: Tensor, y: Tensor) -> float:
-        return f.norm().item() / max(y.norm().item(), self.noise)
+        length = y.norm().item()
+        if length * torch.finfo(self.denoiser.dtype).eps > 0.01 * self.noise:
+            return math.inf  # so far out that rounding alone would make F vanish
+        return f.norm().item() / max(min(length, 1e3 * self.noise), self.noise)
 
     def solve(self, y: Tensor, tol: float, steps: int, search: str) -> tuple[Tensor, float, str]:
         if search == "newton":
@@ -240,6 +243,7 @@ class Follower:
         method: how Jacobian products are taken, see `Jacobian`.
         tol: largest residual of a fixed point, see `fixed_point`.
         k: eigenvalues at each point.
+        halvings: of a step along a branch, before it counts as broken off there.
     """
 
     denoiser: Denoiser
@@ -248,12 +252,13 @@ class Follower:
     method: Method = "auto"
     tol: float | None = None
     k: int = 1
+    halvings: int = 6
 
     def find(self, sigma: float, start: Tensor | None, search: Search = "auto", steps: int = 200) -> BranchPoint:
         """The fixed point that `fixed_point` finds from `start` `(*shape)`, with its stability."""
         return self._judged(self._fixed(sigma, start, search, steps), None)
 
-    def follow(self, sigma: float, near: BranchPoint, halvings: int = 6) -> BranchPoint:
+    def follow(self, sigma: float, near: BranchPoint, halvings: int | None = None) -> BranchPoint:
         """The same branch at another level.
 
         Newton's method from a prediction along the branch's tangent; while `lambda / c` is below 1/2, the contraction.
@@ -263,6 +268,7 @@ class Follower:
         Raises:
             ConvergenceError: the branch breaks off before that level, as at a fold.
         """
+        halvings = self.halvings if halvings is None else halvings
         try:
             fixed = self._next(sigma, near)
         except ConvergenceError:

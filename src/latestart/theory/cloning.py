@@ -73,8 +73,6 @@ def clone(
     denoiser: Denoiser,
     classify: Classifier | None,
     noise: Noise | None = None,
-    *,
-    agreement: float = AGREEMENT,
     **options: Any,
 ) -> CriticalLevel:
     """The level from which on clones of one path mostly fall to one class, by sampling with a denoiser.
@@ -85,29 +83,49 @@ def clone(
     Args:
         classify: from samples `(n, *shape)` to class indices `(n,)`.
         noise: gives the level its time t.
-        options: those of `clone_curve`.
+        options: those of `clone_curve`, `agreement` among them.
 
     Raises:
         ValueError: no classifier; only one class among the samples; a curve that does not reach the agreement.
     """
-    curve, chance = _clone_curve(denoiser, _required(classify, "clone"), **options)
-    return curve.crossing(chance + (2 * agreement - 1) * (1 - chance), noise)
+    return clone_curve(denoiser, classify, **options).level(noise)
 
 
-def clone_curve(denoiser: Denoiser, classify: Classifier | None, **options: Any) -> Curve:
+def clone_curve(
+    denoiser: Denoiser,
+    classify: Classifier | None,
+    *,
+    n: int = 256,
+    sigmas: Tensor | list[float] | None = None,
+    refine: int = 4,
+    seed: int = 0,
+    agreement: float = AGREEMENT,
+) -> Curve:
     """How often two clones agree on the class, by the level down to which they share their path.
+
+    It costs `n len(sigmas)^2 refine / 2` evaluations.
 
     Args:
         classify: from samples `(n, *shape)` to class indices `(n,)`.
-        options: `n` paths (256); `sigmas`, the falling levels at which they are cloned, the first so high that the
-            data are one Gaussian there (by default 24 over the denoiser's range, at most 100 to 0.01); `refine`, steps
-            of the sampler between two of them (4, by default a tenth in log sigma each); `seed`. It costs
-            `n len(sigmas)^2 refine / 2` evaluations.
+        n: number of paths.
+        sigmas: the falling levels at which they are cloned, the first so high that the data are one Gaussian there; by
+            default 24 over the denoiser's range, at most 100 to 0.01.
+        refine: steps of the sampler between two of them, by default a tenth in log sigma each.
+        seed: of the noise.
+        agreement: at which the level is read for two classes of equal weight, see `clone`.
 
     Raises:
         ValueError: no classifier, only one class, levels outside of the denoiser's, fewer than 10 paths.
     """
-    return _clone_curve(denoiser, _required(classify, "clone"), **options)[0]
+    classify, reverse = _required(classify, "clone"), _Reverse(denoiser, sigmas, refine, seed)
+    states, final = reverse.paths(n)
+    labels = _classes(classify, final)
+    chance = _chance(labels, "clone")
+    # the path itself is one clone, so each level costs one more
+    agreed = [_classes(classify, reverse.finish(y, k, stream=k + 1)) == labels for k, y in enumerate(states)]
+    how = "paths of the reverse SDE shared down to the level and independent below it end in one class"
+    threshold = chance + (2 * agreement - 1) * (1 - chance)
+    return Curve(reverse.sigma, torch.stack(agreed, 1).double(), "clone", how, threshold)
 
 
 def uturn(
@@ -126,8 +144,7 @@ def uturn(
     Raises:
         ValueError: no classifier; too few images or classes; a curve that does not reach that share.
     """
-    labels = _classes(_required(classify, "uturn"), enough(images, "uturn"))
-    return uturn_curve(denoiser, images, classify, **options).crossing((1 - _chance(labels, "uturn")) / 2, noise)
+    return uturn_curve(denoiser, images, classify, **options).level(noise)
 
 
 def uturn_curve(
@@ -149,18 +166,20 @@ def uturn_curve(
         seed: of the noise.
 
     Raises:
-        ValueError: no classifier, too few images, levels outside of the denoiser's, or a denoiser that returns NaN.
+        ValueError: no classifier, too few images or classes, levels outside of the denoiser's, or a denoiser that
+            returns NaN.
     """
     classify = _required(classify, "uturn")
     x_0 = enough(images, "uturn").to(device=denoiser.device, dtype=denoiser.dtype)
     labels = _classes(classify, x_0)
+    half = (1 - _chance(labels, "uturn")) / 2
     reverse = _Reverse(denoiser, sigmas, refine, seed)
     changed = []
     for k, sigma in enumerate(reverse.measured):
         y = x_0 + sigma * reverse.noise(x_0, k + 1, -1)
         changed.append(_classes(classify, reverse.finish(y, k, stream=k + 1)) != labels)
     how = "images noised to the level and denoised by the reverse SDE change their class half as often as by chance"
-    return Curve(reverse.sigma, torch.stack(changed, 1).double(), "uturn", how)
+    return Curve(reverse.sigma, torch.stack(changed, 1).double(), "uturn", how, half)
 
 
 def susceptibility(denoiser: Denoiser, noise: Noise | None = None, **options: Any) -> CriticalLevel:
@@ -169,7 +188,7 @@ def susceptibility(denoiser: Denoiser, noise: Noise | None = None, **options: An
     Raises:
         ValueError: the curve has no peak inside its levels.
     """
-    return susceptibility_curve(denoiser, **options).peak(noise)
+    return susceptibility_curve(denoiser, **options).level(noise)
 
 
 def susceptibility_curve(
@@ -206,19 +225,17 @@ def susceptibility_curve(
     return Curve(reverse.sigma, torch.stack(moved, 1) / size**2, "susceptibility", how)
 
 
-def correlation(
-    denoiser: Denoiser, noise: Noise | None = None, *, threshold: float = 0.5, **options: Any
-) -> CriticalLevel:
-    """The level from which on the path's state is correlated with its sample by at least `threshold`.
+def correlation(denoiser: Denoiser, noise: Noise | None = None, **options: Any) -> CriticalLevel:
+    """The level from which on the path's state is correlated with its sample by at least `threshold`, one half.
 
     Args:
         noise: gives the level its time t.
-        options: those of `correlation_curve`.
+        options: those of `correlation_curve`, `threshold` among them.
 
     Raises:
         ValueError: the curve does not cross the threshold.
     """
-    return correlation_curve(denoiser, **options).crossing(threshold, noise)
+    return correlation_curve(denoiser, **options).level(noise)
 
 
 def correlation_curve(
@@ -228,12 +245,14 @@ def correlation_curve(
     sigmas: Tensor | list[float] | None = None,
     refine: int = 4,
     seed: int = 0,
+    threshold: float = 0.5,
 ) -> Curve:
     """The cosine between the state at each level and the final sample, both less their means over paths.
 
     Args:
         n: number of paths.
         sigmas, refine, seed: as for `susceptibility_curve`.
+        threshold: at which the level is read.
 
     Raises:
         ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
@@ -243,7 +262,7 @@ def correlation_curve(
     x_0 = _centred(final)
     cosines = [torch.cosine_similarity(_centred(y), x_0, dim=1).cpu() for y in states]
     how = "correlation of the state with the final sample along paths of the reverse SDE"
-    return Curve(reverse.sigma, torch.stack(cosines, 1), "correlation", how)
+    return Curve(reverse.sigma, torch.stack(cosines, 1), "correlation", how, threshold)
 
 
 def trajectories(
@@ -269,12 +288,41 @@ def trajectories(
     Raises:
         ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
     """
+    sigma, states = paths(denoiser, n=n, sigmas=sigmas, refine=refine, seed=seed)
+    return sigma, normalised(states)
+
+
+def normalised(states: Tensor) -> Tensor:
+    """The states of paths `(L, n, *shape)`, each value less its mean over paths, over its deviation over paths."""
+    states = states - states.mean(1, keepdim=True)
+    deviation = states.std(1, keepdim=True)
+    return states / deviation.where(deviation > 0, 1.0)
+
+
+def paths(
+    denoiser: Denoiser,
+    *,
+    n: int = 256,
+    sigmas: Tensor | list[float] | None = None,
+    refine: int = 4,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Paths of the reverse SDE from pure noise.
+
+    Args:
+        n: number of paths.
+        sigmas, refine, seed: as for `susceptibility_curve`.
+
+    Returns:
+        The levels, `(L + 1,)`, falling, 0 for the samples at last; and the states y, `(L + 1, n, *shape)`, float64.
+
+    Raises:
+        ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
+    """
     reverse = _Reverse(denoiser, sigmas, refine, seed)
     states, final = reverse.paths(n)
-    paths = torch.stack([state.double().cpu() for state in (*states, final)])
-    paths = paths - paths.mean(1, keepdim=True)
-    deviation = paths.std(1, keepdim=True)
-    return torch.tensor([*reverse.measured, 0.0], dtype=torch.float64), paths / deviation.where(deviation > 0, 1.0)
+    levels = torch.tensor([*reverse.measured, 0.0], dtype=torch.float64)
+    return levels, torch.stack([state.double().cpu() for state in (*states, final)])
 
 
 def _centred(samples: Tensor) -> Tensor:
@@ -332,26 +380,6 @@ class _Reverse:
             y = d + r * (y - d) + s * math.sqrt(1 - r) * self.noise(y, stream, step)
         yield y
         yield _batched(self.denoiser, y, self.levels[-1])
-
-
-def _clone_curve(
-    denoiser: Denoiser,
-    classify: Classifier,
-    *,
-    n: int = 256,
-    sigmas: Tensor | list[float] | None = None,
-    refine: int = 4,
-    seed: int = 0,
-) -> tuple[Curve, float]:
-    """The curve, and the agreement by chance."""
-    reverse = _Reverse(denoiser, sigmas, refine, seed)
-    states, final = reverse.paths(n)
-    labels = _classes(classify, final)
-    chance = _chance(labels, "clone")
-    # the path itself is one clone, so each level costs one more
-    agreed = [_classes(classify, reverse.finish(y, k, stream=k + 1)) == labels for k, y in enumerate(states)]
-    how = "paths of the reverse SDE shared down to the level and independent below it end in one class"
-    return Curve(reverse.sigma, torch.stack(agreed, 1).double(), "clone", how), chance
 
 
 def _agreement(q: float) -> float:

@@ -109,12 +109,14 @@ class Curve:
         sigma: the levels, `(L,)`, float64, highest first.
         samples: the quantity for each sample at each level, `(n, L)`, float64, n at least 2.
         criterion, how: of the levels read from the curve.
+        threshold: where its level is read; None for a curve whose level is its peak.
     """
 
     sigma: Tensor
     samples: Tensor
     criterion: str
     how: str
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         n, width = self.samples.shape
@@ -133,6 +135,14 @@ class Curve:
     def error(self) -> Tensor:
         """The standard error of the mean, `(L,)`."""
         return self.samples.std(0) / math.sqrt(len(self.samples))
+
+    def level(self, noise: Noise | None = None) -> CriticalLevel:
+        """The level of the curve's criterion: where it crosses its `threshold`, or its peak where it has none.
+
+        Raises:
+            ValueError: there is no such level.
+        """
+        return self.peak(noise) if self.threshold is None else self.crossing(self.threshold, noise)
 
     def crossing(self, threshold: float, noise: Noise | None = None, seed: int = 0) -> CriticalLevel:
         """The highest level at which the curve crosses `threshold`, linear in log sigma between two levels.

@@ -89,12 +89,80 @@ def crossing(
     """
     levels = levels_of(denoiser, noise, sigma_range, step)
     follower = Follower(denoiser, criterion, symmetric, method)
-    curve = [follower.find(levels[0], start)]
-    while curve[-1].stable and len(curve) < len(levels):
+    return critical_level(follower, trace(follower, levels, start, past=False)).on(noise)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Fixed points at falling levels, from the central one on.
+
+    Attributes:
+        levels: all those looked at.
+        points: those found.
+        segment: for each point, how often the branch that is followed had been lost before: 0 is the central branch.
+        lost: why, for each level at which a branch broke off or nothing was found.
+    """
+
+    levels: list[float]
+    points: list[BranchPoint]
+    segment: list[int]
+    lost: dict[float, ConvergenceError]
+
+    @property
+    def central(self) -> list[BranchPoint]:
+        """The central branch, down to its first unstable point."""
+        branch = [here for here, segment in zip(self.points, self.segment) if segment == 0]
+        stable = next((i for i, here in enumerate(branch) if not here.stable), len(branch))
+        return branch[: stable + 1]
+
+
+def trace(follower: Follower, levels: Sequence[float], start: Tensor | None = None, *, past: bool = True) -> Trace:
+    """Follow the central fixed point down, and where it is lost the point that the search leads to from there.
+
+    Args:
+        levels: falling, in sigma.
+        start: `(*shape)`, where the search begins at the highest level; the origin by default.
+        past: whether to go on past an instability and past the end of a branch.
+
+    Raises:
+        ConvergenceError: no fixed point was found at the highest level.
+    """
+    here, segment = follower.find(levels[0], start), 0
+    points, segments, lost = [here], [0], dict[float, ConvergenceError]()
+    for sigma in levels[1:]:
+        if not past and (lost or not here.stable):
+            break
         try:
-            curve.append(follower.follow(levels[len(curve)], curve[-1]))
+            here = follower.follow(sigma, here)
         except ConvergenceError as error:
-            return _fold(follower, curve[-1], levels[len(curve)], error).on(noise)
+            lost[sigma] = error
+            if not past:
+                break
+            try:
+                here, segment = follower.find(sigma, here.point), segment + 1
+            except ConvergenceError:
+                continue
+        points.append(here)
+        segments.append(segment)
+    return Trace(list(levels), points, segments, lost)
+
+
+def critical_level(follower: Follower, traced: Trace, xtol: float = 1e-6) -> CriticalLevel:
+    """The level at which the central branch of a trace loses its stability, or ends in a fold.
+
+    Args:
+        follower, traced: what followed the branch, and where it came.
+        xtol: accuracy of a fold, in log sigma.
+
+    Raises:
+        ValueError: the central point is unstable at the highest level already.
+        NoCrossing: it stays stable throughout; says the peak of the ratio.
+        ConvergenceError: the branch was lost, and not in a fold.
+    """
+    curve, levels, criterion = traced.central, traced.levels, follower.criterion
+    if curve[-1].stable and traced.lost:
+        beyond = max(traced.lost)
+        return _fold(follower, curve[-1], beyond, traced.lost[beyond], xtol)
     if curve[-1].stable:
         curve = _up_to(curve, _require_crossing(peak(follower, curve), levels, criterion))
     if len(curve) == 1:
@@ -105,15 +173,15 @@ def crossing(
     try:
         sigma, products = critical_between(follower, curve[-2], curve[-1])
     except ConvergenceError as error:
-        return _fold(follower, curve[-2], curve[-1].sigma, error).on(noise)
+        return _fold(follower, curve[-2], curve[-1].sigma, error, xtol)
     products += sum(here.spectrum.products for here in curve)
     how = f"lambda / c = 1 on the central branch, {curve[-1].spectrum.how}, {products} in all"
-    return CriticalLevel(sigma, criterion, how).on(noise)
+    return CriticalLevel(sigma, criterion, how)
 
 
-def _fold(follower: Follower, last: BranchPoint, beyond: float, error: ConvergenceError) -> CriticalLevel:
+def _fold(follower: Follower, last: BranchPoint, beyond: float, error: ConvergenceError, xtol: float) -> CriticalLevel:
     """The end of a branch between its last point and a level that it does not reach; `error` where it is no fold."""
-    while math.log(last.sigma / beyond) > 1e-6:
+    while math.log(last.sigma / beyond) > xtol:
         middle = math.sqrt(last.sigma * beyond)
         try:
             here = follower.follow(middle, last, halvings=0)
@@ -182,6 +250,7 @@ def second_branch(
     step: float = STEP,
     separation: float = 1e-2,
     xtol: float = 1e-4,
+    along: Sequence[BranchPoint] | None = None,
 ) -> CriticalLevel:
     """The highest level at which a stable fixed point is found beside the central branch.
 
@@ -194,6 +263,7 @@ def second_branch(
         noise, sigma_range, start, symmetric, method, step: as for `crossing`.
         separation: the least distance from the central point, in units of the noise, `sigma sqrt(D)`.
         xtol: of log sigma; the level's `interval` is the last bracket.
+        along: points of the central branch by falling noise, where it has been followed already.
 
     Raises:
         ValueError: starts of another shape, or no second branch in the whole range.
@@ -201,9 +271,9 @@ def second_branch(
     """
     check_sample(starts, denoiser.shape)
     follower = Follower(denoiser, criterion, symmetric, method)
-    levels = levels_of(denoiser, noise, sigma_range, step)
+    levels = [here.sigma for here in along] if along else levels_of(denoiser, noise, sigma_range, step)
     centre: list[BranchPoint] = []
-    for here in descend(follower, levels, start):
+    for here in along or descend(follower, levels, start):
         centre.append(here)
         for end in ends(follower, here, starts, separation):
             if found := beside(follower, here, end, separation):

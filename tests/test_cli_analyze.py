@@ -1,0 +1,59 @@
+"""The command `latestart analyze`, on a shipped model and on a folder."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from latestart import zoo
+from latestart.cli import app
+from latestart.theory.critical import speciation
+
+runner = CliRunner()
+
+
+def _run(*args):
+    return runner.invoke(app, ["analyze", *map(str, args)], env={"COLUMNS": "200"})
+
+
+def test_the_shipped_model_brings_its_images_and_its_classifier(tmp_path):
+    result = _run("mnist", "--quick", "--limit", 60, "--criteria", "speciation,uturn", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "analysis.json").read_text())
+    assert record["about"]["images"] == 60 and record["about"]["held_out"] == 2000
+    levels = {(row["criterion"], row["of"]): row for row in record["levels"]}
+    expected = speciation(zoo.load("mnist").images("train")[slice(60)].floats())
+    assert levels["speciation", "data"]["sigma"] == pytest.approx(expected.sigma)
+    assert 250 < levels["uturn", "network"]["t"] < 700
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("nowhere",), "nowhere"),
+        (("mnist", "--criteria", "magic"), "expected criteria among density, sde,"),
+        (("mnist", "--images", "nothing.parquet"), "nothing.parquet"),
+        (("mnist", "--limit", "20", "--t-range", "100", "5000", "--criteria", "sde"), "5000"),
+        (("mnist", "--classifier", "nothing.safetensors"), "nothing.safetensors"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    result = _run(*args)
+    assert result.exit_code == 2
+    assert message in result.output.replace("\n", " ")
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_of_another_shape_are_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", images=np.random.default_rng(0).random((30, 8, 8)))
+    result = _run("mnist", "--images", tmp_path / "x.npz", "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "(1, 28, 28)" in result.output and "(30, 1, 8, 8)" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_ones_own_needs_images(folder, tmp_path):
+    result = _run(folder / "model", "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "give its images with --images" in result.output
