@@ -4,17 +4,35 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from latestart import zoo
 from latestart.cli import app
+from latestart.data import load_images, save_png
 from latestart.theory.critical import speciation
+from latestart.train import TrainConfig, train
 
 runner = CliRunner()
 
 
 def _run(*args):
     return runner.invoke(app, ["analyze", *map(str, args)], env={"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model trained for 300 steps on two kinds of pictures, 4 x 4, and its images."""
+    path, g = tmp_path_factory.mktemp("analyze"), torch.Generator().manual_seed(0)
+    ramp = torch.linspace(20, 235, 16).view(1, 4, 4)
+    for k in range(60):
+        image = (ramp if k % 2 else 255 - ramp) + 8 * torch.randn(1, 4, 4, generator=g)
+        save_png(path / "images" / "ab"[k % 2] / f"{k}.png", image.clamp(0, 255).round().byte())
+    config = TrainConfig(
+        steps=300, batch_size=32, channels=(8,), prediction="v_prediction", ema_decay=0.9, learning_rate=5e-3, warmup=10
+    )
+    train(load_images(path / "images"), path / "model", config)
+    return path
 
 
 def test_the_shipped_model_brings_its_images_and_its_classifier(tmp_path):
