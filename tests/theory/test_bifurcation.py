@@ -126,6 +126,27 @@ def test_a_branch_that_no_push_reaches_is_found_from_a_start():
     assert tree.splits[0].sigma == pytest.approx(expected.sigma, rel=5e-4)
 
 
+@pytest.mark.parametrize("step", [0.1, 0.8])
+def test_births_are_told_apart_within_a_step(step):
+    """Two far points of small weight, at different distances: each mode is born at its own level, whatever the grid."""
+    heavy, far = torch.zeros(11, 2, dtype=torch.float64), torch.tensor([[0.0, 9.0], [8.0, 0.0]], dtype=torch.float64)
+    cloud = PointCloud(torch.cat([heavy, far]))
+    options = {"criterion": "density", "sigma_range": (0.5, 30.0)}
+    steps = []
+    tree = bifurcation_tree(
+        cloud, starts=far, step=step, reach=(0.5,), progress=lambda *told: steps.append(told), **options
+    )
+    expected = [second_branch(cloud, point[None], **options).sigma for point in far]
+    assert math.log(expected[0] / expected[1]) < 0.2
+    assert [node.sigma for node in tree.splits] == pytest.approx(expected, rel=1e-3)
+    first, second = tree.splits
+    assert second.parent == first.index
+    assert max(node.mean[1].item() for node in tree.children(first.index)) == pytest.approx(9, abs=1e-3)
+    assert max(node.mean[0].item() for node in tree.children(second.index)) == pytest.approx(8, abs=1e-3)
+    done, total, what = steps[-1]
+    assert done == total == len(steps) and what == "3 branches at sigma = 0.5"
+
+
 def test_leaves_match_classes():
     tree = bifurcation_tree(FOUR, leaves=2, criterion="density", sigma_range=(0.08, 10.0))
     noise = 0.1 * torch.randn(100, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -1,10 +1,11 @@
-"""The paper's figures as commands: one-dimension, sphere, potential."""
+"""The paper's figures as commands: one-dimension, sphere, potential, bifurcation."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from latestart.cli.bifurcation import bifurcation
 from latestart.cli.support import bar, check_folder, friendly, say, whole_numbers
 
 
@@ -113,3 +114,4 @@ experiment.command(
 )(one_dimension)
 experiment.command("sphere", epilog="Example:  latestart experiment sphere --dims 2,8,32,128 --radius 4")(sphere)
 experiment.command("potential", epilog="Example:  latestart experiment potential mnist --samples 8")(potential)
+experiment.command("bifurcation", epilog="Example:  latestart experiment bifurcation --leaves 12")(bifurcation)

@@ -17,15 +17,16 @@ the central point at high noise each branch is followed down. It splits
 
 The deviation is the largest posterior one, `sigma sqrt(lambda)`, that the branch has had: at the highest noise that is
 the data's. Real data has branches that no such push reaches; they are found from given starts, such as the means of
-classes or clusters, and are taken to begin beside the nearest branch. What neither finds is not in the tree. At low
-noise the leaves under "density" are the points of the data.
+classes or clusters. A branch that is found in either way is followed back up to its birth, and is taken to part there
+from the nearest branch. What neither finds is not in the tree. At low noise the leaves under "density" are the points
+of the data.
 
 Contract: points are `(*shape)` in `y = x / alpha`, levels are sigma, results are float64.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from torch import Tensor
 from latestart.denoisers.base import Denoiser, check_sample
 from latestart.theory.branches import BranchPoint, Criterion, Follower, constant, levels_of
 from latestart.theory.jacobian import ConvergenceError, Method
-from latestart.theory.stability import beside, birth, critical_between, ends
+from latestart.theory.stability import beside, critical_between, ends
 
 THETA_C = math.sqrt(math.sqrt(2) - 1)  # of data at +-1 in one dimension
 
@@ -119,6 +120,7 @@ def bifurcation_tree(
     xtol: float = 1e-4,
     symmetric: bool | None = None,
     method: Method = "auto",
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Tree:
     """Follow the stable fixed points down in noise, and into both sides of each split.
 
@@ -127,12 +129,13 @@ def bifurcation_tree(
         sigma_range: lowest and highest level; at the highest there should be one fixed point. See `levels_of`.
         start: `(*shape)`, where the search at the highest level begins; the origin by default.
         starts: `(n, *shape)`, from which further branches are sought at each level, such as the means of classes.
-        step: of log sigma. Of splits closer than that, the order is not resolved.
+        step: of log sigma. Of instabilities closer than that, one below the other, the order is not resolved.
         directions: eigenvectors along which branches beside one are sought, both ways.
         reach: of those pushes, in deviations.
         separation: the least distance of two branches, in units of the noise, `sigma sqrt(D)`.
         xtol: accuracy of a split's level, in log sigma; where a branch ends in a fold, that is `step`.
         symmetric, method: see `Follower`.
+        progress: called as `progress(done, total, what)` after each level.
 
     Raises:
         ValueError: fewer than one leaf, or a first fixed point that is unstable.
@@ -152,9 +155,11 @@ def bifurcation_tree(
             "give a sigma_range that begins above it"
         )
     growth = _Growth(follower, leaves, starts.double(), tuple(reach), separation, xtol)
-    growth.tips.append(_Tip(None, [first]))
-    for sigma in levels[1:]:
+    growth.tips.append(_Branch(None, [first]))
+    for done, sigma in enumerate(levels[1:], 1):
         growth.descend(sigma)
+        if progress is not None:
+            progress(done, len(levels) - 1, f"{len(growth.tips)} branches at sigma = {sigma:.3g}")
     return growth.finished()
 
 
@@ -201,20 +206,40 @@ def match(tree: Tree, points: Tensor, labels: Tensor) -> Match:
 
 
 @dataclass(eq=False)
-class _Tip:
-    """A branch that is still followed."""
+class _Branch:
+    """A branch from the end of its parent to its own end, the last point of its path."""
 
-    parent: int | None
+    parent: "_Branch | None"
     path: list[BranchPoint]
 
     @property
     def last(self) -> BranchPoint:
         return self.path[-1]
 
+    @property
+    def line(self) -> list["_Branch"]:
+        """The branches from the root to this one."""
+        return [*(self.parent.line if self.parent else []), self]
+
+    def covers(self, sigma: float) -> bool:
+        begin = self.parent.last if self.parent else self.path[0]
+        return begin.sigma >= sigma >= self.last.sigma
+
+
+@dataclass(frozen=True, eq=False)
+class _Birth:
+    """A branch that was born at a level beside another: its points from there on, by falling noise."""
+
+    sigma: float
+    path: list[BranchPoint]
+
+    def covers(self, sigma: float) -> bool:
+        return self.path[0].sigma >= sigma
+
 
 @dataclass
 class _Growth:
-    """A tree while it is followed down."""
+    """A tree while it is followed down: `tips` are the branches that are still followed, `ended` all others."""
 
     follower: Follower
     leaves: int
@@ -222,9 +247,8 @@ class _Growth:
     reach: tuple[float, ...]
     separation: float
     xtol: float
-    tips: list[_Tip] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
-    ended: int = 0
+    tips: list[_Branch] = field(default_factory=list)
+    ended: list[_Branch] = field(default_factory=list)
 
     def descend(self, sigma: float) -> None:
         """All branches to the next level, where some of them split."""
@@ -232,16 +256,21 @@ class _Growth:
         for tip in unstable:
             self.tips.remove(tip)
             self._split(tip, sigma)
-        for tip in list(self.tips):
-            if self._has_room(1) and len(tip.path) > 1:
-                self._bud(tip)
+        for birth in sorted(self._newborn(), key=lambda birth: -birth.sigma):
+            self._bud(birth)
 
     def finished(self) -> Tree:
-        for tip in self.tips:
-            self._node(tip, tip.last.sigma, tip.last.point)
-        return Tree(tuple(self.nodes), self.follower.criterion)
+        """The tree, its nodes by falling noise."""
+        branches = sorted([*self.ended, *self.tips], key=lambda one: (-one.last.sigma, len(one.line)))
+        return Tree(tuple(self._node(k, one, branches) for k, one in enumerate(branches)), self.follower.criterion)
 
-    def _follow(self, tip: _Tip, sigma: float) -> bool:
+    def _node(self, index: int, branch: _Branch, branches: list[_Branch]) -> Node:
+        sigma, point = branch.last.sigma, branch.last.point
+        parent = None if branch.parent is None else branches.index(branch.parent)
+        mean = point * constant(self.follower.criterion, sigma)
+        return Node(index, parent, sigma, point, mean, tuple(branch.path))
+
+    def _follow(self, tip: _Branch, sigma: float) -> bool:
         """One level on; whether the branch is stable there. One that ends in a fold falls to where samples fall."""
         try:
             here = self.follower.follow(sigma, tip.last)
@@ -250,28 +279,30 @@ class _Growth:
         tip.path.append(here)
         return here.stable
 
-    def _split(self, tip: _Tip, sigma: float) -> None:
+    def _split(self, tip: _Branch, sigma: float) -> None:
         """Both ways along the leading eigenvector, from a branch that is unstable at `sigma`, or ended above it."""
-        last = tip.last
-        new = self._fallen(last, sigma) if self._has_room(2) else []
-        crossed = not last.stable
-        if len(new) == 2 and crossed:
-            index = self._node(_Tip(tip.parent, tip.path[:-1]), *self._critical(*tip.path[-2:]))
-            self.tips += [_Tip(index, [here]) for here in new]
-        elif len(new) >= 1:
-            self.tips.append(_Tip(tip.parent, [*tip.path[: -1 if crossed else None], new[0]]))
+        new = self._fallen(tip.last, sigma) if self._has_room(2) else []
+        unstable = [] if tip.last.stable else [tip.path.pop()]
+        if len(new) == 2 and unstable:
+            self._end_at_critical(tip, unstable[0])
+            self.ended.append(tip)
+            self.tips += [_Branch(tip, [here]) for here in new]
+        elif new:
+            tip.path.append(new[0])
+            self.tips.append(tip)
         else:
-            self.ended += 1
-            path = tip.path[: -1 if crossed else None]
-            self._node(_Tip(tip.parent, path), path[-1].sigma, path[-1].point)
+            self.ended.append(tip)
 
-    def _critical(self, stable: BranchPoint, unstable: BranchPoint) -> tuple[float, Tensor]:
-        """Where a branch loses its stability; the last stable point where no continuous branch joins the two."""
+    def _end_at_critical(self, tip: _Branch, unstable: BranchPoint) -> None:
+        """End a branch where it loses its stability; at its last point where no continuous branch leads on."""
+        # the Jacobian is singular there: the last digits of a fixed point are out of reach
+        tol = 100 * (self.follower.tol or torch.finfo(self.follower.denoiser.dtype).eps ** (2 / 3))
+        follower = replace(self.follower, tol=tol)
         try:
-            level, _ = critical_between(self.follower, stable, unstable)
-            return level, self.follower.follow(level, stable).point
+            level, _ = critical_between(follower, tip.last, unstable)
+            tip.path.append(follower.follow(level, tip.last))
         except ConvergenceError:
-            return stable.sigma, stable.point
+            return
 
     def _fallen(self, origin: BranchPoint, sigma: float) -> list[BranchPoint]:
         """The stable points, on no branch yet, to which a slight push of `origin` leads, one way and the other."""
@@ -287,36 +318,71 @@ class _Growth:
                 fallen.append(found)
         return fallen
 
-    def _bud(self, tip: _Tip) -> None:
-        """A branch that was born beside a stable one since the last level: the two part at its birth."""
-        above, here = tip.path[-2:]
-        if (new := self._beside(tip)) is None:
-            return
-        try:
-            _, level = birth(self.follower, new, here, above, self.separation, self.xtol)
-            parting = self.follower.follow(level, above)
-        except ConvergenceError:
-            return
-        index = self._node(_Tip(tip.parent, tip.path[:-1]), level, parting.point)
-        tip.parent, tip.path = index, [here]
-        self.tips.append(_Tip(index, [new]))
-
-    def _beside(self, tip: _Tip) -> BranchPoint | None:
-        """A stable point on no branch yet, nearest to this one, to which a push from it or one of the starts leads."""
-        sigma, candidates = tip.last.sigma, torch.cat([self._pushed(tip), self.starts.to(tip.last.point)])
-        for end in ends(self.follower, tip.last, candidates, self.separation):
-            if self._nearest(end, sigma) is not tip or not self._apart(end, sigma):
+    def _newborn(self) -> list[_Birth]:
+        """The branches not yet known to whose points pushes or the starts lead."""
+        old = [tip for tip in self.tips if len(tip.path) > 1]
+        if not old or not self._has_room(1):
+            return []
+        candidates = torch.cat([*map(self._pushed, old), self.starts.to(old[0].last.point)])
+        born: list[_Birth] = []
+        for end in ends(self.follower, old[0].last, candidates, self.separation):
+            others = [birth.path[-1].point for birth in born]
+            tip = self._nearest(end)
+            if tip not in old or not self._apart(end, tip.last.sigma, others):
                 continue
             found = beside(self.follower, tip.last, end, self.separation)
-            if found and self._apart(found.point, sigma):
-                return found
-        return None
+            if found and self._apart(found.point, found.sigma, others):
+                born += self._birth(tip, found, born)
+        return born
 
-    def _nearest(self, point: Tensor, sigma: float) -> _Tip:
-        here = (tip for tip in self.tips if tip.last.sigma == sigma)
+    def _birth(self, tip: _Branch, found: BranchPoint, born: list[_Birth]) -> list[_Birth]:
+        """The birth of a branch, followed up beside another and its parents; none where it is lost at once."""
+        path = [here for branch in tip.line for here in branch.path]
+        line = set(map(id, tip.line))
+        known = [one for one in [*self.ended, *self.tips] if id(one) not in line]
+        rising = _Rising(self, known, born, [found])
+        try:
+            while len(path) > 2 and rising.to(path[-2]):
+                path.pop()
+            return [_Birth(rising.bracket(path[-1], path[-2]), rising.path[::-1])]
+        except ConvergenceError:
+            level = rising.path[-1].sigma
+            return [_Birth(level, rising.path[::-1])] if level > tip.last.sigma else []
+
+    def at(self, sigma: float, near: list[BranchPoint]) -> BranchPoint:
+        """The branch at a level, from the first of some points beside it that leads there."""
+        for point in near[:-1]:
+            try:
+                return self.follower.follow(sigma, point)
+            except ConvergenceError:
+                continue
+        return self.follower.follow(sigma, near[-1])
+
+    def _bud(self, birth: _Birth) -> None:
+        """Part a branch from the one that is nearest to it, or from that one's parents."""
+        if not self._has_room(1):
+            return
+        level = birth.sigma
+        branch = self._nearest(birth.path[-1].point)
+        while branch.parent and branch.parent.last.sigma < level:
+            branch = branch.parent
+        above, below = ([here for here in branch.path if (here.sigma >= level) is side] for side in (True, False))
+        try:
+            parting = self.at(level, [*above[-1:], *below[:1]])
+        except ConvergenceError:
+            return
+        upper = _Branch(branch.parent, [*above, parting])
+        branch.parent, branch.path = upper, below
+        self.ended.append(upper)
+        self.tips.append(_Branch(upper, birth.path))
+
+    def _nearest(self, point: Tensor) -> _Branch:
+        """The branch whose last point is nearest."""
+        lowest = min(tip.last.sigma for tip in self.tips)
+        here = (tip for tip in self.tips if tip.last.sigma == lowest)
         return min(here, key=lambda tip: (tip.last.point - point).norm().item())
 
-    def _pushed(self, tip: _Tip) -> Tensor:
+    def _pushed(self, tip: _Branch) -> Tensor:
         """Pushes in all directions and to all reaches, `(n, *shape)`."""
         deviations = [here.sigma * np.sqrt(here.spectrum.values.real.clip(min=0)) for here in tip.path]
         count = min(len(deviation) for deviation in deviations)
@@ -332,9 +398,43 @@ class _Growth:
         return all((point - other).norm().item() > least for other in [*taken, *others])
 
     def _has_room(self, more: int) -> bool:
-        return len(self.tips) + self.ended + more <= self.leaves
+        parents = {id(branch.parent) for branch in [*self.ended, *self.tips]}
+        done = sum(id(branch) not in parents for branch in self.ended)
+        return len(self.tips) + done + more <= self.leaves
 
-    def _node(self, tip: _Tip, sigma: float, point: Tensor) -> int:
-        mean = point * constant(self.follower.criterion, sigma)
-        self.nodes.append(Node(len(self.nodes), tip.parent, sigma, point, mean, tuple(tip.path)))
-        return len(self.nodes) - 1
+
+@dataclass(eq=False)
+class _Rising:
+    """A branch that is followed up in noise to where it was born; `path` are its points, by rising noise.
+
+    Beyond its end the contraction leads to another branch: one of those `known`, or `born` since. A point is taken to
+    be on such a branch if it is nearer to it than to the last point of its own.
+    """
+
+    growth: _Growth
+    known: list[_Branch]
+    born: list[_Birth]
+    path: list[BranchPoint]
+
+    def to(self, centre: BranchPoint) -> bool:
+        """Whether the branch is there, beside `centre`, at its level too."""
+        last = self.path[-1]
+        here = beside(self.growth.follower, centre, last.point, self.growth.separation)
+        if here is None or self._is_known(here, (here.point - last.point).norm().item()):
+            return False
+        self.path.append(here)
+        return True
+
+    def bracket(self, low: BranchPoint, high: BranchPoint) -> float:
+        """The level of its birth, between two points of the branch beside which it is at the level of `low`."""
+        while math.log(high.sigma / low.sigma) > self.growth.xtol:
+            # the branch beside it may itself be born between the two, or end there
+            middle = self.growth.at(math.sqrt(low.sigma * high.sigma), [low, high])
+            low, high = (middle, high) if self.to(middle) else (low, middle)
+        return high.sigma
+
+    def _is_known(self, here: BranchPoint, moved: float) -> bool:
+        known: list[_Branch | _Birth] = [*self.known, *self.born]
+        paths = [one.path for one in known if one.covers(here.sigma)]
+        near = (min(path, key=lambda point: abs(math.log(point.sigma / here.sigma))) for path in paths)
+        return any((point.point - here.point).norm().item() < moved for point in near)

@@ -30,6 +30,8 @@ from latestart.theory.branches import STEP, BranchPoint, Criterion, Follower, co
 from latestart.theory.jacobian import ConvergenceError, Method, leading_eigenvalue
 from latestart.theory.levels import CriticalLevel
 
+FAR_FROM_FOLD = 0.2  # a ratio lambda / c well below the 1 that it has at a fold
+
 
 class NoCrossing(ValueError):
     """The central branch does not lose its stability; `ratio` is the peak of lambda / c, at the level `sigma`."""
@@ -181,6 +183,8 @@ def critical_level(follower: Follower, traced: Trace, xtol: float = 1e-6) -> Cri
 
 def _fold(follower: Follower, last: BranchPoint, beyond: float, error: ConvergenceError, xtol: float) -> CriticalLevel:
     """The end of a branch between its last point and a level that it does not reach; `error` where it is no fold."""
+    if last.ratio < FAR_FROM_FOLD:  # a search is dear where nothing converges
+        raise error
     while math.log(last.sigma / beyond) > xtol:
         middle = math.sqrt(last.sigma * beyond)
         try:
