@@ -91,3 +91,12 @@ def _described(path: Path) -> str:
     if start == b"PK" or start[:1] == b"\x80":
         return "a pickle or a torch.save archive, which can run code and is never loaded"
     return "damaged or of another format"
+
+
+def require_finite(path: str | Path, tensors: Mapping[str, torch.Tensor], names: tuple[str, ...]) -> None:
+    """Raise `ValueError` unless a file held at least the tensors `names`, and only finite floating-point numbers."""
+    if missing := sorted(set(names) - set(tensors)):
+        raise ValueError(f"{path} holds the tensors {sorted(tensors)}, expected also {missing}")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name} ({tensor.dtype}) holds values that are not finite floating-point numbers")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 import latestart as ls
 from latestart.files import save_tensors
-from latestart.gaussians.basis import BASES, Dense, Diagonal, Isotropic
+from latestart.gaussians.basis import Dense, Diagonal, Isotropic
+from latestart.gaussians.structures import BASES
 
 Case = tuple[ls.Gaussian, np.ndarray]
 BUILDERS: dict[str, Callable[[tuple[int, ...], torch.Generator], Case]] = {}

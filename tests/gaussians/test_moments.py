@@ -14,7 +14,7 @@ from torch import Tensor
 import latestart as ls
 from latestart.files import save_tensors
 from latestart.gaussians import sums
-from latestart.gaussians.basis import BASES
+from latestart.gaussians.structures import BASES
 
 every_basis = pytest.mark.parametrize("basis", BASES)
 every_dtype = pytest.mark.parametrize(("products", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-10)])

@@ -13,14 +13,13 @@ The contract of a `Basis`, all that a Gaussian needs of it:
 - `energies(x)`: `|P_k x|^2`, so that `x^T Q diag(w) Q^T x = energies(x) @ w`;
 - `multiplicity`, and `translate`, which says the same variances in the layout of another basis where that is exact.
 
-And of its class, to be fitted from a stream: sums of products `total += sum_b q(x_b)`, quadratic in x, so that they
-can be moved to another origin, added in any order, and turned into a basis with its variances in the end.
+To be fitted from a stream a kind of basis has its `Products`: sums `total += sum_b q(x_b)`, quadratic in x, so that
+they can be moved to another origin, added in any order, and turned into a basis with its variances in the end.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import prod
-from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -93,23 +92,50 @@ class Basis(ABC):
 
     @classmethod
     @abstractmethod
-    def products(cls, dim: int) -> tuple[int, ...]:
-        """Shape of the sums of products of images with `dim` values."""
+    def products(cls, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> "Products":
+        """The sums from which a basis of this kind is fitted.
 
-    @classmethod
+        Args:
+            shape: of one image.
+            rank: number of directions of its own, for bases that have such; by default chosen by the basis.
+            seed: of random directions, for bases that draw some; sums of other seeds do not add up.
+
+        Raises:
+            ValueError: a rank for a basis without one, or one that is impossible for the shape.
+        """
+
+
+class Products(ABC):
+    """Sums over images, quadratic in each, that determine a basis and its variances.
+
+    Attributes:
+        shape: of one image; `dim` is its number of values.
+        size: shape of the tensor of sums.
+    """
+
+    size: tuple[int, ...]
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = tuple(shape)
+        self.dim = prod(self.shape)
+
     @abstractmethod
-    def accumulate(cls, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
+    def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
         """Add `weight * sum_b q(x_b)` of rows x `(B, D)`, multiplied in the dtype of x, to the float64 `total`."""
 
-    @classmethod
-    def complete(cls, total: Tensor) -> Tensor:
+    def complete(self, total: Tensor) -> Tensor:
         """The sums, in place, with what `accumulate` left out by symmetry."""
         return total
 
-    @classmethod
     @abstractmethod
-    def fitted(cls, shape: tuple[int, ...], covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Self, Tensor]:
+    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Basis, Tensor]:
         """The basis and its float64 variances `(K,)` from completed sums over `count` centred images, over n - 1."""
+
+
+def without_rank(name: str, rank: int | None) -> None:
+    """Raise `ValueError` if a rank is given for a basis that has none."""
+    if rank is not None:
+        raise ValueError(f"the basis {name!r} has no rank, received rank={rank}")
 
 
 class Dense(Basis):
@@ -139,35 +165,47 @@ class Dense(Basis):
         return (x.flatten(1) @ self.vectors.to(x.dtype)).square()
 
     @classmethod
-    def products(cls, dim: int) -> tuple[int, ...]:
-        return (dim, dim)
+    def products(cls, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> "DenseProducts":
+        without_rank(cls.name, rank)
+        return DenseProducts(shape)
 
-    @classmethod
-    def accumulate(cls, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
+
+class DenseProducts(Products):
+    """`x x^T`, every pair of values."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.size = (self.dim, self.dim)
+
+    def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
         """Only strips from the diagonal to the right are multiplied: 9/16 of the work of the full product."""
         x = x.double() if x.shape[1] < NARROW else x
         for i, j in _strips(x.shape[1]):
             total[i:j, i:].add_(x[:, i:j].T @ x[:, i:], alpha=weight)
 
-    @classmethod
-    def complete(cls, total: Tensor) -> Tensor:
+    def complete(self, total: Tensor) -> Tensor:
         for i, j in _strips(len(total)):
             total[j:, i:j] = total[i:j, j:].T
             total[i:j, i:j] = (total[i:j, i:j] + total[i:j, i:j].T) / 2
         return total
 
-    @classmethod
-    def fitted(cls, shape: tuple[int, ...], covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Self, Tensor]:
-        """Eigenvectors, largest variance first; variances that are rounding alone are exactly zero.
+    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Dense, Tensor]:
+        """Eigenvectors, largest variance first; variances that are rounding alone are exactly zero."""
+        values, vectors = eigenpairs(covariance, count)
+        return Dense(self.shape, vectors.to(dtype).contiguous()), values
 
-        Those are the ones below `D * eps * largest` (numpy's rank convention), and all after the first n - 1: the
-        covariance of n images has no higher rank.
-        """
-        values, vectors = torch.linalg.eigh(covariance)
-        values, vectors = values.flip(0), vectors.flip(1)
-        values[values < values[0] * len(values) * torch.finfo(torch.float64).eps] = 0.0
-        values[count - 1 :] = 0.0
-        return cls(shape, vectors.to(dtype).contiguous()), values.clamp(min=0.0)
+
+def eigenpairs(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Variances and directions of a covariance over `count` images, the largest first.
+
+    Those below `D * eps * largest` (numpy's rank convention) are exactly zero, and all after the first n - 1: the
+    covariance of n images has no higher rank.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = values.flip(0), vectors.flip(1)
+    values[values < values[0] * len(values) * torch.finfo(torch.float64).eps] = 0.0
+    values[count - 1 :] = 0.0
+    return values.clamp(min=0.0), vectors
 
 
 class Diagonal(Basis):
@@ -186,16 +224,23 @@ class Diagonal(Basis):
         return x.flatten(1).square()
 
     @classmethod
-    def products(cls, dim: int) -> tuple[int, ...]:
-        return (dim,)
+    def products(cls, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> "Squares":
+        without_rank(cls.name, rank)
+        return Squares(shape)
 
-    @classmethod
-    def accumulate(cls, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
+
+class Squares(Products):
+    """`x^2` of each value."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.size = (self.dim,)
+
+    def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
         total.add_(x.square().sum(0), alpha=weight)
 
-    @classmethod
-    def fitted(cls, shape: tuple[int, ...], covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Self, Tensor]:
-        return cls(shape), covariance.clamp(min=0.0)
+    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Diagonal, Tensor]:
+        return Diagonal(self.shape), covariance.clamp(min=0.0)
 
 
 class Isotropic(Basis):
@@ -217,19 +262,21 @@ class Isotropic(Basis):
         return values.expand(len(onto.multiplicity))
 
     @classmethod
-    def products(cls, dim: int) -> tuple[int, ...]:
-        return (1,)
+    def products(cls, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> "MeanSquare":
+        without_rank(cls.name, rank)
+        return MeanSquare(shape)
 
-    @classmethod
-    def accumulate(cls, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
+
+class MeanSquare(Products):
+    """The mean of `x^2` over the values."""
+
+    size = (1,)
+
+    def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
         total.add_(x.square().sum(0).double().mean(), alpha=weight)
 
-    @classmethod
-    def fitted(cls, shape: tuple[int, ...], covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Self, Tensor]:
-        return cls(shape), covariance.clamp(min=0.0)
-
-
-BASES: dict[str, type[Basis]] = {cls.name: cls for cls in (Dense, Diagonal, Isotropic)}
+    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Isotropic, Tensor]:
+        return Isotropic(self.shape), covariance.clamp(min=0.0)
 
 
 def _strips(dim: int) -> list[tuple[int, int]]:
@@ -239,19 +286,3 @@ def _strips(dim: int) -> list[tuple[int, int]]:
 
 def _identical(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.dtype == b.dtype and torch.equal(a, b))
-
-
-def basis_class(name: str) -> type[Basis]:
-    """The class of bases called `name`. Raises `ValueError` naming the known ones."""
-    if name not in BASES:
-        raise ValueError(f"unknown basis {name!r}: expected one of {', '.join(map(repr, BASES))}")
-    return BASES[name]
-
-
-def require_finite(path: str | Path, tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
-    """Raise `ValueError` unless a file held at least the tensors `names`, and only finite floating-point numbers."""
-    if missing := sorted(set(names) - set(tensors)):
-        raise ValueError(f"{path} holds the tensors {sorted(tensors)}, expected also {missing}")
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise ValueError(f"{path}: {name} ({tensor.dtype}) holds values that are not finite floating-point numbers")

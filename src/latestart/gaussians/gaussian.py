@@ -28,8 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.files import load_tensors, save_tensors
-from latestart.gaussians.basis import Basis, basis_class, require_finite
+from latestart.files import load_tensors, require_finite, save_tensors
+from latestart.gaussians.basis import Basis
+from latestart.gaussians.structures import basis_class
 from latestart.gaussians.sums import Sums, batches_of
 
 

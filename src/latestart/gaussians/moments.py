@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latestart.files import load_tensors, save_tensors
-from latestart.gaussians.basis import require_finite
+from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.sums import Sums
 
@@ -39,6 +38,7 @@ class Moments(Sums):
             "shape": self.shape,
             "basis": self.basis,
             "rank": self.rank,
+            "seed": self.seed,
             "products": str(self.products).removeprefix("torch."),
             "count": self.count,
             "updates": self.updates,
@@ -58,7 +58,8 @@ class Moments(Sums):
         require_finite(path, tensors, ("shift", "first", "second"))
         try:
             products = getattr(torch, metadata["products"])
-            moments = cls(metadata["shape"], metadata["basis"], metadata["rank"], products)
+            seed = metadata.get("seed", 0)
+            moments = cls(metadata["shape"], metadata["basis"], metadata["rank"], products, seed)
             moments._restore(tensors, metadata["count"], metadata["updates"], metadata["value_range"])
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} does not hold sound moments: {error}") from error

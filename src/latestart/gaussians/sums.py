@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.gaussians.basis import Basis, Dense, Diagonal, basis_class
+from latestart.gaussians.basis import Basis, DenseProducts, Diagonal, Products
+from latestart.gaussians.structures import basis_class
 
 CHUNK = 2048  # images multiplied at once, so that memory does not grow with the batch
 DENSE_LIMIT = 2**30  # bytes of float64 D x D sums that "auto" still calls dense: up to 11,585 values an image
@@ -38,8 +39,9 @@ class Sums:
     Args:
         shape: of one image.
         basis: "dense", "diagonal", "isotropic", or "auto".
-        rank: number of directions, for bases that have one; the present ones take None.
+        rank: number of directions of its own, for bases that have such; None leaves it to the basis.
         products: dtype in which products are multiplied, float32 (fast, 1e-6) or float64 (1e-10).
+        seed: of the random directions of a basis that draws some.
 
     Raises:
         ValueError: an unknown basis, a rank for a basis without one, an impossible shape or dtype.
@@ -51,15 +53,14 @@ class Sums:
         basis: str = "dense",
         rank: int | None = None,
         products: torch.dtype = torch.float32,
+        seed: int = 0,
     ) -> None:
         self.shape = tuple(int(size) for size in shape)
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"expected the shape of one image, such as (3, 32, 32), received {self.shape}")
         if products not in (torch.float32, torch.float64):
             raise ValueError(f"products are multiplied in torch.float32 or torch.float64, received {products}")
-        if rank is not None:
-            raise ValueError(f"the basis {basis!r} has no rank, received rank={rank}")
-        self.basis, self.rank, self.products = basis, rank, products
+        self.basis, self.rank, self.products, self.seed = basis, rank, products, seed
         self.dim = prod(self.shape)
         self.structure = self._structure()
         self.count = self.updates = 0
@@ -100,9 +101,11 @@ class Sums:
         Raises:
             ValueError: the other sums are for another shape, basis or dtype of products.
         """
-        mine, theirs = ((s.shape, s.basis, s.products) for s in (self, other))
+        mine, theirs = ((s.shape, s.basis, s.rank, s.seed, s.products) for s in (self, other))
         if mine != theirs:
-            raise ValueError(f"cannot merge sums for (shape, basis, products) = {theirs} into those for {mine}")
+            raise ValueError(
+                f"cannot merge sums for (shape, basis, rank, seed, products) = {theirs} into those for {mine}"
+            )
         if other.count == 0:
             return
         if self.count == 0:
@@ -135,25 +138,25 @@ class Sums:
         """Mean, float64; the basis, in the dtype of the products; its variances, float64."""
         covariance, structure = self.covariance(), self.structure
         if self.basis == "auto":
-            if structure is Dense and self.count <= self.dim:
-                covariance, structure = covariance.diagonal(), Diagonal
+            if isinstance(structure, DenseProducts) and self.count <= self.dim:
+                covariance, structure = covariance.diagonal(), Diagonal.products(self.shape)
             self._report(structure)
-        return self.mean(), *structure.fitted(self.shape, covariance, self.count, self.products)
+        return self.mean(), *structure.fitted(covariance, self.count, self.products)
 
-    def _structure(self) -> type[Basis]:
-        if self.basis != "auto":
-            return basis_class(self.basis)
-        return Dense if 8 * self.dim**2 <= DENSE_LIMIT else Diagonal
+    def _structure(self) -> Products:
+        dense = 8 * self.dim**2 <= DENSE_LIMIT
+        name = ("dense" if dense else "diagonal") if self.basis == "auto" else self.basis
+        return basis_class(name).products(self.shape, self.rank, self.seed)
 
     def _sizes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of shift, first and second; the products take no memory before there are images."""
-        return (self.dim,), (self.dim,), self.structure.products(self.dim) if self.count else (0,)
+        return (self.dim,), (self.dim,), self.structure.size if self.count else (0,)
 
     def _start(self, rows: Tensor) -> None:
         own = torch.promote_types(rows.dtype, torch.float32)
         self.shift = rows[:CHUNK].mean(0, dtype=torch.float64).to(own)
         self.first = torch.zeros(self.dim, dtype=torch.float64, device=rows.device)
-        self.second = torch.zeros(self.structure.products(self.dim), dtype=torch.float64, device=rows.device)
+        self.second = torch.zeros(self.structure.size, dtype=torch.float64, device=rows.device)
 
     def _add(self, other: "Sums") -> None:
         device = self.first.device
@@ -184,12 +187,12 @@ class Sums:
                 f"batch {self.updates} has values from {low:g} to {high:g}, too large to multiply in {self.products}"
             )
 
-    def _report(self, structure: type[Basis]) -> None:
+    def _report(self, structure: Products) -> None:
         size = f"{self.count} images of {self.dim} values"
-        if structure is Dense:
+        if isinstance(structure, DenseProducts):
             log.info("basis='auto' chose 'dense' for %s", size)
         else:
-            log.warning("basis='auto' chose %r for %s: too few, or too large, for 'dense'", structure.name, size)
+            log.warning("basis='auto' chose 'diagonal' for %s: too few, or too large, for 'dense'", size)
 
 
 def as_images(batch: Tensor | np.ndarray) -> Tensor:

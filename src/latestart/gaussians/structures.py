@@ -1,0 +1,12 @@
+"""The structures of a Gaussian's covariance by name, and which of them suits a set of images."""
+
+from latestart.gaussians.basis import Basis, Dense, Diagonal, Isotropic
+
+BASES: dict[str, type[Basis]] = {cls.name: cls for cls in (Dense, Diagonal, Isotropic)}
+
+
+def basis_class(name: str) -> type[Basis]:
+    """The class of bases called `name`. Raises `ValueError` naming the known ones."""
+    if name not in BASES:
+        raise ValueError(f"unknown basis {name!r}: expected one of {', '.join(map(repr, BASES))}")
+    return BASES[name]
