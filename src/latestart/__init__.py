@@ -27,6 +27,7 @@ _HOME = {
     "generate": "sampling.generate",
     "choose_start": "sampling.choose",
     "frechet": "evaluation.quality",
+    "copying": "evaluation.copying",
     "load_images": "data",
     "nats": "theory.nats",
     "potential": "theory.potential",

@@ -1,0 +1,98 @@
+"""Precision, recall and coverage: how much of what is sampled is real, and how much of what is real is sampled.
+
+In a feature space, each set is stood for by balls around its points, whose radius is the distance to the k-th nearest
+other point of the same set (k = 3). With A the real and B the sampled features,
+
+    precision   share of B inside some ball of A            (Kynkaanniemi et al. 2019)
+    recall      share of A inside some ball of B
+    coverage    share of A whose own ball holds some of B   (Naeem et al. 2020; k = 5)
+
+Recall and precision depend on the numbers of both sets: compare at equal ones. Coverage does not reward a few stray
+samples with wide balls, which recall does.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latestart.evaluation.quality import Estimate, interval
+
+NEIGHBOURS = 3
+COVERAGE_NEIGHBOURS = 5
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Precision, recall and coverage with 95% intervals, and the bootstrap replicates of the recall."""
+
+    precision: Estimate
+    recall: Estimate
+    coverage: Estimate
+    recall_replicates: Tensor
+
+
+class OverlapWith:
+    """The overlap of sets of features with those of real images `(n, F)`; made once for many sets.
+
+    Raises:
+        ValueError: fewer real images than neighbours.
+    """
+
+    def __init__(self, real: Tensor) -> None:
+        self.real = _rows(real)
+        within = torch.cdist(self.real, self.real)
+        self.radii = _radii(within, NEIGHBOURS)
+        self.own = _radii(within, COVERAGE_NEIGHBOURS)
+
+    def __call__(self, features: Tensor, resamples: int = 200, seed: int = 0) -> Overlap:
+        """The overlap of sampled features `(N, F)`; sets of equal size and seed are resampled alike.
+
+        A resample has fewer distinct samples, which lowers every replicate; only their spread is used.
+
+        Raises:
+            ValueError: fewer samples than neighbours, or features of another width.
+        """
+        rows = _rows(features)
+        if rows.shape[1] != self.real.shape[1]:
+            raise ValueError(f"expected features of width {self.real.shape[1]}, received {rows.shape[1]}")
+        across = torch.cdist(self.real, rows)
+        in_samples = across <= _radii(torch.cdist(rows, rows), NEIGHBOURS)[None, :]
+        in_real, in_own = across <= self.radii[:, None], across <= self.own[:, None]
+        generator = torch.Generator().manual_seed(seed)
+        counts = [_counts(n, resamples, generator) for n in across.shape]
+        recall = _replicates(in_samples, *counts)
+        return Overlap(
+            interval(_replicates(in_real.T, counts[1], counts[0]), _share(in_real.T)),
+            interval(recall, _share(in_samples)),
+            interval(_replicates(in_own, *counts), _share(in_own)),
+            recall,
+        )
+
+
+def _rows(features: Tensor) -> Tensor:
+    most = max(NEIGHBOURS, COVERAGE_NEIGHBOURS)
+    if features.ndim != 2 or len(features) <= most:
+        raise ValueError(f"expected more than {most} rows of features (n, F), received {tuple(features.shape)}")
+    return features.double()
+
+
+def _radii(distances: Tensor, k: int) -> Tensor:
+    """Distance of each point to the k-th nearest other one."""
+    return distances.kthvalue(k + 1, dim=1).values
+
+
+def _share(inside: Tensor) -> float:
+    return float(inside.any(1).double().mean())
+
+
+def _counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
+    index = torch.randint(n, (resamples, n), generator=generator)
+    return torch.stack([row.bincount(minlength=n) for row in index])
+
+
+def _replicates(inside: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The share of rows with some drawn column inside, under each pair of resamples, moved to the share itself."""
+    drawn = (inside.float() @ (columns > 0).float().T > 0).double()
+    shares = (drawn * rows.T).sum(0) / rows.sum(1)
+    return shares - shares.mean() + _share(inside)

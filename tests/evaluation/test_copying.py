@@ -1,0 +1,76 @@
+"""Copies are counted, chance is not, and blur is no copy."""
+
+import pytest
+import torch
+
+import latestart as ls
+from latestart.evaluation.copying import CopyingFrom
+
+
+def images(n, seed):
+    """Smooth pictures with eight degrees of freedom, in [0, 1]."""
+    g = torch.Generator().manual_seed(seed)
+    waves = torch.linspace(0, 3, 36)[None] * torch.arange(1, 9)[:, None]
+    return torch.sigmoid(torch.randn(n, 8, generator=g) @ waves.cos()).reshape(n, 1, 6, 6)
+
+
+TRAIN, HELD_OUT, SECOND = images(1000, 0), images(1000, 1), images(1500, 2)
+
+
+@pytest.fixture(scope="module")
+def check():
+    return CopyingFrom(TRAIN, HELD_OUT, SECOND)
+
+
+def test_new_images_are_not_copies(check):
+    found = check(images(2000, 3))
+    assert found.copied.low <= 0.01 <= found.copied.high
+    assert found.within_bar
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_copies_are_counted(check, share):
+    samples = images(1000, 4)
+    n = int(share * len(samples))
+    noise = 1e-3 * torch.randn(n, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    samples[:n] = (TRAIN[:n] + noise).clamp(0, 1)
+    found = check(samples)
+    assert found.copied.value == pytest.approx(share + 0.01 * (1 - share), abs=0.015)
+    assert found.copied.low <= share <= found.copied.high
+    assert not found.within_bar
+    assert (found.ratios[:n] < found.threshold).all()
+
+
+def test_the_threshold_is_the_first_percentile_of_the_second_set(check):
+    assert float((check.chance < check(SECOND).threshold).double().mean()) == pytest.approx(0.01, abs=1e-3)
+
+
+def test_blurred_images_are_no_copies(check):
+    """Shrunk to the mean they come nearer to every image, but to the training set no more than to the other."""
+    samples = images(2000, 5)
+    blurred = 0.7 * samples + 0.3 * TRAIN.mean(0)
+    to_train = [torch.cdist(x.flatten(1), TRAIN.flatten(1)).amin(1).mean() for x in (samples, blurred)]
+    assert to_train[1] < 0.95 * to_train[0]
+    assert check(blurred).copied.low <= 0.02
+
+
+def test_copies_of_held_out_images_are_not_held_against_the_model(check):
+    assert check(HELD_OUT).copied.value == 0
+
+
+def test_another_space(check):
+    pixels = ls.copying(images(300, 6), TRAIN, HELD_OUT, SECOND)
+    halves = ls.copying(images(300, 6), TRAIN, HELD_OUT, SECOND, features=lambda x: x.flatten(1) / 2)
+    torch.testing.assert_close(pixels.ratios, halves.ratios)
+    assert pixels.copied == halves.copied == check(images(300, 6)).copied
+
+
+def test_bad_input(check):
+    with pytest.raises(ValueError, match=r"equal size and shape, received \(1000, 36\) .* \(999, 36\)"):
+        CopyingFrom(TRAIN, HELD_OUT[:-1], SECOND)
+    with pytest.raises(ValueError, match="at least 100 images in the second set, received 99"):
+        CopyingFrom(TRAIN, HELD_OUT, SECOND[:99])
+    with pytest.raises(ValueError, match="from -1 to 1"):
+        check(torch.tensor([-1.0, 1.0]).expand(5, 1, 18, 2).reshape(5, 1, 6, 6))
+    with pytest.raises(ValueError, match="the images have 16 values, those of the training set 36"):
+        check(torch.rand(5, 1, 4, 4))
