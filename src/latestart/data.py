@@ -68,7 +68,7 @@ def to_pixels(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def load_images(path: str | Path, limit: int | None = None) -> Images:
+def load_images(path: str | Path, limit: int | None = None, part: tuple[int, int] = (0, 1)) -> Images:
     """Read a parquet file, a folder of images or an npz file.
 
     Args:
@@ -76,24 +76,26 @@ def load_images(path: str | Path, limit: int | None = None) -> Images:
             searched recursively, whose sub-folders (if it has any) are the classes; or `*.npz` with `images`
             `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)` as uint8 or as floats in [0, 1], and optionally `labels`.
         limit: read only the first `limit` images.
+        part: (k, m) reads the k-th of m equal parts of those, counted from 0: the share of one of m processes.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: an empty folder or file, an unreadable image, images of unequal shapes, NaN, or an unknown format.
+        ValueError: an empty folder or file, more parts than images, an unreadable image, images of unequal shapes,
+            NaN, or an unknown format.
     """
     path = Path(path)
     if path.is_dir():
-        images = _from_folder(path, limit)
+        images = _from_folder(path, limit, part)
     elif not path.exists():
         raise FileNotFoundError(f"expected a parquet file, a folder of images or an npz file at {path}, found nothing")
     elif path.suffix == ".parquet":
-        images = _from_parquet(path, limit)
+        images = _from_parquet(path, limit, part)
     elif path.suffix == ".npz":
-        images = _from_npz(path, limit)
+        images = _from_npz(path, limit, part)
     else:
         raise ValueError(f"cannot read images from {path}: expected a .parquet file, a .npz file or a folder")
     if not len(images):
-        raise ValueError(f"{path} holds no images")
+        raise ValueError(f"{path} holds no images" if part[1] == 1 else f"{path} holds fewer than {part[1]} images")
     return images
 
 
@@ -159,19 +161,19 @@ def _stack(items: Iterable[tuple[str, bytes]]) -> Tensor:
     return torch.stack(images) if images else torch.empty(0, 1, 1, 1, dtype=torch.uint8)
 
 
-def _from_folder(path: Path, limit: int | None) -> Images:
+def _from_folder(path: Path, limit: int | None, part: tuple[int, int]) -> Images:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())[:limit]
     if not files:
         raise ValueError(f"the folder {path} holds no image files (looked for {', '.join(sorted(SUFFIXES))})")
-    pixels = _stack((str(file), file.read_bytes()) for file in files)
     parents = [file.relative_to(path).parent for file in files]
-    classes = sorted(set(parents))
+    classes, mine = sorted(set(parents)), _part(len(files), part)
+    pixels = _stack((str(file), file.read_bytes()) for file in files[mine])
     if len(classes) == 1:
         return Images(pixels)
-    return Images(pixels, torch.tensor([classes.index(parent) for parent in parents]))
+    return Images(pixels, torch.tensor([classes.index(parent) for parent in parents[mine]]))
 
 
-def _from_parquet(path: Path, limit: int | None) -> Images:
+def _from_parquet(path: Path, limit: int | None, part: tuple[int, int]) -> Images:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -181,11 +183,12 @@ def _from_parquet(path: Path, limit: int | None) -> Images:
         raise ValueError(f"cannot read {path} as a parquet file: {error}") from error
     if "image" not in table.column_names:
         raise ValueError(f"{path} has the columns {table.column_names}, expected `image` (and optionally `label`)")
-    table = table.slice(0, limit)
+    mine = _part(len(table.slice(0, limit)), part)
+    table = table.slice(mine.start, mine.stop - mine.start)
     rows = table["image"].to_pylist()
     if not all(isinstance(row, dict) and isinstance(row.get("bytes"), bytes) for row in rows):
         raise ValueError(f"the column `image` of {path} is {table['image'].type}, expected `bytes` in every row")
-    pixels = _stack((f"{path.name}, row {k}", row["bytes"]) for k, row in enumerate(rows))
+    pixels = _stack((f"{path.name}, row {k}", row["bytes"]) for k, row in enumerate(rows, mine.start))
     if "label" not in table.column_names:
         return Images(pixels)
     if table["label"].null_count:
@@ -193,7 +196,7 @@ def _from_parquet(path: Path, limit: int | None) -> Images:
     return Images(pixels, _as_labels(table["label"].to_numpy(), path))
 
 
-def _from_npz(path: Path, limit: int | None) -> Images:
+def _from_npz(path: Path, limit: int | None, part: tuple[int, int]) -> Images:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = file.files
@@ -206,7 +209,13 @@ def _from_npz(path: Path, limit: int | None) -> Images:
     labels = _as_labels(arrays["labels"], path)[:limit] if "labels" in arrays else None
     if labels is not None and len(labels) != len(pixels):
         raise ValueError(f"{path} holds {len(pixels)} images and {len(labels)} labels")
-    return Images(pixels, labels)
+    return Images(pixels, labels)[_part(len(pixels), part)]
+
+
+def _part(n: int, part: tuple[int, int]) -> slice:
+    """The k-th of m equal parts of n items."""
+    k, m = part
+    return slice(n * k // m, n * (k + 1) // m)
 
 
 def _as_labels(array: np.ndarray, path: Path) -> Tensor:

@@ -7,6 +7,8 @@ import typer
 
 from latestart.cli.support import bar, check_folder, friendly, say, told, whole_numbers
 
+SHEET = 64  # images on the overview
+
 
 def train(
     images: Annotated[
@@ -78,19 +80,29 @@ def fit(
     images: Annotated[Path, typer.Argument(help="A parquet file, a folder of images, or an npz file.")],
     out: Annotated[Path, typer.Option(help="File to write the prior to (safetensors).")],
     basis: Annotated[str, typer.Option(help="dense, diagonal, isotropic, or auto.")] = "auto",
+    rank: Annotated[int | None, typer.Option(min=1, help="Directions of its own, for bases that have such.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Use only the first images.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the random directions of a low-rank fit.")] = 0,
 ) -> None:
-    """Fit the prior of a late start to a set of images, in one pass."""
+    """Fit the prior of a late start to a set of images, in one pass; under `torchrun`, with all its processes."""
     with friendly():
         from latestart.data import load_images
-        from latestart.gaussians.gaussian import Gaussian
+        from latestart.gaussians.moments import Moments
+        from latestart.processes import processes
 
         if out.is_dir():
             raise ValueError(f"expected a file in a folder to write the prior to, received {out}")
         check_folder(out.parent)
-        data = load_images(images, limit)
-        with bar("fitting") as advance:
-            prior = Gaussian.fit(told(data.batches(), len(data), advance), basis=basis)
+        run = processes()
+        data = load_images(images, limit, (run.index, run.count))
+        moments = Moments(data.shape, basis, rank, seed=seed)
+        with bar("fitting", run.first) as advance:
+            for batch in told(data.batches(), len(data), advance):
+                moments.update(batch)
+        moments.combine(run)
+        prior = moments.gaussian()
+        if not run.first:
+            return
         prior.save(out)
     total = float(prior.basis.multiplicity @ prior.variances.cpu())
     say(f"fitted a {prior.basis.name} Gaussian to {prior.count} images {prior.shape}, total variance {total:.4g}")
@@ -115,10 +127,13 @@ def sample(
     batch_size: Annotated[int, typer.Option(min=1, help="Images evaluated at once.")] = 256,
     seed: Annotated[int, typer.Option(help="Image i depends on the seed and i alone.")] = 0,
 ) -> None:
-    """Sample images from a model, from full noise or from a late start."""
+    """Sample images from a model, from full noise or from a late start; under `torchrun`, with all its processes."""
     with friendly():
+        import torch
+
         from latestart import zoo
         from latestart.data import save_png, tile, to_pixels
+        from latestart.processes import processes
         from latestart.sampling.generate import generate
         from latestart.sampling.samplers import make_sampler
 
@@ -126,13 +141,21 @@ def sample(
         check_folder(out)
         changes = {"clip_sample": clip} if clip or sampler in ("ddim", "ddpm") else {}
         scheduler = make_sampler(sampler, trained, timestep_spacing="trailing", **changes)
+        run = processes()
+        mine = run.share(n)
+        if not mine:
+            raise ValueError(f"{n} images are too few for {run.count} processes")
         result = generate(
-            network, scheduler, start, n, steps, t_start, seed, labels=label, batch_size=batch_size, progress=True
-        )
+            network, scheduler, start, len(mine), steps, t_start, seed, labels=label, batch_size=batch_size,
+            first=mine.start, progress=run.first,
+        )  # fmt: skip
         pixels = to_pixels(result.images)
-        for k, image in enumerate(pixels):
+        for k, image in zip(mine, pixels):
             save_png(out / f"{k:05d}.png", image)
+        shown = torch.cat(run.gather(pixels[: max(0, SHEET - mine.start)].cpu()))
+        if not run.first:
+            return
         sheet = out.with_name(f"{out.name}-sheet.png")
-        save_png(sheet, tile(pixels[:64], 8, gap=1))
+        save_png(sheet, tile(shown, 8, gap=1))
     say(f"{n} images, {result.nfe} network evaluations each, from sigma = {result.sigma:.3g}")
     say(f"wrote {out}/00000.png ... and {sheet}")

@@ -1,5 +1,6 @@
 """What the commands share: errors as one line, progress, checks of where to write."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,17 +18,20 @@ def friendly() -> Iterator[None]:
     except (ValueError, OSError, FloatingPointError) as error:
         from rich.console import Console
 
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        process = f" in process {os.environ['RANK']}" if "RANK" in os.environ else ""
+        told = f"[bold red]error{process}:[/] {escape(str(error))}"
+        Console(stderr=True).print(told, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar; yields `advance(done, total, note)`."""
+def bar(what: str, shown: bool = True) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar, if it is to be shown; yields `advance(done, total, note)`."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), refresh_per_second=2) as progress:
+    noted = TextColumn("{task.fields[note]}")
+    with Progress(*columns, noted, refresh_per_second=2, disable=not shown) as progress:
         task = progress.add_task(what, total=None, note="")
 
         def advance(done: int, total: int, note: str = "") -> None:

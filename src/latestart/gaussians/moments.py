@@ -6,8 +6,8 @@
     prior = moments.gaussian()
 
 Sums of deviations and of their products (`latestart.gaussians.sums` has the mathematics) take the memory of one
-covariance, however many images pass. They merge in any order and any split, are saved between batches so that an
-interrupted fit continues, and serve images and features alike.
+covariance, however many images pass. They merge in any order and any split, over processes too, are saved between
+batches so that an interrupted fit continues, and serve images and features alike.
 """
 
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.sums import Sums
+from latestart.processes import Processes
 
 
 class Moments(Sums):
@@ -30,6 +31,37 @@ class Moments(Sums):
             ValueError: fewer than two images.
         """
         return Gaussian.of(self)
+
+    def combine(self, processes: Processes) -> None:
+        """Add up with the sums of the other processes of a run, by one all-reduce; all of them must call it.
+
+        The sums of all are moved to the first mean at hand before they are added.
+
+        Raises:
+            ValueError: on every process, that they disagree on the shape of an image or on the kind of sums.
+        """
+        mine = {"shape": self.shape, "basis": self.basis, "rank": self.rank, "seed": self.seed}
+        processes.agree("the images and the prior", {**mine, "products": str(self.products)})
+        known = processes.gather((self.count, self.shift.cpu(), self.low, self.high))
+        counted = [shift for count, shift, _, _ in known if count]
+        if processes.count == 1 or not counted:
+            return
+        self._move(counted[0].to(self.first.device))
+        numbers = torch.tensor([self.count, self.updates], dtype=torch.float64, device=self.first.device)
+        numbers, self.first, self.second = processes.total([numbers, self.first, self.second])
+        self.count, self.updates = (int(number) for number in numbers)
+        self.low, self.high = min(low for *_, low, _ in known), max(high for *_, high in known)
+
+    def _move(self, shift: Tensor) -> None:
+        """Sums about another shift, exactly: `second' = second - n q(m) + n q(m + old shift - new shift)`."""
+        if self.count == 0:
+            self.second = torch.zeros(self.structure.size, dtype=torch.float64, device=self.first.device)
+        elif not torch.equal(shift, self.shift):
+            mean, moved = self.first / self.count, self.shift.double() - shift.double()
+            self.structure.accumulate(self.second, mean.unsqueeze(0), -self.count)
+            self.structure.accumulate(self.second, (mean + moved).unsqueeze(0), self.count)
+            self.first = self.first + self.count * moved
+        self.shift = shift
 
     def save(self, path: str | Path) -> None:
         """Write the sums to a safetensors file, whole or not at all, so that a later run can continue them."""

@@ -24,6 +24,7 @@ def generate(
     labels: Tensor | int | None = None,
     batch_size: int | None = None,
     *,
+    first: int = 0,
     progress: bool = False,
 ) -> Result:
     """Sample images from a diffusers model, from full noise or from a late start.
@@ -42,6 +43,7 @@ def generate(
         noise: white noise `(n, *shape)` to start from, in place of the seed's.
         labels: for class-conditional models, a class index or `(n,)` of them.
         batch_size: samples evaluated at once; at most 256 if not given.
+        first: index of the first sample: a part of a run, made by itself, is what it is in the whole.
         progress: show a progress bar, on a terminal.
 
     Raises:
@@ -57,7 +59,9 @@ def generate(
         check_prior(model, scheduler, prior, labels)
     elif prior is not None:  # which checks the prior as well
         t_start = choose_start(model, scheduler, prior, steps=steps, labels=labels).t_start
-    return draw(model, scheduler, prior, n, steps, t_start, seed, noise, labels, batch_size, progress=progress)
+    return draw(
+        model, scheduler, prior, n, steps, t_start, seed, noise, labels, batch_size, first=first, progress=progress
+    )
 
 
 def _top(scheduler: Any, steps: int) -> float:

@@ -78,6 +78,7 @@ def draw(
     labels: Tensor | int | None = None,
     batch_size: int | None = None,
     *,
+    first: int = 0,
     progress: bool = False,
 ) -> Result:
     """`generate`, for a prior that fits the model and a start that is known: with a prior, `t_start` must be given.
@@ -96,9 +97,9 @@ def draw(
     own = _prepared(scheduler, t_start, steps)
     bar = _bar(progress, -(-n // size) * len(own.timesteps))
     parts = []
-    for first in range(0, n, size):
-        index = range(first, min(first + size, n))
-        run = Run(copy.deepcopy(own), [sample_generator(seed, i) for i in index])
+    for begin in range(0, n, size):
+        index = range(begin, min(begin + size, n))
+        run = Run(copy.deepcopy(own), [sample_generator(seed, first + i) for i in index])
         z = _noise(run, shape) if noise is None else noise[index.start : index.stop]
         z = z.to(model.device)
         x = initial_sample(own, z) if t_start is None else start_sample(own, prior, z)
