@@ -22,7 +22,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from latestart.data import Images, to_floats
-from latestart.denoisers.networks import PREDICTIONS, Unshuffled, load_model, save_model
+from latestart.denoisers.conventions import PREDICTIONS
+from latestart.denoisers.networks import Unshuffled, load_model, save_model
 from latestart.features import Classifier
 from latestart.files import load_tensors, save_tensors
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 
 from latestart.denoisers.base import Denoiser, score
 from latestart.denoisers.exact import PointCloud
@@ -22,9 +22,17 @@ def cloud():
     return PointCloud(torch.randn(20, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_a_denoiser_survives_the_way_to_a_network_and_back(cloud, prediction):
-    scheduler = DDIMScheduler(prediction_type=prediction)
+CONVENTIONS = [
+    *(DDIMScheduler(prediction_type=prediction) for prediction in ("epsilon", "v_prediction", "sample")),
+    *(EDMEulerScheduler(prediction_type=prediction) for prediction in ("epsilon", "v_prediction")),
+    FlowMatchEulerDiscreteScheduler(),
+]
+
+
+@pytest.mark.parametrize(
+    "scheduler", CONVENTIONS, ids=lambda s: f"{type(s).__name__}-{s.config.get('prediction_type')}"
+)
+def test_a_denoiser_survives_the_way_to_a_network_and_back(cloud, scheduler):
     back = from_diffusers(as_model(cloud, scheduler), scheduler)
     for sigma in (0.02, 0.5, 3.0, torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)):
         y = torch.randn(3, 1, 4, 4, dtype=torch.float64)
@@ -43,6 +51,31 @@ def test_an_exact_model_predicts_what_the_definitions_say(prediction):
     target = {"epsilon": eps, "v_prediction": alpha * eps - std * x_0, "sample": x_0.expand(5, -1, -1, -1)}
     out = model(alpha * x_0 + std * eps, torch.tensor(300)).sample
     torch.testing.assert_close(out, target[prediction], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_edm_networks_are_conditioned_as_diffusers_does(prediction):
+    """The scheduler's own preconditioning, at its own levels."""
+    network, scheduler = _network(), EDMEulerScheduler(prediction_type=prediction, sigma_data=0.7)
+    scheduler.set_timesteps(4)
+    y = torch.randn(2, 1, 8, 8)
+    with torch.inference_mode():
+        for sigma, t in zip(scheduler.sigmas[:-1], scheduler.timesteps):
+            out = network(scheduler.precondition_inputs(y, sigma), t).sample
+            expected = scheduler.precondition_outputs(y, out, sigma)
+            torch.testing.assert_close(
+                from_diffusers(network, scheduler)(y, float(sigma)), expected, rtol=1e-4, atol=1e-4
+            )
+
+
+def test_flow_networks_predict_the_velocity():
+    """At `x = (1 - tau) x_0 + tau eps` a network for one known image gives `eps - x_0`."""
+    x_0, eps = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64)
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    model = as_model(PointCloud(x_0[:1]), scheduler)
+    for tau in (0.1, 0.5, 0.9):
+        out = model((1 - tau) * x_0[:1] + tau * eps, torch.tensor(1000 * tau)).sample
+        torch.testing.assert_close(out, eps - x_0[:1], rtol=1e-4, atol=1e-4)
 
 
 def test_network_prior_and_exact_model_share_the_contract(cloud):

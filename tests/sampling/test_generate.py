@@ -9,6 +9,7 @@ from diffusers import (
     EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
@@ -173,15 +174,21 @@ def test_a_prior_in_another_range_is_refused(data):
         generate(mnist.model, mnist.scheduler, data, n=2, steps=3, t_start=400)
 
 
+PROCESSES = [(DDIMScheduler(**TRAILING), 400), (EDMEulerScheduler(), 0.2), (FlowMatchEulerDiscreteScheduler(), 600)]
+
+
 @pytest.mark.parametrize("scale", [1 / 127.5, 0.1, 4, 127.5])
-def test_a_prior_of_another_scale_about_the_same_mean_is_refused(data, scale):
-    scheduler = DDIMScheduler(**TRAILING)
+@pytest.mark.parametrize(("scheduler", "t_start"), PROCESSES, ids=["vp", "edm", "flow"])
+def test_a_prior_of_another_scale_about_the_same_mean_is_refused(data, scale, scheduler, t_start):
     centred = Gaussian(torch.zeros_like(data.mean), data.basis, data.variances)
     model = as_model(centred, scheduler)
     check_prior(model, scheduler, centred)
     foreign = Gaussian(centred.mean, data.basis, data.variances * scale**2)
     with pytest.raises(ValueError, match="speak of different values"):
-        generate(model, scheduler, foreign, n=2, steps=3, t_start=400)
+        generate(model, scheduler, foreign, n=2, steps=3, t_start=t_start)
+    shifted = Gaussian(centred.mean / 2 + 100, data.basis, data.variances)
+    with pytest.raises(ValueError, match="different values"):
+        generate(model, scheduler, shifted, n=2, steps=3, t_start=t_start)
 
 
 def test_a_prior_without_variance_is_compared_too(data):

@@ -1,13 +1,7 @@
 """Diffusers networks as denoisers, and denoisers as diffusers networks.
 
-A network sees `x_t = alpha_t y` and the time `t` and predicts one of
-
-    epsilon        eps = (y - x_0) / sigma                  x_0 = (x_t - std_t eps) / alpha_t
-    v_prediction   v   = alpha_t eps - std_t x_0            x_0 = alpha_t x_t - std_t v
-    sample         x_0
-
-The middle column is for `as_model`, the right one for `from_diffusers` (v: Salimans and Ho 2022). This is the only
-place where these conventions are known.
+What a network is shown and what its output stands for is told by the scheduler that it was trained with, beta-based,
+EDM or flow matching: `denoisers/conventions.py` has the table.
 """
 
 import json
@@ -22,10 +16,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from latestart.denoisers.base import Denoiser, Level, check_sample, expand
+from latestart.denoisers.conventions import Convention
 from latestart.files import write_json
-from latestart.noise import Noise
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SIDECAR = "latestart.json"
 NO_SIGNAL = 1e6
 
@@ -160,7 +153,8 @@ class NetworkDenoiser:
 
     def __init__(self, model: Any, scheduler: Any, labels: Tensor | int | None = None) -> None:
         self.model, self.labels = model, labels
-        self.noise, self.prediction = _convention(scheduler)
+        self.convention = Convention.of(scheduler)
+        self.noise = self.convention.noise
         self.shape = sample_shape(model)
 
     @property
@@ -183,24 +177,10 @@ class NetworkDenoiser:
         check_sample(y, self.shape)
         t = torch.as_tensor(self.noise.time(sigma), dtype=torch.float32, device=y.device).expand(len(y))
         sigma = expand(sigma, y)
-        alpha = (1 + sigma**2) ** -0.5
-        x = alpha * y
+        x = self.convention.coefficients(sigma)[0] * y
         # a network that has learned its variances gives them as a second half
         out = predict(self.model, x.to(self.dtype), t, self.labels).to(y.dtype)[:, : self.shape[0]]
-        return to_sample(out, x, alpha, alpha * sigma, self.prediction)
-
-
-def _convention(scheduler: Any) -> tuple[Noise, str]:
-    """The process and the prediction type of a beta-based scheduler; `ValueError` for any other."""
-    noise, prediction = Noise.from_scheduler(scheduler), scheduler.config.get("prediction_type")
-    if noise.kind != "vp":
-        raise ValueError(
-            f"{type(scheduler).__name__} belongs to a process of kind {noise.kind!r}; expected a beta-based "
-            "(variance preserving) scheduler, as the one that the network was trained with"
-        )
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction_type {prediction!r} is not supported, expected one of {', '.join(PREDICTIONS)}")
-    return noise, prediction
+        return self.convention.to_sample(out, y, sigma)
 
 
 def predict(model: Any, x: Tensor, t: Tensor | float, labels: Tensor | int | None = None) -> Tensor:
@@ -211,27 +191,13 @@ def predict(model: Any, x: Tensor, t: Tensor | float, labels: Tensor | int | Non
     return model(x, t, class_labels=index).sample
 
 
-def to_sample(out: Tensor, x: Tensor, alpha: Level, std: Level, prediction: str) -> Tensor:
-    """A network's output at `x = alpha y` as `E[x_0 | y]`; the right column of the module's table."""
-    if prediction == "epsilon":
-        return (x - std * out) / alpha
-    return alpha * x - std * out if prediction == "v_prediction" else out
-
-
-def from_sample(x_0: Tensor, x: Tensor, alpha: Level, std: Level, prediction: str) -> Tensor:
-    """`E[x_0 | y]` as a network's output at `x = alpha y`; the inverse of `to_sample`."""
-    if prediction == "epsilon":
-        return (x - alpha * x_0) / std
-    return (alpha * x - x_0) / std if prediction == "v_prediction" else x_0
-
-
 def from_diffusers(model: Any, scheduler: Any, labels: Tensor | int | None = None) -> NetworkDenoiser:
     """A diffusers network with the scheduler that it was trained with, as a denoiser.
 
     Args:
         model: called as `model(x, t)` or `model(x, t, class_labels=...)`, returns an object with `.sample`.
-        scheduler: any beta-based diffusers scheduler; gives the levels and the prediction type
-            (`epsilon`, `v_prediction`, `sample`).
+        scheduler: any diffusers scheduler with betas (epsilon, v or sample prediction), of EDM, or of flow matching;
+            gives the levels and what the output stands for.
         labels: for a class-conditional network, one class index or `(B,)` of them.
 
     Raises:
@@ -245,8 +211,7 @@ class DenoiserModel(nn.Module):
 
     def __init__(self, denoiser: Denoiser, scheduler: Any) -> None:
         super().__init__()
-        self.denoiser = denoiser
-        self.noise, self.prediction = _convention(scheduler)
+        self.denoiser, self.convention = denoiser, Convention.of(scheduler)
         shape = denoiser.shape
         size = shape[1:] if len(shape) == 3 else None
         self.config = SimpleNamespace(in_channels=shape[0], out_channels=shape[0], sample_size=size)
@@ -263,19 +228,18 @@ class DenoiserModel(nn.Module):
         return self.denoiser.device
 
     def forward(self, sample: Tensor, timestep: Tensor | float, **_: Any) -> SimpleNamespace:
-        """The prediction at `x_t` `(B, *shape)` and time `t`, in the scheduler's prediction type."""
-        t = torch.as_tensor(timestep, dtype=torch.float64)
-        alpha, std = (expand(level, sample) for level in (self.noise.alpha(t), self.noise.std(t)))
+        """The prediction for a network's input `(B, *shape)` at time `t`, in the scheduler's convention."""
         # where no signal is left (zero terminal SNR), any level far above the data gives its mean
-        sigma = self.noise.sigma(t)
-        sigma = sigma.clamp(max=NO_SIGNAL) if isinstance(sigma, Tensor) else min(sigma, NO_SIGNAL)
-        x_0 = self.denoiser(sample * expand((1 + sigma**2) ** 0.5, sample), sigma)
-        return SimpleNamespace(sample=from_sample(x_0, sample, alpha, std, self.prediction))
+        sigma = torch.as_tensor(self.convention.noise.sigma(torch.as_tensor(timestep, dtype=torch.float64)))
+        level = expand(sigma.clamp(max=NO_SIGNAL), sample)
+        y = sample / self.convention.coefficients(level)[0]
+        x_0 = self.denoiser(y, sigma.clamp(max=NO_SIGNAL))
+        return SimpleNamespace(sample=self.convention.from_sample(x_0, y, level))
 
 
 def as_model(denoiser: Denoiser, scheduler: Any) -> DenoiserModel:
     """An exact model where a network is expected: called as `model(x, t)`, returns an object with `.sample`.
 
-    The output is in the scheduler's `prediction_type`, so that any sampling code for diffusers networks runs on it.
+    Input and output are in the scheduler's convention, so that any sampling code for diffusers networks runs on it.
     """
     return DenoiserModel(denoiser, scheduler)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from latestart.denoisers.networks import from_diffusers, sample_shape
-from latestart.noise import Noise
 from latestart.sampling.seeds import white_noise
 
 SAMPLES = 32
@@ -26,7 +25,7 @@ SPREAD = 2.0  # either way
 def check_prior(model: Any, scheduler: Any, prior: Any, labels: Tensor | int | None = None) -> None:
     """Raise `ValueError` unless a prior has the model's shape and value range, by two evaluations of 32 samples.
 
-    The value range is checked on beta-based schedulers and for priors that are denoisers, the shape always.
+    The value range is checked for priors that are denoisers, the shape always.
 
     Args:
         model: a diffusers network, or an exact model through `as_model`.
@@ -37,7 +36,7 @@ def check_prior(model: Any, scheduler: Any, prior: Any, labels: Tensor | int | N
     shape = sample_shape(model)
     if tuple(prior.shape) != shape:
         raise ValueError(f"the prior is for samples of shape {tuple(prior.shape)}, the model's samples are {shape}")
-    if Noise.from_scheduler(scheduler).kind != "vp" or not callable(prior):
+    if not callable(prior):
         return
     denoiser = from_diffusers(model, scheduler, _labels(model, labels))
     z = white_noise(range(SAMPLES), shape, seed=0).to(model.device)

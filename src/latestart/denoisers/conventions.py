@@ -1,0 +1,91 @@
+"""How networks write the denoiser: what they are shown, and what their output stands for.
+
+Every convention is affine. A network sees `c_in y` and the scheduler's time, gives F, and the denoiser is
+
+    D(y, sigma) = c_skip y + c_out F
+
+    process   prediction      c_in                       c_skip                     c_out
+    VP        epsilon         alpha                      1                          -sigma
+    VP        v_prediction    alpha                      alpha^2                    -alpha sigma
+    VP        sample          alpha                      0                          1
+    flow      velocity        alpha                      alpha                      -alpha sigma
+    EDM       epsilon         (s^2 + sigma^2)^(-1/2)     s^2 / (s^2 + sigma^2)      sigma s (s^2 + sigma^2)^(-1/2)
+    EDM       v_prediction    (s^2 + sigma^2)^(-1/2)     s^2 / (s^2 + sigma^2)      -sigma s (s^2 + sigma^2)^(-1/2)
+
+with alpha = (1 + sigma^2)^(-1/2) for VP and 1 / (1 + sigma) for flow, `v = alpha eps - std x_0` (Salimans and Ho 2022),
+the velocity `eps - x_0` (Lipman et al. 2023) and `s = sigma_data` of EDM (Karras et al. 2022). This is the only place
+where these conventions are known.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from latestart.noise import Noise
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+Number = Any  # a float or a tensor; what goes in comes out
+Affine = Callable[[Number], tuple[Number, Number, Number]]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A scheduler's process, with the coefficients `(c_in, c_skip, c_out)` at each noise level sigma."""
+
+    noise: Noise
+    coefficients: Affine
+
+    @classmethod
+    def of(cls, scheduler: Any) -> "Convention":
+        """The convention of a diffusers scheduler.
+
+        Raises:
+            ValueError: the process or the prediction type is not known.
+        """
+        noise, prediction = Noise.from_scheduler(scheduler), scheduler.config.get("prediction_type")
+        if noise.kind == "flow":
+            return cls(noise, _flow)
+        known = {"vp": _VP, "edm": _edm(float(scheduler.config.get("sigma_data") or 1.0))}[noise.kind]
+        if prediction not in known:
+            raise ValueError(f"prediction_type {prediction!r} is not supported, expected one of {', '.join(known)}")
+        return cls(noise, known[prediction])
+
+    def to_sample(self, out: Tensor, y: Tensor, sigma: Number) -> Tensor:
+        """`E[x_0 | y]` from a network's output."""
+        _, c_skip, c_out = self.coefficients(sigma)
+        return c_skip * y + c_out * out
+
+    def from_sample(self, x_0: Tensor, y: Tensor, sigma: Number) -> Tensor:
+        """The network's output that stands for `E[x_0 | y]`: the inverse of `to_sample`."""
+        _, c_skip, c_out = self.coefficients(sigma)
+        return (x_0 - c_skip * y) / c_out
+
+
+def _alpha(sigma: Number) -> Number:
+    return (1 + sigma**2) ** -0.5
+
+
+def _flow(sigma: Number) -> tuple[Number, Number, Number]:
+    alpha = 1 / (1 + sigma)
+    return alpha, alpha, -alpha * sigma
+
+
+_VP: dict[str, Affine] = {
+    "epsilon": lambda sigma: (_alpha(sigma), 1.0, -sigma),
+    "v_prediction": lambda sigma: (_alpha(sigma), _alpha(sigma) ** 2, -_alpha(sigma) * sigma),
+    "sample": lambda sigma: (_alpha(sigma), 0.0, 1.0),
+}
+
+
+def _edm(width: float) -> dict[str, Affine]:
+    def epsilon(sigma: Number) -> tuple[Number, Number, Number]:
+        c_in = (width**2 + sigma**2) ** -0.5
+        return c_in, (width * c_in) ** 2, sigma * width * c_in
+
+    def velocity(sigma: Number) -> tuple[Number, Number, Number]:
+        c_in, c_skip, c_out = epsilon(sigma)
+        return c_in, c_skip, -c_out
+
+    return {"epsilon": epsilon, "v_prediction": velocity}
