@@ -99,6 +99,29 @@ def potential(
     say(f"wrote {out / 'potential.png'} and {out / 'results.json'}")
 
 
+def faces(
+    out: Annotated[Path, typer.Option(help="File to write the faces to (npz).")] = Path("out/faces.npz"),
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 20_000,
+    size: Annotated[int, typer.Option(min=1, help="Side in pixels.")] = 64,
+    seed: Annotated[int, typer.Option(help="Face i depends on the seed and i alone.")] = 0,
+) -> None:
+    """Draw cartoon faces with known skin tone, glasses, facial hair and hair, for `train`, `fit` and the others."""
+    with friendly():
+        import numpy as np
+
+        from latestart.experiments.faces import faces as draw
+        from latestart.files import replacing
+
+        if out.suffix != ".npz" or out.is_dir():
+            raise ValueError(f"expected a file that ends in .npz to write to, received {out}")
+        check_folder(out.parent)
+        with bar("drawing") as advance:
+            drawn = draw(n, size, seed, advance)
+        with replacing(out) as temporary:
+            np.savez_compressed(temporary, allow_pickle=False, **drawn.arrays())
+    say(f"wrote {n} faces of {size} x {size} with {', '.join(drawn.attributes)} to {out}")
+
+
 def _told(family: dict[str, Any]) -> str:
     level, pairs = family["middle_stops_being_a_minimum"], family["pairs"]
     begins = f"the middle begins as a minimum for {family['begins_as_well']:.0%} of {pairs} pairs"
@@ -115,3 +138,4 @@ experiment.command(
 experiment.command("sphere", epilog="Example:  latestart experiment sphere --dims 2,8,32,128 --radius 4")(sphere)
 experiment.command("potential", epilog="Example:  latestart experiment potential mnist --samples 8")(potential)
 experiment.command("bifurcation", epilog="Example:  latestart experiment bifurcation --leaves 12")(bifurcation)
+experiment.command("faces", epilog="Example:  latestart experiment faces -n 20000 --out out/faces.npz")(faces)

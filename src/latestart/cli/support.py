@@ -15,7 +15,7 @@ def friendly() -> Iterator[None]:
     """A user's mistake is one clear line and exit code 2, not a traceback."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         from rich.console import Console
 
         process = f" in process {os.environ['RANK']}" if "RANK" in os.environ else ""
