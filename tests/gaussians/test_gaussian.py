@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 import pytest
+import scipy.fft
 import scipy.linalg
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,9 @@ from torch import Tensor
 import latestart as ls
 from latestart.files import save_tensors
 from latestart.gaussians.basis import Dense, Diagonal, Isotropic
+from latestart.gaussians.cosine_dense import CosineDense
+from latestart.gaussians.lowrank import LowRank
+from latestart.gaussians.spectral import Channel, Cosine, Fourier
 from latestart.gaussians.structures import BASES
 
 Case = tuple[ls.Gaussian, np.ndarray]
@@ -54,6 +58,91 @@ def diagonal(shape: tuple[int, ...], g: torch.Generator) -> Case:
 def isotropic(shape: tuple[int, ...], g: torch.Generator) -> Case:
     values = variances(1, g)
     return ls.Gaussian(randn(*shape, g=g), Isotropic(shape), values), values.item() * np.eye(prod(shape))
+
+
+def channels_and_grid(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    return (shape[0], shape[1:]) if len(shape) > 1 else (1, shape)
+
+
+def rotations(count: int, size: int, g: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Random orthogonal or unitary matrices `(size, size, count)`."""
+    return torch.linalg.qr(torch.randn(count, size, size, generator=g, dtype=dtype))[0].movedim(0, -1)
+
+
+def cosine_rows(grid: tuple[int, ...]) -> np.ndarray:
+    """Each row one cosine image of one channel, flattened, by scipy."""
+    delta = np.eye(prod(grid)).reshape(-1, *grid)
+    return scipy.fft.idctn(delta, axes=tuple(range(1, delta.ndim)), norm="ortho").reshape(len(delta), -1)
+
+
+def assembled(values: Tensor, rotation: Tensor, waves: np.ndarray) -> np.ndarray:
+    """`sum_(j, f) values[j, f] u u^H`, with `u[c, n] = rotation[c, j, f] waves[f, n]`."""
+    u = np.einsum("cjf,fn->jfcn", rotation.numpy(), waves).reshape(values.numel(), len(rotation) * waves.shape[1])
+    return (u * values.numpy().reshape(-1, 1)).T @ u.conj()
+
+
+@builder("channel")
+def channel(shape: tuple[int, ...], g: torch.Generator) -> Case:
+    c, grid = channels_and_grid(shape)
+    rotation, values = rotations(1, c, g)[..., 0], variances(c, g)
+    twin = np.kron((rotation * values @ rotation.T).numpy(), np.eye(prod(grid)))
+    return ls.Gaussian(randn(*shape, g=g), Channel(shape, rotation), values), twin
+
+
+@builder("cosine")
+def cosine(shape: tuple[int, ...], g: torch.Generator) -> Case:
+    c, grid = channels_and_grid(shape)
+    rotation, values = rotations(prod(grid), c, g), variances(prod(shape), g)
+    twin = assembled(values, rotation, cosine_rows(grid))
+    return ls.Gaussian(randn(*shape, g=g), Cosine(shape, rotation), values), twin
+
+
+@builder("fourier")
+def fourier(shape: tuple[int, ...], g: torch.Generator) -> Case:
+    """Of the frequencies in numpy's order, the first of each pair with a last index up to the middle."""
+    c, grid = channels_and_grid(shape)
+    kept: list[tuple[int, ...]] = []
+    for f in np.ndindex(*grid):
+        mirror = tuple(-i % n for i, n in zip(f, grid, strict=True))
+        if f[-1] <= grid[-1] // 2 and mirror not in kept:
+            kept.append(f)
+    own = torch.tensor([f == tuple(-i % n for i, n in zip(f, grid, strict=True)) for f in kept])
+    rotation = rotations(len(kept), c, g, torch.complex128)
+    rotation[..., own] = rotations(int(own.sum()), c, g).to(torch.complex128)
+    phases = (np.array(kept) / grid) @ np.stack([axis.ravel() for axis in np.indices(grid)])
+    waves = np.exp(2j * np.pi * phases) / math.sqrt(prod(grid))
+    values = variances(c * len(kept), g)
+    both = torch.where(own, 1.0, 2.0)
+    twin = assembled(values.unflatten(0, (c, -1)) * both, rotation, waves).real
+    basis = Fourier(shape, torch.stack([rotation.real, rotation.imag]))
+    return ls.Gaussian(randn(*shape, g=g), basis, values), twin
+
+
+@builder("cosine+dense")
+def cosine_dense(shape: tuple[int, ...], g: torch.Generator) -> Case:
+    """Half of the frequencies of all channels in a dense basis of their own."""
+    c, grid = channels_and_grid(shape)
+    waves, m = cosine_rows(grid), (prod(grid) + 1) // 2
+    heights = [sum((i / n) ** 2 for i, n in zip(f, grid, strict=True)) for f in np.ndindex(*grid)]
+    waves = waves[np.argsort(np.round(heights, 9), kind="stable")]
+    vectors, rotation = rotations(1, c * m, g)[..., 0], rotations(len(waves) - m, c, g)
+    values = variances(prod(shape), g)
+    low = np.kron(np.eye(c), waves[:m])
+    inner = (vectors * values[: c * m] @ vectors.T).numpy()
+    twin = low.T @ inner @ low + assembled(values[c * m :], rotation, waves[m:])
+    return ls.Gaussian(randn(*shape, g=g), CosineDense(shape, vectors, rotation), values), twin
+
+
+@builder("lowrank")
+def lowrank(shape: tuple[int, ...], g: torch.Generator) -> Case:
+    """Two directions and a rest, which is empty for images of two values or fewer."""
+    d = prod(shape)
+    vectors, rank = torch.linalg.qr(randn(d, d, g=g))[0], min(2, d)
+    values = variances(min(rank + 1, d), g)
+    each = values[torch.arange(d).clamp(max=rank)] if d > rank else values
+    return ls.Gaussian(randn(*shape, g=g), LowRank(shape, vectors[:, :rank]), values), (
+        vectors * each @ vectors.T
+    ).numpy()
 
 
 SHAPES = st.sampled_from([(1,), (5,), (2, 3), (1, 4, 4), (3, 2, 2)])

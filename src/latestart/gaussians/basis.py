@@ -61,6 +61,15 @@ class Basis(ABC):
         rows = torch.eye(self.dim, dtype=torch.float64, device=values.device).reshape(-1, *self.shape)
         return self.scale(rows, values.double()).flatten(1)
 
+    def product(self, values: Tensor, other: "Basis", others: Tensor) -> tuple[Tensor, Tensor]:
+        """`Q diag(values) Q^T` times the like of another basis, on the directions in which the two differ.
+
+        Returns a float64 matrix on those directions, here all of them, and the trace of the product over the others,
+        where both are multiples of the identity; the trace and the singular values of the product follow.
+        """
+        product = self.matrix(values) @ other.matrix(others)
+        return product, product.new_zeros(())
+
     def translate(self, values: Tensor, onto: "Basis") -> Tensor | None:
         """The variances `values` of this basis in the layout of `onto`, or None where that is not diagonal."""
         return values if self.same(onto) else None
@@ -130,6 +139,29 @@ class Products(ABC):
     @abstractmethod
     def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Basis, Tensor]:
         """The basis and its float64 variances `(K,)` from completed sums over `count` centred images, over n - 1."""
+
+    def centred(self, total: Tensor, offset: Tensor, count: int) -> Tensor:
+        """The completed sums over n - 1, about the mean, which is `offset` `(D,)` away from the origin of `total`."""
+        centred = total.clone()
+        self.accumulate(centred, offset.unsqueeze(0), -count)
+        return self.complete(centred.div_(count - 1))
+
+    def fitted_about(self, offset: Tensor, total: Tensor, count: int, dtype: torch.dtype) -> tuple[Basis, Tensor]:
+        """As `fitted`, from sums about another origin; for structures whose sums are too large to be copied."""
+        return self.fitted(self.centred(total, offset, count), count, dtype)
+
+    def restated(self, covariance: Tensor) -> Tensor:
+        """A dense covariance `(D, D)` as completed sums of this structure.
+
+        They are linear in the covariance, so any vectors will do whose products sum to it: here the columns of the
+        Cholesky factor of `C + e I`, less those of `e I`, the e being far above the rounding of C.
+        """
+        eye = torch.eye(self.dim, dtype=torch.float64, device=covariance.device)
+        shift = 1e-4 * float(covariance.diagonal().max().clamp(min=torch.finfo(torch.float64).tiny))
+        total = torch.zeros(self.size, dtype=torch.float64, device=covariance.device)
+        self.accumulate(total, torch.linalg.cholesky(covariance + shift * eye).T)
+        self.accumulate(total, eye, -shift)
+        return self.complete(total)
 
 
 def without_rank(name: str, rank: int | None) -> None:

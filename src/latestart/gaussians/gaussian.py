@@ -16,8 +16,9 @@ basis, `a` and `b` their variances and `d` the difference of their means in it, 
     KL(a || b) = 1/2 sum (a / b - 1 - log(a / b) + d^2 / b)
     squared 2-Wasserstein (Frechet) distance = sum d^2 + (sqrt(a) - sqrt(b))^2
 
-and only otherwise are D x D covariances built. Variances and sums are float64; the mean and the basis have the
-Gaussian's dtype, and images are computed on in the wider of their own and the Gaussian's.
+and only otherwise are matrices built, on the directions in which the two covariances differ. Variances and sums are
+float64; the mean and the basis have the Gaussian's dtype, and images are computed on in the wider of their own and the
+Gaussian's.
 """
 
 import math
@@ -92,9 +93,14 @@ class Gaussian:
 
         Args:
             batches: images in the model's own value range, one array `(N, *shape)` or an iterable of such.
-            basis: "dense", "diagonal", "isotropic", or "auto": dense while n > D and the D x D sums take at most
-                1 GiB, else diagonal; `prior.basis.name` and the log say which.
-            rank: number of directions, for bases that have one; the present ones take None.
+            basis: what the covariance can hold. "dense": everything. "lowrank": the leading directions, and one
+                variance for the rest. "cosine", "fourier": what does not change from place to place, a channel block
+                for each frequency. "cosine+dense": the lowest frequencies in a dense block of their own, the others as
+                "cosine". "diagonal": each value alone. "channel": the channels alone. "isotropic": one variance.
+                "auto": dense while n > D and the D x D sums take at most 1 GiB, else "cosine+dense", and "lowrank" for
+                vectors; `prior.basis.name` and the log say which. For drawings of few images "lowrank" is better.
+            rank: of "lowrank", the number of leading directions (256 by default); of "cosine+dense", how many
+                directions its dense block may have (512 by default, and at most a third of the images).
             dtype: of the mean, the basis and the products summed; float64 where 1e-10 matters.
 
         Raises:
@@ -209,9 +215,9 @@ class Gaussian:
             multiplicity, a, b = shared
             spread = multiplicity @ (a / b - 1 - (a / b).log())
         else:
-            trace = (other.basis.to(self.device).matrix(1 / theirs) * self.covariance()).sum()
+            inner, outer = self.basis.product(self.variances, other.basis.to(self.device), 1 / theirs)
             volume = other._multiplicity.to(self.device) @ theirs.log() - self._multiplicity @ mine.log()
-            spread = trace - self.basis.dim + volume
+            spread = inner.trace() + outer - self.basis.dim + volume
         return max(0.0, 0.5 * (spread + distance).item())
 
     def frechet(self, other: "Gaussian") -> float:
@@ -228,9 +234,10 @@ class Gaussian:
             multiplicity, a, b = shared
             return (distance + multiplicity @ (a.sqrt() - b.sqrt()).square()).item()
         theirs = other.variances.to(self.device)
-        roots = self.basis.matrix(self.variances.sqrt()) @ other.basis.to(self.device).matrix(theirs.sqrt())
+        inner, outer = self.basis.product(self.variances.sqrt(), other.basis.to(self.device), theirs.sqrt())
         traces = self._multiplicity @ self.variances + other._multiplicity.to(self.device) @ theirs
-        return max(0.0, (distance + traces - 2 * torch.linalg.svdvals(roots).sum()).item())
+        overlap = torch.linalg.svdvals(inner).sum() + outer
+        return max(0.0, (distance + traces - 2 * overlap).item())
 
     def covariance(self) -> Tensor:
         """The covariance as a dense float64 `(D, D)` matrix over flattened images; for small D."""

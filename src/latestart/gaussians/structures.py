@@ -1,8 +1,13 @@
 """The structures of a Gaussian's covariance by name, and which of them suits a set of images."""
 
 from latestart.gaussians.basis import Basis, Dense, Diagonal, Isotropic
+from latestart.gaussians.cosine_dense import CosineDense
+from latestart.gaussians.lowrank import LowRank
+from latestart.gaussians.spectral import Channel, Cosine, Fourier
 
-BASES: dict[str, type[Basis]] = {cls.name: cls for cls in (Dense, Diagonal, Isotropic)}
+BASES: dict[str, type[Basis]] = {
+    cls.name: cls for cls in (Dense, Diagonal, Isotropic, Channel, Fourier, Cosine, CosineDense, LowRank)
+}
 
 
 def basis_class(name: str) -> type[Basis]:

@@ -2,7 +2,8 @@
 
     n,  first = sum (x - shift),  second = sum q(x - shift)
 
-where q are the products that a basis asks for: all pairs (dense), squares (diagonal), their mean (isotropic). Then
+where q are the products that a basis asks for: all pairs (dense), squares (diagonal), their mean (isotropic), products
+with random combinations (low rank). Then
 
     mean = shift + first / n,      covariance = (second - n q(mean - shift)) / (n - 1)
 
@@ -24,10 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.gaussians.basis import Basis, DenseProducts, Diagonal, Products
+from latestart.gaussians.basis import Basis, DenseProducts, Products
 from latestart.gaussians.structures import basis_class
 
 CHUNK = 2048  # images multiplied at once, so that memory does not grow with the batch
+CHUNK_VALUES = 2**25  # numbers in them at most, of images so large that fewer fill the memory of a chunk
 DENSE_LIMIT = 2**30  # bytes of float64 D x D sums that "auto" still calls dense: up to 11,585 values an image
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ class Sums:
 
     Args:
         shape: of one image.
-        basis: "dense", "diagonal", "isotropic", or "auto".
+        basis: one of `structures.BASES`, or "auto".
         rank: number of directions of its own, for bases that have such; None leaves it to the basis.
         products: dtype in which products are multiplied, float32 (fast, 1e-6) or float64 (1e-10).
         seed: of the random directions of a basis that draws some.
@@ -87,7 +89,7 @@ class Sums:
         if self.count == 0:
             self._start(rows)
         dtype = torch.promote_types(torch.promote_types(rows.dtype, self.products), self.shift.dtype)
-        for chunk in rows.to(self.first.device).split(CHUNK):
+        for chunk in rows.to(self.first.device).split(self._chunk()):
             deviations = (chunk.to(dtype) - self.shift.to(dtype)).to(self.products)
             self.first += deviations.sum(0)
             self.structure.accumulate(self.second, deviations)
@@ -128,33 +130,43 @@ class Sums:
         Raises:
             ValueError: fewer than two images.
         """
-        if self.count < 2:
-            raise ValueError(f"expected at least two images for a covariance, received {self.count}")
-        centred = self.second.clone()
-        self.structure.accumulate(centred, (self.first / self.count).unsqueeze(0), -self.count)
-        return self.structure.complete(centred.div_(self.count - 1))
+        return self.structure.centred(self.second, self._offset(), self.count)
 
     def estimate(self) -> tuple[Tensor, Basis, Tensor]:
         """Mean, float64; the basis, in the dtype of the products; its variances, float64."""
-        covariance, structure = self.covariance(), self.structure
+        if self.basis == "auto" and isinstance(self.structure, DenseProducts) and self.count <= self.dim:
+            structure = basis_class(structured(self.shape)).products(self.shape, self.rank, self.seed)
+            covariance = structure.restated(self.covariance())
+            basis, variances = structure.fitted(covariance, self.count, self.products)
+        else:
+            basis, variances = self.structure.fitted_about(self._offset(), self.second, self.count, self.products)
         if self.basis == "auto":
-            if isinstance(structure, DenseProducts) and self.count <= self.dim:
-                covariance, structure = covariance.diagonal(), Diagonal.products(self.shape)
-            self._report(structure)
-        return self.mean(), *structure.fitted(covariance, self.count, self.products)
+            self._report(basis)
+        return self.mean(), basis, variances
 
     def _structure(self) -> Products:
         dense = 8 * self.dim**2 <= DENSE_LIMIT
-        name = ("dense" if dense else "diagonal") if self.basis == "auto" else self.basis
+        name = ("dense" if dense else structured(self.shape)) if self.basis == "auto" else self.basis
+        if name == "dense" and self.basis == "auto":
+            return basis_class(name).products(self.shape)  # a rank is for what may come instead
         return basis_class(name).products(self.shape, self.rank, self.seed)
 
     def _sizes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of shift, first and second; the products take no memory before there are images."""
         return (self.dim,), (self.dim,), self.structure.size if self.count else (0,)
 
+    def _offset(self) -> Tensor:
+        """The mean's distance from the shift, `(D,)`."""
+        if self.count < 2:
+            raise ValueError(f"expected at least two images for a covariance, received {self.count}")
+        return self.first / self.count
+
+    def _chunk(self) -> int:
+        return min(CHUNK, max(1, CHUNK_VALUES // self.dim))
+
     def _start(self, rows: Tensor) -> None:
         own = torch.promote_types(rows.dtype, torch.float32)
-        self.shift = rows[:CHUNK].mean(0, dtype=torch.float64).to(own)
+        self.shift = rows[: self._chunk()].mean(0, dtype=torch.float64).to(own)
         self.first = torch.zeros(self.dim, dtype=torch.float64, device=rows.device)
         self.second = torch.zeros(self.structure.size, dtype=torch.float64, device=rows.device)
 
@@ -187,12 +199,17 @@ class Sums:
                 f"batch {self.updates} has values from {low:g} to {high:g}, too large to multiply in {self.products}"
             )
 
-    def _report(self, structure: Products) -> None:
+    def _report(self, basis: Basis) -> None:
         size = f"{self.count} images of {self.dim} values"
-        if isinstance(structure, DenseProducts):
+        if basis.name == "dense":
             log.info("basis='auto' chose 'dense' for %s", size)
         else:
-            log.warning("basis='auto' chose 'diagonal' for %s: too few, or too large, for 'dense'", size)
+            log.warning("basis='auto' chose %r for %s: too few, or too large, for 'dense'", basis.name, size)
+
+
+def structured(shape: tuple[int, ...]) -> str:
+    """What "auto" takes where a dense covariance is too large or has too few images: see `Gaussian.fit`."""
+    return "cosine+dense" if len(shape) > 1 else "lowrank"
 
 
 def as_images(batch: Tensor | np.ndarray) -> Tensor:
