@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from latestart import zoo
@@ -22,17 +23,36 @@ def _run(*args):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model trained for 300 steps on two kinds of pictures, 4 x 4, and its images."""
+    """A model trained for 60 steps on two kinds of pictures, 4 x 4, and its images."""
     path, g = tmp_path_factory.mktemp("analyze"), torch.Generator().manual_seed(0)
     ramp = torch.linspace(20, 235, 16).view(1, 4, 4)
     for k in range(60):
         image = (ramp if k % 2 else 255 - ramp) + 8 * torch.randn(1, 4, 4, generator=g)
         save_png(path / "images" / "ab"[k % 2] / f"{k}.png", image.clamp(0, 255).round().byte())
     config = TrainConfig(
-        steps=300, batch_size=32, channels=(8,), prediction="v_prediction", ema_decay=0.9, learning_rate=5e-3, warmup=10
+        steps=60, batch_size=32, channels=(8,), prediction="v_prediction", ema_decay=0.9, learning_rate=5e-3, warmup=10
     )
     train(load_images(path / "images"), path / "model", config)
     return path
+
+
+def test_a_model_of_ones_own_is_analyzed_beside_its_images(folder, tmp_path):
+    criteria = "speciation,correlation,clone"
+    result = _run(folder / "model", "--images", folder / "images", "--quick", "--criteria", criteria, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "analysis.json").read_text())
+    levels = {(row["criterion"], row["of"]): row for row in record["levels"]}
+    expected = speciation(load_images(folder / "images").floats())
+    assert levels["speciation", "data"]["sigma"] == pytest.approx(expected.sigma)
+    assert {of for criterion, of in levels if criterion == "correlation"} == {"network", "point cloud"}
+    missing = {(row["criterion"], row["of"]): row["reason"] for row in record["not_found"]}
+    assert set(missing) == {("clone", "network"), ("clone", "point cloud")}
+    assert "needs a classifier" in missing["clone", "network"]
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"decisions", "levels"}
+    for path in tmp_path.glob("*.png"):
+        with Image.open(path) as picture:
+            assert np.array(picture.convert("L")).std() > 5
+    assert "not found" in result.output and "no held-out images were given" in result.output
 
 
 def test_the_shipped_model_brings_its_images_and_its_classifier(tmp_path):

@@ -159,11 +159,23 @@ class BranchCurve:
     points: list[Tensor] = field(repr=False)
     vectors: list[Tensor] = field(repr=False)
 
-    def record(self) -> dict[str, Any]:
-        """The curve for JSON, without its pictures; what was not measured is null."""
-        asymmetry = [None if math.isnan(value) else value for value in self.asymmetry]
+    def record(self, criterion: str, exact: "BranchCurve | None") -> dict[str, Any]:
+        """The curve for JSON, without its pictures; what was not measured is null.
+
+        Beside what the class has: `moved`, how far `D(y) = c y` is from that at the highest level; and `apart`, the
+        distance of y from the fixed point of the `exact` model at the same level, over `sigma`.
+        """
+        means = [constant(criterion, sigma) * point for sigma, point in zip(self.sigma, self.points)]
+        others = {} if exact is None else dict(zip(exact.sigma, exact.points))
         names = ("t", "sigma", "ratio", "segment", "residual")
-        return {name: getattr(self, name) for name in names} | {"asymmetry": asymmetry}
+        return {name: getattr(self, name) for name in names} | {
+            "asymmetry": [None if math.isnan(value) else value for value in self.asymmetry],
+            "moved": [(mean - means[0]).norm().item() for mean in means],
+            "apart": [
+                (point - others[sigma]).norm().item() / sigma if sigma in others else None
+                for sigma, point in zip(self.sigma, self.points)
+            ],
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +202,7 @@ class Analysis:
     Attributes:
         findings: the levels, in the order of the criteria.
         branches: the central branches.
-        halves: the same on random halves of the images, by criterion.
+        halves: the same on random halves of the images, by criterion, as far as they are stable.
         exponents: along sample paths.
         curves: means over samples at each level.
         swarms: normalised trajectories of one pixel, by subject.
@@ -228,7 +240,8 @@ class Analysis:
             ],
             "notes": self.notes,
             "branches": [
-                {"criterion": criterion, "of": of} | curve.record() for (criterion, of), curve in self.branches.items()
+                {"criterion": criterion, "of": of} | curve.record(criterion, self.branches.get((criterion, CLOUD)))
+                for (criterion, of), curve in self.branches.items()
             ],
             "exponents": [
                 {"criterion": criterion, "of": of, "t": e.t}
@@ -461,11 +474,12 @@ def _central(task: Task, analysis: Analysis, criterion: Criterion) -> None:
         except ValueError as error:
             analysis.findings.append(Finding(criterion, subject.name, "none", None, None, str(error)))
             continue
-        analysis.branches[criterion, subject.name] = _branch_curve(analysis, traced)
+        analysis.branches[criterion, subject.name] = _branch_curve(analysis, traced.points, traced.segment)
         halves = [_traced(task, analysis, criterion, k) for k in range(task.settings.halves)]
         halves = halves if subject is task.cloud else []
         if halves:
-            analysis.halves[criterion] = [_branch_curve(analysis, half) for _, half in halves]
+            stable = [[here for here in half.central if here.stable] for _, half in halves]
+            analysis.halves[criterion] = [_branch_curve(analysis, points, [0] * len(points)) for points in stable]
         _find(task, analysis, criterion, subject.name, lambda f=follower, t=traced, h=halves: _stability(task, f, t, h))  # type: ignore[misc]
         analysis.notes += [f"{criterion}, {subject.name}: {error}" for error in traced.lost.values()]
 
@@ -508,6 +522,8 @@ def _stability(task: Task, follower: Follower, traced: Trace, halves: list[tuple
     crossed = sum(other.kind != "peak" for other in others)
     told = f"{level.how}; interval: {len(others)} random halves of the images"
     told += f", {crossed} of which lose their stability" if crossed else ", none of which crosses"
+    lost = sum("was lost" in other.level.how for other in others)
+    told += f", {lost} lost below their peak" if lost else ""
     told += f", {missed} without a level" if missed else ""
     return found._replace(level=replace(level, interval=(min(sigmas), max(sigmas)), how=told))
 
@@ -521,21 +537,21 @@ def _crossing_or_peak(follower: Follower, traced: Trace) -> Found:
     try:
         level = critical_level(follower, traced, ACCURACY)
     except NoCrossing:
-        return _highest(follower, traced, "no crossing")
+        return _highest(follower, traced.central, "no crossing")
     except ConvergenceError as lost:
-        if not traced.central[-1].stable or len(traced.central) < 3:
+        stable = [here for here in traced.central if here.stable]
+        if len(stable) < 3:
             raise
         try:
-            end = f"sigma = {traced.central[-1].sigma:.4g}"
-            return _highest(follower, traced, f"no crossing down to {end}, where the branch was lost")
+            end = f"sigma = {stable[-1].sigma:.4g}"
+            return _highest(follower, stable, f"no crossing down to {end}, where the branch was lost")
         except ValueError:
             raise lost from None
     return Found(level, "fold" if "fold" in level.how else "crossing")
 
 
-def _highest(follower: Follower, traced: Trace, told: str) -> Found:
-    """The highest of the peaks of lambda / c inside the levels; says so where an end is higher."""
-    curve = traced.central
+def _highest(follower: Follower, curve: list[BranchPoint], told: str) -> Found:
+    """The highest of the peaks of lambda / c inside a branch's levels; says so where an end is higher."""
     ratio = [here.ratio for here in curve]
     inner = [k for k in range(1, len(curve) - 1) if ratio[k - 1] <= ratio[k] >= ratio[k + 1]]
     if not inner:
@@ -566,13 +582,12 @@ def _agreeing(task: Task, follower: Follower, top: BranchPoint) -> tuple[int, in
     return same, len(starts)
 
 
-def _branch_curve(analysis: Analysis, traced: Trace) -> BranchCurve:
-    points = traced.points
+def _branch_curve(analysis: Analysis, points: list[BranchPoint], segment: list[int]) -> BranchCurve:
     return BranchCurve(
         analysis.times(p.sigma for p in points),
         [p.sigma for p in points],
         [p.ratio for p in points],
-        traced.segment,
+        segment,
         [math.nan if p.spectrum.asymmetry is None else p.spectrum.asymmetry for p in points],
         [p.fixed.residual for p in points],
         [p.point.cpu() for p in points],

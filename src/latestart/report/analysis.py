@@ -53,7 +53,8 @@ def eigenvalues(analysis: Analysis) -> Figure | None:
     criteria = _criteria(analysis.branches)
     if not criteria:
         return None
-    figure, axes = plt.subplots(1, len(criteria), figsize=(6.4 * len(criteria), 4.6), squeeze=False, sharey=True)
+    size = (6.4 * len(criteria), 5.6)
+    figure, axes = plt.subplots(1, len(criteria), figsize=size, squeeze=False, sharey=True, layout="constrained")
     for axis, criterion in zip(axes[0], criteria):
         axis.axhline(1, color="0.6", lw=1, ls="--")
         for k, half in enumerate(analysis.halves.get(criterion, [])):
@@ -64,15 +65,17 @@ def eigenvalues(analysis: Analysis) -> Figure | None:
                 _branch(axis, analysis.branches[criterion, of], of)
                 _mark(axis, analysis.findings, criterion, of)
         axis.set(title=TITLES[criterion], xlabel=TIME)
-        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
         axis.invert_xaxis()
         _levels_above(axis, analysis)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2, fontsize=8)  # outside: it hides nothing
     axes[0][0].set_ylabel(r"leading eigenvalue of dD/dy over c")
-    axes[0][-1].legend(loc="upper left", fontsize=8)
-    images = analysis.about["images"]
-    figure.suptitle(f"Central branch of D(y) = c y, network and point cloud of {images:,} images: unstable above 1")
-    figure.tight_layout()
+    axes[0][0].set_ylim(bottom=0)  # last: it ends the scaling of both axes
+    figure.suptitle(
+        "Stability of the central branch, D(y) = c y: unstable above 1\n"
+        f"the network and the point cloud of {analysis.about['images']:,} images",
+        fontsize=11,
+    )
     return figure
 
 
@@ -90,8 +93,10 @@ def _branch(axis: Axes, curve: BranchCurve, of: str) -> None:
 def _mark(axis: Axes, findings: Sequence[Finding], criterion: str, of: str) -> None:
     for finding in findings:
         if finding.criterion == criterion and finding.of == of and finding.level is not None and finding.level.t:
-            label = f"{finding.kind}, {of}: t = {finding.level.t:.0f}"
-            axis.axvline(finding.level.t, color=COLOURS[of], lw=1, ls="-.", label=label)
+            ratio = 1.0 if finding.ratio is None else finding.ratio
+            label = f"{finding.kind}, {of}: {ratio:.3f} at t = {finding.level.t:.0f}"
+            style: dict[str, Any] = {"ls": "", "marker": "o", "ms": 10, "mfc": "none", "mew": 1.5, "zorder": 3}
+            axis.plot(finding.level.t, ratio, color=COLOURS[of], label=label, **style)
 
 
 def _levels_above(axis: Axes, analysis: Analysis) -> None:
@@ -300,7 +305,7 @@ def _criteria(mapping: dict[tuple[str, str], Any]) -> list[str]:
 
 def levels_table(analysis: Analysis) -> Table:
     """A row for each criterion: t with its interval of the point cloud and the network, or why there is none."""
-    table = Table(title="Critical levels, t of the scheduler [interval]", title_justify="left", box=SIMPLE)
+    table = Table(title=r"Critical levels, t of the scheduler \[interval]", title_justify="left", box=SIMPLE)
     table.add_column("criterion", no_wrap=True)
     table.add_column("point cloud", justify="right", no_wrap=True)
     table.add_column("network", justify="right", no_wrap=True)

@@ -48,17 +48,15 @@ def peak(follower: Follower, curve: Sequence[BranchPoint], xtol: float = 1e-3) -
     """The highest ratio lambda / c near the highest of a branch's points, to `xtol` in log sigma."""
     top = max(range(len(curve)), key=lambda i: curve[i].ratio)
     above, below = curve[max(top - 1, 0)], curve[min(top + 1, len(curve) - 1)]
-    best = curve[top]
+    known = list(curve)
 
     def height(log_sigma: float) -> float:
-        nonlocal best
-        here = follower.follow(math.exp(log_sigma), min(curve, key=lambda p: abs(math.log(p.sigma) - log_sigma)))
-        best = max(best, here, key=lambda p: p.ratio)
-        return -here.ratio
+        known.append(follower.follow(math.exp(log_sigma), min(known, key=lambda p: abs(math.log(p.sigma) - log_sigma))))
+        return -known[-1].ratio
 
     bounds = (math.log(below.sigma), math.log(above.sigma))
     minimize_scalar(height, bounds=bounds, method="bounded", options={"xatol": xtol})
-    return best
+    return max(known, key=lambda p: p.ratio)
 
 
 def crossing(
