@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from latestart import zoo
 from latestart.cli import app
 from latestart.data import load_images, read_png, save_png
-from latestart.gaussians.gaussian import load_prior
+from latestart.gaussians.priors import load_prior
 
 runner = CliRunner()
 

@@ -17,6 +17,7 @@ from latestart.evaluation.quality import feature_statistics
 from latestart.features import Classifier, ClassifierFeatures
 from latestart.files import save_tensors
 from latestart.gaussians.gaussian import Gaussian
+from latestart.gaussians.mixture import Mixture
 from latestart.train import train_classifier
 
 
@@ -26,6 +27,8 @@ def embed(model: Path, train: Images, test: Images, out: Path, classifier: Path 
     network, scheduler = load_model(model)
     save_model(network.half(), scheduler, out, json.loads((model / SIDECAR).read_text()))
     Gaussian.fit(train.batches(), basis="dense").save(out / "prior.safetensors")
+    mixture = Mixture.fit(train.floats(), components=30, basis="lowrank", rank=64)
+    mixture.save(out / "mixture.safetensors", dtype=torch.float16)
     trained = Classifier.load(classifier) if classifier else train_classifier(train)
     trained.save(out / "classifier.safetensors")
     features = ClassifierFeatures(Classifier.load(out / "classifier.safetensors"))

@@ -11,7 +11,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Noise": "noise",
     "Gaussian": "gaussians.gaussian",
-    "load_prior": "gaussians.gaussian",
+    "Mixture": "gaussians.mixture",
+    "load_prior": "gaussians.priors",
     "Moments": "gaussians.moments",
     "GaussianMixture": "denoisers.exact",
     "Hypercube": "denoisers.exact",

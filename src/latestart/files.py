@@ -93,6 +93,15 @@ def _described(path: Path) -> str:
     return "damaged or of another format"
 
 
+def kind_of(path: str | Path) -> str | None:
+    """The kind of object that a file of this package says it holds, or None where it does not say."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("kind")
+    except (SafetensorError, OSError):
+        return None
+
+
 def require_finite(path: str | Path, tensors: Mapping[str, torch.Tensor], names: tuple[str, ...]) -> None:
     """Raise `ValueError` unless a file held at least the tensors `names`, and only finite floating-point numbers."""
     if missing := sorted(set(names) - set(tensors)):

@@ -5,6 +5,7 @@ A bundle is a folder of assets:
     config.json, diffusion_pytorch_model.safetensors, scheduler/    the diffusion model, as diffusers writes it
     latestart.json                                                  the size of its patches, its training record
     prior.safetensors                                               the Gaussian of the training images, in [-1, 1]
+    mixture.safetensors                                             the mixture of Gaussians of the same
     classifier.safetensors                                          a classifier, for its features
     features-train.safetensors, features-test.safetensors           feature statistics of both sets, whole
     train.png, heldout-a.png, heldout-b.png                         2,000 images each: seen in training, and not
@@ -23,7 +24,9 @@ from latestart.data import Images, read_png, tile, untile
 from latestart.denoisers.networks import load_model
 from latestart.features import Classifier, ClassifierFeatures
 from latestart.files import load_tensors
-from latestart.gaussians.gaussian import Gaussian, load_prior
+from latestart.gaussians.gaussian import Gaussian, load_gaussian
+from latestart.gaussians.mixture import Mixture, load_mixture
+from latestart.gaussians.priors import load_prior
 
 ASSETS = Path(__file__).parent / "assets"
 SETS = ("train", "heldout-a", "heldout-b")
@@ -54,7 +57,12 @@ class Bundle:
     @cached_property
     def prior(self) -> Gaussian:
         """The Gaussian of the training images."""
-        return load_prior(self.path / "prior.safetensors")
+        return load_gaussian(self.path / "prior.safetensors")
+
+    @cached_property
+    def mixture(self) -> Mixture:
+        """The mixture of Gaussians of the training images."""
+        return load_mixture(self.path / "mixture.safetensors")
 
     @cached_property
     def features(self) -> ClassifierFeatures:
@@ -70,7 +78,7 @@ class Bundle:
         """Feature statistics of the whole "train" or "test" set."""
         if split not in ("train", "test"):
             raise ValueError(f"feature statistics are kept of 'train' and 'test', received {split!r}")
-        return load_prior(self.path / f"features-{split}.safetensors")
+        return load_gaussian(self.path / f"features-{split}.safetensors")
 
     def images(self, which: str) -> Images:
         """2,000 images: "train" (seen in training), "heldout-a" or "heldout-b" (of the test set)."""
@@ -100,7 +108,7 @@ def _bundle(name: str) -> Bundle:
 
 def open_model(
     model: str, prior: str | Path | None = None, late: bool = False
-) -> tuple[nn.Module, Any, Gaussian | None]:
+) -> tuple[nn.Module, Any, Gaussian | Mixture | None]:
     """A shipped model by its name, or a diffusers folder: the network, its scheduler, and the prior to start from.
 
     The prior is the one in the file `prior`; for a late start of a shipped model that falls back to the shipped one.

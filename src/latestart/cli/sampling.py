@@ -72,6 +72,11 @@ def demo(
         demo_samples(out / "samples.png", comparisons)
         Console(width=None if Console().is_terminal else 110).print(demo_table(measured, comparisons))
         say(f"{samples} samples a figure, seed {seed}, features {results['features']}")
+        full = next(m for m in measured if m.cell == experiment.REFERENCE)
+        say(
+            f"DDIM from full noise in 100 steps: distance {full.frechet.value:.1f}, recall {full.recall.value:.3f}, "
+            f"copied {full.copied.value:.3f}"
+        )
         say(f"{results['floor']['samples']} test images score {results['floor']['frechet']:.1f}: the floor")
         say(f"wrote {out / 'samples.png'} and {out / 'results.json'}")
 
@@ -79,7 +84,9 @@ def demo(
 def fit(
     images: Annotated[Path, typer.Argument(help="A parquet file, a folder of images, or an npz file.")],
     out: Annotated[Path, typer.Option(help="File to write the prior to (safetensors).")],
-    basis: Annotated[str, typer.Option(help="dense, diagonal, isotropic, or auto.")] = "auto",
+    basis: Annotated[
+        str, typer.Option(help="dense, lowrank, cosine+dense, cosine, fourier, diagonal, channel, isotropic, or auto.")
+    ] = "auto",
     rank: Annotated[int | None, typer.Option(min=1, help="Directions of its own, for bases that have such.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Use only the first images.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random directions of a low-rank fit.")] = 0,

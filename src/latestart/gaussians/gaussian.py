@@ -304,7 +304,7 @@ class Gaussian:
         return None
 
 
-def load_prior(path: str | Path) -> Gaussian:
+def load_gaussian(path: str | Path) -> Gaussian:
     """Read a `Gaussian` that `Gaussian.save` wrote.
 
     Raises:

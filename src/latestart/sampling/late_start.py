@@ -120,7 +120,7 @@ def start_level(late: Any) -> float:
     return Noise.from_scheduler(late).sigma(float(late.timesteps[0]))
 
 
-def start_sample(late: Any, prior: Prior | None, z: Tensor) -> Tensor:
+def start_sample(late: Any, prior: Prior | None, z: Tensor, labels: Tensor | int | None = None) -> Tensor:
     """The start of a run in the scheduler's own space, `x_s = alpha_s (m + (C + sigma_s^2 I)^(1/2) z)`.
 
     Args:
@@ -128,9 +128,10 @@ def start_sample(late: Any, prior: Prior | None, z: Tensor) -> Tensor:
         prior: the distribution of the data, with `shape`, `noised(sigma)` and `push(z)`; None stands for N(0, I), which
             for a variance preserving process gives `x_s = z`.
         z: white noise, (B, *shape); the result has its shape, dtype and device.
+        labels: the class of each sample, an index or `(B,)`, for a prior whose components carry classes.
 
     Raises:
-        ValueError: the shape of `z` is not the prior's.
+        ValueError: the shape of `z` is not the prior's, or it has no component of a class.
     """
     noise, t = Noise.from_scheduler(late), float(late.timesteps[0])
     alpha, std, sigma = noise.alpha(t), noise.std(t), noise.sigma(t)
@@ -138,7 +139,14 @@ def start_sample(late: Any, prior: Prior | None, z: Tensor) -> Tensor:
         raise ValueError(f"z has the shape {tuple(z.shape)}, expected (B, *{tuple(prior.shape)}) for this prior")
     if prior is None or alpha == 0:  # without any signal left, the noise is the sample
         return z * (math.hypot(alpha, std) / _own_scale(late, noise))
-    return (prior.noised(sigma).push(z) * (alpha / _own_scale(late, noise))).to(z)
+    y = prior.noised(sigma).push(z, **of_classes(prior, labels))
+    return (y * (alpha / _own_scale(late, noise))).to(z)
+
+
+def of_classes(prior: Prior, labels: Tensor | int | None) -> dict[str, Any]:
+    """The labels as a prior's methods take them: nothing for one that knows no classes."""
+    knows = labels is not None and getattr(prior, "labels", None) is not None
+    return {"labels": labels} if knows else {}
 
 
 def initial_sample(scheduler: Any, z: Tensor) -> Tensor:

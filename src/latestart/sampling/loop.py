@@ -102,8 +102,8 @@ def draw(
         run = Run(copy.deepcopy(own), [sample_generator(seed, first + i) for i in index])
         z = _noise(run, shape) if noise is None else noise[index.start : index.stop]
         z = z.to(model.device)
-        x = initial_sample(own, z) if t_start is None else start_sample(own, prior, z)
         mine = labels[index.start : index.stop] if isinstance(labels, Tensor) else labels
+        x = initial_sample(own, z) if t_start is None else start_sample(own, prior, z, mine)
         for after in trajectory(run, counted, x, mine):
             x = after
             bar.update()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from latestart.denoisers.networks import from_diffusers, sample_shape
+from latestart.sampling.late_start import of_classes
 from latestart.sampling.seeds import white_noise
 
 SAMPLES = 32
@@ -38,18 +39,19 @@ def check_prior(model: Any, scheduler: Any, prior: Any, labels: Tensor | int | N
         raise ValueError(f"the prior is for samples of shape {tuple(prior.shape)}, the model's samples are {shape}")
     if not callable(prior):
         return
-    denoiser = from_diffusers(model, scheduler, _labels(model, labels))
+    classes = _labels(model, labels)
+    denoiser, known = from_diffusers(model, scheduler, classes), of_classes(prior, classes)
     z = white_noise(range(SAMPLES), shape, seed=0).to(model.device)
-    width = _spread(prior.push(z))
+    width = _spread(prior.push(z, **known))
     lowest, highest = denoiser.sigma_range
     far, near = (min(max(k * width, lowest), 0.999 * highest) for k in (30.0, 1.0))
-    _check_means(prior, denoiser, z, far, width)
-    _check_spreads(prior, denoiser, z, near)
+    _check_means(prior, known, denoiser, z, far, width)
+    _check_spreads(prior, known, denoiser, z, near)
 
 
-def _check_means(prior: Any, denoiser: Any, z: Tensor, sigma: float, width: float) -> None:
-    y = prior.noised(sigma).push(z)
-    mine, theirs = prior(y, sigma).mean(0), denoiser(y, sigma).mean(0)
+def _check_means(prior: Any, known: dict[str, Any], denoiser: Any, z: Tensor, sigma: float, width: float) -> None:
+    y = prior.noised(sigma).push(z, **known)
+    mine, theirs = prior(y, sigma, **known).mean(0), denoiser(y, sigma).mean(0)
     apart = float((mine - theirs).square().mean().sqrt())
     if not apart <= SHIFT * width:
         raise ValueError(
@@ -59,9 +61,9 @@ def _check_means(prior: Any, denoiser: Any, z: Tensor, sigma: float, width: floa
         )
 
 
-def _check_spreads(prior: Any, denoiser: Any, z: Tensor, sigma: float) -> None:
-    y = prior.noised(sigma).push(z)
-    mine, theirs = _spread(prior(y, sigma)), _spread(denoiser(y, sigma))
+def _check_spreads(prior: Any, known: dict[str, Any], denoiser: Any, z: Tensor, sigma: float) -> None:
+    y = prior.noised(sigma).push(z, **known)
+    mine, theirs = _spread(prior(y, sigma, **known)), _spread(denoiser(y, sigma))
     if not theirs / SPREAD <= mine <= theirs * SPREAD:
         raise ValueError(
             f"the prior and the model speak of different values: at sigma = {sigma:.3g} what the prior keeps of its "

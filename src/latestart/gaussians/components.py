@@ -1,0 +1,124 @@
+"""The components of a mixture, fitted to images that are assigned to them.
+
+Few images for a component. Its scatter is completed by `nu` images' worth of the pooled covariance of all components,
+
+    C_k = (sum_(i in k) (x_i - m_k)(x_i - m_k)^T + nu W) / (n_k - 1 + nu),    W = sum_k (n_k - 1) C_k / sum_k (n_k - 1),
+
+as under an inverse Wishart prior; it is linear in the sums, and so the same for every basis. On MNIST, clusters by
+k-means alone, held-out log-density noised to sigma = 1.23, in nats above one Gaussian fitted to all 60,000 images
+(1,250 test images; from sigma = 2 to 6 the best is the same, to 0.002 nats):
+
+    dense, nu =                     0      10     30     100    300     a sphere's covariance for W, nu = 30
+    10 components,    600 images    0.83   1.81   2.28   2.07   1.25    1.24
+    30 components,  2,000 images    4.69   5.42   5.79   5.42   4.33    4.95
+    30 components,  6,000 images    7.38   7.48   7.55   7.36   6.47    7.43
+    30 components, 60,000 images    8.70   8.69   8.69   8.67   8.56    8.70
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from latestart.gaussians.clusters import Assignment, Batches, blocks
+from latestart.gaussians.gaussian import Gaussian
+from latestart.gaussians.moments import Moments
+from latestart.gaussians.sums import structured
+
+SHRINKAGE = 30.0  # nu; measured, see above
+DENSE_LIMIT = 2**32  # bytes of float64 D x D sums of all components that "auto" still calls dense
+
+log = logging.getLogger(__name__)
+
+
+def moments_of(
+    batches: Batches,
+    numbers: Tensor,
+    total: int,
+    structure: tuple[str, int | None, torch.dtype],
+    assignment: Assignment | None,
+) -> list[Moments]:
+    """Moments of the images of each component.
+
+    Raises:
+        ValueError: another number of images than `numbers`, other images than were assigned, or an empty component.
+    """
+    basis, rank, dtype = structure
+    parts: list[Moments] = []
+    start = 0
+    for block in blocks(batches):
+        if not parts:
+            shape = tuple(block.shape[1:])
+            basis = _structure(basis, shape, len(numbers), total)
+            parts = [Moments(shape, basis, rank, dtype) for _ in range(total)]
+        mine = numbers[start : start + len(block)].to(block.device)
+        if len(mine) == len(block):
+            if assignment is not None:
+                assignment.require_same(block, start)
+            for k, rows in grouped(mine):
+                parts[k].update(block[rows])
+        start += len(block)
+    if start == 0:
+        raise ValueError("expected at least one batch of images to fit a mixture to, received none")
+    if start != len(numbers):
+        raise ValueError(f"expected a label for each image: received {start} images and {len(numbers)} labels")
+    for k, part in enumerate(parts):
+        if part.count == 0:
+            raise ValueError(
+                f"component {k} of {total} has no images: ask for fewer components, or a lower sigma (the images may "
+                "have too few distinct ones among them)"
+            )
+    return parts
+
+
+def shrunken(parts: list[Moments], strength: float) -> list[Gaussian]:
+    """The Gaussians of the components, each scatter completed by `strength` images' worth of the pooled covariance."""
+    freedom = sum(part.count - 1 for part in parts)
+    if len(parts) == 1 or strength == 0:
+        return [Gaussian.of(_enough(part, k, len(parts))) for k, part in enumerate(parts)]
+    if freedom == 0:
+        raise ValueError(f"each of the {len(parts)} components has a single image: ask for fewer components")
+    pooled = sum((part.count - 1) / freedom * part.covariance() for part in parts if part.count > 1)
+    return [_completed(part, torch.as_tensor(pooled), strength, freedom) for part in parts]
+
+
+def _completed(part: Moments, pooled: Tensor, strength: float, freedom: int) -> Gaussian:
+    """`((n - 1) C + nu W) / (n - 1 + nu)` in the layout of the products, whose rank is that of the pooled one."""
+    share = strength / (part.count - 1 + strength)
+    covariance = share * pooled
+    if part.count > 1:
+        covariance += (1 - share) * part.covariance()
+    basis, variances = part.structure.fitted(covariance, freedom + 1, part.products)
+    return Gaussian(part.mean().to(part.products), basis, variances, part.count, part.value_range)
+
+
+def _enough(part: Moments, k: int, total: int) -> Moments:
+    if part.count < 2:
+        raise ValueError(f"component {k} of {total} has {part.count} image: without shrinkage each needs two")
+    return part
+
+
+def _structure(basis: str, shape: tuple[int, ...], count: int, components: int) -> str:
+    """What "auto" stands for: one basis for all components, by the images of all, since they share a covariance."""
+    if basis != "auto":
+        return basis
+    dim = math.prod(shape)
+    dense = 8 * components * dim**2 <= DENSE_LIMIT and count - components >= dim
+    name = "dense" if dense else structured(shape)
+    level = logging.INFO if dense else logging.WARNING
+    log.log(level, "basis='auto' chose %r for %d components and %d images of %d values", name, components, count, dim)
+    return name
+
+
+def groups_of(index: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
+    """An order that brings equal numbers together, and each number with how often it occurs."""
+    sizes = index.bincount().tolist()
+    return index.argsort(stable=True), [(k, size) for k, size in enumerate(sizes) if size]
+
+
+def grouped(index: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Each number, and where it occurs."""
+    order, groups = groups_of(index)
+    yield from zip([k for k, _ in groups], order.split([size for _, size in groups]))
