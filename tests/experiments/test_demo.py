@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,16 +17,21 @@ def _measured(value, **cell):
     full = {"sampler": "ddim", "nfe": 3, "prior": "none", "spacing": "trailing", "clip": False, "t_start": None} | cell
     replicates = value * torch.linspace(0.9, 1.1, 11, dtype=torch.float64)
     return demo.Measured(
-        demo.Cell(**full), Estimate(value, 0.9 * value, 1.1 * value), replicates, torch.zeros(16, 1, 4, 4)
+        demo.Cell(**full),
+        frechet=Estimate(value, 0.9 * value, 1.1 * value),
+        recall=Estimate(0.5, 0.4, 0.6),
+        copied=Estimate(0.01, 0.0, 0.02),
+        replicates=replicates,
+        images=torch.zeros(16, 1, 4, 4),
     )
 
 
 def test_every_baseline_stands_beside_every_start():
     cells = list(demo.cells())
     count = Counter((c.sampler, c.nfe, c.prior) for c in cells)
-    assert len(cells) == len(set(cells)) == 120
+    assert len(cells) == len(set(cells)) == 132
     assert {count[s, n, "none"] for s in ("ddim", "ddpm") for n in (3, 5, 10)} == {4}
-    assert {count[s, n, p] for s in demo.SAMPLERS for n in demo.EVALUATIONS for p in ("isotropic", "gaussian")} == {8}
+    assert {count[s, n, p] for s in demo.SAMPLERS for n in demo.EVALUATIONS for p in demo.STARTS} == {6}
 
 
 def test_the_baseline_is_the_best_of_the_four_and_ratios_are_paired():
@@ -44,38 +50,50 @@ def test_the_baseline_is_the_best_of_the_four_and_ratios_are_paired():
             ]
             groups += [_measured(v, prior="isotropic", t_start=t, **here) for v, t in ((50, 300), (40, 400))]
             groups += [_measured(v, prior="gaussian", t_start=t, **here) for v, t in ((20, 300), (30, 400))]
+            groups += [_measured(v, prior="mixture", t_start=t, **here) for v, t in ((10, 200), (15, 300))]
     comparisons = demo.compare(groups)
     assert len(comparisons) == 6
     for c in comparisons:
         assert (c.baseline.frechet.value, c.trailing.frechet.value) == (60, 80)
         assert (c.isotropic.cell.t_start, c.gaussian.cell.t_start) == (400, 300)
         # replicates that move together leave no doubt about the ratio
-        for gain, value in ((c.gain, 3), (c.gain_trailing, 4), (c.gain_isotropic, 2)):
+        assert c.mixture.cell.t_start == 200
+        gains = ((c.gain, 3), (c.gain_trailing, 4), (c.gain_isotropic, 2))
+        for gain, value in (*gains, (c.mixture_gain, 6), (c.mixture_gain_gaussian, 2)):
             assert (gain.value, gain.low, gain.high) == pytest.approx((value, value, value))
 
 
 def test_the_command_writes_its_figures_and_its_picture(tmp_path, monkeypatch):
     """The whole path on a part of the table: DDIM at 3 evaluations, 130 samples."""
-    some = [c for c in demo.cells() if c.sampler == "ddim" and c.nfe == 3 and c.t_start in (None, 400)]
+    starts = {"none": None, "isotropic": 500, "gaussian": 500, "mixture": 300}
+    some = [c for c in demo.cells() if (c.sampler, c.nfe) == ("ddim", 3) and c.t_start == starts[c.prior]]
     monkeypatch.setattr(demo, "cells", lambda: iter(some))
     monkeypatch.setattr(demo, "SAMPLERS", ("ddim",))
     monkeypatch.setattr(demo, "EVALUATIONS", (3,))
+    monkeypatch.setattr(demo, "REFERENCE", replace(demo.REFERENCE, nfe=12))
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--samples", "130"])
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "results.json").read_text())
     names = {"sampler", "nfe", "prior", "spacing", "clip", "t_start", "frechet", "low", "high", "samples", "seed"}
-    assert len(written["rows"]) == len(some) == 8
+    names |= {"recall", "copied"}
+    assert len(some) == 10 and len(written["rows"]) == 11
     for row in written["rows"]:
         assert set(row) == names
         assert 0 < row["low"] < row["frechet"] < row["high"]
         assert row["samples"] == 130
-    best = {p: min(r["frechet"] for r in written["rows"] if r["prior"] == p) for p in ("none", "isotropic", "gaussian")}
+        assert 0 <= row["recall"]["low"] <= row["recall"]["value"] <= row["recall"]["high"] <= 1
+        assert 0 <= row["copied"]["low"] <= row["copied"]["value"] <= row["copied"]["high"] < 0.1
+    assert [row["nfe"] for row in written["rows"]] == [3] * 10 + [12]
+    rows = written["rows"][:-1]
+    best = {p: min(r["frechet"] for r in rows if r["prior"] == p) for p in starts}
     assert written["gains"][0]["gain"]["value"] == pytest.approx(best["none"] / best["gaussian"])
+    assert written["gains"][0]["mixture_gain_gaussian"]["value"] == pytest.approx(best["gaussian"] / best["mixture"])
+    assert best["mixture"] < best["gaussian"] / 1.5
     assert best["gaussian"] < best["isotropic"]
     assert best["gaussian"] < best["none"] / 1.5
-    assert written["floor"]["frechet"] < best["gaussian"]
+    assert written["floor"]["frechet"] < best["mixture"]
     with Image.open(tmp_path / "samples.png") as picture:
         pixels = torch.from_numpy(np.array(picture.convert("L")))
     assert min(pixels.shape) > 200
     assert pixels.float().std() > 10
-    assert "gain on best full noise" in result.output
+    assert "gain on best full noise" in result.output and "recall, mixture" in result.output

@@ -7,8 +7,13 @@ For DDIM and DDPM at 3, 5 and 10 evaluations, the Frechet distance to the traini
     isotropic   N(0, I) at each late start, clipped and unclipped
     gaussian    the Gaussian fitted to the training images, noised to each late start, clipped and unclipped
 
-with the same seeds everywhere. Expected on the shipped MNIST model with DDIM: the Gaussian at its best start is better
-than the baseline by at least 2.2x at 3 evaluations, 1.4x at 5 and 1.1x at 10.
+    mixture     the mixture of Gaussians of the training images, noised to each late start, clipped and unclipped
+
+with the same seeds everywhere. Beside each distance stand the recall, against the images kept of the training set, and
+the share of copies (`evaluation/copying.py`); beside the table, both for DDIM from full noise in 100 steps.
+
+Expected on the shipped MNIST model with DDIM: the Gaussian at its best start is better than the baseline by at least
+2.2x at 3 evaluations, 1.4x at 5 and 1.1x at 10; the mixture is better than the Gaussian everywhere.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,11 +25,14 @@ import torch
 from torch import Tensor
 
 from latestart import zoo
+from latestart.evaluation.copying import CopyingFrom
+from latestart.evaluation.manifold import OverlapWith
 from latestart.evaluation.quality import Estimate, FrechetTo, interval
 from latestart.sampling.generate import generate
 from latestart.sampling.samplers import make_sampler
 
-SAMPLERS, EVALUATIONS, STARTS = ("ddim", "ddpm"), (3, 5, 10), (400, 500, 600, 700)
+SAMPLERS, EVALUATIONS = ("ddim", "ddpm"), (3, 5, 10)
+STARTS = {"isotropic": (500, 600, 700), "gaussian": (500, 600, 700), "mixture": (300, 400, 500)}
 SHOWN = 16
 Progress = Callable[[int, int, str], None]
 
@@ -43,17 +51,39 @@ class Cell:
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell with its Frechet distance, the bootstrap replicates of it, and its first images `(16, C, H, W)`."""
+    """A cell with its figures, the bootstrap replicates of its distance, and its first images `(16, C, H, W)`."""
 
     cell: Cell
     frechet: Estimate
+    recall: Estimate
+    copied: Estimate
     replicates: Tensor
     images: Tensor
 
     def row(self, samples: int, seed: int) -> dict[str, Any]:
         """The cell as a row of `results.json`."""
         quality = {"frechet": self.frechet.value, "low": self.frechet.low, "high": self.frechet.high}
-        return {**asdict(self.cell), **quality, "samples": samples, "seed": seed}
+        beside = {"recall": asdict(self.recall), "copied": asdict(self.copied)}
+        return {**asdict(self.cell), **quality, **beside, "samples": samples, "seed": seed}
+
+
+class Judge:
+    """What samples of a shipped model are held against: the training set, and images that it has not seen."""
+
+    def __init__(self, bundle: zoo.Bundle) -> None:
+        self.extract = bundle.features
+        self.frechet = FrechetTo(bundle.statistics("train"))
+        self.overlap = OverlapWith(bundle.features(bundle.images("train").unit()))
+        train, held_out, second = (bundle.images(which) for which in zoo.SETS)
+        self.copying = CopyingFrom(train, held_out, second)
+
+    def __call__(self, cell: Cell, images: Tensor) -> Measured:
+        """The figures of images `(N, C, H, W)` in [0, 1]."""
+        features = self.extract(images)
+        replicates = self.frechet.replicates(features)
+        value = interval(replicates, self.frechet(features))
+        recall, copied = self.overlap(features).recall, self.copying(images).copied
+        return Measured(cell, value, recall, copied, replicates, images[:SHOWN])
 
 
 def cells() -> Iterator[Cell]:
@@ -61,34 +91,36 @@ def cells() -> Iterator[Cell]:
     for sampler, nfe, clip in product(SAMPLERS, EVALUATIONS, (False, True)):
         for spacing in ("leading", "trailing"):
             yield Cell(sampler, nfe, "none", spacing, clip, None)
-        for prior, t_start in product(("isotropic", "gaussian"), STARTS):
-            yield Cell(sampler, nfe, prior, "trailing", clip, t_start)
+        for prior, starts in STARTS.items():
+            for t_start in starts:
+                yield Cell(sampler, nfe, prior, "trailing", clip, t_start)
 
 
-def measure(bundle: zoo.Bundle, cell: Cell, to_train: FrechetTo, samples: int, seed: int) -> Measured:
-    """Sample one cell and take its distance to the training set.
+REFERENCE = Cell("ddim", 100, "none", "trailing", False, None)
+
+
+def measure(bundle: zoo.Bundle, cell: Cell, judge: Judge, samples: int, seed: int) -> Measured:
+    """Sample one cell and take its figures.
 
     Raises:
         RuntimeError: the sampler spent another number of evaluations than the cell says.
     """
     scheduler = make_sampler(cell.sampler, bundle.scheduler, timestep_spacing=cell.spacing, clip_sample=cell.clip)
-    prior = bundle.prior if cell.prior == "gaussian" else None
+    prior: Any = getattr(bundle, {"gaussian": "prior", "mixture": "mixture"}.get(cell.prior, ""), None)
     result = generate(bundle.model, scheduler, prior, samples, cell.nfe, cell.t_start, seed)
     if result.nfe != cell.nfe:
         raise RuntimeError(f"{cell} spent {result.nfe} evaluations for each sample")
-    features = bundle.features(result.images)
-    replicates = to_train.replicates(features)
-    return Measured(cell, interval(replicates, to_train(features)), replicates, result.images[:SHOWN])
+    return judge(cell, result.images)
 
 
 def run(samples: int = 500, seed: int = 0, name: str = "mnist", progress: Progress | None = None) -> list[Measured]:
-    """Measure every cell on a shipped model; `progress(done, total, what)` is called after each."""
+    """Measure every cell, the reference last, on a shipped model; `progress(done, total, what)` is told after each."""
     bundle = zoo.load(name)
-    to_train = FrechetTo(bundle.statistics("train"))
-    work = list(cells())
+    judge = Judge(bundle)
+    work = [*cells(), REFERENCE]
     measured = []
     for cell in work:
-        measured.append(measure(bundle, cell, to_train, samples, seed))
+        measured.append(measure(bundle, cell, judge, samples, seed))
         if progress is not None:
             done = sum(m.cell.nfe for m in measured)
             progress(done, sum(c.nfe for c in work), f"{cell.sampler}, NFE {cell.nfe}, {cell.prior}")
@@ -107,7 +139,8 @@ class Comparison:
     """One sampler at one number of evaluations: the best of each kind, and what the late start gains.
 
     `gain` is the baseline's distance over the Gaussian's, `gain_trailing` that of trailing, unclipped full noise over
-    it, `gain_isotropic` that of the best isotropic start; each with the interval of paired bootstrap replicates.
+    it, `gain_isotropic` that of the best isotropic start; `mixture_gain` is the baseline's over the mixture's,
+    `mixture_gain_gaussian` the Gaussian's over it. Each has the interval of paired bootstrap replicates.
     """
 
     sampler: str
@@ -116,9 +149,15 @@ class Comparison:
     trailing: Measured
     isotropic: Measured
     gaussian: Measured
+    mixture: Measured
     gain: Estimate
     gain_trailing: Estimate
     gain_isotropic: Estimate
+    mixture_gain: Estimate
+    mixture_gain_gaussian: Estimate
+
+
+GAINS = ("gain", "gain_trailing", "gain_isotropic", "mixture_gain", "mixture_gain_gaussian")
 
 
 def compare(measured: list[Measured]) -> list[Comparison]:
@@ -128,10 +167,22 @@ def compare(measured: list[Measured]) -> list[Comparison]:
 
 def _comparison(measured: list[Measured], sampler: str, nfe: int) -> Comparison:
     mine = [m for m in measured if (m.cell.sampler, m.cell.nfe) == (sampler, nfe)]
-    best = {kind: best_of(mine, kind) for kind in ("none", "isotropic", "gaussian")}
+    none, isotropic, gaussian, mixture = (best_of(mine, kind) for kind in ("none", *STARTS))
     trailing = next(m for m in mine if m.cell.prior == "none" and m.cell.spacing == "trailing" and not m.cell.clip)
-    gains = [ratio(other, best["gaussian"]) for other in (best["none"], trailing, best["isotropic"])]
-    return Comparison(sampler, nfe, best["none"], trailing, best["isotropic"], best["gaussian"], *gains)
+    return Comparison(
+        sampler,
+        nfe,
+        baseline=none,
+        trailing=trailing,
+        isotropic=isotropic,
+        gaussian=gaussian,
+        mixture=mixture,
+        gain=ratio(none, gaussian),
+        gain_trailing=ratio(trailing, gaussian),
+        gain_isotropic=ratio(isotropic, gaussian),
+        mixture_gain=ratio(none, mixture),
+        mixture_gain_gaussian=ratio(gaussian, mixture),
+    )
 
 
 def best_of(measured: list[Measured], prior: str, t_start: int | None = None) -> Measured:
@@ -149,8 +200,7 @@ def ratio(worse: Measured, better: Measured) -> Estimate:
 def results(measured: list[Measured], samples: int, seed: int, name: str = "mnist") -> dict[str, Any]:
     """All figures of the demo, ready for `results.json`."""
     gains = [
-        {"sampler": c.sampler, "nfe": c.nfe}
-        | {kind: asdict(getattr(c, kind)) for kind in ("gain", "gain_trailing", "gain_isotropic")}
+        {"sampler": c.sampler, "nfe": c.nfe} | {kind: asdict(getattr(c, kind)) for kind in GAINS}
         for c in compare(measured)
     ]
     return {

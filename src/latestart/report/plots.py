@@ -46,7 +46,12 @@ def sample_sheet(
 def demo_samples(path: str | Path, comparisons: Sequence[Comparison]) -> None:
     """The demo's picture: for each sampler and number of evaluations, the best of each way to start, same seeds."""
     samplers, counts = (list(dict.fromkeys(getattr(c, name) for c in comparisons)) for name in ("sampler", "nfe"))
-    kinds = {"full noise": "baseline", "late, N(0, I)": "isotropic", "late, Gaussian": "gaussian"}
+    kinds = {
+        "full noise": "baseline",
+        "late, N(0, I)": "isotropic",
+        "late, Gaussian": "gaussian",
+        "late, mixture": "mixture",
+    }
     at = {(c.sampler, c.nfe): c for c in comparisons}
     columns = [f"{sampler.upper()}, {kind}" for sampler in samplers for kind in kinds]
     cells = [[_block(getattr(at[s, n], name)) for s in samplers for name in kinds.values()] for n in counts]

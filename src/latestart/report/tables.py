@@ -25,16 +25,23 @@ def demo_table(measured: list[Measured], comparisons: list[Comparison]) -> Table
             next(m for m in g if (m.cell.prior, m.cell.spacing, m.cell.clip) == ("none", spacing, clip)) for g in groups
         ]
         table.add_row(f"full noise, {spacing}{', clipped' if clip else ''}", *(_plain(m) for m in wanted))
-    starts = sorted({m.cell.t_start for m in measured if m.cell.t_start is not None})
-    for prior, title in (("isotropic", "N(0, I)"), ("gaussian", "Gaussian")):
+    for prior, title in (("isotropic", "N(0, I)"), ("gaussian", "Gaussian"), ("mixture", "mixture")):
         table.add_section()
-        for t_start in starts:
+        for t_start in sorted({m.cell.t_start for m in measured if m.cell.prior == prior and m.cell.t_start}):
             table.add_row(f"{title} at t = {t_start} *", *(_plain(best_of(g, prior, t_start)) for g in groups))
     table.add_section()
     table.add_row("[bold]best full noise", *(_spread(c.baseline.frechet) for c in comparisons))
     table.add_row("[bold]best N(0, I) late", *(_spread(c.isotropic.frechet) for c in comparisons))
     table.add_row("[bold]best Gaussian late", *(_spread(c.gaussian.frechet) for c in comparisons))
+    table.add_row("[bold]best mixture late", *(_spread(c.mixture.frechet) for c in comparisons))
     table.add_section()
+    for name, kind in (("best full noise", "baseline"), ("Gaussian", "gaussian"), ("mixture", "mixture")):
+        table.add_row(f"recall, {name}", *(_share(getattr(c, kind).recall) for c in comparisons))
+    for name, kind in (("Gaussian", "gaussian"), ("mixture", "mixture")):
+        table.add_row(f"copied, {name}", *(_share(getattr(c, kind).copied) for c in comparisons))
+    table.add_section()
+    table.add_row("[bold]mixture: gain on full noise", *(_times(c.mixture_gain) for c in comparisons))
+    table.add_row("mixture: gain on Gaussian", *(_times(c.mixture_gain_gaussian) for c in comparisons))
     table.add_row("[bold]gain on best full noise", *(_times(c.gain) for c in comparisons))
     table.add_row("gain on trailing, unclipped", *(_times(c.gain_trailing) for c in comparisons))
     table.add_row("gain on best N(0, I) late", *(_times(c.gain_isotropic) for c in comparisons))
@@ -66,6 +73,10 @@ def _number(value: float) -> str:
 
 def _spread(estimate: Estimate) -> str:
     return f"[bold]{_number(estimate.value)}[/]\n{_number(estimate.low)}–{_number(estimate.high)}"
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f}\n{estimate.low:.3f}–{estimate.high:.3f}"
 
 
 def _times(estimate: Estimate) -> str:
