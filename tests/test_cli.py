@@ -58,6 +58,46 @@ def test_fit_writes_the_prior_of_the_images(tmp_path, folder):
     torch.testing.assert_close(prior.variances.float(), floats.flatten(1).var(0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.fixture
+def labelled(tmp_path):
+    """500 images in two classes that differ in brightness, as npz."""
+    g = np.random.default_rng(0)
+    labels = np.arange(500) % 2
+    pixels = (60 + 120 * labels[:, None, None] + 12 * g.standard_normal((500, 6, 6))).clip(0, 255).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", images=pixels, labels=labels)
+    return tmp_path / "images.npz"
+
+
+@pytest.mark.parametrize(
+    ("options", "components", "classes"),
+    [
+        (("--components", 2), 2, None),
+        (("--by-label",), 2, [0, 1]),
+        (("--components", 2, "--by-label"), 4, [0, 0, 1, 1]),
+    ],
+)
+def test_fit_writes_a_mixture(tmp_path, labelled, options, components, classes):
+    result = _run("fit", labelled, "--out", tmp_path / "m.safetensors", "--basis", "diagonal", *options)
+    assert result.exit_code == 0, result.output
+    assert f"a mixture of {components} diagonal Gaussians to 500 images" in result.output
+    mixture = load_prior(tmp_path / "m.safetensors")
+    assert len(mixture.components) == components
+    assert (mixture.labels.tolist() if mixture.labels is not None else None) == classes
+    means = sorted(float(c.mean.mean()) for c in mixture.components)
+    assert means[0] == pytest.approx(60 / 127.5 - 1, abs=0.1) and means[-1] == pytest.approx(180 / 127.5 - 1, abs=0.1)
+
+
+def test_fit_chooses_the_number_of_components(tmp_path, labelled):
+    np.savez(tmp_path / "more.npz", images=np.concatenate([np.load(labelled)["images"]] * 3))
+    options = ("--components", "auto", "--sigma", 0.2, "--basis", "isotropic")
+    result = _run("fit", tmp_path / "more.npz", "--out", tmp_path / "m.safetensors", *options)
+    assert result.exit_code == 0, result.output
+    assert "2 components: held-out log-density" in result.output
+    assert len(load_prior(tmp_path / "m.safetensors").components) == 2
+    without = _run("fit", tmp_path / "more.npz", "--out", tmp_path / "m.safetensors", "--by-label")
+    assert without.exit_code == 2 and "--by-label needs images with labels" in without.output
+
+
 def test_train_then_sample(tmp_path, folder):
     train = ("train", folder, "--out", tmp_path / "m", "--steps", 2, "--batch-size", 4, "--channels", "8,8")
     assert _run(*train).exit_code == 0
@@ -68,10 +108,10 @@ def test_train_then_sample(tmp_path, folder):
     assert read_png(tmp_path / "out" / "00004.png").shape == (1, 8, 8)
 
 
-@pytest.mark.parametrize("how", ["by name", "from a folder, with a prior of one's own"])
+@pytest.mark.parametrize("how", ["by name", "from the mixture", "from a folder, with a prior of one's own"])
 def test_a_model_samples_late(tmp_path, how):
-    model, more = "mnist", ()
-    if how != "by name":
+    model, more = "mnist", () if how == "by name" else ("--prior", "mixture")
+    if how.startswith("from a folder"):
         bundle = zoo.load("mnist")
         save_png(tmp_path / "images" / "0.png", bundle.images("train").pixels[0])
         np.savez(tmp_path / "images.npz", images=bundle.images("train").pixels.numpy())

@@ -111,15 +111,20 @@ def open_model(
 ) -> tuple[nn.Module, Any, Gaussian | Mixture | None]:
     """A shipped model by its name, or a diffusers folder: the network, its scheduler, and the prior to start from.
 
-    The prior is the one in the file `prior`; for a late start of a shipped model that falls back to the shipped one.
+    The prior is the one in the file `prior`, or for a shipped model "gaussian" or "mixture", those that come with it; a
+    late start of a shipped model without one takes the Gaussian.
 
     Raises:
-        ValueError: a folder without a model, or a late start without a prior.
+        ValueError: a folder without a model, a shipped prior of a model that is not, or a late start without a prior.
     """
     if model not in names() and not Path(model).is_dir():
         raise ValueError(f"{model} is neither a folder with a diffusers model nor a shipped one ({', '.join(names())})")
     shipped = load(model) if not Path(model).is_dir() else None
     network, scheduler = (shipped.model, shipped.scheduler) if shipped else load_model(model)
+    if prior is not None and str(prior) in ("gaussian", "mixture"):
+        if shipped is None:
+            raise ValueError(f"the prior {str(prior)!r} comes with shipped models only, received the folder {model}")
+        return network, scheduler, shipped.prior if str(prior) == "gaussian" else shipped.mixture
     if prior is not None:
         return network, scheduler, load_prior(prior)
     if late and shipped is None:

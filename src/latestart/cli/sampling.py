@@ -1,11 +1,14 @@
 """The commands around sampling: train, demo, fit, sample."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latestart.cli.support import bar, check_folder, friendly, say, told, whole_numbers
+
+if TYPE_CHECKING:
+    from latestart.data import Images
 
 SHEET = 64  # images on the overview
 
@@ -88,10 +91,15 @@ def fit(
         str, typer.Option(help="dense, lowrank, cosine+dense, cosine, fourier, diagonal, channel, isotropic, or auto.")
     ] = "auto",
     rank: Annotated[int | None, typer.Option(min=1, help="Directions of its own, for bases that have such.")] = None,
+    components: Annotated[
+        str, typer.Option(help="A mixture of so many Gaussians; `auto` holds out a tenth of the images to choose.")
+    ] = "",
+    by_label: Annotated[bool, typer.Option(help="A Gaussian, or `components` of them, for each class.")] = False,
+    sigma: Annotated[float, typer.Option(help="Noise level at which `auto` compares numbers of components.")] = 2.0,
     limit: Annotated[int | None, typer.Option(min=2, help="Use only the first images.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the random directions of a low-rank fit.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the directions of a low-rank fit, and of k-means.")] = 0,
 ) -> None:
-    """Fit the prior of a late start to a set of images, in one pass; under `torchrun`, with all its processes."""
+    """Fit the prior of a late start to a set of images; under `torchrun` one Gaussian with all its processes."""
     with friendly():
         from latestart.data import load_images
         from latestart.gaussians.moments import Moments
@@ -101,6 +109,10 @@ def fit(
             raise ValueError(f"expected a file in a folder to write the prior to, received {out}")
         check_folder(out.parent)
         run = processes()
+        if components or by_label:
+            if run.first:
+                _fit_mixture(load_images(images, limit), out, components, by_label, basis, rank, sigma, seed)
+            return
         data = load_images(images, limit, (run.index, run.count))
         moments = Moments(data.shape, basis, rank, seed=seed)
         with bar("fitting", run.first) as advance:
@@ -116,12 +128,49 @@ def fit(
     say(f"wrote {out}")
 
 
+def _fit_mixture(
+    data: "Images", out: Path, components: str, by_label: bool, basis: str, rank: int | None, sigma: float, seed: int
+) -> None:
+    from latestart.gaussians.mixture import Mixture
+    from latestart.sampling.components import choose_components
+
+    if by_label and data.labels is None:
+        raise ValueError(
+            "--by-label needs images with labels: a parquet file or npz with them, or a folder for each class"
+        )
+    if components == "auto":
+        if by_label:
+            raise ValueError("--components auto chooses the number without labels: leave --by-label out")
+        import torch
+
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+        held_out = max(400, len(data) // 10)
+        choice = choose_components(
+            data[order[held_out:]], data[order[:held_out]], sigma, seed=seed, basis=basis, rank=rank
+        )
+        for trial in choice.evidence:
+            say(
+                f"{trial.components} components: held-out log-density {-trial.behind[0]:+.3f} nats from the best "
+                f"(error {trial.behind[1]:.3f}), copied {trial.copying.copied.value:.3f}"
+            )
+        number: int | None = choice.components
+    else:
+        number = whole_numbers("components", components)[0] if components else None
+    prior = Mixture.fit(data.floats(), number, data.labels if by_label else None, basis, rank, seed)
+    prior.save(out)
+    say(f"fitted a mixture of {len(prior.components)} {prior.components[0].basis.name} Gaussians to {len(data)} images")
+    say(f"wrote {out}")
+
+
 def sample(
     model: Annotated[
         str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("out/samples"),
-    prior: Annotated[Path | None, typer.Option(help="A prior that `latestart fit` wrote.")] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(help="A prior that `latestart fit` wrote; for a shipped model also gaussian or mixture."),
+    ] = None,
     t_start: Annotated[
         float | None,
         typer.Option(help="Where to start, in the scheduler's t; default: full noise, or with a prior where nats say."),

@@ -1,0 +1,89 @@
+"""The command that measures a grid of samplers, starts and priors."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latestart.cli.support import bar, check_folder, friendly, say
+
+
+def sweep(
+    grid: Annotated[
+        Path | None, typer.Argument(help="A YAML file that describes the grid; flags go before it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the sweep; one that was cut off goes on from there.")] = Path(
+        "out/sweep"
+    ),
+    model: Annotated[
+        str | None, typer.Option(help="Shipped models, or folders with a diffusers model. [mnist]")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim, ddpm, pndm, dpm++, unipc, deis, ... [ddim]")] = None,
+    nfe: Annotated[str | None, typer.Option(help="Network evaluations for each sample. [3,5,10]")] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(help="none (full noise), isotropic, gaussian, mixture, or files of priors. [none,gaussian]"),
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="Where late starts begin, in the scheduler's t. [500]")] = None,
+    spacing: Annotated[
+        str | None, typer.Option(help="trailing, leading, linspace (times); karras, log-snr (levels). [trailing]")
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="Clip the predicted image at every step: false, true. [false]")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Samples of each cell. [1000]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Sample i depends on the seed and i alone. [0]")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="A shipped extractor, a classifier's file, or that of the Inception weights. [the model's]"),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="The training set: parquet, folder or npz. [the shipped model's]")
+    ] = None,
+    held_out: Annotated[str | None, typer.Option(help="Images that the model has not seen, to tell copies by.")] = None,
+    statistics: Annotated[
+        str | None,
+        typer.Option(help="Where the feature statistics of the images are kept. [OUT/statistics.safetensors]"),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples evaluated at once. [256]")] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(min=0, help="Network evaluations that the grid may cost, those spent before counted."),
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Measure the cells anew that have failed.")] = False,
+) -> None:
+    """Measure a grid of models, samplers, evaluations, starts and priors; under `torchrun`, with all its processes.
+
+    Axes are lists with commas. Each cell is kept the moment it is done: a sweep that was cut off goes on.
+    """
+    flags = {
+        "model": model, "sampler": sampler, "nfe": nfe, "prior": prior, "start": start, "spacing": spacing,
+        "clip": clip, "samples": samples, "seed": seed, "features": features, "images": images, "held_out": held_out,
+        "statistics": statistics, "batch_size": batch_size,
+    }  # fmt: skip
+    with friendly():
+        from rich.console import Console
+
+        from latestart.experiments.grid import Grid, read_grid
+        from latestart.experiments.sweep import open_sweep
+        from latestart.processes import processes
+        from latestart.report.sweep import not_measured, sweep_table
+
+        check_folder(out)
+        named = {} if grid is None else read_grid(grid)
+        asked = Grid.of({**named, **{name: value for name, value in flags.items() if value is not None}})
+        run = processes()
+        opened = open_sweep(asked, out, run, say if run.first else lambda _: None)
+        with bar("evaluating", run.first) as advance:
+            opened.measure(budget, retry, advance)
+        if not run.first:
+            return
+        rows = opened.table()
+        path = opened.write(rows)
+        console = Console(width=None if Console().is_terminal else 140)
+        console.print(sweep_table(rows))
+        for line in not_measured(rows):
+            say(line)
+        if any(row["status"] == "failed" for row in rows) and not retry:
+            say("run it again with --retry to measure anew what has failed")
+    say(f"wrote {path} and {out / 'cells'}")

@@ -1,0 +1,170 @@
+"""How many components a mixture should have: as many as held-out images support, and as copying allows.
+
+More components describe the images that they were fitted to ever better, and at one for each image they replay them.
+Two measures hold against that, both on images that no candidate was fitted to:
+
+    held-out log-density    mean of log p(x + sigma eps) over held-out images x, with the same noise for every candidate
+    copied                  the share of the mixture's samples that are nearer to the fitted images than chance explains
+                            (`evaluation/copying.py`); of generated images where a model is given
+
+Chosen is the smallest number whose held-out log-density is within one standard error of the best (the paired difference
+counts, Breiman et al. 1984), among those whose copying is within its bar.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latestart.data import Images
+from latestart.evaluation.copying import Copying, CopyingFrom
+from latestart.gaussians.mixture import Mixture
+from latestart.sampling.late_start import late_start, start_level
+from latestart.sampling.loop import draw
+from latestart.sampling.seeds import white_noise
+
+log = logging.getLogger(__name__)
+
+CANDIDATES = (1, 2, 5, 10, 30, 100, 300)
+SAMPLES = 1000
+SEEN = 2000  # fitted images at most that copies are looked for in
+PER_COMPONENT = 20  # images that a component needs on average, to be a candidate
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A number of components, and what is known of it.
+
+    Attributes:
+        components: how many.
+        log_density: mean of the noised held-out images' log-density, in nats.
+        behind: by how much it is behind the best, with its standard error: `(nats, error)`.
+        copying: of its samples.
+    """
+
+    components: int
+    log_density: float
+    behind: tuple[float, float]
+    copying: Copying
+
+
+@dataclass(frozen=True)
+class ComponentsChoice:
+    """A chosen number of components, the mixture with it, and the evidence."""
+
+    components: int
+    mixture: Mixture
+    evidence: tuple[Trial, ...]
+    sigma: float
+
+
+def choose_components(
+    images: Images | Tensor,
+    held_out: Images | Tensor,
+    sigma: float | None = None,
+    candidates: Sequence[int] | None = None,
+    *,
+    model: Any = None,
+    scheduler: Any = None,
+    t_start: float | None = None,
+    steps: int = 5,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    **fit: Any,
+) -> ComponentsChoice:
+    """Choose the number of components of a mixture for a late start at one level.
+
+    Args:
+        images: to fit to, `Images` or `(N, *shape)` in the model's value range.
+        held_out: at least 400 others of the same kind; half of them serve as the second set of the copying check.
+        sigma: the noise level of the start; with a model and `t_start` it is that of the run.
+        candidates: numbers of components; by default 1, 2, 5, 10, 30, 100 and 300, as far as there are 20 images for each.
+        model, scheduler, t_start, steps: to look for copies among generated images, not the mixture's own samples.
+        samples: number of samples that copies are looked for in.
+        seed: of the fits, the noise and the samples.
+        fit: what else `Mixture.fit` takes, such as `basis` and `rank`.
+
+    Raises:
+        ValueError: too few held-out images, no level, no candidate that the images suffice for, or none of them within
+            the bar of copying.
+    """
+    fitted_to, others = _values(images), _values(held_out)
+    if len(others) < 400:
+        raise ValueError(f"expected at least 400 held-out images, received {len(others)}")
+    if model is not None:
+        sigma = start_level(late_start(scheduler, _given("t_start", t_start), steps))
+    sigma = _given("sigma", sigma)
+    mixtures = _fitted(fitted_to, _candidates(candidates, len(fitted_to)), seed, fit)
+    y = others + sigma * white_noise(range(len(others)), tuple(others.shape[1:]), seed).to(others)
+    densities = {k: torch.cat([m.noised(sigma).log_prob(part) for part in y.split(256)]) for k, m in mixtures.items()}
+    check = _check(fitted_to, others)
+    best = max(densities.values(), key=lambda values: float(values.mean()))
+    trials = []
+    for k, mixture in mixtures.items():
+        z = white_noise(range(samples), mixture.shape, seed)
+        drawn = (
+            mixture.push(z)
+            if model is None
+            else draw(model, scheduler, mixture, samples, steps, t_start, seed).samples.cpu()
+        )
+        lost = best - densities[k]
+        behind = (float(lost.mean()), float(lost.std() / len(lost) ** 0.5))
+        trials.append(Trial(k, float(densities[k].mean()), behind, check(_unit(drawn))))
+    chosen = _chosen(trials)
+    return ComponentsChoice(chosen, mixtures[chosen], tuple(trials), float(sigma))
+
+
+def _chosen(trials: list[Trial]) -> int:
+    honest = [trial for trial in trials if trial.copying.within_bar]
+    if not honest:
+        told = ", ".join(f"{t.components}: {t.copying.copied.value:.3f}" for t in trials)
+        raise ValueError(f"the samples of every number of components are copies (share copied: {told})")
+    best = max(honest, key=lambda trial: trial.log_density)
+    near = [t for t in honest if t.behind[0] - best.behind[0] <= max(t.behind[1], best.behind[1])]
+    return min(trial.components for trial in near)
+
+
+def _candidates(candidates: Sequence[int] | None, count: int) -> list[int]:
+    possible = [k for k in candidates or CANDIDATES if k * PER_COMPONENT <= count]
+    if not possible:
+        raise ValueError(
+            f"{count} images are too few for {min(candidates or CANDIDATES)} components: each needs {PER_COMPONENT}"
+        )
+    return sorted(set(possible))
+
+
+def _fitted(images: Tensor, candidates: list[int], seed: int, options: dict[str, Any]) -> dict[int, Mixture]:
+    """The mixtures that can be fitted; more components than the images can be told into are none."""
+    found, failure = {}, None
+    for k in candidates:
+        try:
+            found[k] = Mixture.fit(images, k, seed=seed, **options)
+        except ValueError as error:
+            log.warning("%d components are left out: %s", k, error)
+            failure = error
+    if failure is not None and not found:
+        raise failure
+    return found
+
+
+def _check(fitted_to: Tensor, others: Tensor) -> CopyingFrom:
+    """Equal numbers of fitted and held-out images, and the rest of the held-out ones for the threshold."""
+    n = min(SEEN, len(fitted_to), len(others) // 2)
+    return CopyingFrom(_unit(fitted_to[:n]), _unit(others[:n]), _unit(others[n:]))
+
+
+def _unit(values: Tensor) -> Tensor:
+    return (values.float() / 2 + 0.5).clamp(0, 1)
+
+
+def _values(images: Images | Tensor) -> Tensor:
+    return images.floats() if isinstance(images, Images) else torch.as_tensor(images)
+
+
+def _given(name: str, value: float | None) -> float:
+    if value is None:
+        raise ValueError(f"expected {name}: the level of the start, received none")
+    return value

@@ -1,0 +1,73 @@
+"""The number of components: as many as there are, never as many as there are images."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from latestart.denoisers.networks import as_model
+from latestart.gaussians.mixture import Mixture
+from latestart.sampling import components as module
+from latestart.sampling.components import choose_components
+
+
+def clusters(n, seed, k=4, width=0.08):
+    """Images (1, 3, 3) in k clusters, in [-1, 1]."""
+    centres = torch.rand(k, 9, generator=torch.Generator().manual_seed(9)) * 1.4 - 0.7
+    g = torch.Generator().manual_seed(seed)
+    points = centres[torch.randint(k, (n,), generator=g)] + width * torch.randn(n, 9, generator=g)
+    return points.clamp(-1, 1).reshape(n, 1, 3, 3)
+
+
+IMAGES, HELD_OUT = clusters(1200, 0), clusters(600, 1)
+
+
+def test_the_true_number_is_chosen():
+    choice = choose_components(IMAGES, HELD_OUT, 0.1, candidates=(1, 2, 4, 8, 20))
+    assert choice.components == 4 == len(choice.mixture.components)
+    density = {trial.components: trial.log_density for trial in choice.evidence}
+    assert density[4] > density[2] > density[1]
+    y = HELD_OUT + 0.1 * torch.randn(HELD_OUT.shape, generator=torch.Generator().manual_seed(5))
+    again = {k: float(Mixture.fit(IMAGES, k).noised(0.1).log_prob(y).mean()) for k in (1, 4)}
+    assert density[4] - density[1] == pytest.approx(again[4] - again[1], rel=0.05)
+
+
+def test_one_standard_error_is_no_reason_for_more():
+    """Data of one Gaussian: more components fit it no worse than noise tells apart, and one is chosen."""
+    g = torch.Generator().manual_seed(0)
+    x = 0.2 * torch.randn(1600, 1, 3, 3, generator=g)
+    assert choose_components(x[:1000], x[1000:], 0.2, candidates=(1, 2, 4)).components == 1
+
+
+def test_a_component_for_each_image_is_refused_for_copying(monkeypatch):
+    monkeypatch.setattr(module, "PER_COMPONENT", 1)
+    few, others = clusters(300, 2, k=1, width=0.4), clusters(800, 3, k=1, width=0.4)
+    choice = choose_components(few, others, 0.05, candidates=(1, 290), shrinkage=0.01)
+    trials = {trial.components: trial for trial in choice.evidence}
+    assert not trials[290].copying.within_bar and trials[1].copying.within_bar
+    assert choice.components == 1
+    with pytest.raises(ValueError, match=r"every number of components are copies \(share copied: 290: 0\."):
+        choose_components(few, others, 0.05, candidates=(290,), shrinkage=0.01)
+
+
+def test_copies_are_looked_for_in_generated_images_where_a_model_is_given():
+    scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
+    truth = Mixture.fit(clusters(4000, 7), 4)
+    options = {"model": as_model(truth, scheduler), "scheduler": scheduler, "t_start": 60, "steps": 3}
+    choice = choose_components(IMAGES, HELD_OUT, candidates=(1, 4), **options)
+    alpha_bar = scheduler.alphas_cumprod[59]
+    assert choice.sigma == pytest.approx(math.sqrt((1 - alpha_bar) / alpha_bar), rel=1e-4)
+    assert choice.components == 4
+    own = choose_components(IMAGES, HELD_OUT, choice.sigma, candidates=(1, 4))
+    ratios = [c.evidence[0].copying.ratios for c in (choice, own)]
+    assert not torch.equal(*ratios)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="at least 400 held-out images, received 399"):
+        choose_components(IMAGES, HELD_OUT[:399], 0.1)
+    with pytest.raises(ValueError, match="50 images are too few for 3 components: each needs 20"):
+        choose_components(IMAGES[:50], HELD_OUT, 0.1, candidates=(3, 10))
+    with pytest.raises(ValueError, match="expected sigma"):
+        choose_components(IMAGES, HELD_OUT)
