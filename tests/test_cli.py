@@ -73,7 +73,6 @@ def labelled(tmp_path):
     [
         (("--components", 2), 2, None),
         (("--by-label",), 2, [0, 1]),
-        (("--components", 2, "--by-label"), 4, [0, 0, 1, 1]),
     ],
 )
 def test_fit_writes_a_mixture(tmp_path, labelled, options, components, classes):
