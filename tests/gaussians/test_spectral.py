@@ -11,6 +11,7 @@ from torch import Tensor
 
 import latestart as ls
 from latestart.gaussians import transforms
+from latestart.gaussians.basis import Dense
 from latestart.gaussians.cosine_dense import IMAGES
 from latestart.gaussians.structures import BASES
 from latestart.gaussians.transforms import CosineTransform, FourierTransform, low_first
@@ -271,3 +272,27 @@ def test_bad_arguments() -> None:
             kind.from_tensors((3, 4, 4), {"rotation": torch.zeros(2, 2)})
     with pytest.raises(ValueError, match=r"vectors of a cosine\+dense basis .* shape \(3, 3\), received \(5, 4\)"):
         BASES["cosine+dense"].from_tensors((3, 4, 4), {"vectors": torch.zeros(5, 4), "rotation": torch.zeros(3, 3, 15)})
+
+
+@pytest.mark.parametrize("name", ["fourier", "cosine", "cosine+dense"])
+def test_divergences_of_two_fits_take_blocks_alone(name, monkeypatch):
+    """Of two fits to different images, which rotate their channels differently, and without a D x D matrix."""
+    g = torch.Generator().manual_seed(0)
+    mixing = torch.randn(3, 3, generator=g, dtype=torch.float64)
+    first = torch.randn(200, 3, 4, 4, generator=g, dtype=torch.float64)
+    second = torch.einsum("cd,bdhw->bchw", mixing, torch.randn(200, 3, 4, 4, generator=g, dtype=torch.float64))
+    rank = {"rank": 12} if name == "cosine+dense" else {}
+    a, b = (ls.Gaussian.fit(x, basis=name, dtype=torch.float64, **rank) for x in (first, second))
+    dense = [ls.Gaussian(p.mean, *_dense(p)) for p in (a, b)]
+    expected = (dense[0].kl(dense[1]), dense[0].frechet(dense[1]))
+
+    def never(self, values):
+        raise AssertionError("a D x D matrix was built")
+
+    monkeypatch.setattr(type(a.basis), "matrix", never)
+    assert (a.kl(b), a.frechet(b)) == pytest.approx(expected, rel=1e-9)
+
+
+def _dense(prior):
+    values, vectors = torch.linalg.eigh(prior.covariance())
+    return Dense(prior.shape, vectors), values.clamp(min=0)

@@ -28,6 +28,8 @@ from torch import Tensor
 STRIPS = 8  # of the upper triangle: enough to skip most of the lower one, few enough to multiply at full speed
 NARROW = 256  # below this width float32 matrix products sum serially, which loses a digit, and speed is no matter
 
+Blocks = list[tuple[Tensor, Tensor]]  # square float64 (or complex) matrices `(n, k, k)`, and how often each occurs
+
 
 class Basis(ABC):
     """An orthonormal basis of the space of images, with a layout of K variances in it."""
@@ -61,14 +63,9 @@ class Basis(ABC):
         rows = torch.eye(self.dim, dtype=torch.float64, device=values.device).reshape(-1, *self.shape)
         return self.scale(rows, values.double()).flatten(1)
 
-    def product(self, values: Tensor, other: "Basis", others: Tensor) -> tuple[Tensor, Tensor]:
-        """`Q diag(values) Q^T` times the like of another basis, on the directions in which the two differ.
-
-        Returns a float64 matrix on those directions, here all of them, and the trace of the product over the others,
-        where both are multiples of the identity; the trace and the singular values of the product follow.
-        """
-        product = self.matrix(values) @ other.matrix(others)
-        return product, product.new_zeros(())
+    def product(self, values: Tensor, other: "Basis", others: Tensor) -> "Blocks":
+        """`Q diag(values) Q^T` times the like of another basis, where it is block-diagonal: here as one block."""
+        return [((self.matrix(values) @ other.matrix(others))[None], values.new_ones(1))]
 
     def translate(self, values: Tensor, onto: "Basis") -> Tensor | None:
         """The variances `values` of this basis in the layout of `onto`, or None where that is not diagonal."""
@@ -162,6 +159,16 @@ class Products(ABC):
         self.accumulate(total, torch.linalg.cholesky(covariance + shift * eye).T)
         self.accumulate(total, eye, -shift)
         return self.complete(total)
+
+
+def trace(blocks: Blocks) -> Tensor:
+    """The trace of a block-diagonal matrix."""
+    return torch.stack([count @ b.diagonal(dim1=1, dim2=2).sum(1).real.double() for b, count in blocks]).sum()
+
+
+def nuclear_norm(blocks: Blocks) -> Tensor:
+    """The sum of the singular values of a block-diagonal matrix."""
+    return torch.stack([count @ torch.linalg.svdvals(b).sum(1) for b, count in blocks]).sum()
 
 
 def without_rank(name: str, rank: int | None) -> None:

@@ -42,6 +42,12 @@ def _combined(x: Tensor, v: Tensor) -> Tensor:
     return combined
 
 
+def matrices(v: Tensor, values: Tensor) -> Tensor:
+    """`V diag(values) V^H` at each frequency, `(F, C, C)`, from rotations `(C, C, F)` and values `(C F,)`."""
+    v = v.to(torch.promote_types(v.dtype, torch.float64)).movedim(-1, 0)
+    return v * values.unflatten(0, (v.shape[1], len(v))).T[:, None, :] @ v.mH
+
+
 def add_blocks(total: Tensor, x: Tensor, weight: float) -> None:
     """Add `weight * sum_b x_c conj(x_d)`, x `(B, C, F)`, to total `(..., C, C, F)`, for d from the diagonal up."""
     for i in range(x.shape[1]):

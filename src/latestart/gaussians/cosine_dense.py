@@ -13,13 +13,14 @@ nearest of its kind to theirs. One pass sums `a a^T` and `X_f X_f^T`: `(m C)^2 +
 import torch
 from torch import Tensor
 
-from latestart.gaussians.basis import Basis, Dense, DenseProducts, Products, eigenpairs
+from latestart.gaussians.basis import Basis, Blocks, Dense, DenseProducts, Products, eigenpairs
 from latestart.gaussians.blocks import (
     add_blocks,
     at_least_single,
     block_eigenpairs,
     checked,
     complete_blocks,
+    matrices,
     rotate,
     rotate_back,
 )
@@ -71,6 +72,14 @@ class CosineDense(Basis):
         low, high = split(self.transform, wide, self.low)
         turned = rotate(high, self.rotation.to(wide.dtype))
         return torch.cat([self.dense.energies(low), turned.square().flatten(1)], 1)
+
+    def product(self, values: Tensor, other: Basis, others: Tensor) -> Blocks:
+        if not isinstance(other, CosineDense) or self.shape != other.shape or self.low != other.low:
+            return super().product(values, other, others)
+        n = self.dense.dim
+        low = self.dense.product(values[:n], other.dense, others[:n])
+        high = matrices(self.rotation, values[n:]) @ matrices(other.rotation, others[n:])
+        return [*low, (high, values.new_ones(len(high)))]
 
     @classmethod
     def products(cls, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> "CosineDenseProducts":

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from latestart.files import load_tensors, require_finite, save_tensors
-from latestart.gaussians.basis import Basis
+from latestart.gaussians.basis import Basis, nuclear_norm, trace
 from latestart.gaussians.structures import basis_class
 from latestart.gaussians.sums import Sums, batches_of
 
@@ -215,9 +215,9 @@ class Gaussian:
             multiplicity, a, b = shared
             spread = multiplicity @ (a / b - 1 - (a / b).log())
         else:
-            inner, outer = self.basis.product(self.variances, other.basis.to(self.device), 1 / theirs)
+            product = self.basis.product(self.variances, other.basis.to(self.device), 1 / theirs)
             volume = other._multiplicity.to(self.device) @ theirs.log() - self._multiplicity @ mine.log()
-            spread = inner.trace() + outer - self.basis.dim + volume
+            spread = trace(product) - self.basis.dim + volume
         return max(0.0, 0.5 * (spread + distance).item())
 
     def frechet(self, other: "Gaussian") -> float:
@@ -234,10 +234,9 @@ class Gaussian:
             multiplicity, a, b = shared
             return (distance + multiplicity @ (a.sqrt() - b.sqrt()).square()).item()
         theirs = other.variances.to(self.device)
-        inner, outer = self.basis.product(self.variances.sqrt(), other.basis.to(self.device), theirs.sqrt())
+        roots = self.basis.product(self.variances.sqrt(), other.basis.to(self.device), theirs.sqrt())
         traces = self._multiplicity @ self.variances + other._multiplicity.to(self.device) @ theirs
-        overlap = torch.linalg.svdvals(inner).sum() + outer
-        return max(0.0, (distance + traces - 2 * overlap).item())
+        return max(0.0, (distance + traces - 2 * nuclear_norm(roots)).item())
 
     def covariance(self) -> Tensor:
         """The covariance as a dense float64 `(D, D)` matrix over flattened images; for small D."""

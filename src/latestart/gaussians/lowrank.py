@@ -40,7 +40,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from latestart.gaussians.basis import NARROW, Basis, Products
+from latestart.gaussians.basis import NARROW, Basis, Blocks, Products
 
 RANK = 256  # directions where none are asked for
 OVERSAMPLING = 2  # columns of the sketch for each direction
@@ -82,14 +82,15 @@ class LowRank(Basis):
         rest = torch.addmm(rows, components, q.T, alpha=-1)
         return torch.cat([components.square(), rest.square().sum(1, keepdim=True)], 1)
 
-    def product(self, values: Tensor, other: Basis, others: Tensor) -> tuple[Tensor, Tensor]:
+    def product(self, values: Tensor, other: Basis, others: Tensor) -> Blocks:
         """In the joint span of both sets of directions; elsewhere both are multiples of the identity."""
         if not isinstance(other, LowRank) or self.rank + other.rank >= self.dim:
             return super().product(values, other, others)
         span = torch.linalg.qr(torch.cat([self.vectors.double(), other.vectors.double()], 1))[0]
         rows = span.T.reshape(-1, *self.shape)
         inner = self.scale(rows, values).flatten(1) @ other.scale(rows, others).flatten(1).T
-        return inner, (self.dim - len(rows)) * values[-1] * others[-1]
+        outer = (values[-1] * others[-1]).reshape(1, 1, 1)
+        return [(inner[None], values.new_ones(1)), (outer, values.new_full((1,), self.dim - len(rows)))]
 
     def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """The variances of the directions `(..., r)` and of the rest `(..., 1)`, which is 0 if there is no rest."""

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from latestart.gaussians.basis import Basis, Products, without_rank
+from latestart.gaussians.basis import Basis, Blocks, Products, without_rank
 from latestart.gaussians.blocks import (
     add_blocks,
     as_numbers,
@@ -30,6 +30,7 @@ from latestart.gaussians.blocks import (
     block_size,
     checked,
     complete_blocks,
+    matrices,
     rotate,
     rotate_back,
     squared,
@@ -68,6 +69,12 @@ class Spectral(Basis):
         wide = at_least_single(x)
         turned = rotate(self.transform.forward(wide), self._unitary(wide))
         return squared(turned).flatten(1) * self.multiplicity.to(wide)
+
+    def product(self, values: Tensor, other: Basis, others: Tensor) -> Blocks:
+        if type(self) is not type(other) or self.shape != other.shape:
+            return super().product(values, other, others)
+        mine, theirs = matrices(as_numbers(self.rotation), values), matrices(as_numbers(other.rotation), others)
+        return [(mine @ theirs, self.transform.multiplicity.to(values))]
 
     @classmethod
     def products(cls, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> "ChannelBlocks":
