@@ -19,6 +19,7 @@ from latestart import zoo
 from latestart.denoisers.networks import as_model
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
+from latestart.gaussians.mixture import Mixture
 from latestart.sampling.generate import generate
 from latestart.sampling.matching import check_prior
 from latestart.sampling.samplers import SAMPLERS, make_sampler
@@ -198,23 +199,25 @@ def test_a_prior_without_variance_is_compared_too(data):
         check_prior(as_model(data, scheduler), scheduler, flat)
 
 
+class Conditional(torch.nn.Module):
+    """An exact model of several classes, each a denoiser."""
+
+    def __init__(self, scheduler, *sides):
+        super().__init__()
+        self.each = [as_model(side, scheduler) for side in sides]
+        self.sample_shape, self.dtype, self.device = sides[0].shape, torch.float64, torch.device("cpu")
+        self.config = SimpleNamespace(num_class_embeds=len(sides))
+
+    def forward(self, x, t, class_labels):
+        out = torch.stack([model(x, t).sample for model in self.each])
+        return SimpleNamespace(sample=out[class_labels, torch.arange(len(x))])
+
+
 def test_a_prior_of_one_class_is_compared_with_that_class(data):
-    """An exact conditional model of two well separated classes: a prior of one suits that one alone."""
+    """Two well separated classes: a prior of one suits that one alone."""
     scheduler = DDIMScheduler(clip_sample=False, **TRAILING)
     far = Gaussian(data.mean + 5, data.basis, data.variances)
-
-    class Conditional(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.each = [as_model(side, scheduler) for side in (data, far)]
-            self.sample_shape, self.dtype, self.device = (1, 2, 2), torch.float64, torch.device("cpu")
-            self.config = SimpleNamespace(num_class_embeds=2)
-
-        def forward(self, x, t, class_labels):
-            out = torch.stack([model(x, t).sample for model in self.each])
-            return SimpleNamespace(sample=out[class_labels, torch.arange(len(x))])
-
-    model = Conditional()
+    model = Conditional(scheduler, data, far)
     samples = generate(model, scheduler, far, n=40, steps=5, t_start=500, labels=1).samples
     assert (samples.mean(0) - far.mean).abs().max() < 1
     mixed = generate(model, scheduler, n=40, steps=5, labels=np.arange(40) % 2, batch_size=7).samples
@@ -227,6 +230,21 @@ def test_a_prior_of_one_class_is_compared_with_that_class(data):
         generate(model, scheduler, far, n=2)
     asked = generate(model, scheduler, far, n=40, steps=5, labels=torch.ones(40, dtype=torch.int64)).samples
     assert (asked.mean(0) - far.mean).abs().max() < 1  # the start is chosen for the class asked for
+
+
+def test_a_mixture_with_labels_starts_each_sample_in_its_class(data):
+    scheduler = DDIMScheduler(clip_sample=False, **TRAILING)
+    far = Gaussian(data.mean + 5, data.basis, data.variances)
+    prior = Mixture([data, far], labels=torch.tensor([0, 1]))
+    model, labels = Conditional(scheduler, data, far), torch.arange(60) % 2
+    run = {"steps": 30, "t_start": 300, "n": 60, "labels": labels}
+    samples = generate(model, scheduler, prior, **run).samples
+    for k, side in enumerate((data, far)):
+        assert (samples[labels == k].mean(0) - side.mean).abs().max() < 1
+    again = generate(model, scheduler, prior, **run, batch_size=7).samples
+    torch.testing.assert_close(again, samples)
+    with pytest.raises(ValueError, match="there is no component of class 1"):
+        generate(model, scheduler, prior.of_class(0), **run)
 
 
 def test_vectors_are_samples_too():
