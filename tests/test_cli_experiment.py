@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from latestart.cli.experiment import experiment
 from latestart.denoisers.networks import save_model
 
-NAMES = ("one-dimension", "sphere", "potential", "bifurcation", "faces")
+NAMES = ("one-dimension", "sphere", "potential", "bifurcation", "faces", "gaussianity", "sensitivity")
 
 
 def _size(path):

@@ -1,4 +1,4 @@
-"""The paper's figures as commands: one-dimension, sphere, potential, bifurcation."""
+"""The paper's figures as commands: one-dimension, sphere, potential, bifurcation; faces; the early distribution."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from latestart.cli.bifurcation import bifurcation
+from latestart.cli.early import gaussianity, sensitivity
 from latestart.cli.support import bar, check_folder, friendly, say, whole_numbers
 
 
@@ -139,3 +140,5 @@ experiment.command("sphere", epilog="Example:  latestart experiment sphere --dim
 experiment.command("potential", epilog="Example:  latestart experiment potential mnist --samples 8")(potential)
 experiment.command("bifurcation", epilog="Example:  latestart experiment bifurcation --leaves 12")(bifurcation)
 experiment.command("faces", epilog="Example:  latestart experiment faces -n 20000 --out out/faces.npz")(faces)
+experiment.command("gaussianity", epilog="Example:  latestart experiment gaussianity --samples 1000")(gaussianity)
+experiment.command("sensitivity", epilog="Example:  latestart experiment sensitivity --step 25")(sensitivity)

@@ -1,0 +1,152 @@
+"""Pictures of the early phase: normality by level, and quality by start. Everything is drawn as it was handed over."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from latestart.evaluation.gaussianity import TESTS
+from latestart.experiments import gaussianity as normal
+from latestart.experiments import sensitivity as start
+from latestart.files import replacing
+
+COLORS = dict(zip(TESTS, ("#2166ac", "#67a9cf", "#1b7837", "#b2182b", "#8073ac")))
+GREY = "#707070"
+TIME = "start t, in the scheduler's time: noise falls to the right"
+LEAST_NATS = 1e-3  # below it the curve is noise
+NFE_COLORS = ("#b2182b", "#2166ac", "#1b7837", "#8073ac")
+TITLES = {
+    ("forward", "own"): "Training images under exact noise: is it any Gaussian?",
+    ("network", "own"): "The network's DDIM paths: is it any Gaussian?",
+    ("forward", "prior"): "Training images under exact noise: is it the prior?",
+    ("network", "prior"): "The network's DDIM paths: is it the prior?",
+}
+
+
+def gaussianity(path: str | Path, result: normal.Result) -> None:
+    """Five tests against t, for two processes and two hypotheses, and the divergence in nats below them."""
+    figure, axes = plt.subplot_mosaic("ab;cd;nn", figsize=(13, 11.5), layout="constrained", height_ratios=(1, 1, 0.7))
+    for name, (process, hypothesis) in zip("abcd", TITLES):
+        _panel(axes[name], result, process, hypothesis)
+    for left, right in ("ab", "cd"):
+        axes[left].sharey(axes[right])
+    _nats(axes["n"], result)
+    _legend(figure, axes["a"])
+    first = result.levels[0].found["forward", "own"]
+    figure.suptitle(
+        f"Is the early distribution Gaussian? {first.n:,} samples, {first.rank} leading directions, "
+        f"p-values by {first.replicates} replicates"
+    )
+    _write(figure, path)
+
+
+def _panel(axis: Axes, result: normal.Result, process: str, hypothesis: str) -> None:
+    t = np.array([level.t_start for level in result.levels])
+    for name, color in COLORS.items():
+        tests = [level.found[process, hypothesis][name] for level in result.levels]
+        deviations = np.array([test.deviations for test in tests])
+        rejected = np.array([test.adjusted <= 0.05 for test in tests])
+        axis.plot(t, deviations, color=color, linewidth=1, label=name)
+        axis.scatter(t[rejected], deviations[rejected], s=26, color=color, zorder=3)
+        axis.scatter(t[~rejected], deviations[~rejected], s=26, facecolors="white", edgecolors=color, zorder=3)
+    onset = result.onset(process, hypothesis)
+    if onset is not None:
+        axis.axvspan(t.min() - 15, onset + 10, color="#fddbc7", alpha=0.45, zorder=0)
+    axis.axhspan(-2, 2, color=GREY, alpha=0.12)
+    axis.set_yscale("symlog", linthresh=3)
+    axis.set_yticks([-10, -3, 0, 3, 10, 30, 100, 300], ["−10", "−3", "0", "3", "10", "30", "100", "300"])
+    _mark(axis, result)
+    told = "rejected at no level" if onset is None else f"rejected from t = {onset} down"
+    axis.set(xlabel=TIME)
+    axis.annotate(told, (0.02, 0.93), xycoords="axes fraction", fontsize=9)
+    axis.set(title=TITLES[process, hypothesis], ylabel="standard deviations under the hypothesis")
+
+
+def _nats(axis: Axes, result: normal.Result) -> None:
+    curve, t = result.curve, result.t
+    shown = (curve.nats > 0.003) & (t >= result.levels[-1].t_start) & (t <= result.levels[0].t_start)
+    low, high = (curve.nats - 2 * curve.error).clamp(min=1e-3), curve.nats + 2 * curve.error
+    axis.fill_between(t[shown], low[shown], high[shown], color=GREY, alpha=0.25)
+    axis.plot(t[shown], curve.nats[shown], color="black")
+    axis.axhline(normal.BUDGET, color=GREY, linewidth=0.8, linestyle=":")
+    axis.set(yscale="log", xlabel=TIME)
+    axis.set(title="Divergence of the noised images from the prior, with two standard errors", ylabel="nats")
+    _mark(axis, result)
+
+
+def _mark(axis: Axes, result: normal.Result) -> None:
+    assert result.one_nat.t is not None
+    axis.axvline(result.one_nat.t + 1, color="black", linestyle="--", linewidth=1)
+    axis.set_xlim(result.levels[0].t_start + 15, result.levels[-1].t_start - 15)
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    style: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": GREY}
+    handles, labels = axis.get_legend_handles_labels()
+    handles += [
+        *axis.plot([], [], **style),
+        *axis.plot([], [], markerfacecolor="white", **style),
+        *axis.plot([], [], color="black", linestyle="--", linewidth=1),
+        axis.fill_between([], [], color="#fddbc7", alpha=0.45),
+    ]
+    labels += ["rejected at 0.05 (Holm over the five tests)", "not rejected", "1 nat from the prior"]
+    labels += ["some test rejects at every level from here down"]
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+
+
+def _write(figure: Figure, path: str | Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)
+
+
+def sensitivity(path: str | Path, curves: list[start.Curve], samples: int) -> None:
+    """Distance over the best against the start, in t and in nats, a row for each prior; windows within 5% as bars."""
+    priors = list(dict.fromkeys(curve.prior for curve in curves))
+    size = (13, 4.6 * len(priors) + 0.6)
+    figure, axes = plt.subplots(len(priors), 2, figsize=size, squeeze=False, layout="constrained")
+    for row, prior in zip(axes, priors):
+        mine = [curve for curve in curves if curve.prior == prior]
+        for place, curve in enumerate(mine):
+            window, nats = curve.window, np.maximum(curve.nats, LEAST_NATS)
+            _relative(row[0], curve, curve.t, (window.low.value, window.high.value), place)
+            _relative(row[1], curve, nats, (max(window.nats_low, LEAST_NATS), window.nats_high), place)
+        row[0].set(
+            title=f"Late start from the {prior.replace('gaussian', 'Gaussian')}",
+            xlabel="start t, in the scheduler's time",
+        )
+        row[1].set(title="The same, by how wrong the prior is there", xscale="log")
+        row[1].set_xlabel(f"divergence of the data from the prior, nats ({LEAST_NATS:g} stands for less)")
+        row[0].invert_xaxis()
+        row[0].legend(fontsize=9)
+        for axis in row:
+            _scale(axis, max(e.high for curve in mine for e in curve.relative))
+    figure.suptitle(
+        f"How far off may the start be? DDIM, {samples:,} samples, the same noise at every start; "
+        f"bars: within {start.WITHIN:.0%} of the best"
+    )
+    _write(figure, path)
+
+
+def _relative(axis: Axes, curve: start.Curve, x: np.ndarray, window: tuple[float, float], place: int) -> None:
+    color = NFE_COLORS[place % len(NFE_COLORS)]
+    low, value, high = (np.array([getattr(e, end) for e in curve.relative]) for end in ("low", "value", "high"))
+    best, width = min(e.value for e in curve.frechet), curve.window.width.value
+    axis.fill_between(x, low, high, color=color, alpha=0.15)
+    label = f"NFE {curve.nfe}: best {best:.1f} at t = {curve.window.best:.0f}, window of {width:.0f}"
+    axis.plot(x, value, color=color, marker="o", markersize=3, label=label)
+    axis.plot(window, [0.9 - 0.06 * place] * 2, color=color, linewidth=5, solid_capstyle="butt")
+
+
+def _scale(axis: Axes, highest: float) -> None:
+    axis.axhline(1 + start.WITHIN, color=GREY, linewidth=0.8, linestyle=":")
+    axis.set(yscale="log", ylim=(0.7, 1.1 * highest), ylabel="Fréchet distance / that of the best start")
+    ticks = [tick for tick in (1, 1.25, 1.5, 2, 3, 4, 6, 10) if tick < highest]
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
