@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli import analyze, check, choose, experiment, sampling
+from latestart.cli import analyze, check, choose, experiment, sampling, sweep
 
 app = typer.Typer(
     help="Find the moment at which a diffusion model makes up its mind, and start sampling just before it.",
@@ -35,6 +35,7 @@ for command, example in (
     (check.check, "latestart check mnist --t-start 500"),
     (choose.choose, "latestart choose mnist --steps 3 --sampler ddim"),
     (sampling.sample, "latestart sample mnist --t-start 400 --steps 5 --out out/samples"),
+    (sweep.sweep, "latestart sweep examples/sweep.yaml --out out/sweep"),
     (analyze.analyze, "latestart analyze mnist --quick"),
     (sampling.train, "latestart train mnist-train.parquet --out models/mnist --patch 2 --steps 16000"),
 ):

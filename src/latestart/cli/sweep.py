@@ -10,42 +10,51 @@ from latestart.cli.support import bar, check_folder, friendly, say
 
 def sweep(
     grid: Annotated[
-        Path | None, typer.Argument(help="A YAML file that describes the grid; flags go before it.")
+        Path | None, typer.Argument(help="A YAML file that describes the grid; flags take the place of its lines.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the sweep; one that was cut off goes on from there.")] = Path(
         "out/sweep"
     ),
     model: Annotated[
-        str | None, typer.Option(help="Shipped models, or folders with a diffusers model. [mnist]")
+        str | None, typer.Option(help="Shipped models, or folders with a diffusers model; default: mnist.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim, ddpm, pndm, dpm++, unipc, deis, ... [ddim]")] = None,
-    nfe: Annotated[str | None, typer.Option(help="Network evaluations for each sample. [3,5,10]")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, ddpm, pndm, dpm++, unipc, deis, ..; default: ddim.")
+    ] = None,
+    nfe: Annotated[str | None, typer.Option(help="Network evaluations for each sample; default: 3,5,10.")] = None,
     prior: Annotated[
         str | None,
-        typer.Option(help="none (full noise), isotropic, gaussian, mixture, or files of priors. [none,gaussian]"),
+        typer.Option(
+            help="none (full noise), isotropic, gaussian, mixture, or files of priors; default: none,gaussian."
+        ),
     ] = None,
-    start: Annotated[str | None, typer.Option(help="Where late starts begin, in the scheduler's t. [500]")] = None,
+    t_start: Annotated[
+        str | None, typer.Option(help="Where late starts begin, in the scheduler's t; default: 500.")
+    ] = None,
     spacing: Annotated[
-        str | None, typer.Option(help="trailing, leading, linspace (times); karras, log-snr (levels). [trailing]")
+        str | None,
+        typer.Option(help="trailing, leading, linspace (times); karras, log-snr (levels); default: trailing."),
     ] = None,
     clip: Annotated[
-        str | None, typer.Option(help="Clip the predicted image at every step: false, true. [false]")
+        str | None, typer.Option(help="Clip the predicted image at every step: false, true; default: false.")
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Samples of each cell. [1000]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Sample i depends on the seed and i alone. [0]")] = None,
+    samples: Annotated[int | None, typer.Option(help="Samples of each cell; default: 1000.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Sample i depends on the seed and i alone; default: 0.")] = None,
     features: Annotated[
         str | None,
-        typer.Option(help="A shipped extractor, a classifier's file, or that of the Inception weights. [the model's]"),
+        typer.Option(
+            help="A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
+        ),
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="The training set: parquet, folder or npz. [the shipped model's]")
+        str | None, typer.Option(help="The training set: parquet, folder or npz; default: the shipped model's.")
     ] = None,
     held_out: Annotated[str | None, typer.Option(help="Images that the model has not seen, to tell copies by.")] = None,
     statistics: Annotated[
         str | None,
-        typer.Option(help="Where the feature statistics of the images are kept. [OUT/statistics.safetensors]"),
+        typer.Option(help="Where the feature statistics of the images are kept; default: OUT/statistics.safetensors."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples evaluated at once. [256]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples evaluated at once; default: 256.")] = None,
     budget: Annotated[
         int | None,
         typer.Option(min=0, help="Network evaluations that the grid may cost, those spent before counted."),
@@ -57,7 +66,7 @@ def sweep(
     Axes are lists with commas. Each cell is kept the moment it is done: a sweep that was cut off goes on.
     """
     flags = {
-        "model": model, "sampler": sampler, "nfe": nfe, "prior": prior, "start": start, "spacing": spacing,
+        "model": model, "sampler": sampler, "nfe": nfe, "prior": prior, "t_start": t_start, "spacing": spacing,
         "clip": clip, "samples": samples, "seed": seed, "features": features, "images": images, "held_out": held_out,
         "statistics": statistics, "batch_size": batch_size,
     }  # fmt: skip

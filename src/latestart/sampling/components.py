@@ -81,7 +81,7 @@ def choose_components(
         images: to fit to, `Images` or `(N, *shape)` in the model's value range.
         held_out: at least 400 others of the same kind; half of them serve as the second set of the copying check.
         sigma: the noise level of the start; with a model and `t_start` it is that of the run.
-        candidates: numbers of components; by default 1, 2, 5, 10, 30, 100 and 300, as far as there are 20 images for each.
+        candidates: numbers of components; by default 1, 2, 5, 10, 30, 100, 300, as far as there are 20 images for each.
         model, scheduler, t_start, steps: to look for copies among generated images, not the mixture's own samples.
         samples: number of samples that copies are looked for in.
         seed: of the fits, the noise and the samples.

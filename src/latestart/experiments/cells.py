@@ -1,0 +1,215 @@
+"""The cells of a sweep: planned, measured, and kept in files of their own.
+
+A cell is known by its full configuration: the weights of the network, the sampler and its steps, the prior, the start,
+the spacing, the clipping, the samples and their seed, the features and the data that they are held against, each file
+by its content. A hash of that is the cell's key.
+
+All is at equal network evaluations. A sampler of n steps costs as many evaluations as it stands at times, which is not
+always n; its steps are chosen so that they are the number asked for, and a cell for which there are none has none. What
+was spent is counted on the network itself.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latestart.evaluation.quality import Estimate
+from latestart.experiments.grid import Cell
+from latestart.experiments.judge import Figures, fingerprint
+from latestart.experiments.subjects import Subject
+from latestart.files import load_tensors, save_tensors
+from latestart.sampling.late_start import late_start
+from latestart.sampling.loop import draw
+from latestart.sampling.samplers import make_sampler
+
+VERSION = 1  # of the cells' files
+KIND = "sweep-cell"
+ESTIMATES = ("frechet", "precision", "recall", "coverage", "copied")
+REPLICATES = ("replicates", "recall_replicates")
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell, its key, its whole configuration, and its steps, or why there are none."""
+
+    cell: Cell
+    key: str
+    configuration: dict[str, Any]
+    steps: int | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: `done` with its figures and the level at which it began, or `failed` with the reason."""
+
+    status: str
+    reason: str
+    figures: Figures | None = None
+    sigma: float | None = None
+    seconds: float = 0.0
+
+
+class Meter:
+    """Network evaluations spent, and those that are to come, told as they are made."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.total, self.progress, self.note = total, progress, ""
+        self.settled = self.running = 0
+
+    def spent(self, count: int) -> None:
+        """`count` more evaluations of the present cell."""
+        self.running += count
+        self.told()
+
+    def settle(self, cost: int) -> None:
+        """The present cell is over, whatever it has spent."""
+        self.settled, self.running = self.settled + cost, 0
+        self.told()
+
+    def told(self) -> None:
+        """Tell how far the work is."""
+        if self.progress is not None:
+            self.progress(self.settled + self.running, self.total, self.note)
+
+
+class Metered:
+    """A model whose evaluations are told to a meter; in all else it is the model."""
+
+    def __init__(self, model: Any, meter: Meter) -> None:
+        self.model, self.meter = model, meter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The model's own call."""
+        out = self.model(x, *args, **kwargs)
+        self.meter.spent(len(x))
+        return out
+
+
+def measured(subject: Subject, planned: Planned, batch_size: int, meter: Meter) -> Outcome:
+    """Sample one cell and take its figures. A class-conditional model is asked for its classes in turn.
+
+    Raises:
+        RuntimeError: the sampler spent another number of evaluations than the cell says.
+        FloatingPointError: samples, or figures, that are not finite.
+    """
+    cell, classes = planned.cell, getattr(subject.network.config, "num_class_embeds", None)
+    sampler = make_sampler(cell.sampler, subject.scheduler, **cell.settings())
+    labels = torch.arange(cell.samples) % classes if classes else None
+    model, prior, n = Metered(subject.network, meter), subject.priors[cell.prior][0], cell.samples
+    assert planned.steps is not None
+    result = draw(
+        model, sampler, prior, n, planned.steps, cell.t_start, cell.seed, labels=labels, batch_size=batch_size
+    )
+    if result.nfe != cell.nfe:
+        raise RuntimeError(f"{result.nfe} evaluations were spent on each sample, expected {cell.nfe}")
+    sigma = result.sigma if math.isfinite(result.sigma) else None
+    return Outcome("done", "", subject.judge(result.images.cpu()), sigma)
+
+
+def steps_for(cell: Cell, scheduler: Any) -> int:
+    """The number of steps at which a cell's sampler costs the evaluations asked for.
+
+    The sampling loop evaluates once at each of the times that a scheduler sets; no step is free, so there are at most
+    as many steps as evaluations.
+
+    Raises:
+        ValueError: the sampler has no such setting, cannot start there, or costs more or fewer at any number of steps.
+    """
+    sampler, counts = make_sampler(cell.sampler, scheduler, **cell.settings()), {}
+    for steps in range(cell.nfe, 0, -1):
+        counts[steps] = _evaluations(sampler, cell.t_start, steps)
+        if counts[steps] == cell.nfe:
+            return steps
+        if counts[steps] < cell.nfe:
+            break
+    near = ", ".join(f"{counts[steps]} at {steps}" for steps in sorted(counts)[:2])
+    raise ValueError(f"{cell.sampler} cannot spend {cell.nfe} evaluations: it spends {near} steps")
+
+
+def _evaluations(sampler: Any, start: float | None, steps: int) -> int:
+    if start is not None:
+        return len(late_start(sampler, start, steps).timesteps)
+    sampler.set_timesteps(steps)
+    return len(sampler.timesteps)
+
+
+def plan(cells: Iterable[Cell], subjects: dict[str, Subject]) -> list[Planned]:
+    """The cells with their keys and steps."""
+    return [_planned(cell, subjects[cell.model]) for cell in cells]
+
+
+def _planned(cell: Cell, subject: Subject) -> Planned:
+    steps, reason = None, ""
+    try:
+        steps = steps_for(cell, subject.scheduler)
+    except (ValueError, IndexError, ZeroDivisionError) as error:  # some classes cannot set one or two steps
+        reason = first_line(error)
+    configuration = {
+        **asdict(cell),
+        "steps": steps,
+        "model": subject.weights,
+        "prior": subject.priors[cell.prior][1] or cell.prior,
+        "features": subject.judge.features,
+        "reference": subject.judge.reference.fingerprint,
+    }
+    return Planned(cell, fingerprint(json.dumps(configuration, sort_keys=True)), configuration, steps, reason)
+
+
+def describe(cell: Cell) -> str:
+    """A cell in a few words."""
+    start = "full noise" if cell.t_start is None else f"{cell.prior} at t = {cell.t_start:g}"
+    return f"{cell.model}, {cell.sampler}, NFE {cell.nfe}, {start}, {cell.spacing}{', clipped' if cell.clip else ''}"
+
+
+def write_cell(path: Path, planned: Planned, outcome: Outcome) -> None:
+    """Write a cell's outcome, whole or not at all."""
+    metadata: dict[str, Any] = {"version": VERSION, "configuration": planned.configuration, "status": outcome.status}
+    metadata |= {"reason": outcome.reason, "sigma": outcome.sigma, "seconds": round(outcome.seconds, 3)}
+    tensors = {}
+    if outcome.figures is not None:
+        estimates = {name: getattr(outcome.figures, name) for name in ESTIMATES}
+        metadata["figures"] = {name: value and asdict(value) for name, value in estimates.items()}
+        tensors = {name: getattr(outcome.figures, name) for name in REPLICATES}
+    save_tensors(path, KIND, tensors, metadata)
+
+
+def read_cell(path: Path, planned: Planned) -> Outcome:
+    """Read what `write_cell` wrote for this very cell.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it was cut short, or is of another version, or of another cell.
+    """
+    tensors, metadata = load_tensors(path, KIND)
+    if (version := metadata.get("version")) != VERSION:
+        raise ValueError(f"{path} is a cell of version {version}, expected version {VERSION}")
+    if metadata.get("configuration") != planned.configuration:
+        raise ValueError(f"{path} holds another cell than {describe(planned.cell)}")
+    try:
+        figures = _figures(metadata["figures"], tensors) if metadata["status"] == "done" else None
+        return Outcome(metadata["status"], metadata["reason"], figures, metadata["sigma"], metadata["seconds"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not hold a sound cell: {error}") from error
+
+
+def _figures(estimates: dict[str, Any], tensors: dict[str, Tensor]) -> Figures:
+    known: dict[str, Any] = {name: estimates[name] and Estimate(**estimates[name]) for name in ESTIMATES}
+    return Figures(**known | {name: tensors[name] for name in REPLICATES})
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error; its kind where it says nothing by itself."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"

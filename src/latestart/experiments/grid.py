@@ -1,0 +1,239 @@
+"""The grid of a sweep: what is to be measured, from a YAML file, from flags, or from both.
+
+    model x sampler x nfe x prior x t_start x spacing x clip
+
+Each axis is a list, or text with commas. What does not apply to a cell is left out of it, so that no cell is measured
+twice: full noise (the prior `none`) has no start; a late start begins at its start, so that of the spacings of times
+only `trailing` is left, beside the curved ones, which spread noise levels.
+
+    model: mnist
+    sampler: [ddim, dpm++]
+    nfe: [3, 5, 10]
+    prior: [none, gaussian, mixture]
+    t-start: [300, 400, 500]
+    spacing: [leading, trailing]
+    samples: 1000
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from inspect import signature
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import yaml
+
+from latestart.sampling.samplers import SAMPLERS
+
+FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
+TIMES = ("trailing", "leading", "linspace")  # spacings of times
+CURVED = {"karras": "use_karras_sigmas", "log-snr": "use_exponential_sigmas"}  # spacings of levels
+TRUTH = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to sample, and how much.
+
+    Attributes:
+        model: the name of a shipped model, or a folder.
+        sampler: its short name.
+        nfe: network evaluations for each sample.
+        prior: `none` (full noise), `isotropic`, `gaussian`, `mixture`, or a file.
+        t_start: where a late start begins, in the scheduler's t; None from full noise.
+        spacing: of the times or of the levels.
+        clip: whether the predicted image is clipped at every step.
+        samples: how many are drawn.
+        seed: of their noise.
+    """
+
+    model: str
+    sampler: str
+    nfe: int
+    prior: str
+    t_start: float | None
+    spacing: str
+    clip: bool
+    samples: int
+    seed: int
+
+    @property
+    def cost(self) -> int:
+        """Network evaluations of the whole cell."""
+        return self.nfe * self.samples
+
+    def settings(self) -> dict[str, Any]:
+        """What `make_sampler` is to change in the sampler's configuration."""
+        curved = {CURVED[self.spacing]: True} if self.spacing in CURVED else {}
+        # some classes spread curved levels between the first and the last of their times: those of a late start's
+        times = {"timestep_spacing": TIMES[0] if curved else self.spacing}
+        clips = self.clip or "clip_sample" in signature(getattr(diffusers, SAMPLERS[self.sampler]).__init__).parameters
+        return {**times, **curved, **({"clip_sample": self.clip} if clips else {})}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The axes, and what is common to all cells.
+
+    Attributes:
+        model, sampler, nfe, prior, t_start, spacing, clip: the axes; see `Cell`.
+        samples: drawn for each cell.
+        seed: of their noise; sample i of every cell has the same.
+        features: a shipped extractor, a classifier's file, or the file of the Inception weights; the model's own if not
+            given.
+        images: the data that samples are held against, as `load_images` reads it; the model's own if not given.
+        held_out: images that the model has not seen, for the share of copies.
+        statistics: where the feature statistics of `images` are kept; in the sweep's folder if not given.
+        batch_size: samples evaluated at once.
+
+    Raises:
+        ValueError: a name that is not known, or a number that makes no sense.
+    """
+
+    model: tuple[str, ...] = ("mnist",)
+    sampler: tuple[str, ...] = ("ddim",)
+    nfe: tuple[int, ...] = (3, 5, 10)
+    prior: tuple[str, ...] = (FULL, "gaussian")
+    t_start: tuple[float, ...] = (500.0,)
+    spacing: tuple[str, ...] = ("trailing",)
+    clip: tuple[bool, ...] = (False,)
+    samples: int = 1000
+    seed: int = 0
+    features: str | None = None
+    images: str | None = None
+    held_out: str | None = None
+    statistics: str | None = None
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        _known("sampler", self.sampler, SAMPLERS)
+        _known("spacing", self.spacing, (*TIMES, *CURVED))
+        if wrong := [start for start in self.t_start if not (math.isfinite(start) and start > 0)]:
+            raise ValueError(f"t-start: expected numbers above 0, in the scheduler's t, received {wrong[0]:g}")
+        for name in ("samples", "batch_size"):
+            _at_least_one(name.replace("_", "-"), getattr(self, name))
+        for nfe in self.nfe:
+            _at_least_one("nfe", nfe)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Grid":
+        """The grid of named values, as a YAML file or flags have them.
+
+        Raises:
+            ValueError: a name that there is not, or a value that cannot be read.
+        """
+        named = {str(name).replace("-", "_"): value for name, value in values.items()}
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(named) - set(known)):
+            told = ", ".join(name.replace("_", "-") for name in known)
+            raise ValueError(f"a sweep has no {unknown[0]!r}; it has {told}")
+        return cls(**{name: _READ[name](name.replace("_", "-"), value) for name, value in named.items()})
+
+    def cells(self) -> list[Cell]:
+        """Every cell, once, in the order of the axes."""
+        return list(dict.fromkeys(self._cells()))
+
+    def _cells(self) -> Iterator[Cell]:
+        for model, sampler, nfe, prior in product(self.model, self.sampler, self.nfe, self.prior):
+            for start, spacing, clip in product(self._starts(prior), self._spacings(prior), self.clip):
+                yield Cell(model, sampler, nfe, prior, start, spacing, clip, self.samples, self.seed)
+
+    def _starts(self, prior: str) -> tuple[float | None, ...]:
+        return (None,) if prior == FULL else self.t_start
+
+    def _spacings(self, prior: str) -> tuple[str, ...]:
+        return self.spacing if prior == FULL else tuple(s if s in CURVED else TIMES[0] for s in self.spacing)
+
+
+def read_grid(path: str | Path) -> dict[str, Any]:
+    """The named values in a YAML file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not YAML, or not a list of names with values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a YAML file that describes a sweep at {path}, found none")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected names with values, such as `nfe: [3, 5]`, received {values!r}")
+    try:
+        Grid.of(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return values
+
+
+def _items(value: Any) -> list[Any]:
+    """A list, text with commas, or a single value, as a list without repetitions."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    return list(dict.fromkeys(value if isinstance(value, list | tuple) else [value]))
+
+
+def _axis(read: Any) -> Any:
+    def axis(name: str, value: Any) -> tuple[Any, ...]:
+        try:
+            items = _items(value)
+        except TypeError:
+            raise ValueError(f"{name}: expected a list of single values, received {value!r}") from None
+        if not items:
+            raise ValueError(f"{name}: expected at least one value, received none")
+        return tuple(dict.fromkeys(read(name, item) for item in items))
+
+    return axis
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name}: expected a name or a path, received {value!r}")
+    return value
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise ValueError(f"{name}: expected whole numbers, received {value!r}") from None
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        raise ValueError(f"{name}: expected numbers, received {value!r}") from None
+
+
+def _truth(name: str, value: Any) -> bool:
+    if str(value).lower() not in TRUTH:
+        raise ValueError(f"{name}: expected true or false, received {value!r}")
+    return TRUTH[str(value).lower()]
+
+
+def _optional(name: str, value: Any) -> str | None:
+    return None if value is None else _text(name, value)
+
+
+_READ: dict[str, Any] = {
+    **{name: _axis(_text) for name in ("model", "sampler", "prior", "spacing")},
+    **{"nfe": _axis(_whole), "t_start": _axis(_number), "clip": _axis(_truth)},
+    **dict.fromkeys(("samples", "seed", "batch_size"), _whole),
+    **dict.fromkeys(("features", "images", "held_out", "statistics"), _optional),
+}
+
+
+def _known(name: str, values: tuple[str, ...], known: Any) -> None:
+    if wrong := [value for value in values if value not in known]:
+        raise ValueError(f"there is no {name} {wrong[0]!r}; there are {', '.join(known)}")
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, received {value}")

@@ -1,0 +1,240 @@
+"""What the samples of a sweep are held against, and the figures that come of it.
+
+    frechet                       the Frechet distance of their features to those of the whole data set
+    precision, recall, coverage   their overlap with 2,000 images of it, in the same features
+    copied                        the share of copies, by distances of pixels to equal parts of the data set and of
+                                  images that the model has not seen
+
+each with a 95% interval. A shipped model brings its own reference; that of a user's images is computed once, by all
+processes, and kept in a file that says which extractor and which images it is of: any other is refused.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latestart import zoo
+from latestart.data import Images, load_images
+from latestart.evaluation.copying import CopyingFrom
+from latestart.evaluation.manifold import OverlapWith
+from latestart.evaluation.quality import Estimate, FrechetTo, checked, interval
+from latestart.features import Classifier, ClassifierFeatures, InceptionFeatures
+from latestart.files import load_tensors, require_finite, save_tensors
+from latestart.gaussians.basis import Dense
+from latestart.gaussians.gaussian import Gaussian
+from latestart.gaussians.moments import Moments
+from latestart.processes import Processes
+
+REAL = 2000  # images that samples are compared with one by one
+COMPARED = 5000  # samples so compared: all their distances are held in memory
+BATCH = 1000
+KIND = "feature-statistics"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one set of samples, and the bootstrap replicates of the distance and of the recall.
+
+    Sets of equal size are resampled alike, so that a ratio of two sets' replicates is paired. `copied` is None where
+    there are no images that the model has not seen.
+    """
+
+    frechet: Estimate
+    precision: Estimate
+    recall: Estimate
+    coverage: Estimate
+    copied: Estimate | None
+    replicates: Tensor
+    recall_replicates: Tensor
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What samples are held against.
+
+    Attributes:
+        statistics: of the features of the whole data set.
+        real: features of some of its images, `(n, F)`.
+        copying: part of the data set and two sets, unseen by the model, that copies are told by; or None.
+        shape: of one image.
+        fingerprint: of all of it.
+    """
+
+    statistics: Gaussian
+    real: Tensor
+    copying: tuple[Images, Images, Images] | None
+    shape: tuple[int, ...]
+    fingerprint: str
+
+
+class Judge:
+    """The figures of samples under one extractor and against one reference; made once for many sets."""
+
+    def __init__(self, extract: Any, reference: Reference) -> None:
+        self.extract, self.reference = extract, reference
+        self.features: str = extract.name
+        self.frechet, self.overlap = FrechetTo(reference.statistics), OverlapWith(reference.real)
+        self.copying = None if reference.copying is None else CopyingFrom(*reference.copying)
+
+    @property
+    def width(self) -> int:
+        """How many features there are."""
+        return len(self.reference.statistics.mean)
+
+    def __call__(self, images: Tensor) -> Figures:
+        """The figures of images `(N, C, H, W)` in [0, 1].
+
+        Raises:
+            FloatingPointError: a distance that is not finite.
+            ValueError: too few images, or of another shape.
+        """
+        features = self.extract(checked(images))
+        replicates = self.frechet.replicates(features)
+        frechet = interval(replicates, self.frechet(features))
+        if not torch.tensor(frechet.value).isfinite():
+            raise FloatingPointError(f"the Frechet distance is {frechet.value}")
+        overlap = self.overlap(features[:COMPARED])
+        copied = None if self.copying is None else self.copying(images).copied
+        return Figures(
+            frechet, overlap.precision, overlap.recall, overlap.coverage, copied, replicates, overlap.recall_replicates
+        )
+
+
+def fingerprint(*parts: Any) -> str:
+    """Sixteen hexadecimal digits of tensors, bytes and text: other parts, other digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            part = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        digest.update(part if isinstance(part, bytes) else f"{part}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def open_features(name: str) -> Any:
+    """An extractor: a shipped one by its name, a classifier's file, or the file of the Inception weights.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    path = Path(name)
+    if name in zoo.names() and not path.exists():
+        return zoo.features(name)
+    if not path.is_file():
+        raise ValueError(
+            f"the features {name} are neither shipped ({', '.join(zoo.names())}) nor a classifier's file nor that of "
+            "the Inception weights"
+        )
+    if path.suffix == ".safetensors":
+        return ClassifierFeatures(Classifier.load(path))
+    return InceptionFeatures(path)
+
+
+def shipped_reference(bundle: zoo.Bundle) -> Reference:
+    """The reference that a shipped model brings along."""
+    statistics, sets = bundle.statistics("train"), tuple(bundle.images(which) for which in zoo.SETS)
+    train, held_out, second = sets
+    print_ = fingerprint(statistics.mean, statistics.variances, *(images.pixels for images in sets))
+    return Reference(statistics, bundle.features(train.unit()), (train, held_out, second), train.shape, print_)
+
+
+def reference_of(
+    images: str, held_out: str | None, extract: Any, kept: Path, run: Processes, tell: Callable[[str], None]
+) -> Reference:
+    """The reference of a user's images: their feature statistics from the file `kept`, or computed and kept there.
+
+    Args:
+        images: the data set, as `load_images` reads it.
+        held_out: images of the same kind that the model has not seen, halved for `CopyingFrom`; None leaves copies out.
+        extract: the feature extractor, with a `name`.
+        kept: the file of the statistics.
+        run: the processes that share the work.
+        tell: told what is worth knowing.
+
+    Raises:
+        ValueError: the file holds statistics of other features or other images; too few images, or of two shapes.
+    """
+    data = load_images(images)
+    unseen = None if held_out is None else load_images(held_out)
+    if unseen is not None and unseen.shape != data.shape:
+        raise ValueError(f"the images are {data.shape}, those held out {unseen.shape}: expected one shape")
+    known = {"features": extract.name, "images": fingerprint(data.pixels), "count": len(data), "shape": data.shape}
+    statistics, real = kept_statistics(data, extract, kept, known, run, tell)
+    if len(data) <= len(statistics.mean):
+        tell(_rank("the data set's", len(data), len(statistics.mean)))
+    parts = [data.pixels] if unseen is None else [data.pixels, unseen.pixels]
+    sets = None if unseen is None else _copying_sets(data, unseen)
+    return Reference(statistics, real, sets, data.shape, fingerprint(*parts))
+
+
+def kept_statistics(
+    data: Images, extract: Any, kept: Path, known: dict[str, Any], run: Processes, tell: Callable[[str], None]
+) -> tuple[Gaussian, Tensor]:
+    """Feature statistics and some features of a data set, from the file `kept`, or computed and kept there."""
+    if not run.firsts(kept.is_file):
+        tell(f"computing the feature statistics of {len(data)} images")
+        statistics, real = _statistics(data, extract, run), extract(_some(data, REAL).unit())
+        if run.first:
+            tensors = {"mean": statistics.mean, "variances": statistics.variances, **statistics.basis.tensors()}
+            save_tensors(kept, KIND, {**tensors, "real": real}, known)
+            tell(f"wrote {kept}")
+        run.gather(None)  # nobody reads before it is written
+    return _opened(kept, known)
+
+
+def _opened(path: Path, known: dict[str, Any]) -> tuple[Gaussian, Tensor]:
+    tensors, metadata = load_tensors(path, KIND)
+    for name, expected in known.items():
+        received = metadata.get(name)
+        if received != (list(expected) if isinstance(expected, tuple) else expected):
+            raise ValueError(
+                f"{path} holds feature statistics with {name} = {received}, expected {expected}: delete it, or keep "
+                "those of this data set and extractor elsewhere"
+            )
+    require_finite(path, tensors, ("mean", "variances", "real"))
+    mean, variances, real = (tensors.pop(name) for name in ("mean", "variances", "real"))
+    try:
+        return Gaussian(mean, Dense.from_tensors(tuple(mean.shape), tensors), variances, metadata["count"]), real
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold sound feature statistics: {error}") from error
+
+
+def _statistics(data: Images, extract: Any, run: Processes) -> Gaussian:
+    """Mean and covariance of the features of all images, each process taking its share."""
+    width = extract(data[:1].unit()).shape[1]
+    moments = Moments((width,), "dense", products=torch.float64)
+    share = run.share(len(data))
+    for part in data.pixels[share.start : share.stop].split(BATCH):
+        if len(part):
+            moments.update(extract(part.float() / 255).double())
+    moments.combine(run)
+    return moments.gaussian()
+
+
+def _copying_sets(data: Images, unseen: Images) -> tuple[Images, Images, Images]:
+    size = min(REAL, len(unseen) // 2, len(data))
+    mixed = _some(unseen, 2 * size)
+    return _some(data, size), mixed[:size], mixed[size:]
+
+
+def _some(images: Images, count: int) -> Images:
+    """As many images, drawn once and for all: files are often in the order of their classes."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return Images(images.pixels[order[:count]])
+
+
+def few_samples(samples: int, judge: Judge) -> str | None:
+    """A warning where the covariance of that many samples has not full rank."""
+    return _rank("the samples'", samples, judge.width) if samples <= judge.width else None
+
+
+def _rank(whose: str, count: int, width: int) -> str:
+    return (
+        f"warning: {whose} feature covariance has rank {min(count - 1, width)} of {width} ({count} images): such "
+        "Frechet distances are far too large, and compare with none but those of as many samples"
+    )

@@ -1,0 +1,132 @@
+"""The models of a sweep: each opened with its priors and with the judge of its samples."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latestart import zoo
+from latestart.denoisers.networks import Unshuffled, load_model, sample_shape
+from latestart.experiments.grid import FULL, PLAIN, Grid
+from latestart.experiments.judge import Judge, fingerprint, open_features, reference_of, shipped_reference
+from latestart.features import ClassifierFeatures
+from latestart.gaussians.priors import load_prior
+from latestart.processes import Processes
+
+SHIPPED = {"gaussian": "prior.safetensors", "mixture": "mixture.safetensors"}  # beside a model
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and what belongs to it.
+
+    Attributes:
+        network: in evaluation mode, on its device.
+        scheduler: the one that it was trained with.
+        weights: the fingerprint of both.
+        priors: by the name that the grid has for them, with their fingerprints.
+        judge: what gives its samples their figures.
+    """
+
+    network: Any
+    scheduler: Any
+    weights: str
+    priors: dict[str, tuple[Any, str]]
+    judge: Judge
+
+
+def open_subjects(grid: Grid, kept: Path, run: Processes, tell: Callable[[str], None]) -> dict[str, Subject]:
+    """The models of a grid, by the names that it has for them.
+
+    Args:
+        grid: what is to be measured.
+        kept: the file of the feature statistics of the grid's images, if it has any.
+        run: the processes that share the work.
+        tell: told what is worth knowing.
+
+    Raises:
+        ValueError: something that the grid names does not exist or does not fit the rest.
+    """
+    bundles = {name: _bundle(name) for name in grid.model}
+    networks = {name: load_model(bundle.path, _device()) for name, bundle in bundles.items()}
+    priors = {name: {prior: _prior(prior, bundle.path) for prior in grid.prior} for name, bundle in bundles.items()}
+    judges = _judges(grid, bundles, kept, run, tell)
+    for name, (network, _) in networks.items():
+        if sample_shape(network) != (images := judges[name].reference.shape):
+            raise ValueError(f"the samples of {name} are {sample_shape(network)}, the images {images}")
+    return {
+        name: Subject(network, scheduler, weights(network, scheduler), priors[name], judges[name])
+        for name, (network, scheduler) in networks.items()
+    }
+
+
+def _judges(
+    grid: Grid, bundles: dict[str, zoo.Bundle], kept: Path, run: Processes, tell: Callable[[str], None]
+) -> dict[str, Judge]:
+    """One judge for the models of a grid with images, else each model's own."""
+    if grid.images is None:
+        return {name: _own_judge(bundle, grid) for name, bundle in bundles.items()}
+    extract = _extractor(bundles[grid.model[0]], grid)
+    common = Judge(extract, reference_of(grid.images, grid.held_out, extract, kept, run, tell))
+    return dict.fromkeys(grid.model, common)
+
+
+def _bundle(name: str) -> zoo.Bundle:
+    """A user's folder, or a shipped model by its name."""
+    return zoo.Bundle(Path(name).name, Path(name)) if Path(name).is_dir() else zoo.load(name)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def weights(network: Any, scheduler: Any) -> str:
+    """The fingerprint of a network's weights and build, and of the scheduler that it was trained with."""
+    state = [part for name, tensor in sorted(network.state_dict().items()) for part in (name, tensor)]
+    build = vars(network.config) if isinstance(network, Unshuffled) else network.config
+    told = [
+        {name: value for name, value in config.items() if not name.startswith("_")}
+        for config in (build, scheduler.config)
+    ]
+    return fingerprint(json.dumps([*told, getattr(network, "factor", 1)], sort_keys=True, default=str), *state)
+
+
+def _prior(name: str, folder: Path) -> tuple[Any, str]:
+    """A prior that lies beside a model, or in a file, and the fingerprint of its file."""
+    if name in (FULL, PLAIN):
+        return None, ""
+    path = folder / SHIPPED[name] if name in SHIPPED else Path(name)
+    if not path.is_file():
+        where = f"{path.name} beside the model" if name in SHIPPED else "a prior's file of that name"
+        raise ValueError(
+            f"there is no prior {name!r} ({where}): expected {FULL}, {PLAIN}, {', '.join(SHIPPED)}, or a file that "
+            "`latestart fit` wrote"
+        )
+    return load_prior(path).to(_device()), fingerprint(path.read_bytes())
+
+
+def _own_judge(bundle: zoo.Bundle, grid: Grid) -> Judge:
+    """The judge that a model brings along."""
+    if not (bundle.path / "features-train.safetensors").is_file():
+        raise ValueError(f"{bundle.path} brings no images to hold its samples against: give its training images")
+    extract = _extractor(bundle, grid)
+    if extract.name != bundle.features.name:
+        raise ValueError(
+            f"the statistics beside {bundle.path} are of the features {bundle.features.name}, received {extract.name}: "
+            "give the training images, to have those of other features computed"
+        )
+    if grid.held_out is not None:
+        raise ValueError("held-out images stand beside training images of one's own: give these too, or neither")
+    return Judge(extract, shipped_reference(bundle))
+
+
+def _extractor(bundle: zoo.Bundle, grid: Grid) -> Any:
+    if grid.features is None and not (bundle.path / "classifier.safetensors").is_file():
+        raise ValueError(f"{bundle.path} brings no features: give a shipped model's name, or a file of weights")
+    extract = bundle.features if grid.features is None else open_features(grid.features)
+    if isinstance(extract, ClassifierFeatures):
+        extract.classifier.to(_device())
+    return extract

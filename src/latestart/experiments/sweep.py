@@ -1,0 +1,264 @@
+"""A sweep: every cell of a grid measured once, whatever comes in between.
+
+A cell's file is written whole or not at all, the moment that the cell is done. A sweep is what its files say: one that
+is killed and started again does what is missing, and ends with the same table, bit by bit.
+
+    cells/KEY.safetensors    one cell: its configuration, its figures, the replicates of its distance, its seconds
+    statistics.safetensors   the feature statistics of a user's images
+    results.parquet          the table, one row for each cell of the grid, in its order
+
+A cell is `done`, has `failed` (with the reason), is `unavailable` (no number of steps costs its evaluations, or its
+sampler has no such setting), or is `left` (beyond the budget). Several processes share the cells by their cost; the
+first one waits for the files of all, and assembles.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from latestart.evaluation.quality import Estimate, interval
+from latestart.experiments.cells import (
+    ESTIMATES,
+    VERSION,
+    Meter,
+    Outcome,
+    Planned,
+    Progress,
+    describe,
+    first_line,
+    measured,
+    plan,
+    read_cell,
+    write_cell,
+)
+from latestart.experiments.grid import FULL, Cell, Grid
+from latestart.experiments.judge import few_samples
+from latestart.experiments.subjects import Subject, open_subjects
+from latestart.files import replacing
+from latestart.processes import Processes
+from latestart.sampling.matching import check_prior
+
+FIGURES = (*ESTIMATES, "gain")
+TEXT, WHOLE, REAL, TRUTH = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+COLUMNS = {
+    **{"model": TEXT, "weights": TEXT, "sampler": TEXT, "nfe": WHOLE, "steps": WHOLE, "prior": TEXT, "t_start": REAL},
+    **{"sigma": REAL, "spacing": TEXT, "clip": TRUTH, "samples": WHOLE, "seed": WHOLE, "features": TEXT, "key": TEXT},
+    **{"status": TEXT, "reason": TEXT},
+    **{name: REAL for figure in FIGURES for name in (figure, f"{figure}_low", f"{figure}_high")},
+}
+POLL = 0.5  # seconds between two looks for the other processes' cells
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Sweep:
+    """A sweep in a folder.
+
+    Args:
+        planned: the cells, in order.
+        subjects: the models, by the names that the cells have for them.
+        out: the folder.
+        batch_size: samples evaluated at once.
+        run: the processes that share the work.
+        tell: told what is worth knowing.
+    """
+
+    planned: list[Planned]
+    subjects: dict[str, Subject]
+    out: Path
+    batch_size: int = 256
+    run: Processes = field(default_factory=Processes)
+    tell: Tell = lambda _: None
+    checked: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
+
+    def file(self, planned: Planned) -> Path:
+        """Where a cell is kept."""
+        return self.out / "cells" / f"{planned.key}.safetensors"
+
+    def measure(self, budget: int | None = None, retry: bool = False, progress: Progress | None = None) -> None:
+        """Measure every cell that is missing, in order.
+
+        Args:
+            budget: network evaluations that the cells may cost together, those that were done before counted; what
+                comes after the first cell that would exceed it is left. None sets no limit.
+            retry: measure the cells anew that have failed.
+            progress: told (evaluations done, evaluations in all, what) of this process' share.
+
+        Raises:
+            ValueError: a table of something else in the folder.
+        """
+        self._check_table()
+        pending = self.run.firsts(partial(self._pending, within(self.planned, budget), retry))
+        mine = shares([self.planned[k].cell.cost for k in pending], self.run.count)[self.run.index]
+        work = [self.planned[pending[k]] for k in mine]
+        meter = Meter(sum(planned.cell.cost for planned in work), progress)
+        for planned in work:
+            meter.note = describe(planned.cell)
+            write_cell(self.file(planned), planned, self._outcome(planned, meter))
+        if self.run.first:
+            meter.note = "waiting for the other processes"
+            while not all(self.file(self.planned[k]).is_file() for k in pending):
+                meter.told()
+                time.sleep(POLL)
+
+    def table(self) -> list[dict[str, Any]]:
+        """The rows of the table, from the files: one for each cell, its columns `COLUMNS`."""
+        outcomes = [self._known(planned) for planned in self.planned]
+        rows = [self._row(planned, outcome) for planned, outcome in zip(self.planned, outcomes)]
+        add_gains(rows, [None if outcome.figures is None else outcome.figures.replicates for outcome in outcomes])
+        return rows
+
+    def write(self, rows: list[dict[str, Any]]) -> Path:
+        """Write the table, whole or not at all; returns where."""
+        schema = pa.schema(list(COLUMNS.items()), {"latestart": "sweep", "version": str(VERSION)})
+        path = self.out / "results.parquet"
+        with replacing(path) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows, schema), temporary)
+        return path
+
+    def _pending(self, count: int, retry: bool) -> list[int]:
+        """The indices of the cells, of the first `count`, that are to be measured; their files, if any, are removed."""
+        pending: dict[str, int] = {}
+        for k, planned in enumerate(self.planned[:count]):
+            if planned.steps is None or planned.key in pending:
+                continue
+            known = self._stored(planned)
+            if known is None or (retry and known.status == "failed"):
+                self.file(planned).unlink(missing_ok=True)
+                pending[planned.key] = k
+        return list(pending.values())
+
+    def _stored(self, planned: Planned) -> Outcome | None:
+        try:
+            return read_cell(self.file(planned), planned)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            self.tell(f"{error}: the cell is measured again")
+            return None
+
+    def _known(self, planned: Planned) -> Outcome:
+        if planned.steps is None:
+            return Outcome("unavailable", planned.reason)
+        return self._stored(planned) or Outcome("left", "beyond the budget")
+
+    def _outcome(self, planned: Planned, meter: "Meter") -> Outcome:
+        began = time.monotonic()
+        try:
+            self._check_prior(planned.cell)
+            outcome = measured(self.subjects[planned.cell.model], planned, self.batch_size, meter)
+        except Exception as error:  # whatever schedulers and devices raise: the other cells are still worth measuring
+            outcome = Outcome("failed", first_line(error))
+            self.tell(f"failed: {describe(planned.cell)}: {outcome.reason}")
+            torch.cuda.empty_cache()
+        meter.settle(planned.cell.cost)
+        return replace(outcome, seconds=time.monotonic() - began)
+
+    def _check_prior(self, cell: Cell) -> None:
+        """Once for each model and prior, whether they speak of the same images."""
+        subject, pair = self.subjects[cell.model], (cell.model, cell.prior)
+        if (prior := subject.priors[cell.prior][0]) is not None and pair not in self.checked:
+            check_prior(subject.network, subject.scheduler, prior)
+            self.checked.add(pair)
+
+    def _check_table(self) -> None:
+        path = self.out / "results.parquet"
+        if not path.exists():
+            return
+        try:
+            metadata = pq.read_schema(path).metadata or {}
+        except (pa.ArrowException, OSError):
+            self.tell(f"{path} was cut short: it is written again, from the cells")
+            return
+        kind, version = metadata.get(b"latestart", b"").decode(), metadata.get(b"version", b"").decode()
+        if (kind, version) != ("sweep", str(VERSION)):
+            told = f"of version {version}" if kind == "sweep" else "of something else"
+            raise ValueError(f"{path} is a table {told}, expected one of a sweep of version {VERSION}: move it away")
+
+    def _row(self, planned: Planned, outcome: Outcome) -> dict[str, Any]:
+        cell, subject = planned.cell, self.subjects[planned.cell.model]
+        row = dict.fromkeys(COLUMNS) | asdict(cell) | {"key": planned.key, "steps": planned.steps}
+        row |= {"weights": subject.weights, "features": subject.judge.features, "sigma": outcome.sigma}
+        row |= {"status": outcome.status, "reason": outcome.reason}
+        for name in ESTIMATES:
+            row |= columns(name, getattr(outcome.figures, name, None))
+        return row
+
+
+def within(planned: list[Planned], budget: int | None) -> int:
+    """How many cells, from the first on, cost at most the budget together."""
+    spent = 0
+    for k, one in enumerate(planned):
+        spent += one.cell.cost if one.steps is not None else 0
+        if budget is not None and spent > budget:
+            return k
+    return len(planned)
+
+
+def shares(costs: list[int], count: int) -> list[list[int]]:
+    """Indices of work for each of `count` processes: the dearest first, each to the one that has the least."""
+    loads, parts = [0] * count, [[] for _ in range(count)]  # type: tuple[list[int], list[list[int]]]
+    for k in sorted(range(len(costs)), key=lambda k: (-costs[k], k)):
+        least = min(range(count), key=lambda process: (loads[process], process))
+        loads[least] += costs[k]
+        parts[least].append(k)
+    return [sorted(part) for part in parts]
+
+
+def add_gains(rows: list[dict[str, Any]], distances: list[Tensor | None]) -> None:
+    """To each row the factor by which its distance is below the best from full noise at the same sampler and NFE.
+
+    With the 95% interval of paired bootstrap replicates, in the columns `gain`, `gain_low`, `gain_high`.
+    """
+    for row, mine in zip(rows, distances):
+        full = [
+            (other, theirs)
+            for other, theirs in zip(rows, distances)
+            if theirs is not None and other["prior"] == FULL and _setting(other) == _setting(row)
+        ]
+        if mine is not None and full:
+            best, replicates = min(full, key=lambda pair: pair[0]["frechet"])
+            tiny = torch.finfo(torch.float64).tiny
+            ratio = best["frechet"] / max(row["frechet"], tiny)
+            row |= columns("gain", interval(replicates / mine.clamp(min=tiny), ratio))
+
+
+def _setting(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("model", "sampler", "nfe", "samples", "seed"))
+
+
+def columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """A figure and the ends of its interval as columns of the table."""
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def open_sweep(grid: Grid, out: Path, run: Processes | None = None, tell: Tell = lambda _: None) -> Sweep:
+    """Open all that a grid names, and plan its cells.
+
+    Args:
+        grid: what is to be measured.
+        out: the folder of the sweep.
+        run: the processes that share the work; the present one alone by default.
+        tell: told what is worth knowing.
+
+    Raises:
+        ValueError: something that the grid names does not exist or does not fit the rest.
+    """
+    run = run or Processes()
+    kept = Path(grid.statistics) if grid.statistics else out / "statistics.safetensors"
+    subjects = open_subjects(grid, kept, run, tell)
+    for warning in dict.fromkeys(few_samples(grid.samples, subject.judge) for subject in subjects.values()):
+        if warning is not None:
+            tell(warning)
+    return Sweep(plan(grid.cells(), subjects), subjects, out, grid.batch_size, run, tell)

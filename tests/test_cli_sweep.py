@@ -1,0 +1,143 @@
+"""`latestart sweep`: a grid from a file or from flags, a table, and mistakes in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import typer
+from diffusers import DDPMScheduler, UNet2DModel
+from typer.testing import CliRunner
+
+import latestart as ls
+from latestart.cli.sweep import sweep
+from latestart.denoisers.networks import save_model
+from latestart.experiments.grid import Grid, read_grid
+from latestart.features import Classifier
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "sweep.yaml"
+GRID = ("--sampler", "ddim", "--nfe", "2", "--t-start", "500", "--samples", "10")
+
+app = typer.Typer()
+app.command()(sweep)
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A network and a classifier of random weights, images of their shape, a prior of these."""
+    folder = tmp_path_factory.mktemp("sweep")
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    unet = UNet2DModel(8, 1, 1, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, **blocks)
+    save_model(unet, DDPMScheduler(clip_sample=False), folder / "model")
+    Classifier((1, 8, 8), 2).save(folder / "classifier.safetensors")
+    for name, seed in (("train", 0), ("unseen", 1)):
+        pixels = np.random.default_rng(seed).integers(0, 256, (220, 1, 8, 8), dtype=np.uint8)
+        np.savez(folder / f"{name}.npz", images=pixels)
+    np.savez(folder / "other.npz", images=pixels[:, :, :4, :4])
+    ls.Gaussian.fit(ls.load_images(folder / "train.npz"), basis="isotropic").save(folder / "prior.safetensors")
+    return folder
+
+
+def own(folder):
+    """The flags of a model of one's own."""
+    return (
+        "--model", folder / "model", "--features", folder / "classifier.safetensors", "--images", folder / "train.npz",
+        "--held-out", folder / "unseen.npz", "--prior", "none,isotropic",
+    )  # fmt: skip
+
+
+def test_a_model_of_ones_own(folder, tmp_path):
+    first = run(*own(folder), *GRID, "--out", tmp_path)
+    assert first.exit_code == 0, first.output
+    assert "warning: the samples' feature covariance has rank 9 of 128 (10 images)" in first.output
+    assert "computing the feature statistics of 220 images" in first.output
+    rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert [(row["prior"], row["t_start"], row["status"]) for row in rows] == [
+        ("none", None, "done"), ("isotropic", 500.0, "done"),
+    ]  # fmt: skip
+    for row in rows:
+        assert 0 < row["frechet_low"] < row["frechet"] < row["frechet_high"]
+        assert all(0 <= row[name] <= 1 for name in ("precision", "recall", "coverage", "copied"))
+        assert row["features"].startswith("classifier-") and row["nfe"] == row["steps"] == 2
+    written = (tmp_path / "results.parquet").read_bytes()
+    again = run(*own(folder), *GRID, "--out", tmp_path)
+    assert "computing" not in again.output and (tmp_path / "results.parquet").read_bytes() == written
+    table = [output[output.index("Frechet distance to the data") :] for output in (first.output, again.output)]
+    assert table[0] == table[1] and "isotropic at 500" in table[0]
+
+
+def test_a_budget_says_what_is_left(folder, tmp_path):
+    result = run(*own(folder), *GRID, "--budget", 39, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "left, beyond the budget: 1 of 2 cells, 20 network evaluations" in result.output
+
+
+def test_a_sampler_without_such_a_count_is_told(folder, tmp_path):
+    result = run(*own(folder), *GRID, "--sampler", "heun", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "unavailable: heun: 2 cells, the first being" in result.output
+    assert "heun cannot spend 2 evaluations: it spends 1 at 1, 3 at 2 steps" in result.output
+
+
+def test_a_shipped_model_and_flags_over_a_file(tmp_path):
+    args = ("--sampler", "ddim", "--nfe", 1, "--prior", "mixture", "--t-start", "400", "--samples", 8)
+    result = run(EXAMPLE, *args, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert [(row["model"], row["prior"], row["nfe"], row["samples"]) for row in rows] == [("mnist", "mixture", 1, 8)]
+    assert rows[0]["status"] == "done" and rows[0]["copied"] is not None
+
+
+def test_the_example_is_a_grid():
+    cells = Grid.of(read_grid(EXAMPLE)).cells()
+    assert len(cells) == 3 * 3 * (2 + 3 * 3)
+
+
+def test_torchrun_ends_with_the_table_of_one_process(folder, tmp_path):
+    args = [str(arg) for arg in (*own(folder), *GRID)]
+    code = "import typer; from latestart.cli.sweep import sweep; typer.run(sweep)"
+    (tmp_path / "main.py").write_text(code)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*launch, str(tmp_path / "main.py"), *args, "--out", str(tmp_path / "two")]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    alone = run(*args, "--statistics", tmp_path / "two" / "statistics.safetensors", "--out", tmp_path / "one")
+    assert alone.exit_code == 0, alone.output
+    tables = [(tmp_path / name / "results.parquet").read_bytes() for name in ("one", "two")]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--sampler", "dddim"), "there is no sampler 'dddim'"),
+        (("--nfe", "3,x"), "nfe: expected whole numbers, received 'x'"),
+        (("--model", "nowhere"), "there is no shipped model 'nowhere'"),
+        (("--model", "{}/model", "--prior", "none"), "brings no images to hold its samples against"),
+        (("--model", "{}/model", "--prior", "none", "--images", "{}/train.npz"), "brings no features"),
+        (("--images", "{}/other.npz"), "(1, 28, 28)"),
+        (("--held-out", "{}/unseen.npz"), "held-out images stand beside training images"),
+        (("--features", "{}/classifier.safetensors"), "give the training images"),
+        (("--features", "nowhere"), "neither shipped (mnist) nor a classifier's file"),
+        (("--prior", "nowhere.safetensors"), "there is no prior 'nowhere.safetensors'"),
+        (("--prior", "{}/train.npz"), "train.npz"),
+        (("{}/none.yaml",), "expected a YAML file"),
+        (("{}/train.npz",), "train.npz is not a YAML file"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    result = run(*(arg.format(folder) for arg in args))
+    assert result.exit_code == 2, result.output
+    assert message in result.output and "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
