@@ -1,17 +1,19 @@
 """The chosen start beside the best of a sweep: `python benchmarks/choose.py [--samples 2000] [--models NAME ...]`.
 
-Over models, samplers and steps, with the Gaussian prior:
+Over models, priors, samplers and steps:
 
 - `mnist`: the embedded network; Frechet distance on its features, to the training set. The choice sees 2,000 held-out
   images and probes on the same features.
 - `two`, `eight`: exact mixtures of two Gaussians in 4 dimensions and of eight in 16; energy distance of the samples'
   own values, since a Frechet distance of values sees only the two moments that the start already has.
 
-The sweep has 11 starts, 50 apart, about the best ones. All starts and the chosen one are measured on the same samples'
-seeds (common noise), which the choice never saw. A cell passes if the chosen start is within 5% of the best of the
-sweep, or if the paired bootstrap interval (95%) of the difference holds 0. The cost is the choice's evaluations over
-those of the same sweep with 10,000 samples a start. Expected: 9 of 10 cells pass, all are within 15%, at no more than
-2% of the cost. Writes `choose.json` and `choose.md` beside this file, after each cell; `--resume` goes on from there.
+The priors are a Gaussian, and a mixture: the shipped one of 30 components for the network, one of four for the eight
+clusters; on two clusters a mixture of two would be the data. The sweep has 11 starts, 50 apart, about the best ones.
+All starts and the chosen one are measured on the same samples' seeds (common noise), which the choice never saw. A cell
+passes if the chosen start is within 5% of the best of the sweep, or if the paired bootstrap interval (95%) of the
+difference holds 0. The cost is the choice's evaluations over those of the same sweep with 10,000 samples a start.
+Expected: 9 of 10 cells pass, all are within 15%, at no more than 2% of the cost. Writes `choose.json` and `choose.md`
+beside this file, after each cell; `--resume` goes on from there.
 """
 
 import argparse
@@ -35,12 +37,14 @@ from latestart.evaluation.quality import FrechetTo, interval
 from latestart.files import replacing, write_json
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
+from latestart.gaussians.mixture import Mixture
 from latestart.sampling.choose import choose_start
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import make_sampler
 
 HERE = Path(__file__).parent
 SAMPLERS, STEPS = ("ddpm", "ddim", "dpm++"), (3, 5, 10)
+MIXTURES = ("mnist", "eight")  # models that a mixture stands for too
 SWEPT = 10_000  # samples a start of the sweep that the cost is compared with
 
 
@@ -50,10 +54,10 @@ class Problem:
 
     model: Any
     trained: Any
-    prior: Any
+    priors: dict[str, Any]
     images: Any
     features: str
-    starts: tuple[int, ...]
+    starts: dict[str, tuple[int, ...]]
     extract: Callable[[torch.Tensor], torch.Tensor]
     distance: Any
 
@@ -62,7 +66,9 @@ def mnist() -> Problem:
     """The embedded network."""
     bundle = zoo.load("mnist")
     return Problem(
-        bundle.model, bundle.scheduler, bundle.prior, bundle.images("heldout-a"), "mnist", tuple(range(250, 751, 50)),
+        bundle.model, bundle.scheduler, {"gaussian": bundle.prior, "mixture": bundle.mixture},
+        bundle.images("heldout-a"), "mnist",
+        {"gaussian": tuple(range(250, 751, 50)), "mixture": tuple(range(100, 601, 50))},
         lambda x: bundle.features((x / 2 + 0.5).clamp(0, 1)), FrechetTo(bundle.statistics("train")),
     )  # fmt: skip
 
@@ -73,11 +79,15 @@ def exact(components: int, dim: int, spread: float, width: float, seed: int) -> 
     centres = spread * torch.randn(components, dim, generator=_generator(seed), dtype=torch.float64)
     variances = torch.full((dim,), width, dtype=torch.float64)
     data = GaussianMixture([Gaussian(centre, basis, variances) for centre in centres])
-    fitted = Gaussian.fit([data.sample(20_000, _generator(seed + 1))], basis="dense", dtype=torch.float64)
+    seen = data.sample(20_000, _generator(seed + 1))
+    priors: dict[str, Any] = {"gaussian": Gaussian.fit([seen], basis="dense", dtype=torch.float64)}
+    if components > 2:
+        priors["mixture"] = Mixture.fit(seen, components // 2, basis="dense", dtype=torch.float64)
     trained = DDPMScheduler(clip_sample=False)
     return Problem(
-        as_model(data, trained), trained, fitted, data.sample(2000, _generator(seed + 2)), "values",
-        tuple(range(50, 551, 50)), lambda x: x.flatten(1), EnergyTo(data.sample(4000, _generator(seed + 3))),
+        as_model(data, trained), trained, priors, data.sample(2000, _generator(seed + 2)), "values",
+        dict.fromkeys(priors, tuple(range(50, 551, 50))), lambda x: x.flatten(1),
+        EnergyTo(data.sample(4000, _generator(seed + 3))),
     )  # fmt: skip
 
 
@@ -88,28 +98,29 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 }
 
 
-def cell(problem: Problem, sampler: str, steps: int, samples: int, seed: int) -> dict[str, Any]:
+def cell(problem: Problem, which: str, sampler: str, steps: int, samples: int, seed: int) -> dict[str, Any]:
     """Choose, then measure the sweep and the chosen start."""
+    prior, starts = problem.priors[which], problem.starts[which]
     changes = {} if sampler == "dpm++" else {"clip_sample": False}
     scheduler = make_sampler(sampler, problem.trained, timestep_spacing="trailing", **changes)
     begin = time.perf_counter()
     choice = choose_start(
-        problem.model, scheduler, problem.prior, problem.images, steps, features=problem.features, seed=seed + 1
+        problem.model, scheduler, prior, problem.images, steps, features=problem.features, seed=seed + 1
     )
     chosen_in = time.perf_counter() - begin
-    by_nats = choose_start(problem.model, scheduler, problem.prior, problem.images, steps, "nats", seed=seed + 1)
-    seen = {"chosen": choice.t_start, "by nats": by_nats.t_start, **{str(t): t for t in problem.starts}}
+    by_nats = choose_start(problem.model, scheduler, prior, problem.images, steps, "nats", seed=seed + 1)
+    seen = {"chosen": choice.t_start, "by nats": by_nats.t_start, **{str(t): t for t in starts}}
     replicates, values, nfe = {}, {}, 0
     for name, t_start in seen.items():
-        drawn = draw(problem.model, scheduler, problem.prior, samples, steps, t_start, seed)
+        drawn = draw(problem.model, scheduler, prior, samples, steps, t_start, seed)
         rows, nfe = problem.extract(drawn.samples), drawn.nfe
         replicates[name], values[name] = problem.distance.replicates(rows), problem.distance(rows)
-    best = min((str(t) for t in problem.starts), key=values.__getitem__)
-    share = choice.nfe / (len(problem.starts) * SWEPT * nfe)
+    best = min((str(t) for t in starts), key=values.__getitem__)
+    share = choice.nfe / (len(starts) * SWEPT * nfe)
     judged = {name: _judged(name, best, values, replicates) for name in ("chosen", "by nats")}
     return {
-        "sampler": sampler, "steps": steps, "prior": "gaussian", "samples": samples, "seed": seed,
-        "sweep": {str(t): values[str(t)] for t in problem.starts}, "best": int(best), "best_distance": values[best],
+        "sampler": sampler, "steps": steps, "prior": which, "samples": samples, "seed": seed,
+        "sweep": {str(t): values[str(t)] for t in starts}, "best": int(best), "best_distance": values[best],
         "t_start": choice.t_start, "t_start_by_nats": by_nats.t_start, "method": choice.method, "nfe": choice.nfe,
         "share_of_sweep": share, "seconds": chosen_in, **judged,
     }  # fmt: skip
@@ -126,12 +137,14 @@ def _judged(name: str, best: str, values: dict[str, float], replicates: dict[str
 
 def rows(models: list[str], samples: int, seed: int, done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Every cell that is not done."""
-    known = {(r["model"], r["sampler"], r["steps"], r["samples"], r["seed"]) for r in done}
+    known = {(r["model"], r["prior"], r["sampler"], r["steps"], r["samples"], r["seed"]) for r in done}
     for name in models:
-        wanted = [(s, n) for s, n in product(SAMPLERS, STEPS) if (name, s, n, samples, seed) not in known]
+        priors = ("gaussian", "mixture") if name in MIXTURES else ("gaussian",)
+        grid = product(priors, SAMPLERS, STEPS)
+        wanted = [(p, s, n) for p, s, n in grid if (name, p, s, n, samples, seed) not in known]
         problem = PROBLEMS[name]() if wanted else None
-        for sampler, steps in wanted:
-            yield {"model": name, **cell(problem, sampler, steps, samples, seed)}
+        for which, sampler, steps in wanted:
+            yield {"model": name, **cell(problem, which, sampler, steps, samples, seed)}
 
 
 def summary(found: list[dict[str, Any]], how: str) -> str:
@@ -146,7 +159,7 @@ def summary(found: list[dict[str, Any]], how: str) -> str:
 
 def markdown(found: list[dict[str, Any]]) -> str:
     """The table."""
-    head = ["model", "sampler", "steps", "best start", "distance", "chosen", "distance", "ratio", "difference",
+    head = ["model", "prior", "sampler", "steps", "best start", "distance", "chosen", "distance", "ratio", "difference",
             "by nats", "ratio", "cost"]  # fmt: skip
     lines = [
         "# The chosen start beside the best of eleven",
@@ -156,9 +169,9 @@ def markdown(found: list[dict[str, Any]]) -> str:
     ]
     for r in found:
         c, low, high = r["chosen"], *r["chosen"]["difference"][1:]
-        cells = [r["model"], r["sampler"], r["steps"], r["best"], f"{r['best_distance']:.4g}", f"{r['t_start']:g}",
-                 f"{c['distance']:.4g}", f"{c['ratio']:.3f}", f"[{low:.3g}, {high:.3g}]", f"{r['t_start_by_nats']:g}",
-                 f"{r['by nats']['ratio']:.3f}", f"{r['share_of_sweep']:.2%}"]  # fmt: skip
+        cells = [r["model"], r["prior"], r["sampler"], r["steps"], r["best"], f"{r['best_distance']:.4g}",
+                 f"{r['t_start']:g}", f"{c['distance']:.4g}", f"{c['ratio']:.3f}", f"[{low:.3g}, {high:.3g}]",
+                 f"{r['t_start_by_nats']:g}", f"{r['by nats']['ratio']:.3f}", f"{r['share_of_sweep']:.2%}"]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     first = found[0]
     lines += [
@@ -192,7 +205,14 @@ def main() -> None:
         with replacing(arguments.out / "choose.md") as temporary:
             temporary.write_text(markdown(found))
         print(
-            row["model"], row["sampler"], row["steps"], row["best"], row["t_start"], row["chosen"]["ratio"], flush=True
+            row["model"],
+            row["prior"],
+            row["sampler"],
+            row["steps"],
+            row["best"],
+            row["t_start"],
+            row["chosen"]["ratio"],
+            flush=True,
         )
     print(markdown(found))
 

@@ -43,7 +43,7 @@ from latestart.train import TrainConfig, train
 
 HERE = Path(__file__).parent
 TIMES = (300, 600)  # of the noised images, in the scheduler's t
-CHUNKS = (32, 128)
+CHUNKS = (32, 128, 256, 512)
 CONFIG = TrainConfig(
     steps=2500, batch_size=16, prediction="v_prediction", patch=4, channels=(32, 64), ema_decay=0.999
 )  # fmt: skip

@@ -1,5 +1,8 @@
 import itertools
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import mpmath
 import pytest
@@ -59,6 +62,32 @@ def test_tiny_levels_give_the_nearest_point_without_overflow():
     points = torch.tensor([[0.0, 0.0], [100.0, -100.0]])
     y = torch.tensor([[1.0, 1.0], [99.0, -90.0]])
     assert torch.equal(PointCloud(points)(y, 1e-3), points)
+
+
+MNIST_SIZED = """
+import torch
+from latestart.denoisers.exact import PointCloud
+from latestart.theory.jacobian import jacobian_vector
+
+torch.set_num_threads(1)
+points = torch.randn(60_000, 784, generator=torch.Generator().manual_seed(0))
+cloud, y = PointCloud(points), points[-64:] + 0.5
+assert torch.equal(cloud(y, 0.5).round(decimals=3), points[-64:].round(decimals=3))
+assert cloud(y, 1e4).norm(dim=1).max() < 0.2  # the mean of all, 0.11
+assert cloud.log_prob(y, 5.0).isfinite().all()
+for method in ("backward", "forward"):
+    jacobian_vector(cloud, y, 5.0, y, method)
+status = open("/proc/self/status").read().split()
+print(int(status[status.index("VmHWM:") + 1]) / 2**20)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
+def test_60_000_points_in_784_dimensions_run_in_2_gib():
+    """In a process of its own, of which the points are 0.18 GiB: posteriors, densities and Jacobian products."""
+    run = subprocess.run([sys.executable, "-c", MNIST_SIZED], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 2
 
 
 def test_bad_input_is_named():

@@ -15,6 +15,7 @@ from latestart.data import Images
 from latestart.denoisers.exact import PointCloud
 from latestart.experiments import bifurcation as experiment
 from latestart.theory.stability import crossing
+from latestart.zoo import load
 
 # a pair of pairs: two pixels are set independently, to +-1 and to +-s
 SMALL = 155 / 127.5 - 1
@@ -81,6 +82,17 @@ def test_the_record_holds_each_level_under_all_its_names(pairs):
     assert sum(np.array(node["counts"]) for node in leaves).tolist() == [5, 5, 5, 5]
     assert len(leaves) == written["tree"]["leaves"] == 4
     assert written["tree"]["images"] == 20
+
+
+def test_the_shipped_images_part_first_where_the_docstring_says():
+    """Of the tree of 2,000 digits only the first split, with two leaves: at t = 591 the zeros part."""
+    images = load("mnist").images("train")
+    found = experiment.decisions(images, leaves=2)
+    (split,) = found.tree.splits
+    assert found.time(split) == pytest.approx(591, abs=1)
+    zeros = next(k for k, label in enumerate(found.match.majority) if label == 0)
+    counts = found.match.counts
+    assert counts[zeros, 0] > 0.75 * counts[:, 0].sum()
 
 
 def test_class_means_are_those_of_the_classes_that_occur():

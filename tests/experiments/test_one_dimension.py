@@ -86,6 +86,16 @@ def test_the_networks_find_the_level_from_samples(result):
     assert abs(low.x[low.exact.argmin()]) > 0.8 and abs(low.x[low.network.argmin()]) > 0.8
 
 
+def test_the_networks_of_the_figure_have_the_level_of_the_docstring():
+    """Trained as the command does: critical t about 0.30, and the exact one in their interval."""
+    found = experiment.run(samples=1, steps=1)
+    symmetric, _ = found.pooled
+    low, high = (experiment.NOISE.time(sigma) for sigma in symmetric.interval)
+    assert symmetric.t == pytest.approx(0.30, abs=0.015)
+    assert low - 0.003 < found.exact.t < high  # 0.003 for other machines' rounding
+    assert high - low < 0.05
+
+
 def test_a_network_depends_on_its_own_seed_alone():
     few = experiment.Training(steps=20, batch=32)
     together = experiment.train(range(3, 5), few)

@@ -105,6 +105,18 @@ def test_the_shipped_network_and_its_images_go_from_one_well_to_two(tmp_path):
         assert picture.width > 1000 and np.asarray(picture.convert("L")).std() > 10
 
 
+def test_the_levels_of_the_shipped_network_and_its_images_are_those_of_the_docstring():
+    """With the settings of the command, but for the points that are only drawn."""
+    figures = experiment.results(experiment.run(points=5, drawn_at=2))
+    found = {
+        (name, kind): family["middle_stops_being_a_minimum"]["t"]
+        for name, side in figures["sides"].items()
+        for kind, family in side.items()
+    }
+    expected = {"network": {"straight": 470, "circular": 690}, "point cloud": {"straight": 650, "circular": 750}}
+    assert found == {(n, k): pytest.approx(t, abs=25) for n, side in expected.items() for k, t in side.items()}
+
+
 def test_bad_input_is_named(tmp_path):
     bundle, denoiser = load("mnist"), from_diffusers(load("mnist").model, load("mnist").scheduler)
     small = Images(torch.zeros(9, 1, 8, 8, dtype=torch.uint8))

@@ -10,7 +10,7 @@ from latestart.evaluation.kernel import EnergyTo, energy_distance
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
-from latestart.sampling.choose import METHODS, choose_start
+from latestart.sampling.choose import LEVELS, METHODS, WINDOW_IMAGES, choose_start
 from latestart.sampling.late_start import start_level
 
 DDIM = {"timestep_spacing": "trailing", "clip_sample": False}
@@ -97,24 +97,23 @@ def test_probing_within_the_window_comes_near_the_best_start(data, images, prior
 
 
 def test_a_probe_needs_no_nats(data, images, prior, scheduler):
+    """Without a budget to begin at, the ladder spans all levels of the data, and leads to the same start."""
     choice = choose_start(as_model(data, scheduler), scheduler, prior, images, STEPS, "probe", features="values")
-    assert len(choice.evidence) == 11 and all(c.nats is None for c in choice.evidence)
-    best = min((c for c in choice.evidence if c.samples == max(e.samples for e in choice.evidence)), key=distance)
-    assert (choice.t_start, choice.sigma) == (best.t_start, best.sigma)
-
-
-def distance(candidate) -> float:
-    return candidate.distance
+    levels = [c.sigma for c in choice.evidence]
+    assert min(levels) < 0.5 * images.var(0).mean().sqrt() and max(levels) > images.var(0).sum().sqrt()
+    assert all(c.nats is None for c in choice.evidence)
+    beside = choose_start(as_model(data, scheduler), scheduler, prior, images, STEPS, features="values")
+    assert 1 / 1.5 < choice.sigma / beside.sigma < 1.5
 
 
 def test_the_cost_is_counted(data, images, prior, scheduler):
     """Probes of a first-order sampler cost `steps` each, and the divergence one evaluation an image and level."""
     model = as_model(data, scheduler)
-    alone = choose_start(model, scheduler, prior, images, STEPS, "nats").nfe
-    both = choose_start(model, scheduler, prior, images, STEPS, features="values", probes=600)
-    drawn = sum(c.samples for c in both.evidence)
-    assert both.nfe == alone + drawn * STEPS
-    assert 0.9 * 600 <= drawn <= 600
+    for probes in (200, 600):
+        choice = choose_start(model, scheduler, prior, images, STEPS, features="values", probes=probes)
+        drawn = sum(c.samples for c in choice.evidence)
+        assert choice.nfe == WINDOW_IMAGES * LEVELS + drawn * STEPS
+        assert 0.75 * probes <= drawn <= probes
 
 
 def test_the_sigma_is_where_the_run_begins(data, images, prior, scheduler):
@@ -157,8 +156,10 @@ def test_bad_input_is_named(data, images, prior, scheduler):
         choose_start(model, scheduler, prior, images, STEPS, "best")
     with pytest.raises(ValueError, match="images and features missing"):
         choose_start(model, scheduler, prior, steps=STEPS, method="probe")
-    with pytest.raises(ValueError, match=r"at least 2 images.*\(1, 4\)"):
+    with pytest.raises(ValueError, match=r"at least 10 images.*\(1, 4\)"):
         choose_start(model, scheduler, prior, images[:1], STEPS)
+    with pytest.raises(ValueError, match="probes=100: expected at least 200"):
+        choose_start(model, scheduler, prior, images, STEPS, features="values", probes=100)
     with pytest.raises(ValueError, match="steps=0"):
         choose_start(model, scheduler, prior, images, 0)
     with pytest.raises(ValueError, match=r"prior is for samples of shape \(3,\)"):
@@ -171,6 +172,27 @@ def test_the_energy_distance_is_that_of_the_pairs():
     across = torch.stack([(x - y).norm() for x in a for y in b]).mean()
     within = [torch.stack([(x - y).norm() for x in s for y in s]).sum() / (len(s) * (len(s) - 1)) for s in (a, b)]
     assert energy_distance(a, b) == pytest.approx(float(2 * across - sum(within)), rel=1e-12)
+
+
+def test_leaving_out_a_block_is_the_distance_without_it():
+    """The jackknife, against the distance of the other blocks' pairs, with an image counting for two by its weight."""
+    generator = torch.Generator().manual_seed(0)
+    reference, x = (torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (9, 20))
+    to_data = EnergyTo(torch.cat([reference, reference[:1]]))
+    weighted = EnergyTo(reference, torch.tensor([2.0, *[1.0] * 8], dtype=torch.float64) / 10)
+    value, without = weighted.by_blocks(x, 4)
+    blocks = x.split(4)
+
+    def distance(kept: list[int]) -> float:
+        across = torch.cdist(torch.cat([blocks[b] for b in kept]), to_data.reference).mean()
+        pairs = [torch.cdist(blocks[a], blocks[b]).mean() for a in kept for b in kept if a != b]
+        return float(2 * across - torch.stack(pairs).mean()) - weighted.within
+
+    assert value == pytest.approx(distance([0, 1, 2, 3, 4]), rel=1e-12)
+    expected = [distance([b for b in range(5) if b != left]) for left in range(5)]
+    torch.testing.assert_close(without, torch.tensor(expected, dtype=torch.float64))
+    with pytest.raises(ValueError, match="three blocks of 4 features, received 18"):
+        weighted.by_blocks(x[:18], 4)
 
 
 def test_the_energy_distance_of_equal_distributions_is_nothing_on_average():

@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,10 +18,11 @@ from diffusers import (
 
 from latestart import zoo
 from latestart.denoisers.networks import as_model
-from latestart.gaussians.basis import Dense
+from latestart.gaussians.basis import Dense, Diagonal
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.mixture import Mixture
 from latestart.sampling.generate import generate
+from latestart.sampling.loop import draw
 from latestart.sampling.matching import check_prior
 from latestart.sampling.samplers import SAMPLERS, make_sampler
 from latestart.sampling.seeds import sample_generator
@@ -307,3 +309,25 @@ def test_bad_input_is_named(data):
         generate(model, scheduler, data, n=2, t_start=1200)
     with pytest.raises(ValueError, match="5 steps"):
         generate(model, scheduler, data, n=2, steps=5, t_start=4)
+
+
+def test_a_network_that_returns_nan_is_named_with_its_level():
+    """Refused before the sampling where the prior is compared with it, and at its step where it breaks later."""
+    scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
+    prior = Gaussian(torch.zeros(4), Diagonal((4,)), torch.ones(4))
+
+    class Broken:
+        shape, dtype, device, sigma_range = (4,), torch.float32, torch.device("cpu"), (0.0, math.inf)
+
+        def __init__(self, below):
+            self.below = below
+
+        def __call__(self, y, sigma):
+            return prior(y, sigma) * (math.nan if float(torch.as_tensor(sigma).max()) < self.below else 1)
+
+    with pytest.raises(ValueError, match=r"model returned 128 values that are NaN or infinite at sigma = \d"):
+        check_prior(as_model(Broken(1e9), scheduler), scheduler, prior)
+    late = Broken(0.8)
+    check_prior(as_model(late, scheduler), scheduler, prior)
+    with pytest.raises(FloatingPointError, match=r"8 values of the samples .* after the step from t = 199"):
+        draw(as_model(late, scheduler), scheduler, prior, 2, 3, 600)

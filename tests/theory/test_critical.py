@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.optimize
 import torch
 
 from latestart import Gaussian, Noise
@@ -264,6 +265,25 @@ def test_normalised_trajectories_spread_alike_at_every_level_and_end_in_the_samp
     assert flatness[0].tolist() == pytest.approx([3.0, 3.0], abs=0.7)
     assert flatness[-1, 0] < 1.5
     assert flatness[-1, 1] > 2.2
+
+
+def test_pixels_of_a_gaussian_have_the_mean_of_their_correlations():
+    """Each has `(1 + sigma^2 / l)^(-1/2)`; the one that never varies has none, and does not count."""
+    values = torch.tensor([4.0, 1.0, 0.0], dtype=torch.float64)
+    model = Gaussian(torch.ones(3, dtype=torch.float64), Diagonal((3,)), values)
+    options = {"sigmas": falling(40, 0.1, 12), "n": 3000, "refine": 8}
+
+    def mean(sigma):
+        return sum((1 + sigma**2 / value) ** -0.5 for value in (4.0, 1.0)) / 2
+
+    curve = critical.pixels_curve(model, **options)
+    exact = torch.tensor([mean(sigma) for sigma in curve.sigma.tolist()])
+    assert ((curve.value - exact).abs() < 3.5 * curve.error + 0.01).all()
+    level = critical.pixels(model, Noise.vp(), **options)
+    assert level.sigma == pytest.approx(scipy.optimize.brentq(lambda s: mean(s) - 0.5, 0.1, 40), rel=0.05)
+    assert (level.criterion, level.t) == ("pixels", pytest.approx(Noise.vp().time(level.sigma)))
+    assert level.interval is not None
+    assert level.interval[0] < level.sigma < level.interval[1]
 
 
 # collapse

@@ -126,3 +126,23 @@ def test_bad_arguments_are_named():
         leading_eigenvalue(TWO, torch.zeros(1), 1.0, k=2)
     with pytest.raises(ValueError, match="received 'sideways'"):
         jacobian_vector(TWO, torch.zeros(1, 1), 1.0, torch.zeros(1, 1), "sideways")
+
+
+@pytest.mark.parametrize("dim", [3, 60])
+@pytest.mark.parametrize("method", ["auto", "backward", "forward", "differences"])
+def test_a_denoiser_that_breaks_is_named_with_its_level(dim, method):
+    """Dense, by a Krylov method, and by single products: never a Jacobian of NaN."""
+
+    class Broken(Linear):
+        def __call__(self, y, sigma):
+            return y[:, :2] if sigma > 5 else y * float("nan")
+
+    broken, y = Broken(torch.eye(dim, dtype=torch.float64)), torch.zeros(dim, dtype=torch.float64)
+    for call in (
+        lambda sigma: leading_eigenvalue(broken, y, sigma, method=method),
+        lambda sigma: jacobian_vector(broken, y[None], sigma, torch.ones(1, dim), method),
+    ):
+        with pytest.raises(ValueError, match="NaN or infinite at sigma = 2,"):
+            call(2.0)
+        with pytest.raises(ValueError, match=r"returned \(\d+, 2\) for samples \(\d+, \d+\) at sigma = 6"):
+            call(6.0)

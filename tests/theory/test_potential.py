@@ -143,3 +143,21 @@ def test_bad_input_is_named():
         ray(x, 0 * x, 1)
     with pytest.raises(ValueError, match=r"\(B, 2, 3\), received"):
         along(CLOUD, straight(x[0], -x[0]), noise, 0.5)
+
+
+def test_a_network_that_breaks_is_named_with_its_level():
+    class Broken:
+        shape, dtype, device, sigma_range = (2, 3), torch.float64, torch.device("cpu"), (0.1, 50.0)
+
+        def __init__(self, out):
+            self.out = out
+
+        def __call__(self, y, sigma):
+            return self.out(y)
+
+    noise, curve = Noise.vp(), straight(_normal(2, 3), _normal(2, 3, seed=1))
+    at = noise.sigma(0.5)
+    with pytest.raises(ValueError, match=f"NaN or infinite at sigma = {at:.6g}"):
+        along(Broken(lambda y: y * math.nan), curve, noise, 0.5, points=3)
+    with pytest.raises(ValueError, match=rf"returned \(8, 2\) for samples \(8, 2, 3\) at sigma = {at:.6g}"):
+        along(Broken(lambda y: y[:, :, 0]), curve, noise, 0.5, points=3)

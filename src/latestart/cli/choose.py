@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import friendly, say
+from latestart.cli.support import check_folder, friendly, say
 
 
 def choose(
@@ -27,7 +27,7 @@ def choose(
     features: Annotated[
         str | None, typer.Option(help="Shipped features to probe with; default: those of the shipped model.")
     ] = None,
-    probes: Annotated[int, typer.Option(min=2, help="Samples of all probes together.")] = 1600,
+    probes: Annotated[int, typer.Option(min=200, help="Samples of all probes together.")] = 2000,
     out: Annotated[Path | None, typer.Option(help="File for the choice and its evidence (JSON).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
 ) -> None:
@@ -44,6 +44,8 @@ def choose(
         from latestart.sampling.choose import choose_start
         from latestart.sampling.samplers import make_sampler
 
+        if out is not None:
+            check_folder(out.parent)
         network, trained, start = zoo.open_model(model, prior, late=True)
         shipped = model in zoo.names()
         data = load_images(images) if images else zoo.load(model).images("heldout-a") if shipped else None

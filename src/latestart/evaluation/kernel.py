@@ -12,18 +12,44 @@ from torch import Tensor
 
 
 class EnergyTo:
-    """The energy distance of feature sets to one reference, with bootstrap replicates; made once for many sets."""
+    """The energy distance of feature sets to one reference, with bootstrap replicates; made once for many sets.
 
-    def __init__(self, reference: Tensor) -> None:
+    Args:
+        reference: features `(n, F)`, n at least 2.
+        weights: `(n,)`, summing to 1, how much each counts; equally much by default. Single ones may be negative.
+    """
+
+    def __init__(self, reference: Tensor, weights: Tensor | None = None) -> None:
         if reference.ndim != 2 or len(reference) < 2:
             raise ValueError(f"expected at least two reference features (n, F), received {tuple(reference.shape)}")
         self.reference = reference.double()
-        n = len(reference)
-        self.within = float(torch.cdist(self.reference, self.reference).sum() / (n * (n - 1)))
+        equal = torch.full((len(reference),), 1 / len(reference), dtype=torch.float64)
+        self.weights = (equal if weights is None else weights.double()).to(self.reference.device)
+        pairs = self.weights @ torch.cdist(self.reference, self.reference) @ self.weights
+        self.within = float(pairs / (1 - self.weights.square().sum()))
 
     def __call__(self, features: Tensor) -> float:
         """The distance of features `(N, F)`, N at least 2."""
         return float(self.weighted(features, torch.ones(1, len(features), dtype=torch.float64))[0])
+
+    def by_blocks(self, features: Tensor, block: int) -> tuple[float, Tensor]:
+        """The distance, and that without each of the blocks, `(B,)`, for a jackknife; pairs of one block do not count.
+
+        Args:
+            features: `(N, F)` of the samples, in blocks that are independent of each other, at least three.
+            block: samples in a block, which need not be independent of each other.
+
+        Raises:
+            ValueError: fewer than three blocks, a part of a block, or another width than the reference's.
+        """
+        rows, count = self._checked(features), len(features) // block
+        if len(features) % block or count < 3:
+            raise ValueError(f"expected at least three blocks of {block} features, received {len(features)} features")
+        across = self._across(rows).view(count, block).mean(1)
+        apart = torch.cdist(rows, rows).view(count, block, count, block).mean((1, 3)).fill_diagonal_(0)
+        left = (apart.sum() - 2 * apart.sum(0)) / ((count - 1) * (count - 2))
+        without = 2 * (across.sum() - across) / (count - 1) - left - self.within
+        return float(2 * across.mean() - apart.sum() / (count * (count - 1)) - self.within), without
 
     def weighted(self, features: Tensor, weights: Tensor) -> Tensor:
         """The distance for each row of `weights` `(R, N)`, how often each sample counts: `(R,)`.
@@ -31,12 +57,8 @@ class EnergyTo:
         Raises:
             ValueError: fewer than two features, or of another width than the reference's.
         """
-        if features.ndim != 2 or len(features) < 2 or features.shape[1] != self.reference.shape[1]:
-            raise ValueError(
-                f"expected at least two features (N, {self.reference.shape[1]}), received {tuple(features.shape)}"
-            )
-        rows, n = features.double(), weights.sum(1)
-        across = weights @ torch.cdist(rows, self.reference).mean(1) / n
+        rows, n = self._checked(features), weights.sum(1)
+        across = weights @ self._across(rows) / n
         pairs = (weights @ torch.cdist(rows, rows) * weights).sum(1)
         distinct = n.square() - weights.square().sum(1)  # a sample drawn twice is no pair
         return 2 * across - pairs / distinct - self.within
@@ -47,6 +69,16 @@ class EnergyTo:
         index = torch.randint(len(features), (resamples, len(features)), generator=generator)
         counts = [row.bincount(minlength=len(features)) for row in index]
         return self.weighted(features, torch.stack(counts).double())
+
+    def _across(self, rows: Tensor) -> Tensor:
+        return torch.cdist(rows, self.reference) @ self.weights
+
+    def _checked(self, features: Tensor) -> Tensor:
+        if features.ndim != 2 or len(features) < 2 or features.shape[1] != self.reference.shape[1]:
+            raise ValueError(
+                f"expected at least two features (N, {self.reference.shape[1]}), received {tuple(features.shape)}"
+            )
+        return features.double()
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:

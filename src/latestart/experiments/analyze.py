@@ -727,14 +727,9 @@ def _pixels(task: Task, analysis: Analysis) -> None:
 def _of_pixels(task: Task, analysis: Analysis, subject: Subject) -> Found:
     n = max(FEWEST, task.settings.paths)
     sigma, states = critical.paths(subject.denoiser, n=n, **_options(task))
-    deviation = states[-1].std(0).flatten()
-    varying = deviation > 0.1 * deviation.max()  # a pixel that is the same in every sample has nothing to decide
-    values = critical.normalised(states).flatten(2)[:, :, varying]
-    how = "mean correlation of the pixels that vary with their final values"
-    correlated = (values[:-1] * values[-1]).mean(2).T.contiguous() * n / (n - 1)
-    curve = Curve(sigma[:-1], correlated, "pixels", how, 0.5)
+    curve = critical.pixel_correlation(sigma, states)
     analysis.curves["pixels", subject.name] = curve
-    most = int(deviation.argmax())
+    most = int(states[-1].std(0).argmax())
     pixel = tuple(int(i) for i in np.unravel_index(most, states.shape[2:]))
     shown = critical.normalised(states).flatten(2)[:, :, most].numpy()
     analysis.swarms[subject.name] = Swarm(analysis.times(sigma), shown, pixel)

@@ -20,8 +20,8 @@ directions: the middle begins as a well for some pairs only, and for these has a
 
 Expected: one well in the middle at high noise and two wells toward the ends at low noise, for the network and the cloud
 alike; at low noise the cloud may have a further well where a third image is nearest. The middle of the straight curve
-stops being a minimum at t of about 500 for the shipped network and of about 650 for the cloud of its 2,000 images; that
-of the circular curve, where it begins as one, at about 680 and 750. For two points +-m both curves are one line through
+stops being a minimum at t of about 470 for the shipped network and of about 650 for the cloud of its 2,000 images; that
+of the circular curve, where it begins as one, at about 690 and 750. For two points +-m both curves are one line through
 0, and the level is that of "sde", `alpha_bar = sqrt(L^2 + 1) - L` with `L = |m|^2`.
 
 Source: Raya and Ambrogioni 2023, the potentials of trained networks.

@@ -104,15 +104,19 @@ def draw(
         z = z.to(model.device)
         mine = labels[index.start : index.stop] if isinstance(labels, Tensor) else labels
         x = initial_sample(own, z) if t_start is None else start_sample(own, prior, z, mine)
-        for after in trajectory(run, counted, x, mine):
-            x = after
+        for t, after in zip(own.timesteps.tolist(), trajectory(run, counted, x, mine)):
+            x = _finite(after, t)
             bar.update()
         parts.append(x)
     bar.close()
-    samples = torch.cat(parts)
-    if not samples.isfinite().all():
-        raise FloatingPointError(f"{int((~samples.isfinite()).sum())} values of the samples are NaN or infinite")
-    return Result(samples, counted.evaluated // n, tuple(own.timesteps.tolist()), start_level(own))
+    return Result(torch.cat(parts), counted.evaluated // n, tuple(own.timesteps.tolist()), start_level(own))
+
+
+def _finite(x: Tensor, t: float) -> Tensor:
+    if not x.isfinite().all():
+        bad = int((~x.isfinite()).sum())
+        raise FloatingPointError(f"{bad} values of the samples are NaN or infinite after the step from t = {t:g}")
+    return x
 
 
 def trajectory(run: Run, model: Any, x: Tensor, labels: Tensor | int | None = None) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from latestart.denoisers.networks import from_diffusers, sample_shape
 from latestart.sampling.late_start import of_classes
 from latestart.sampling.seeds import white_noise
+from latestart.theory.levels import evaluate
 
 SAMPLES = 32
 SHIFT = 0.5  # of the data's width
@@ -26,7 +27,8 @@ SPREAD = 2.0  # either way
 def check_prior(model: Any, scheduler: Any, prior: Any, labels: Tensor | int | None = None) -> None:
     """Raise `ValueError` unless a prior has the model's shape and value range, by two evaluations of 32 samples.
 
-    The value range is checked for priors that are denoisers, the shape always.
+    The value range is checked for priors that are denoisers, the shape always. A model that returns another shape, NaN
+    or infinite values is refused with the level at which it does.
 
     Args:
         model: a diffusers network, or an exact model through `as_model`.
@@ -51,7 +53,7 @@ def check_prior(model: Any, scheduler: Any, prior: Any, labels: Tensor | int | N
 
 def _check_means(prior: Any, known: dict[str, Any], denoiser: Any, z: Tensor, sigma: float, width: float) -> None:
     y = prior.noised(sigma).push(z, **known)
-    mine, theirs = prior(y, sigma, **known).mean(0), denoiser(y, sigma).mean(0)
+    mine, theirs = prior(y, sigma, **known).mean(0), evaluate(denoiser, y, sigma, "model").mean(0)
     apart = float((mine - theirs).square().mean().sqrt())
     if not apart <= SHIFT * width:
         raise ValueError(
@@ -63,7 +65,7 @@ def _check_means(prior: Any, known: dict[str, Any], denoiser: Any, z: Tensor, si
 
 def _check_spreads(prior: Any, known: dict[str, Any], denoiser: Any, z: Tensor, sigma: float) -> None:
     y = prior.noised(sigma).push(z, **known)
-    mine, theirs = _spread(prior(y, sigma, **known)), _spread(denoiser(y, sigma))
+    mine, theirs = _spread(prior(y, sigma, **known)), _spread(evaluate(denoiser, y, sigma, "model"))
     if not theirs / SPREAD <= mine <= theirs * SPREAD:
         raise ValueError(
             f"the prior and the model speak of different values: at sigma = {sigma:.3g} what the prior keeps of its "

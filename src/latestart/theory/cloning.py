@@ -292,6 +292,54 @@ def trajectories(
     return sigma, normalised(states)
 
 
+def pixels(denoiser: Denoiser, noise: Noise | None = None, **options: Any) -> CriticalLevel:
+    """The level from which on the values of the path are correlated with their own final ones by one half, on average.
+
+    Args:
+        noise: gives the level its time t.
+        options: those of `pixels_curve`, `threshold` among them.
+
+    Raises:
+        ValueError: the curve does not cross the threshold.
+    """
+    return pixels_curve(denoiser, **options).level(noise)
+
+
+def pixels_curve(
+    denoiser: Denoiser,
+    *,
+    n: int = 256,
+    sigmas: Tensor | list[float] | None = None,
+    refine: int = 4,
+    seed: int = 0,
+    threshold: float = 0.5,
+) -> Curve:
+    """The mean over pixels of the correlation of their normalised trajectories with their ends, see `trajectories`.
+
+    Args:
+        n: number of paths.
+        sigmas, refine, seed: as for `susceptibility_curve`.
+        threshold: at which the level is read.
+
+    Raises:
+        ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
+    """
+    return pixel_correlation(*paths(denoiser, n=n, sigmas=sigmas, refine=refine, seed=seed), threshold)
+
+
+def pixel_correlation(sigma: Tensor, states: Tensor, threshold: float = 0.5) -> Curve:
+    """The same of given paths, levels `(L + 1,)` and states `(L + 1, n, *shape)` as `paths` returns them.
+
+    A pixel that is nearly the same in every sample has nothing to decide, and is left out.
+    """
+    deviation = states[-1].std(0).flatten()
+    values = normalised(states).flatten(2)[:, :, deviation > 0.1 * deviation.max()]
+    n = states.shape[1]
+    correlated = (values[:-1] * values[-1]).mean(2).T.contiguous() * n / (n - 1)
+    how = "mean correlation of the pixels that vary with their final values"
+    return Curve(sigma[:-1], correlated, "pixels", how, threshold)
+
+
 def normalised(states: Tensor) -> Tensor:
     """The states of paths `(L, n, *shape)`, each value less its mean over paths, over its deviation over paths."""
     states = states - states.mean(1, keepdim=True)

@@ -9,6 +9,7 @@
 | `uturn`          | an image noised to the level and denoised again keeps its class half-way                  |
 | `susceptibility` | a small push in x_t moves the final sample most                                           |
 | `correlation`    | the state is correlated with the final sample by one half                                 |
+| `pixels`         | the same in normalised pixels, on average over those that vary                           |
 | `collapse`       | a sample becomes nearer to one training point than to all others together                 |
 | `random_energy`  | the same for n points of an isotropic Gaussian, in closed form                            |
 
@@ -35,6 +36,9 @@ from latestart.theory.cloning import (
     correlation_curve,
     normalised,
     paths,
+    pixel_correlation,
+    pixels,
+    pixels_curve,
     susceptibility,
     susceptibility_curve,
     trajectories,
@@ -45,7 +49,7 @@ from latestart.theory.cloning import (
 )
 from latestart.theory.collapse import collapse, collapse_curve, random_energy
 from latestart.theory.levels import CriticalLevel, central, enough
-from latestart.theory.stability import crossing
+from latestart.theory.stability import crossing, second_branch
 
 __all__ = [
     "clone",
@@ -57,8 +61,12 @@ __all__ = [
     "density",
     "normalised",
     "paths",
+    "pixel_correlation",
+    "pixels",
+    "pixels_curve",
     "random_energy",
     "sde",
+    "second_branch",
     "speciation",
     "susceptibility",
     "susceptibility_curve",

@@ -56,6 +56,10 @@ class Jacobian:
     Attributes:
         method: the method in use; "auto" until the first product.
         products: products `J v` and `J^T u` so far, one for each vector.
+
+    Raises:
+        ValueError: by a product, where the denoiser returns another shape, or a Jacobian that is not finite; says at
+            which level.
     """
 
     def __init__(self, denoiser: Denoiser, y: Tensor, sigma: float, method: Method = "auto") -> None:
@@ -90,11 +94,21 @@ class Jacobian:
     def _product(self, how: str, v: Tensor) -> Tensor:
         check_sample(v, self.denoiser.shape)
         out = getattr(self, f"_{how}")(v.to(self.y))
+        if not out.isfinite().all():
+            raise ValueError(
+                f"the denoiser's Jacobian has values that are NaN or infinite at sigma = {self.sigma:.6g}, by {how} "
+                "products"
+            )
         self.products += len(v)
         return out.detach().double()
 
     def _denoise(self, y: Tensor) -> Tensor:
-        return self.denoiser(y, self.sigma)
+        out = self.denoiser(y, self.sigma)
+        if out.shape != y.shape:
+            raise ValueError(
+                f"the denoiser returned {tuple(out.shape)} for samples {tuple(y.shape)} at sigma = {self.sigma:.6g}"
+            )
+        return out
 
     def _points(self, v: Tensor) -> Tensor:
         return self.y.expand_as(v).contiguous()
@@ -155,7 +169,8 @@ def jacobian_vector(denoiser: Denoiser, y: Tensor, sigma: float, v: Tensor, meth
     `sigma^2 J = Cov[x_0 | y]` for an exact denoiser. The methods are those of `Jacobian`, which says what "auto" used.
 
     Raises:
-        ValueError: shapes that are not the denoiser's, or an unknown method.
+        ValueError: shapes that are not the denoiser's, an unknown method, or a denoiser that returns another shape or
+            NaN.
     """
     return Jacobian(denoiser, y, sigma, method).vector(v)
 
@@ -213,7 +228,7 @@ def leading_eigenvalue(
         seed: of the probes, and of the first vector where there is no guess.
 
     Raises:
-        ValueError: a point of another shape, or k not in 1 ... D.
+        ValueError: a point of another shape, k not in 1 ... D, or a denoiser that returns another shape or NaN.
         ConvergenceError: the Krylov method did not converge.
     """
     jacobian = Jacobian(denoiser, as_batch(y, denoiser), sigma, method)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from latestart.denoisers.base import Denoiser, check_sample
 from latestart.noise import Noise
+from latestart.theory.levels import evaluate
 
 NODES = 4  # of the Gauss-Legendre rule between two points of a curve: exact to degree 7
 
@@ -94,11 +95,16 @@ def potential(model: Model, x: Tensor, t: float, noise: Noise) -> Tensor:
 
 
 def drift(denoiser: Denoiser, x: Tensor, t: float, noise: Noise) -> Tensor:
-    """The reverse SDE's drift `-grad u = g^2 (alpha D - x) / std^2 - f x`, `(B, *shape)` float64, by any denoiser."""
+    """The reverse SDE's drift `-grad u = g^2 (alpha D - x) / std^2 - f x`, `(B, *shape)` float64, by any denoiser.
+
+    Raises:
+        ValueError: samples of another shape, a time outside the process, or a denoiser that returns another shape or
+            NaN (says at which level).
+    """
     check_sample(x, denoiser.shape)
     at = rates(noise, t)
     x = x.double()
-    denoised = denoiser((x / at.alpha).to(denoiser.device, denoiser.dtype), at.sigma).to(x)
+    denoised = evaluate(denoiser, (x / at.alpha).to(denoiser.device, denoiser.dtype), at.sigma).to(x)
     return at.g2 / (at.alpha * at.sigma) ** 2 * (at.alpha * denoised - x) - at.f * x
 
 
@@ -185,7 +191,8 @@ def along(denoiser: Denoiser, curve: Curve, noise: Noise, t: float, points: int 
         batch_size: samples in one call.
 
     Raises:
-        ValueError: fewer than two points, a curve of another shape, or a time outside the process.
+        ValueError: fewer than two points, a curve of another shape, a time outside the process, or a denoiser that
+            returns another shape or NaN.
     """
     if points < 2:
         raise ValueError(f"expected at least 2 points on a curve, received {points}")

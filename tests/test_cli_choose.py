@@ -1,0 +1,70 @@
+"""The command `latestart choose`: the choice of `choose_start`, its evidence, and mistakes in one line."""
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from latestart import choose_start, zoo
+from latestart.cli import app
+from latestart.cli.choose import choose
+from latestart.sampling import choose as home
+from latestart.sampling.probing import FEWEST
+from latestart.sampling.samplers import make_sampler
+
+runner = CliRunner()
+
+
+def _run(*args):
+    return runner.invoke(app, ["choose", *map(str, args)], env={"COLUMNS": "200"})
+
+
+def test_the_help_shows_an_example():
+    result = _run("--help")
+    assert result.exit_code == 0
+    assert "latestart choose mnist" in result.output.split("Example:")[1]
+
+
+def test_as_many_probes_as_the_function_takes():
+    given = inspect.signature(choose).parameters["probes"]
+    assert given.default == home.PROBES
+    assert given.annotation.__metadata__[0].min == FEWEST
+
+
+def test_the_choice_is_that_of_the_function_with_its_evidence(tmp_path):
+    images = zoo.load("mnist").images("heldout-b")
+    np.savez(tmp_path / "some.npz", images=images.pixels[:40].numpy())
+    out = tmp_path / "choice.json"
+    result = _run("mnist", "--images", tmp_path / "some.npz", "--steps", 3, "--method", "nats", "--out", out)
+    assert result.exit_code == 0, result.output
+    bundle = zoo.load("mnist")
+    scheduler = make_sampler("ddim", bundle.scheduler, timestep_spacing="trailing")
+    expected = choose_start(bundle.model, scheduler, bundle.prior, images[:40].floats(), 3, "nats")
+    record = json.loads(out.read_text())
+    assert (record["t_start"], record["nfe"], record["method"]) == (expected.t_start, expected.nfe, "nats")
+    assert len(record["evidence"]) == len(expected.evidence)
+    assert f"start at t = {expected.t_start:g}" in result.output
+    assert f"{expected.nfe} network evaluations in all" in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("nowhere",), "nowhere"),
+        (("mnist", "--images", "nowhere.npz"), "nowhere.npz"),
+        (("mnist", "--method", "best"), "no method 'best'"),
+        (("mnist", "--sampler", "best"), "best"),
+        (("mnist", "--probes", "10"), "200"),
+        (("mnist", "--method", "nats", "--out", "file/choice.json"), "expected a folder to write to"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    result = _run(*args)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
