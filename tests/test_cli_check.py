@@ -60,7 +60,7 @@ def test_a_folder_without_a_prior_is_judged_by_halves(tmp_path, files):
     (tmp_path / "m" / "prior.safetensors").unlink()
     result = _run(tmp_path / "m", "--images", files / "some.npz", "-n", 40, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert "diagonal Gaussian, fitted to the other half (50 images), on 50 images" in result.output
+    assert "cosine+dense Gaussian, fitted to the other half (50 images), on 50 images" in result.output
     # pixels on their own are no model of digits
     record = json.loads((tmp_path / "out" / "check.json").read_text())
     diagonal = next(f for f in record["findings"] if f["name"] == "gaussian")["numbers"]["levels"]["1"]
