@@ -29,9 +29,9 @@ def _measured(value, **cell):
 def test_every_baseline_stands_beside_every_start():
     cells = list(demo.cells())
     count = Counter((c.sampler, c.nfe, c.prior) for c in cells)
-    assert len(cells) == len(set(cells)) == 132
+    assert len(cells) == len(set(cells)) == 120
     assert {count[s, n, "none"] for s in ("ddim", "ddpm") for n in (3, 5, 10)} == {4}
-    assert {count[s, n, p] for s in demo.SAMPLERS for n in demo.EVALUATIONS for p in demo.STARTS} == {6}
+    assert {count[s, n, p] for s in demo.SAMPLERS for n in demo.EVALUATIONS for p in ("gaussian", "mixture")} == {6}
 
 
 def test_the_baseline_is_the_best_of_the_four_and_ratios_are_paired():
@@ -65,7 +65,7 @@ def test_the_baseline_is_the_best_of_the_four_and_ratios_are_paired():
 
 def test_the_command_writes_its_figures_and_its_picture(tmp_path, monkeypatch):
     """The whole path on a part of the table: DDIM at 3 evaluations, 130 samples."""
-    starts = {"none": None, "isotropic": 500, "gaussian": 500, "mixture": 300}
+    starts = {"none": None, "isotropic": 600, "gaussian": 500, "mixture": 300}
     some = [c for c in demo.cells() if (c.sampler, c.nfe) == ("ddim", 3) and c.t_start == starts[c.prior]]
     monkeypatch.setattr(demo, "cells", lambda: iter(some))
     monkeypatch.setattr(demo, "SAMPLERS", ("ddim",))

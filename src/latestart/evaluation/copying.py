@@ -25,6 +25,7 @@ from latestart.evaluation.quality import Estimate, Extractor, checked, interval
 
 QUANTILE = 0.01
 BAR = 0.02  # of the share copied
+RESAMPLES = 1000  # of the samples, and of the second set
 
 
 @dataclass(frozen=True)
@@ -77,20 +78,21 @@ class CopyingFrom:
         self.chance = self._ratios(self._rows(second))
         if len(self.chance) < 100:
             raise ValueError(f"a 1% quantile needs at least 100 images in the second set, received {len(self.chance)}")
+        generator = torch.Generator().manual_seed(0)
+        self.threshold = float(self.chance.quantile(QUANTILE))
+        self._thresholds = _resampled(self.chance, RESAMPLES, generator).quantile(QUANTILE, dim=1)
 
-    def __call__(self, samples: Tensor | Images, resamples: int = 1000, seed: int = 0) -> Copying:
+    def __call__(self, samples: Tensor | Images, seed: int = 0) -> Copying:
         """The share of copies among samples `(N, C, H, W)` in [0, 1].
 
         Raises:
             ValueError: no samples, or of another shape or range.
         """
         ratios = self._ratios(self._rows(samples))
-        threshold = self.chance.quantile(QUANTILE)
-        generator = torch.Generator().manual_seed(seed)
-        thresholds = _resampled(self.chance, resamples, generator).quantile(QUANTILE, dim=1)
-        shares = (_resampled(ratios, resamples, generator) < thresholds[:, None]).double().mean(1)
-        copied = interval(shares, float((ratios < threshold).double().mean()))
-        return Copying(copied, float(threshold), ratios)
+        resampled = _resampled(ratios, RESAMPLES, torch.Generator().manual_seed(seed))
+        shares = (resampled < self._thresholds[:, None]).double().mean(1)
+        copied = interval(shares, float((ratios < self.threshold).double().mean()))
+        return Copying(copied, self.threshold, ratios)
 
     def _rows(self, images: Tensor | Images) -> Tensor:
         rows = self.extract(checked(images.unit() if isinstance(images, Images) else images))

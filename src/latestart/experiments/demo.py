@@ -32,7 +32,7 @@ from latestart.sampling.generate import generate
 from latestart.sampling.samplers import make_sampler
 
 SAMPLERS, EVALUATIONS = ("ddim", "ddpm"), (3, 5, 10)
-STARTS = {"isotropic": (500, 600, 700), "gaussian": (500, 600, 700), "mixture": (300, 400, 500)}
+STARTS = {"isotropic": (600, 700), "gaussian": (500, 600, 700), "mixture": (300, 400, 500)}
 SHOWN = 16
 Progress = Callable[[int, int, str], None]
 
