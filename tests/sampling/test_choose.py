@@ -77,6 +77,14 @@ def test_stability_finds_the_critical_level_of_two_clusters(data, prior, schedul
     assert choice.nfe > 0
 
 
+def test_stability_refuses_data_that_have_no_critical_level(scheduler):
+    """Of one Gaussian the ratio only rises as the noise falls, to 1 at none: its highest is no moment of decision."""
+    basis = Dense((4,), torch.eye(4, dtype=torch.float64))
+    one = Gaussian(torch.zeros(4, dtype=torch.float64), basis, torch.full((4,), 0.5, dtype=torch.float64))
+    with pytest.raises(ValueError, match="neither loses its stability above sigma = 0.2"):
+        choose_start(as_model(one, scheduler), scheduler, one, steps=STEPS, method="stability")
+
+
 @pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler])
 @pytest.mark.parametrize("steps", [3, 10])
 def test_probing_within_the_window_comes_near_the_best_start(data, images, prior, kind, steps):

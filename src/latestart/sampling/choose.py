@@ -159,6 +159,12 @@ class _Search:
         self.prior = self.prior.to(self.model.device) if hasattr(self.prior, "to") else self.prior
         self.labels = None if self.labels is None else torch.as_tensor(self.labels)
         check_prior(self.model.model, self.scheduler, self.prior, self.labels)
+        if (
+            isinstance(self.labels, Tensor)
+            and self.labels.ndim == 0
+            and getattr(self.prior, "labels", None) is not None
+        ):
+            self.prior = self.prior.of_class(int(self.labels))  # which to all that follows is the prior
 
     def by_nats(self, budget: float) -> Choice:
         curve = self._divergence()
