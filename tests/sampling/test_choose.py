@@ -81,7 +81,7 @@ def test_stability_refuses_data_that_have_no_critical_level(scheduler):
     """Of one Gaussian the ratio only rises as the noise falls, to 1 at none: its highest is no moment of decision."""
     basis = Dense((4,), torch.eye(4, dtype=torch.float64))
     one = Gaussian(torch.zeros(4, dtype=torch.float64), basis, torch.full((4,), 0.5, dtype=torch.float64))
-    with pytest.raises(ValueError, match="neither loses its stability above sigma = 0.2"):
+    with pytest.raises(ValueError, match=r"neither loses its stability above sigma = 0\.2"):
         choose_start(as_model(one, scheduler), scheduler, one, steps=STEPS, method="stability")
 
 
