@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -18,44 +17,9 @@ from latestart.cli import app
 from latestart.data import load_images, read_png, save_png
 from latestart.gaussians.structures import BASES
 from latestart.processes import Processes
+from rendezvous import together
 
 SHAPE = (3, 4, 2)
-
-
-class Threads(Processes):
-    """Processes that are threads, and meet at a barrier."""
-
-    def __init__(self, index, board, barrier):
-        super().__init__(index, len(board))
-        object.__setattr__(self, "board", board)
-        object.__setattr__(self, "barrier", barrier)
-
-    def gather(self, value):
-        self.barrier.wait(20)
-        self.board[self.index] = value
-        self.barrier.wait(20)
-        return list(self.board)
-
-    def total(self, tensors):
-        return [torch.stack(parts).sum(0) for parts in zip(*self.gather(tensors))]
-
-
-def together(count, work):
-    """`work(processes)` in that many threads: the results, or the errors, of each."""
-    board, barrier, results = [None] * count, threading.Barrier(count), [None] * count
-
-    def one(k):
-        try:
-            results[k] = work(Threads(k, board, barrier))
-        except ValueError as error:
-            results[k] = error
-
-    threads = [threading.Thread(target=one, args=(k,)) for k in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 def images(n, mean=0.0):

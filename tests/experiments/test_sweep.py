@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from dataclasses import replace
 from itertools import product
@@ -32,6 +31,7 @@ from latestart.files import load_tensors, save_tensors
 from latestart.processes import Processes
 from latestart.sampling.loop import Counted, draw
 from latestart.sampling.samplers import SAMPLERS, make_sampler
+from rendezvous import together
 
 SHAPE = (1, 4, 4)
 SCHEDULER = DDPMScheduler(clip_sample=False)
@@ -331,38 +331,6 @@ def test_work_is_shared_by_its_cost(count):
     loads = [sum(costs[k] for k in part) for part in parts]
     assert max(loads) - min(loads) <= min(costs) + max(costs) / 10
     assert all(part == sorted(part) for part in parts)
-
-
-class Threads(Processes):
-    """Processes that are threads, and meet at a barrier."""
-
-    def __init__(self, index, board, barrier):
-        super().__init__(index, len(board))
-        object.__setattr__(self, "board", board)
-        object.__setattr__(self, "barrier", barrier)
-
-    def gather(self, value):
-        self.barrier.wait(20)
-        self.board[self.index] = value
-        self.barrier.wait(20)
-        return list(self.board)
-
-    def total(self, tensors):
-        return [torch.stack(parts).sum(0) for parts in zip(*self.gather(tensors))]
-
-
-def together(count, work):
-    board, barrier, results = [None] * count, threading.Barrier(count), [None] * count
-
-    def one(k):
-        results[k] = work(Threads(k, board, barrier))
-
-    threads = [threading.Thread(target=one, args=(k,)) for k in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 def test_several_processes_end_with_the_same_table(judge, undisturbed, tmp_path):
