@@ -29,7 +29,8 @@ from torch.nn.functional import pad
 import latestart as ls
 from latestart import zoo
 from latestart.denoisers.networks import Unshuffled
-from latestart.experiments.demo import REFERENCE, Cell, Judge, Measured, best_of, measure, ratio
+from latestart.experiments.demo import REFERENCE, Cell, Measured, best_of, measure, ratio
+from latestart.experiments.judge import Figures, shipped_judge
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"
@@ -66,12 +67,12 @@ def cells() -> Iterator[Cell]:
     yield REFERENCE
 
 
-def run(bundle: Any, judge: Callable[[Cell, Tensor], Measured], samples: int, console: Console) -> dict[str, Any]:
+def run(bundle: Any, judge: Callable[[Tensor], Figures], samples: int, console: Console) -> dict[str, Any]:
     """All figures of one network."""
     measured = []
     for cell in cells():
         measured.append(measure(bundle, cell, judge, samples, 0))  # type: ignore[arg-type]
-        row = measured[-1]
+        row = measured[-1].figures
         told = f"NFE {cell.nfe}, {cell.prior}, t = {cell.t_start}, {cell.spacing}, clip {cell.clip}"
         console.print(f"{told}: {row.frechet.value:.1f}, recall {row.recall.value:.3f}", style="dim")
     return {
@@ -133,12 +134,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     console, bundle = Console(stderr=True), zoo.load("mnist")
-    judge, results = Judge(bundle), {}
+    judge, results = shipped_judge(bundle), {}
     if options.only != "weak":
         results["shipped"] = run(bundle, judge, options.samples, console)
     if options.only != "shipped" and options.weak.is_dir() and options.images.is_file():
         network = weak(options.weak, options.images)
-        results["weak"] = run(network, lambda c, x: judge(c, x[..., 2:-2, 2:-2]), options.samples, console)
+        results["weak"] = run(network, lambda x: judge(x[..., 2:-2, 2:-2]), options.samples, console)
     text = "\n\n".join(table(f"The {name} network", result) for name, result in results.items())
     (options.out / "mixture.json").write_text(json.dumps(results, indent=1) + "\n")
     (options.out / "mixture.md").write_text(f"# One Gaussian and a mixture of {COMPONENTS}\n\n{text}\n")

@@ -11,6 +11,9 @@ from typer.testing import CliRunner
 from latestart.cli import app
 from latestart.evaluation.quality import Estimate
 from latestart.experiments import demo
+from latestart.experiments.judge import Figures
+
+SOME = Estimate(0.5, 0.4, 0.6)
 
 
 def _measured(value, **cell):
@@ -18,10 +21,15 @@ def _measured(value, **cell):
     replicates = value * torch.linspace(0.9, 1.1, 11, dtype=torch.float64)
     return demo.Measured(
         demo.Cell(**full),
-        frechet=Estimate(value, 0.9 * value, 1.1 * value),
-        recall=Estimate(0.5, 0.4, 0.6),
-        copied=Estimate(0.01, 0.0, 0.02),
-        replicates=replicates,
+        Figures(
+            frechet=Estimate(value, 0.9 * value, 1.1 * value),
+            precision=SOME,
+            recall=SOME,
+            coverage=SOME,
+            copied=SOME,
+            replicates=replicates,
+            recall_replicates=replicates,
+        ),
         images=torch.zeros(16, 1, 4, 4),
     )
 
@@ -54,7 +62,7 @@ def test_the_baseline_is_the_best_of_the_four_and_ratios_are_paired():
     comparisons = demo.compare(groups)
     assert len(comparisons) == 6
     for c in comparisons:
-        assert (c.baseline.frechet.value, c.trailing.frechet.value) == (60, 80)
+        assert (c.baseline.figures.frechet.value, c.trailing.figures.frechet.value) == (60, 80)
         assert (c.isotropic.cell.t_start, c.gaussian.cell.t_start) == (400, 300)
         # replicates that move together leave no doubt about the ratio
         assert c.mixture.cell.t_start == 200

@@ -75,7 +75,8 @@ def demo(
         demo_samples(out / "samples.png", comparisons)
         Console(width=None if Console().is_terminal else 110).print(demo_table(measured, comparisons))
         say(f"{samples} samples a figure, seed {seed}, features {results['features']}")
-        full = next(m for m in measured if m.cell == experiment.REFERENCE)
+        full = next(m.figures for m in measured if m.cell == experiment.REFERENCE)
+        assert full.copied is not None  # a shipped model comes with the images that copies are looked for in
         say(
             f"DDIM from full noise in 100 steps: distance {full.frechet.value:.1f}, recall {full.recall.value:.3f}, "
             f"copied {full.copied.value:.3f}"

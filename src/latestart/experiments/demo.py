@@ -25,9 +25,8 @@ import torch
 from torch import Tensor
 
 from latestart import zoo
-from latestart.evaluation.copying import CopyingFrom
-from latestart.evaluation.manifold import OverlapWith
 from latestart.evaluation.quality import Estimate, FrechetTo, interval
+from latestart.experiments.judge import Figures, shipped_judge
 from latestart.sampling.generate import generate
 from latestart.sampling.samplers import make_sampler
 
@@ -51,39 +50,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell with its figures, the bootstrap replicates of its distance, and its first images `(16, C, H, W)`."""
+    """A cell with its figures, and its first images `(16, C, H, W)`."""
 
     cell: Cell
-    frechet: Estimate
-    recall: Estimate
-    copied: Estimate
-    replicates: Tensor
+    figures: Figures
     images: Tensor
 
     def row(self, samples: int, seed: int) -> dict[str, Any]:
         """The cell as a row of `results.json`."""
-        quality = {"frechet": self.frechet.value, "low": self.frechet.low, "high": self.frechet.high}
-        beside = {"recall": asdict(self.recall), "copied": asdict(self.copied)}
+        frechet = self.figures.frechet
+        quality = {"frechet": frechet.value, "low": frechet.low, "high": frechet.high}
+        beside = {name: asdict(getattr(self.figures, name)) for name in ("recall", "copied")}
         return {**asdict(self.cell), **quality, **beside, "samples": samples, "seed": seed}
-
-
-class Judge:
-    """What samples of a shipped model are held against: the training set, and images that it has not seen."""
-
-    def __init__(self, bundle: zoo.Bundle) -> None:
-        self.extract = bundle.features
-        self.frechet = FrechetTo(bundle.statistics("train"))
-        self.overlap = OverlapWith(bundle.features(bundle.images("train").unit()))
-        train, held_out, second = (bundle.images(which) for which in zoo.SETS)
-        self.copying = CopyingFrom(train, held_out, second)
-
-    def __call__(self, cell: Cell, images: Tensor) -> Measured:
-        """The figures of images `(N, C, H, W)` in [0, 1]."""
-        features = self.extract(images)
-        replicates = self.frechet.replicates(features)
-        value = interval(replicates, self.frechet(features))
-        recall, copied = self.overlap(features).recall, self.copying(images).copied
-        return Measured(cell, value, recall, copied, replicates, images[:SHOWN])
 
 
 def cells() -> Iterator[Cell]:
@@ -99,24 +77,25 @@ def cells() -> Iterator[Cell]:
 REFERENCE = Cell("ddim", 100, "none", "trailing", False, None)
 
 
-def measure(bundle: zoo.Bundle, cell: Cell, judge: Judge, samples: int, seed: int) -> Measured:
+def measure(bundle: zoo.Bundle, cell: Cell, judge: Callable[[Tensor], Figures], samples: int, seed: int) -> Measured:
     """Sample one cell and take its figures.
 
     Raises:
         RuntimeError: the sampler spent another number of evaluations than the cell says.
     """
     scheduler = make_sampler(cell.sampler, bundle.scheduler, timestep_spacing=cell.spacing, clip_sample=cell.clip)
-    prior: Any = getattr(bundle, {"gaussian": "prior", "mixture": "mixture"}.get(cell.prior, ""), None)
+    late = {"gaussian": lambda: bundle.prior, "mixture": lambda: bundle.mixture}
+    prior: Any = late[cell.prior]() if cell.prior in late else None
     result = generate(bundle.model, scheduler, prior, samples, cell.nfe, cell.t_start, seed)
     if result.nfe != cell.nfe:
         raise RuntimeError(f"{cell} spent {result.nfe} evaluations for each sample")
-    return judge(cell, result.images)
+    return Measured(cell, judge(result.images), result.images[:SHOWN])
 
 
 def run(samples: int = 500, seed: int = 0, name: str = "mnist", progress: Progress | None = None) -> list[Measured]:
     """Measure every cell, the reference last, on a shipped model; `progress(done, total, what)` is told after each."""
     bundle = zoo.load(name)
-    judge = Judge(bundle)
+    judge = shipped_judge(bundle)
     work = [*cells(), REFERENCE]
     measured = []
     for cell in work:
@@ -188,13 +167,15 @@ def _comparison(measured: list[Measured], sampler: str, nfe: int) -> Comparison:
 def best_of(measured: list[Measured], prior: str, t_start: int | None = None) -> Measured:
     """The cell of one kind (at one start, if given) with the lowest distance."""
     kind = [m for m in measured if m.cell.prior == prior and t_start in (None, m.cell.t_start)]
-    return min(kind, key=lambda m: m.frechet.value)
+    return min(kind, key=lambda m: m.figures.frechet.value)
 
 
 def ratio(worse: Measured, better: Measured) -> Estimate:
     """The ratio of two distances with its paired bootstrap interval."""
-    value = worse.frechet.value / better.frechet.value
-    return interval(worse.replicates / better.replicates.clamp(min=torch.finfo(torch.float64).tiny), value)
+    value = worse.figures.frechet.value / better.figures.frechet.value
+    return interval(
+        worse.figures.replicates / better.figures.replicates.clamp(min=torch.finfo(torch.float64).tiny), value
+    )
 
 
 def results(measured: list[Measured], samples: int, seed: int, name: str = "mnist") -> dict[str, Any]:

@@ -143,6 +143,11 @@ def shipped_reference(bundle: zoo.Bundle) -> Reference:
     return Reference(statistics, bundle.features(train.unit()), (train, held_out, second), train.shape, print_)
 
 
+def shipped_judge(bundle: zoo.Bundle) -> Judge:
+    """The judge of a shipped model's samples, by its own features and images."""
+    return Judge(bundle.features, shipped_reference(bundle))
+
+
 def reference_of(
     images: str, held_out: str | None, extract: Any, kept: Path, run: Processes, tell: Callable[[str], None]
 ) -> Reference:

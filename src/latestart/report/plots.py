@@ -61,4 +61,4 @@ def demo_samples(path: str | Path, comparisons: Sequence[Comparison]) -> None:
 def _block(measured: Measured) -> tuple[Tensor, str]:
     cell = measured.cell
     start = f"{cell.spacing} spacing" if cell.t_start is None else f"t = {cell.t_start}"
-    return measured.images, f"{start}{', clipped' if cell.clip else ''}: FD {measured.frechet.value:.1f}"
+    return measured.images, f"{start}{', clipped' if cell.clip else ''}: FD {measured.figures.frechet.value:.1f}"

@@ -30,15 +30,15 @@ def demo_table(measured: list[Measured], comparisons: list[Comparison]) -> Table
         for t_start in sorted({m.cell.t_start for m in measured if m.cell.prior == prior and m.cell.t_start}):
             table.add_row(f"{title} at t = {t_start} *", *(_plain(best_of(g, prior, t_start)) for g in groups))
     table.add_section()
-    table.add_row("[bold]best full noise", *(_spread(c.baseline.frechet) for c in comparisons))
-    table.add_row("[bold]best N(0, I) late", *(_spread(c.isotropic.frechet) for c in comparisons))
-    table.add_row("[bold]best Gaussian late", *(_spread(c.gaussian.frechet) for c in comparisons))
-    table.add_row("[bold]best mixture late", *(_spread(c.mixture.frechet) for c in comparisons))
+    table.add_row("[bold]best full noise", *(_spread(c.baseline.figures.frechet) for c in comparisons))
+    table.add_row("[bold]best N(0, I) late", *(_spread(c.isotropic.figures.frechet) for c in comparisons))
+    table.add_row("[bold]best Gaussian late", *(_spread(c.gaussian.figures.frechet) for c in comparisons))
+    table.add_row("[bold]best mixture late", *(_spread(c.mixture.figures.frechet) for c in comparisons))
     table.add_section()
     for name, kind in (("best full noise", "baseline"), ("Gaussian", "gaussian"), ("mixture", "mixture")):
-        table.add_row(f"recall, {name}", *(_share(getattr(c, kind).recall) for c in comparisons))
+        table.add_row(f"recall, {name}", *(_share(getattr(c, kind).figures.recall) for c in comparisons))
     for name, kind in (("Gaussian", "gaussian"), ("mixture", "mixture")):
-        table.add_row(f"copied, {name}", *(_share(getattr(c, kind).copied) for c in comparisons))
+        table.add_row(f"copied, {name}", *(_share(getattr(c, kind).figures.copied) for c in comparisons))
     table.add_section()
     table.add_row("[bold]mixture: gain on full noise", *(_times(c.mixture_gain) for c in comparisons))
     table.add_row("mixture: gain on Gaussian", *(_times(c.mixture_gain_gaussian) for c in comparisons))
@@ -64,7 +64,7 @@ def choice_table(choice: Choice) -> Table:
 
 
 def _plain(measured: Measured) -> str:
-    return _number(measured.frechet.value)
+    return _number(measured.figures.frechet.value)
 
 
 def _number(value: float) -> str:
