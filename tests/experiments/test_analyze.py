@@ -233,6 +233,18 @@ def test_the_figures_show_what_was_found(tmp_path):
     analysis = analyze(_task(PointCloud(images), images, settings=settings))
     files = {path.name for path in draw(analysis, tmp_path)}
     assert files == {path.name for path in tmp_path.iterdir()}
-    assert files >= {"eigenvalues.png", "eigenvectors.png", "asymmetry.png", "exponents.png", "decisions.png"}
+    for key, spectrum in analysis.spectra.items():
+        leading = [r for r, part in zip(analysis.branches[key].ratio, analysis.branches[key].segment) if part == 0]
+        np.testing.assert_allclose(spectrum.ratio[:, 0], leading, rtol=1e-3, atol=1e-9)
+        assert (np.diff(spectrum.ratio, axis=1) <= 1e-9).all()
+        assert spectrum.vectors.shape == (settings.eigenvalues, 1, 4, 4)
+    assert files >= {
+        "spectrum.png",
+        "eigenvalues.png",
+        "eigenvectors.png",
+        "asymmetry.png",
+        "exponents.png",
+        "decisions.png",
+    }
     table = levels_table(analysis)
     assert table.row_count == len({f.criterion for f in analysis.findings})

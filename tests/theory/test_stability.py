@@ -1,4 +1,4 @@
-"""Critical levels and exponents: closed forms, dense twins, and data without symmetry."""
+"""Critical levels: closed forms, dense twins, and data without symmetry."""
 
 import math
 
@@ -12,9 +12,9 @@ from twins import CRITERIA, TWO, dense_mean_and_covariance, normal
 from latestart.data import load_images
 from latestart.denoisers.exact import Hypercube, PointCloud, Simplex, Sphere
 from latestart.noise import Noise
-from latestart.theory.branches import Follower, branch, constant
+from latestart.theory.branches import Follower, branch
 from latestart.theory.jacobian import ConvergenceError
-from latestart.theory.stability import NoCrossing, crossing, path_exponents, peak, second_branch
+from latestart.theory.stability import NoCrossing, crossing, peak, second_branch
 
 
 def _pairs(points):
@@ -149,34 +149,6 @@ def test_a_second_branch_of_a_pitchfork_begins_at_the_crossing():
         second_branch(TWO, torch.tensor([[1.0]]), "sde", sigma_range=(1.5, 4.0))
     with pytest.raises(ValueError, match="exists at the highest level"):
         second_branch(_three_points(), torch.tensor([[1.0]]), "sde", sigma_range=(0.3, 0.5))
-
-
-def test_exponents_along_paths_in_closed_form():
-    """On two points the Jacobian is `(1 - tanh(y / s^2)^2) / s^2`."""
-    sigmas = [2.0, 1.0, 0.5]
-    paths = normal(3, 4, 1)
-    exponents = path_exponents(TWO, paths, sigmas, "sde")
-    for k, sigma in enumerate(sigmas):
-        slope = (1 - np.tanh(paths[k, :, 0].numpy() / sigma**2) ** 2) / sigma**2
-        assert exponents.values[k] == pytest.approx(2 * (slope - constant("sde", sigma)), abs=1e-12)
-        assert exponents.mean[k] == pytest.approx(exponents.values[k].mean())
-        assert exponents.spread[k] == pytest.approx(exponents.values[k].std(ddof=1))
-    assert path_exponents(TWO, paths[:, :1], sigmas).spread.tolist() == [0, 0, 0]
-    with pytest.raises(ValueError, match=r"\(n, B, 1\) at n levels, received \(3, 4, 1\) at 2"):
-        path_exponents(TWO, paths, sigmas[:2])
-
-
-def test_neighbours_separate_at_the_rate_of_the_exponent():
-    """The reverse SDE's drift in x_t, integrated for two neighbours over a short stretch of log sigma."""
-    sigma, step, gap = 0.9, 1e-4, 1e-5
-    noise = Noise.vp()
-    x = torch.tensor([[0.3], [0.3 + gap]], dtype=torch.float64) * noise.alpha(noise.time(sigma))
-    beta_dt = math.log1p(sigma**2) - math.log1p((sigma * math.exp(-step)) ** 2)
-    alpha, std = noise.alpha(noise.time(sigma)), noise.std(noise.time(sigma))
-    x_next = x + beta_dt * (x / 2 + (alpha * TWO(x / alpha, sigma) - x) / std**2)
-    rate = math.log(((x_next[1] - x_next[0]) / (x[1] - x[0])).item()) / step
-    exponent = path_exponents(TWO, (x[:1] / alpha)[None], [sigma], "sde").values[0, 0]
-    assert rate == pytest.approx(exponent, rel=2e-3)
 
 
 @pytest.mark.shared

@@ -47,10 +47,11 @@ from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
 from latestart.theory import critical
 from latestart.theory.branches import BranchPoint, Criterion, Follower, constant, fixed_point
+from latestart.theory.exponents import Exponents, path_exponents
 from latestart.theory.jacobian import ConvergenceError
 from latestart.theory.levels import FEWEST, CriticalLevel, Curve, enough, evaluate
 from latestart.theory.nats import NatsCurve, nats
-from latestart.theory.stability import NoCrossing, Trace, critical_level, path_exponents, peak, second_branch, trace
+from latestart.theory.stability import NoCrossing, Trace, critical_level, peak, second_branch, trace
 
 NETWORK, CLOUD, DATA = "network", "point cloud", "data"
 BOTH: tuple[Criterion, ...] = ("density", "sde")
@@ -67,6 +68,7 @@ class Settings:
 
     Attributes:
         step: between the levels of a branch, in log sigma.
+        eigenvalues: at each point of a central branch, the leading one among them.
         halves, second_halves: random halves of the images, for the interval of a branch and of a second branch.
         paths: of the reverse SDE, for clones, U-turns, pushes and correlations.
         path_levels, refine: levels at which they are looked at, and steps of the sampler between two of them.
@@ -78,6 +80,7 @@ class Settings:
     """
 
     step: float = 0.13
+    eigenvalues: int = 6
     halves: int = 6
     second_halves: int = 3
     paths: int = 96
@@ -92,7 +95,7 @@ class Settings:
     @classmethod
     def quick(cls, seed: int = 0) -> "Settings":
         """Settings for a look of about a minute."""
-        return cls(0.25, 2, 2, 24, 12, 2, 4, 8, 48, 10, seed)
+        return cls(0.25, 3, 2, 2, 24, 12, 2, 4, 8, 48, 10, seed)
 
 
 # --- what is found ----------------------------------------------------------------------------------------------------
@@ -179,6 +182,23 @@ class BranchCurve:
 
 
 @dataclass(frozen=True, eq=False)
+class SpectrumCurve:
+    """The leading eigenvalues along the central branch, and their vectors where the first one is highest.
+
+    Attributes:
+        t: `(L,)`, by falling noise.
+        ratio: `(L, k)`, real parts over c, falling.
+        at: the t of the vectors.
+        vectors: `(k, *shape)`, real parts.
+    """
+
+    t: list[float]
+    ratio: np.ndarray
+    at: float
+    vectors: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
 class PathCurve:
     """The leading eigenvalue over c along sample paths: times `(L,)`, ratios `(L, B)`."""
 
@@ -202,6 +222,7 @@ class Analysis:
     Attributes:
         findings: the levels, in the order of the criteria.
         branches: the central branches.
+        spectra: more than the leading eigenvalue along the central branches.
         halves: the same on random halves of the images, by criterion, as far as they are stable.
         exponents: along sample paths.
         curves: means over samples at each level.
@@ -216,6 +237,7 @@ class Analysis:
     about: dict[str, Any]
     findings: list[Finding] = field(default_factory=list)
     branches: dict[tuple[str, str], BranchCurve] = field(default_factory=dict)
+    spectra: dict[tuple[str, str], SpectrumCurve] = field(default_factory=dict)
     halves: dict[str, list[BranchCurve]] = field(default_factory=dict)
     exponents: dict[tuple[str, str], PathCurve] = field(default_factory=dict)
     curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
@@ -242,6 +264,10 @@ class Analysis:
             "branches": [
                 {"criterion": criterion, "of": of} | curve.record(criterion, self.branches.get((criterion, CLOUD)))
                 for (criterion, of), curve in self.branches.items()
+            ],
+            "spectra": [
+                {"criterion": criterion, "of": of, "t": curve.t, "ratio": curve.ratio.tolist()}
+                for (criterion, of), curve in self.spectra.items()
             ],
             "exponents": [
                 {"criterion": criterion, "of": of, "t": e.t}
@@ -475,6 +501,7 @@ def _central(task: Task, analysis: Analysis, criterion: Criterion) -> None:
             analysis.findings.append(Finding(criterion, subject.name, "none", None, None, str(error)))
             continue
         analysis.branches[criterion, subject.name] = _branch_curve(analysis, traced.points, traced.segment)
+        analysis.spectra[criterion, subject.name] = _spectrum(analysis, follower, traced, task.settings.eigenvalues)
         halves = [_traced(task, analysis, criterion, k) for k in range(task.settings.halves)]
         halves = halves if subject is task.cloud else []
         if halves:
@@ -595,6 +622,15 @@ def _branch_curve(analysis: Analysis, points: list[BranchPoint], segment: list[i
     )
 
 
+def _spectrum(analysis: Analysis, follower: Follower, traced: Trace, k: int) -> SpectrumCurve:
+    """The k leading eigenvalues at each point before the first break of the branch, stable or not."""
+    points = [here for here, segment in zip(traced.points, traced.segment) if segment == 0]
+    spectra = [follower.spectrum(here, min(k, here.point.numel())) for here in points]
+    ratio = np.stack([s.values.real[:k] / constant(follower.criterion, p.sigma) for s, p in zip(spectra, points)])
+    top, t = int(ratio[:, 0].argmax()), analysis.times(here.sigma for here in points)
+    return SpectrumCurve(t, ratio, t[top], spectra[top].vectors.real[:k].cpu())
+
+
 def _second_branch(task: Task, analysis: Analysis) -> None:
     for criterion in BOTH:
         for subject in task.subjects:
@@ -630,28 +666,25 @@ def _exponents(task: Task, analysis: Analysis) -> None:
     sigmas = np.geomspace(task.path_sigmas[0], task.levels[-1], settings.exponent_levels).tolist()
     for subject in task.subjects:
         try:
-            lambdas = _lambdas(subject, sigmas, settings)
+            along = _along(subject, sigmas, settings)
         except ValueError as error:
             names = [f"{criterion}, along paths" for criterion in BOTH]
             analysis.findings += [Finding(name, subject.name, "none", None, None, str(error)) for name in names]
             continue
         for criterion in BOTH:
-            c = np.array([constant(criterion, sigma) for sigma in sigmas])[:, None]
-            analysis.exponents[criterion, subject.name] = PathCurve(analysis.times(sigmas), lambdas / c)
-            how = "mean leading exponent 2 (lambda - c) along paths of the reverse SDE"
-            name = f"{criterion}, along paths"
-            exponents = torch.from_numpy(2 * (lambdas - c)).T.contiguous()
-            curve = Curve(torch.tensor(sigmas, dtype=torch.float64), exponents, name, how, 0.0)
-            _find(task, analysis, name, subject.name, lambda curve=curve: _zero_or_peak(curve))  # type: ignore[misc]
+            here = along.under(criterion)
+            analysis.exponents[criterion, subject.name] = PathCurve(analysis.times(sigmas), here.ratio)
+            curve = here.curve()
+            _find(task, analysis, curve.criterion, subject.name, lambda curve=curve: _zero_or_peak(curve))  # type: ignore[misc]
 
 
-def _lambdas(subject: Subject, sigmas: list[float], settings: Settings) -> np.ndarray:
-    """The leading eigenvalue at each level along each of the sample paths, `(L, B)`."""
+def _along(subject: Subject, sigmas: list[float], settings: Settings) -> Exponents:
+    """The leading eigenvalue at each level along a few of the sample paths."""
     count = max(FEWEST, settings.probes)
     _, states = critical.paths(subject.denoiser, n=count, sigmas=sigmas, seed=settings.seed)
     paths = states[:-1, : settings.probes]
     # the cloud's Jacobian is symmetric, a network's is not: nothing to measure anew at every sample
-    return path_exponents(subject.denoiser, paths, sigmas, "density", symmetric=bool(subject.symmetric)).ratio
+    return path_exponents(subject.denoiser, paths, sigmas, "density", symmetric=bool(subject.symmetric))
 
 
 def _zero_or_peak(curve: Curve) -> Found:

@@ -28,6 +28,7 @@ def draw(analysis: Analysis, folder: str | Path) -> list[Path]:
     figures: dict[str, Callable[[Analysis], Figure | None]] = {
         "eigenvalues.png": eigenvalues,
         "eigenvectors.png": eigenvectors,
+        "spectrum.png": spectrum,
         "asymmetry.png": asymmetry,
         "exponents.png": exponents,
         "decisions.png": decisions,
@@ -105,6 +106,36 @@ def _levels_above(axis: Axes, analysis: Analysis) -> None:
     upper = axis.secondary_xaxis("top")
     upper.set_xticks(ticks, [f"{analysis.noise.sigma(float(t)):.2g}" for t in ticks], fontsize=8)
     upper.set_xlabel("sigma", fontsize=8)
+
+
+def spectrum(analysis: Analysis) -> Figure | None:
+    """The leading eigenvalues against the level, a row for each branch, and their vectors where the first is highest."""
+    if not analysis.spectra:
+        return None
+    most = max(curve.ratio.shape[1] for curve in analysis.spectra.values())
+    size = (5 + 1.1 * most, 2.6 * len(analysis.spectra) + 0.6)
+    figure, axes = plt.subplots(
+        len(analysis.spectra), 1 + most, figsize=size, squeeze=False, layout="constrained",
+        gridspec_kw={"width_ratios": [4.5] + [1] * most},
+    )  # fmt: skip
+    for row, ((criterion, of), curve) in zip(axes, analysis.spectra.items()):
+        row[0].axhline(1, color="0.6", lw=1, ls="--")
+        for k, ratio in enumerate(curve.ratio.T):
+            row[0].plot(curve.t, ratio, color=COLOURS[of], lw=2 if k == 0 else 0.9, alpha=1 if k == 0 else 0.7)
+        row[0].axvline(curve.at, color="0.6", lw=0.8, ls=":")
+        row[0].set(xlabel=TIME, ylabel="eigenvalues over c", title=f"{NAMES[of]}, {TITLES[criterion]}", ylim=(0, None))
+        row[0].grid(alpha=0.25)
+        row[0].invert_xaxis()
+        for axis in row[1:]:
+            axis.axis("off")
+        if _is_picture(curve.vectors.shape[1:]):
+            at = [abs(t - curve.at) for t in curve.t].index(0)
+            for axis, vector, ratio in zip(row[1:], curve.vectors.numpy(), curve.ratio[at]):
+                vector = vector * np.sign(vector.flat[np.abs(vector).argmax()])
+                axis.imshow(_picture(vector, signed=True), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+                axis.set_title(f"{ratio:.2f}", fontsize=8)
+    figure.suptitle("The leading eigenvalues along the central branch; their vectors at the dotted line", fontsize=11)
+    return figure
 
 
 def asymmetry(analysis: Analysis) -> Figure | None:

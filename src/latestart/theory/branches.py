@@ -317,6 +317,12 @@ class Follower:
             self.denoiser, sigma, self.criterion, start, self.tol, steps=steps, search=search, method=self.method
         )
 
+    def spectrum(self, here: BranchPoint, k: int) -> Spectrum:
+        """The k leading eigenvalues at a point that was found."""
+        return leading_eigenvalue(
+            self.denoiser, here.point, here.sigma, k, self.symmetric, guess=here.spectrum.vectors[0], method=self.method
+        )
+
     def _judged(self, fixed: FixedPoint, guess: Tensor | None) -> BranchPoint:
         spectrum = leading_eigenvalue(
             self.denoiser, fixed.point, fixed.sigma, self.k, self.symmetric, guess=guess, method=self.method

@@ -3,6 +3,7 @@
 | function         | what happens at the level, under falling noise                                          |
 |------------------|------------------------------------------------------------------------------------------|
 | `density`, `sde` | the central fixed point of `D(y, sigma) = c y` loses its stability                        |
+| `exponents`      | neighbours on sample paths begin to separate, on average                                  |
 | `speciation`     | `alpha_bar = 1 / L`: the signal of the covariance's top eigenvalue L meets unit noise     |
 | `two_gaussians`  | two clones agree on their cluster with probability 0.775; exact                           |
 | `clone`          | the same, by sampling: paths shared down to the level, independent below it               |
@@ -13,9 +14,9 @@
 | `collapse`       | a sample becomes nearer to one training point than to all others together                 |
 | `random_energy`  | the same for n points of an isotropic Gaussian, in closed form                            |
 
-Each returns a `CriticalLevel`; `stability`, `cloning` and `collapse` have their mathematics. Speciation is that of
-Biroli, Bonnaire, de Bortoli and Mezard 2024 (arXiv 2402.18491), `t_S = 1/2 ln L` in their time; `sde` is that of Raya
-and Ambrogioni 2023.
+Each returns a `CriticalLevel`; `stability`, `exponents`, `cloning` and `collapse` have their mathematics. Speciation is
+that of Biroli, Bonnaire, de Bortoli and Mezard 2024 (arXiv 2402.18491), `t_S = 1/2 ln L` in their time; `sde` is that
+of Raya and Ambrogioni 2023.
 """
 
 import math
@@ -48,6 +49,7 @@ from latestart.theory.cloning import (
     uturn_curve,
 )
 from latestart.theory.collapse import collapse, collapse_curve, random_energy
+from latestart.theory.exponents import exponents, exponents_curve, path_exponents
 from latestart.theory.levels import CriticalLevel, central, enough
 from latestart.theory.stability import crossing, second_branch
 
@@ -59,7 +61,10 @@ __all__ = [
     "correlation",
     "correlation_curve",
     "density",
+    "exponents",
+    "exponents_curve",
     "normalised",
+    "path_exponents",
     "paths",
     "pixel_correlation",
     "pixels",

@@ -9,7 +9,7 @@ so the point is stable while the ratio `lambda / c` is below 1, and critical whe
 
 Real data is not symmetric, and its bifurcation is imperfect: the central fixed point bends away and stays stable while
 others are born beside it by folds. Then there is no crossing, and none is reported: `crossing` raises `NoCrossing` with
-the peak of the ratio, `second_branch` finds the fold, and `path_exponents` looks along samples' own paths.
+the peak of the ratio, `second_branch` finds the fold, and `exponents` looks along samples' own paths.
 
 Contract: points are `(*shape)`, samples `(B, *shape)`, levels are sigma. Denoisers are called in their own dtype; all
 that is solved, and all that is returned, is float64.
@@ -19,7 +19,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
@@ -27,7 +26,7 @@ from torch import Tensor
 from latestart.denoisers.base import Denoiser, check_sample
 from latestart.noise import Noise
 from latestart.theory.branches import STEP, BranchPoint, Criterion, Follower, constant, descend, levels_of
-from latestart.theory.jacobian import ConvergenceError, Method, leading_eigenvalue
+from latestart.theory.jacobian import ConvergenceError, Method
 from latestart.theory.levels import CriticalLevel
 
 FAR_FROM_FOLD = 0.2  # a ratio lambda / c well below the 1 that it has at a fold
@@ -350,66 +349,3 @@ def birth(
         else:
             high = middle
     return low.sigma, high.sigma
-
-
-# --- along samples' own paths -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Exponents:
-    """Leading local exponents along sample paths.
-
-    Attributes:
-        sigma: `(n,)`, the levels.
-        ratio: `(n, B)`, lambda / c at each sample.
-        values: `(n, B)`, `2 (lambda - c)`: how fast neighbours of the sample separate, in units of 1 / (-log sigma).
-        criterion: "density" or "sde".
-    """
-
-    sigma: np.ndarray
-    ratio: np.ndarray
-    values: np.ndarray
-    criterion: str
-
-    @property
-    def mean(self) -> np.ndarray:
-        """`(n,)`, over the samples."""
-        return self.values.mean(1)
-
-    @property
-    def spread(self) -> np.ndarray:
-        """`(n,)`, standard deviation over the samples; 0 for a single one."""
-        return self.values.std(1, ddof=min(1, self.values.shape[1] - 1))
-
-
-def path_exponents(
-    denoiser: Denoiser,
-    paths: Tensor,
-    sigmas: Sequence[float] | Tensor,
-    criterion: Criterion = "sde",
-    *,
-    symmetric: bool | None = None,
-    method: Method = "auto",
-) -> Exponents:
-    """The leading local exponent `2 (lambda - c)` of the reverse SDE along given paths.
-
-    Args:
-        paths: `(n, B, *shape)`, the samples y at each of n levels.
-        sigmas: `(n,)`, those levels.
-        symmetric, method: see `Follower`.
-
-    Raises:
-        ValueError: paths and levels that do not belong together.
-    """
-    levels = [float(sigma) for sigma in sigmas]
-    if len(paths) != len(levels) or not len(levels) or tuple(paths.shape[2:]) != tuple(denoiser.shape):
-        raise ValueError(
-            f"expected paths of shape (n, B, {', '.join(map(str, denoiser.shape))}) at n levels, received "
-            f"{tuple(paths.shape)} at {len(levels)}"
-        )
-    c = np.array([constant(criterion, sigma) for sigma in levels])[:, None]
-    leading = [
-        [leading_eigenvalue(denoiser, y, sigma, symmetric=symmetric, method=method).leading for y in samples]
-        for samples, sigma in zip(paths, levels)
-    ]
-    return Exponents(np.array(levels), np.array(leading) / c, 2 * (np.array(leading) - c), criterion)
