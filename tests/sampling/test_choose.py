@@ -110,7 +110,18 @@ def test_a_probe_needs_no_nats(data, images, prior, scheduler):
     levels = [c.sigma for c in choice.evidence]
     assert min(levels) < 0.5 * images.var(0).mean().sqrt() and max(levels) > images.var(0).sum().sqrt()
     assert all(c.nats is None for c in choice.evidence)
-    beside = choose_start(as_model(data, scheduler), scheduler, prior, images, STEPS, features="values")
+    told: list[tuple[int, int, str]] = []
+    beside = choose_start(
+        as_model(data, scheduler),
+        scheduler,
+        prior,
+        images,
+        STEPS,
+        features="values",
+        progress=lambda *now: told.append(now),
+    )
+    assert [done for done, _, _ in told[1:]] == list(range(len(told) - 1))
+    assert told[-1][0] < told[-1][1] <= told[-1][0] + 10  # the bar comes near its end and not past it
     assert 1 / 1.5 < choice.sigma / beside.sigma < 1.5
 
 

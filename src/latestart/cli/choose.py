@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import check_folder, friendly, say
+from latestart.cli.support import bar, check_folder, friendly, say
 
 
 def choose(
@@ -50,10 +50,11 @@ def choose(
         shipped = model in zoo.names()
         data = load_images(images) if images else zoo.load(model).images("heldout-a") if shipped else None
         scheduler = make_sampler(sampler, trained, timestep_spacing="trailing")
-        choice = choose_start(
-            network, scheduler, start, data, steps, method, features=features or (model if shipped else None),
-            probes=probes, seed=seed,
-        )  # fmt: skip
+        with bar("choosing") as advance:
+            choice = choose_start(
+                network, scheduler, start, data, steps, method, features=features or (model if shipped else None),
+                probes=probes, seed=seed, progress=advance,
+            )  # fmt: skip
         if out is not None:
             write_json(out, asdict(choice))
     Console().print(choice_table(choice))

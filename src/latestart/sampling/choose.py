@@ -55,6 +55,7 @@ IMAGES, WINDOW_IMAGES, LEVELS = 96, 32, 16  # for the divergence; a window needs
 APART = 2**32  # probes and the user's own runs draw from different seeds
 
 Features = str | Callable[[Tensor], Tensor]
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def choose_start(
     probes: int = PROBES,
     budget: float | None = None,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Choice:
     """Choose where to start sampling.
 
@@ -128,6 +130,7 @@ def choose_start(
             first-order sampler.
         budget: nats at the start, for the method "nats"; by default 5 / steps^2.
         seed: of the noise; the probes' seeds are apart from those of `generate`.
+        progress: called as `progress(done, total, what)`, over blocks of probes.
 
     Raises:
         ValueError: an unknown method; a method without the images or features that it needs; too few images or
@@ -136,7 +139,8 @@ def choose_start(
     steps = whole_number("steps", steps)
     values = None if images is None else _values(images)
     chosen = _method(method, values, features)
-    search = _Search(Counted(model), scheduler, prior, values, steps, labels, seed)
+    search = _Search(Counted(model), scheduler, prior, values, steps, labels, seed, progress or (lambda *_: None))
+    search.progress(0, 1, chosen.partition("+")[0])
     if chosen == "nats":
         return search.by_nats(BUDGET / steps**2 if budget is None else budget)
     if chosen == "stability":
@@ -153,6 +157,7 @@ class _Search:
     steps: int
     labels: Tensor | int | None
     seed: int
+    progress: Progress
 
     def __post_init__(self) -> None:
         self.noise = Noise.from_scheduler(self.scheduler)
@@ -208,7 +213,7 @@ class _Search:
             return math.log(self._at(t_start).sigma / centre, RUNG)
 
         size = block_size(probes, len(rungs))
-        known = Probes(self._prober(extract, size), to_data, size)
+        known = Probes(self._told(self._prober(extract, size), probes // size), to_data, size)
         best = zoom(rungs, start, rung, known, probes // size - LEAST, math.inf if curve is None else SPREAD)
         known.level([best], 0)
         seen = {t: self._probed(t, known, curve) for t in known.features}
@@ -252,6 +257,17 @@ class _Search:
             return extract(drawn.samples)
 
         return block
+
+    def _told(self, block: Callable[[float, int], Tensor], total: int) -> Callable[[float, int], Tensor]:
+        done = 0
+
+        def telling(t_start: float, number: int) -> Tensor:
+            nonlocal done
+            self.progress(done, total, f"probing t = {t_start:g}")
+            done += 1
+            return block(t_start, number)
+
+        return telling
 
     def _probed(self, t_start: float, known: Probes, curve: NatsCurve | None) -> Candidate:
         candidate = self._known(self._at(t_start), curve)
