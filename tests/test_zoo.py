@@ -47,6 +47,19 @@ def test_the_network_removes_noise_better_than_the_prior(mnist):
         assert network < share * linear
 
 
+def test_its_samples_are_nearly_as_near_to_the_training_set_as_test_images(mnist):
+    """DPM++ from full noise in 20 evaluations: 1.2 times as far; white noise is 200 times, a blur over 5 pixels 24."""
+    from latestart.evaluation.quality import FrechetTo
+    from latestart.sampling.generate import generate
+    from latestart.sampling.samplers import make_sampler
+
+    to_train, count = FrechetTo(mnist.statistics("train")), 200
+    scheduler = make_sampler("dpm++", mnist.scheduler, timestep_spacing="trailing")
+    samples = to_train(mnist.features(generate(mnist.model, scheduler, n=count, steps=20).images))
+    unseen = mnist.images("heldout-a")[slice(0, count)].unit()
+    assert samples < 1.6 * to_train(mnist.features(unseen))
+
+
 def test_statistics_are_those_of_the_features(mnist):
     images = mnist.images("heldout-a").floats() / 2 + 0.5
     some = feature_statistics(images, mnist.features)

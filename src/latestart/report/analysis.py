@@ -109,7 +109,7 @@ def _levels_above(axis: Axes, analysis: Analysis) -> None:
 
 
 def spectrum(analysis: Analysis) -> Figure | None:
-    """The leading eigenvalues against the level, a row for each branch, and their vectors where the first is highest."""
+    """The leading eigenvalues against the level, for each branch, and their vectors where the first is highest."""
     if not analysis.spectra:
         return None
     most = max(curve.ratio.shape[1] for curve in analysis.spectra.values())
