@@ -62,6 +62,28 @@ def test_a_process_without_images_adds_nothing():
         torch.testing.assert_close(covariance, data.var(0).flatten())
 
 
+@pytest.mark.parametrize("options", [{"components": 2}, {"labels": True}, {"components": 2, "labels": True}], ids=str)
+def test_a_mixture_of_processes_is_that_of_one(options):
+    data = images(300) + 5 * (torch.arange(300) % 3 == 0).view(-1, 1, 1, 1)
+    if "labels" in options:
+        options = options | {"labels": torch.arange(300) % 2}
+    fitted = {"basis": "dense", "dtype": torch.float64, **options}
+    alone = ls.Mixture.fit(data, **fitted)
+    for mixture in together(3, lambda processes: ls.Mixture.fit(data, **fitted, processes=processes)):
+        torch.testing.assert_close(mixture.weights, alone.weights, rtol=0, atol=0)
+        torch.testing.assert_close(mixture.log_prob(data), alone.log_prob(data), rtol=1e-10, atol=0)
+
+
+def test_an_empty_component_is_told_by_every_process():
+    data = torch.ones(8, *SHAPE)
+    data[:2] += images(2).float()
+    for error in together(
+        2, lambda processes: ls.Mixture.fit(data, 5, basis="diagonal", sigma=1.0, processes=processes)
+    ):
+        assert isinstance(error, ValueError)
+        assert re.search(r"component \d of 5 has no images", str(error))
+
+
 def test_processes_that_disagree_are_told_so():
     def work(processes):
         moments = ls.Moments((3, 4 + processes.index), "diagonal")

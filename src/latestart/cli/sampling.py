@@ -9,6 +9,7 @@ from latestart.cli.support import bar, check_folder, friendly, say, told, whole_
 
 if TYPE_CHECKING:
     from latestart.data import Images
+    from latestart.processes import Processes
 
 SHEET = 64  # images on the overview
 
@@ -31,6 +32,10 @@ def train(
     ema: Annotated[float, typer.Option(help="Decay of the moving average of the weights.")] = 0.9995,
     mixed_precision: Annotated[str, typer.Option(help="no or bf16.")] = "no",
     init: Annotated[str, typer.Option(help="Folder of a model of the same build to begin from.")] = "",
+    max_sigma: Annotated[
+        float | None,
+        typer.Option(help="Train on noise levels (std / alpha) up to this only, for a model that starts late."),
+    ] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the weights, the batches and the noise.")] = 0,
 ) -> None:
@@ -44,7 +49,7 @@ def train(
         config = TrainConfig(
             steps, batch_size, learning_rate, ema_decay=ema, seed=seed, prediction=prediction, patch=patch,
             channels=whole_numbers("channels", channels), layers=layers, classes=classes,
-            mixed_precision=mixed_precision, init=init,
+            mixed_precision=mixed_precision, init=init, max_sigma=max_sigma,
         )  # fmt: skip
         data = load_images(images)
         with bar("training") as advance:
@@ -100,7 +105,7 @@ def fit(
     limit: Annotated[int | None, typer.Option(min=2, help="Use only the first images.")] = None,
     seed: Annotated[int, typer.Option(help="Of the directions of a low-rank fit, and of k-means.")] = 0,
 ) -> None:
-    """Fit the prior of a late start to a set of images; under `torchrun` one Gaussian with all its processes."""
+    """Fit the prior of a late start to a set of images; under `torchrun`, with all its processes."""
     with friendly():
         from latestart.data import load_images
         from latestart.gaussians.moments import Moments
@@ -111,8 +116,7 @@ def fit(
         check_folder(out.parent)
         run = processes()
         if components or by_label:
-            if run.first:
-                _fit_mixture(load_images(images, limit), out, components, by_label, basis, rank, sigma, seed)
+            _fit_mixture(load_images(images, limit), out, components, by_label, basis, rank, sigma, seed, run)
             return
         data = load_images(images, limit, (run.index, run.count))
         moments = Moments(data.shape, basis, rank, seed=seed)
@@ -130,37 +134,44 @@ def fit(
 
 
 def _fit_mixture(
-    data: "Images", out: Path, components: str, by_label: bool, basis: str, rank: int | None, sigma: float, seed: int
-) -> None:
+    data: "Images", out: Path, components: str, by_label: bool, basis: str, rank: int | None, sigma: float, seed: int,
+    run: "Processes",
+) -> None:  # fmt: skip
     from latestart.gaussians.mixture import Mixture
-    from latestart.sampling.components import choose_components
 
     if by_label and data.labels is None:
         raise ValueError(
             "--by-label needs images with labels: a parquet file or npz with them, or a folder for each class"
         )
+    if by_label and components == "auto":
+        raise ValueError("--components auto chooses the number without labels: leave --by-label out")
     if components == "auto":
-        if by_label:
-            raise ValueError("--components auto chooses the number without labels: leave --by-label out")
-        import torch
-
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-        held_out = max(400, len(data) // 10)
-        choice = choose_components(
-            data[order[held_out:]], data[order[:held_out]], sigma, seed=seed, basis=basis, rank=rank
-        )
-        for trial in choice.evidence:
-            say(
-                f"{trial.components} components: held-out log-density {-trial.behind[0]:+.3f} nats from the best "
-                f"(error {trial.behind[1]:.3f}), copied {trial.copying.copied.value:.3f}"
-            )
-        number: int | None = choice.components
+        number: int | None = run.firsts(lambda: _chosen_components(data, basis, rank, sigma, seed))
     else:
         number = whole_numbers("components", components)[0] if components else None
-    prior = Mixture.fit(data.floats(), number, data.labels if by_label else None, basis, rank, seed)
+    labels = data.labels if by_label else None
+    prior = Mixture.fit(data.floats(), number, labels, basis, rank, seed, processes=run)
+    if not run.first:
+        return
     prior.save(out)
     say(f"fitted a mixture of {len(prior.components)} {prior.components[0].basis.name} Gaussians to {len(data)} images")
     say(f"wrote {out}")
+
+
+def _chosen_components(data: "Images", basis: str, rank: int | None, sigma: float, seed: int) -> int:
+    import torch
+
+    from latestart.sampling.components import choose_components
+
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    held_out = max(400, len(data) // 10)
+    choice = choose_components(data[order[held_out:]], data[order[:held_out]], sigma, seed=seed, basis=basis, rank=rank)
+    for trial in choice.evidence:
+        say(
+            f"{trial.components} components: held-out log-density {-trial.behind[0]:+.3f} nats from the best "
+            f"(error {trial.behind[1]:.3f}), copied {trial.copying.copied.value:.3f}"
+        )
+    return choice.components
 
 
 def sample(

@@ -26,6 +26,7 @@ from latestart.gaussians.clusters import Assignment, Batches, blocks
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.moments import Moments
 from latestart.gaussians.sums import structured
+from latestart.processes import Processes
 
 SHRINKAGE = 30.0  # nu; measured, see above
 DENSE_LIMIT = 2**32  # bytes of float64 D x D sums of all components that "auto" still calls dense
@@ -39,15 +40,16 @@ def moments_of(
     total: int,
     structure: tuple[str, int | None, torch.dtype],
     assignment: Assignment | None,
+    processes: Processes,
 ) -> list[Moments]:
-    """Moments of the images of each component.
+    """Moments of the images of each component; of several processes each adds up its share of the images.
 
     Raises:
         ValueError: another number of images than `numbers`, other images than were assigned, or an empty component.
     """
     basis, rank, dtype = structure
     parts: list[Moments] = []
-    start = 0
+    start, share = 0, processes.share(len(numbers))
     for block in blocks(batches):
         if not parts:
             shape = tuple(block.shape[1:])
@@ -57,14 +59,16 @@ def moments_of(
         if len(mine) == len(block):
             if assignment is not None:
                 assignment.require_same(block, start)
-            for k, rows in grouped(mine):
-                parts[k].update(block[rows])
+            shared = slice(max(share.start - start, 0), max(share.stop - start, 0))
+            for k, rows in grouped(mine[shared]):
+                parts[k].update(block[shared][rows])
         start += len(block)
     if start == 0:
         raise ValueError("expected at least one batch of images to fit a mixture to, received none")
     if start != len(numbers):
         raise ValueError(f"expected a label for each image: received {start} images and {len(numbers)} labels")
     for k, part in enumerate(parts):
+        part.combine(processes)
         if part.count == 0:
             raise ValueError(
                 f"component {k} of {total} has no images: ask for fewer components, or a lower sigma (the images may "

@@ -37,8 +37,10 @@ from latestart.gaussians.components import SHRINKAGE, grouped, groups_of, moment
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.lowrank import LowRank
 from latestart.gaussians.structures import basis_class
+from latestart.processes import Processes
 
 COMPONENTS = 30
+ALONE = Processes()
 LIGHT = 1e-3  # nats by which a component's start samples may differ from it
 NEGLIGIBLE = 1e-12  # a component with a smaller share of an image has none
 
@@ -97,6 +99,7 @@ class Mixture:
         sigma: float | None = None,
         shrinkage: float = SHRINKAGE,
         dtype: torch.dtype = torch.float32,
+        processes: Processes = ALONE,
     ) -> "Mixture":
         """Fit a mixture to images: by their labels, or by k-means and EM (`gaussians/clusters.py`), or by both.
 
@@ -114,6 +117,8 @@ class Mixture:
             shrinkage: nu, the number of images' worth of the pooled covariance in that of each component; with 0 each
                 has the covariance of its own images, over n - 1, and needs two of them.
             dtype: of means, bases and products; float64 where 1e-10 matters.
+            processes: of a run, each of which is given all images: the first tells components apart, and each adds up
+                its share of the images of every component.
 
         Raises:
             ValueError: fewer images than components; a component without images; labels that are not class indices or
@@ -125,17 +130,16 @@ class Mixture:
         each = _whole(components, COMPONENTS if classes is None else 1)
         if not (math.isfinite(shrinkage) and shrinkage >= 0):
             raise ValueError(f"expected a shrinkage of at least 0 images, received {shrinkage}")
-        if classes is None and each == 1:
+        if classes is None and each == 1 and processes.count == 1:
             return cls([Gaussian.fit(batches, basis, rank, dtype=dtype)])
         names = None if classes is None else classes.unique()
-        if each > 1:
-            assignment = assigned(batches, each, classes, sigma, seed)
+        if each > 1 or classes is None:
+            assignment = processes.firsts(lambda: assigned(batches, each, classes, sigma, seed))
             numbers = assignment.numbers
         else:
-            assert classes is not None
             assignment, numbers = None, classes.unique(return_inverse=True)[1]
         total = each * (1 if names is None else len(names))
-        parts = moments_of(batches, numbers, total, (basis, rank, dtype), assignment)
+        parts = moments_of(batches, numbers, total, (basis, rank, dtype), assignment, processes)
         weights = torch.tensor([part.count for part in parts], dtype=torch.float64)
         return cls(shrunken(parts, shrinkage), weights, None if names is None else names.repeat_interleave(each))
 
