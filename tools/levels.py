@@ -1,4 +1,4 @@
-"""Fill the table of docs/levels.md and its figure from an analysis.
+"""Fill the tables of docs/levels.md and its figures from an analysis.
 
 latestart analyze mnist --images mnist-train.parquet --limit 10000 --out out/levels
 python tools/levels.py out/levels
@@ -13,6 +13,7 @@ from typing import Any
 from latestart.files import replacing
 
 DOCS = Path(__file__).parent.parent / "docs"
+FIGURES = ("eigenvalues.png", "spectrum.png")
 BEGIN, END = "<!-- the table: written by tools/levels.py -->", "<!-- end of the table -->"
 SUBJECTS = ("point cloud", "network")
 
@@ -113,9 +114,10 @@ def main() -> None:
     options = parser.parse_args()
     record = json.loads((options.analysis / "analysis.json").read_text())
     fill(options.docs / "levels.md", "\n\n".join(part(record) for part in (table, branch_table, path_table)))
-    with replacing(options.docs / "eigenvalues.png") as temporary:
-        temporary.write_bytes((options.analysis / "eigenvalues.png").read_bytes())
-    print(f"wrote {options.docs / 'levels.md'} and {options.docs / 'eigenvalues.png'}")
+    for name in FIGURES:
+        with replacing(options.docs / name) as temporary:
+            temporary.write_bytes((options.analysis / name).read_bytes())
+    print(f"wrote levels.md, {' and '.join(FIGURES)} to {options.docs}")
 
 
 if __name__ == "__main__":
