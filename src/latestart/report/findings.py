@@ -6,15 +6,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import torch
 from matplotlib.axes import Axes
 from rich.box import SIMPLE
 from rich.table import Table
-from torch import Tensor
 
 from latestart.files import replacing
 from latestart.noise import Noise
-from latestart.sampling.check import LINEAR, NATS, Finding, Report
+from latestart.sampling.check import Report
+from latestart.sampling.findings import NATS, Finding, runs
+from latestart.sampling.linearity import LINEAR, time_of
 from latestart.theory.levels import CriticalLevel
 
 COLOURS = {"good": "green", "doubtful": "yellow", "bad": "red"}
@@ -102,7 +102,7 @@ def _draw_nats(axis: Axes, report: Report) -> None:
     for bar in NATS:
         axis.axhline(bar, color="0.4", lw=0.8, ls="--")
         axis.text(0.01, bar, f"{bar:g}", transform=axis.get_yaxis_transform(), fontsize=8, va="bottom")
-    for run in _runs(curve.worse):
+    for run in runs(curve.worse):
         ends = float(t[run[0]]), float(t[min(run[-1] + 1, len(t) - 1)])
         label = "network worse than the prior" if run[0] == int(curve.worse.nonzero()[0]) else None
         axis.axvspan(*ends, color="C3", alpha=0.15, label=label)
@@ -117,7 +117,7 @@ def _draw_levels(axis: Axes, report: Report, noise: Noise) -> None:
     rows = [(level, "C0") for level in levels] + ([(report.collapse, "0.5")] if report.collapse else [])
     for row, (level, colour) in enumerate(rows):
         low, high = _times(level, noise)
-        t = _clamped(level.sigma, noise)
+        t = time_of(level.sigma, noise)
         axis.plot([high, low], [row, row], color=colour, lw=3, alpha=0.5, solid_capstyle="butt")
         axis.plot([t], [row], "o", color=colour, ms=5)
         if colour == "C0":
@@ -141,20 +141,7 @@ def _by_noise(report: Report) -> list[CriticalLevel]:
 
 def _times(level: CriticalLevel, noise: Noise) -> tuple[float, float]:
     low, high = level.interval or (level.sigma, level.sigma)
-    return _clamped(low, noise), _clamped(high, noise)
-
-
-def _clamped(sigma: float, noise: Noise) -> float:
-    low, high = noise.sigma_range
-    return noise.time(min(max(sigma, low), high))
-
-
-def _runs(mask: Tensor) -> list[list[int]]:
-    where = mask.nonzero().flatten()
-    if not len(where):
-        return []
-    breaks = torch.nonzero(where.diff() > 1).flatten() + 1
-    return [part.tolist() for part in torch.tensor_split(where, breaks)]
+    return time_of(low, noise), time_of(high, noise)
 
 
 def _coloured(finding: Finding) -> str:

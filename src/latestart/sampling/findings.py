@@ -1,0 +1,349 @@
+"""What is said of a late start: a verdict in words, with its figure, for each way in which it can fail.
+
+    linear      R^2 of the data against the prior's denoiser               good from 0.95 on, bad below 0.5
+    gaussian    the prior's divergence, a lower bound for a network        good up to 0.5 nats, bad above 2
+    critical    the criteria of the moment of decision, in sigma           good up to a factor of 1.5 apart, bad above 3
+    network     worse than the prior's own denoiser, by 3 standard errors  good where that is skipped
+
+At a start that one has in mind, verdicts are read there: of R^2 and nats the worst value down to it, as R^2 rises again
+at low noise; of the criteria whether it lies before them all, between or after them. At a budget of 1 nat starts come
+within 5% of the best. Where the prior fits all the way down, no decision is left to it that it does not take, and the
+criteria do no harm.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from latestart.noise import Noise
+from latestart.sampling.criteria import Decisions
+from latestart.sampling.linearity import LINEAR, SHARE, Linearity, time_of
+from latestart.theory.levels import CriticalLevel
+from latestart.theory.nats import MARGIN, NatsCurve
+
+Verdict = Literal["good", "doubtful", "bad"]
+Said = tuple[Verdict, str]
+
+NATS = (0.5, 2.0)
+APART = (1.5, 3.0)  # largest over smallest critical level, in sigma
+RANKS: tuple[Verdict, ...] = ("good", "doubtful", "bad")
+PLACES: dict[str, Said] = {
+    "before": ("good", "before all critical levels"),
+    "between": ("doubtful", "between the critical levels, or within their intervals"),
+    "after": ("bad", "after all critical levels: decisions are made that the prior does not make"),
+}
+BOUND = "(a lower bound, as the network is not exact)"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to one question.
+
+    Attributes:
+        name: "linear", "gaussian", "critical" or "network".
+        verdict: "good", "doubtful" or "bad".
+        sentence: the answer in words, with its figure.
+        numbers: what it was read from; times in the scheduler's t, None where there is none.
+    """
+
+    name: str
+    verdict: Verdict
+    sentence: str
+    numbers: dict[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """The finding for JSON; what is not finite becomes None."""
+        return {name: plain(value) for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Start:
+    """The start that one has in mind: its time, its level in sigma, and its place on the grid of levels."""
+
+    t: float
+    sigma: float
+    index: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What findings are read from; the curves have the same levels.
+
+    Attributes:
+        linearity, nats: of the network against the prior.
+        decisions: the critical levels.
+        noise: gives levels their times.
+        at: the start that one has in mind, if any.
+    """
+
+    linearity: Linearity
+    nats: NatsCurve
+    decisions: Decisions
+    noise: Noise
+    at: Start | None
+
+    def budget(self, nats: float) -> CriticalLevel | None:
+        """The level at which the divergence reaches so many nats; None where it never does."""
+        try:
+            return self.nats.level(nats, self.noise)
+        except ValueError:
+            return None
+
+    @property
+    def last(self) -> float:
+        """The time of the lowest level that was looked at."""
+        return time_of(self.nats.sigma[-1].item(), self.noise)
+
+    def span(self, level: CriticalLevel) -> str:
+        """A level's time in words, with its interval."""
+        at = f"{time_of(level.sigma, self.noise):.0f}"
+        if level.interval is None:
+            return at
+        low, high = (time_of(end, self.noise) for end in level.interval)
+        return f"{at} ({low:.0f} to {high:.0f})"
+
+
+def judge(evidence: Evidence) -> tuple[Finding, ...]:
+    """The findings "linear", "gaussian", "critical" and "network", in this order."""
+    return (
+        Finding("linear", *_linear(evidence), _linear_numbers(evidence)),
+        Finding("gaussian", *_gaussian(evidence), _gaussian_numbers(evidence)),
+        Finding("critical", *_critical(evidence), _critical_numbers(evidence)),
+        Finding("network", *_network(evidence), _network_numbers(evidence)),
+    )
+
+
+def worst(findings: tuple[Finding, ...]) -> Verdict:
+    """The worst verdict of all."""
+    return max((finding.verdict for finding in findings), key=RANKS.index)
+
+
+# --- linear -----------------------------------------------------------------------------------------------------------
+
+
+def _linear(e: Evidence) -> Said:
+    curve, at, said = e.linearity, e.at, f"{_reach(e)}{_own_error(e.linearity)}"
+    if not curve.informative.any():
+        return "doubtful", "no level has enough signal to compare two denoisers"
+    if at is None:
+        verdict = _not_linear(curve.data[curve.first]) if curve.fails_from_top else "good"
+        return verdict, f"what the data ask of the network: {said}"
+    if not curve.informative[at.index]:
+        few = f"at t = {at.t:.0f} the network keeps less than {SHARE:.0%} of the data's variance"
+        return "good", f"{few}: nothing yet that could be other than linear; {said}"
+    value = f"R^2 = {curve.data[at.index]:.3f} +- {curve.data_error[at.index]:.3f}"
+    sentence = f"at t = {at.t:.0f} the prior's denoiser explains {value} of what the data ask of the network; {said}"
+    return _linear_at(curve, at), sentence
+
+
+def _linear_at(curve: Linearity, at: Start) -> Verdict:
+    """By the lowest R^2 down to the start, as at lower noise it rises again; above the limit it is good."""
+    if not curve.fails_from_top and (curve.limit is None or at.sigma >= curve.limit.sigma):
+        return "good"
+    above = curve.informative & (curve.sigma >= curve.sigma[at.index])
+    return _not_linear(curve.data[above].min())
+
+
+def _not_linear(r2: Tensor) -> Verdict:
+    """Of an R^2 that is below the first bar."""
+    return "doubtful" if r2 >= LINEAR[1] else "bad"
+
+
+def _reach(e: Evidence) -> str:
+    curve, bar = e.linearity, LINEAR[0]
+    if curve.fails_from_top:
+        value = f"{curve.data[curve.first]:.3f} +- {curve.data_error[curve.first]:.3f}"
+        return f"R^2 is below {bar:g} from the first level with signal on, {value} at t = {curve.t[curve.first]:.0f}"
+    if curve.limit is None:
+        return f"R^2 >= {bar:g} throughout, down to t = {curve.t[-1]:.0f}"
+    return f"R^2 >= {bar:g} down to t = {e.span(curve.limit)}"
+
+
+def _own_error(curve: Linearity) -> str:
+    """The network's own R^2 in words, where errors of its own make it another one."""
+    apart = curve.data - curve.r2 > 2 * torch.hypot(curve.data_error, curve.r2_error)
+    above = curve.sigma >= (curve.limit.sigma if curve.limit else 0.0)
+    seen = curve.informative & above & apart & (curve.r2 < LINEAR[0])
+    if curve.fails_from_top or not seen.any():
+        return ""
+    lowest = int(torch.where(seen, curve.r2, torch.inf).argmin())
+    return (
+        f" (the network itself, with errors of its own that lower nothing, comes down to R^2 = {curve.r2[lowest]:.3f} "
+        f"+- {curve.r2_error[lowest]:.3f} at t = {curve.t[lowest]:.0f})"
+    )
+
+
+def _linear_numbers(e: Evidence) -> dict[str, Any]:
+    curve = e.linearity
+    numbers = {
+        "bar": LINEAR[0],
+        "limit": plain(curve.limit),
+        "network_limit": plain(curve.network_limit),
+        "fails_from_top": curve.fails_from_top,
+        "informative_from_t": curve.t[curve.informative].max().item() if curve.informative.any() else None,
+    }
+    if e.at is not None:
+        names = ("r2", "r2_error", "data", "data_error", "informative")
+        numbers["at_start"] = {name: getattr(curve, name)[e.at.index].item() for name in names}
+    return numbers
+
+
+# --- Gaussian ---------------------------------------------------------------------------------------------------------
+
+
+def _gaussian(e: Evidence) -> Said:
+    nats, at, one = e.nats.nats, e.at, e.budget(1.0)
+    reach = f"it never reaches 1 nat, down to t = {e.last:.0f}"
+    if one is not None:
+        reach = f"it reaches 1 nat at t = {e.span(one)}"
+    if at is not None:
+        value = f"{nats[at.index]:.2f} +- {e.nats.error[at.index]:.2f}"
+        said = f"at t = {at.t:.0f} the noised data are at least {value} nats from the prior; {reach} {BOUND}"
+        return _by_bars(nats[: at.index + 1].max().item(), NATS), said
+    if nats[0] > NATS[0]:
+        said = f"the noised data are {nats[0]:.2f} nats from the prior at the highest level already"
+        return _by_bars(nats[0].item(), NATS), said
+    good = e.budget(NATS[0])
+    down = e.last if good is None else time_of(good.sigma, e.noise)
+    return "good", f"the noised data are within {NATS[0]:g} nats of the prior down to t = {down:.0f}; {reach} {BOUND}"
+
+
+def _gaussian_numbers(e: Evidence) -> dict[str, Any]:
+    numbers: dict[str, Any] = {
+        "bars": list(NATS),
+        "levels": {f"{budget:g}": plain(e.budget(budget)) for budget in (NATS[0], 1.0, NATS[1])},
+        "lower_bound": True,
+        "tail": e.nats.tail,
+    }
+    if e.at is not None:
+        numbers["at_start"] = {name: getattr(e.nats, name)[e.at.index].item() for name in ("nats", "error")}
+    return numbers
+
+
+# --- critical ---------------------------------------------------------------------------------------------------------
+
+
+def _critical(e: Evidence) -> Said:
+    levels = _by_noise(e.decisions)
+    if "nats" in e.decisions.missing and e.nats.nats.max() <= NATS[0]:
+        named = f" ({_named(levels)} regardless of that)" if levels else ""
+        fits = f"the prior fits down to t = {e.last:.0f}"
+        return "good", f"{fits}: no decision is left there that it does not take itself{named}"
+    if not levels:
+        return "doubtful", "no criterion gave a critical level"
+    factor = _factor(levels)
+    listed = f"{_named(levels)}; {factor:.2f} apart in sigma"
+    if e.at is not None:
+        verdict, word = PLACES[_place(levels, e.at.sigma)]
+        return verdict, f"t = {e.at.t:.0f} lies {word} ({listed})"
+    if len(levels) == 1:
+        return "doubtful", f"one criterion only gave a level: {_named(levels)}"
+    verdict = _by_bars(factor, APART)
+    word = {"good": "agree", "doubtful": "agree roughly", "bad": "disagree"}[verdict]
+    return verdict, f"the criteria {word}: {listed}"
+
+
+def _by_noise(decisions: Decisions) -> list[CriticalLevel]:
+    return sorted(decisions.levels, key=lambda level: -level.sigma)
+
+
+def _factor(levels: list[CriticalLevel]) -> float:
+    """How far levels are apart, the highest over the lowest."""
+    return levels[0].sigma / levels[-1].sigma
+
+
+def _place(levels: list[CriticalLevel], sigma: float) -> str:
+    """Whether a level is "before" all others (noisier), "after" them, or "between", with their intervals."""
+    intervals = [level.interval or (level.sigma, level.sigma) for level in levels]
+    if sigma > max(high for _, high in intervals):
+        return "before"
+    return "after" if sigma < min(low for low, _ in intervals) else "between"
+
+
+def _critical_numbers(e: Evidence) -> dict[str, Any]:
+    levels = _by_noise(e.decisions)
+    return {
+        "factor": _factor(levels) if levels else None,
+        "place": _place(levels, e.at.sigma) if levels and e.at is not None else None,
+        "found": len(levels),
+        "missing": sorted(e.decisions.missing),
+    }
+
+
+# --- network ----------------------------------------------------------------------------------------------------------
+
+
+def _network(e: Evidence) -> Said:
+    worse, t, at = e.nats.worse, e.linearity.t, e.at
+    if not worse.any():
+        return "good", f"at none of {len(worse)} levels is the network worse than the prior's own denoiser"
+    numbers = _network_numbers(e)
+    excess = f"{numbers['excess']:.3g} +- {numbers['error']:.2g}, at t = {t[_worst_level(e)]:.0f}"
+    ranges = " and ".join(f"t = {t[r[0]]:.0f}" + (f" to {t[r[-1]]:.0f}" if len(r) > 1 else "") for r in runs(worse))
+    what = f"the network is worse than the prior's own denoiser at {ranges} (squared error higher by up to {excess})"
+    if numbers["below"] is None:
+        return "bad", f"{what}, down to the lowest level: no start skips that"
+    last = runs(worse)[-1][-1]
+    if at is not None and at.index > last:
+        return "good", f"{what}; a start at t = {at.t:.0f} skips that"
+    confined = bool(worse[: last + 1].all())
+    verdict: Verdict = "doubtful" if at is None and confined else "bad"
+    return verdict, f"{what}: there it should be skipped, start at t = {numbers['below']:.0f} or below"
+
+
+def _worst_level(e: Evidence) -> int:
+    return int(torch.where(e.nats.worse, e.linearity.gain, torch.inf).argmin())
+
+
+def _network_numbers(e: Evidence) -> dict[str, Any]:
+    worse, curve = e.nats.worse, e.linearity
+    numbers: dict[str, Any] = {
+        "margin": MARGIN,
+        "levels": int(worse.sum()),
+        "of": len(worse),
+        "t": curve.t[worse].tolist(),
+    }
+    if worse.any():
+        below, most = runs(worse)[-1][-1] + 1, _worst_level(e)
+        numbers["below"] = curve.t[below].item() if below < len(worse) else None
+        numbers["excess"], numbers["error"] = -curve.gain[most].item(), curve.gain_error[most].item()
+    return numbers
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _by_bars(value: float, bars: tuple[float, float]) -> Verdict:
+    """Good up to the first bar, doubtful up to the second."""
+    return "good" if value <= bars[0] else "doubtful" if value <= bars[1] else "bad"
+
+
+def _named(levels: list[CriticalLevel]) -> str:
+    return ", ".join(f"{level.criterion} t = {level.t:.0f}" for level in levels)
+
+
+def runs(mask: Tensor) -> list[list[int]]:
+    """The places at which a mask `(L,)` holds, neighbours together."""
+    found: list[list[int]] = []
+    for k in mask.nonzero().flatten().tolist():
+        if found and found[-1][-1] == k - 1:
+            found[-1].append(k)
+        else:
+            found.append([k])
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Anything that a report holds as JSON has it; what is not finite becomes None."""
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if isinstance(value, CriticalLevel):
+        return value.record()
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

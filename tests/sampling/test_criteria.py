@@ -1,0 +1,96 @@
+"""The criteria on two clusters, whose levels are known."""
+
+import math
+
+import pytest
+import torch
+from two_clusters import CLUSTERS, IMAGES, LABELS, MATCHED, MODEL, NOISE, QUICK, SCHEDULER, SIZE, WIDTH, gaussian, rng
+
+from latestart import Noise, critical
+from latestart.sampling.criteria import CRITERIA, decisions
+from latestart.sampling.linearity import compare
+
+
+@pytest.fixture(scope="module")
+def curve():
+    return compare(MODEL, SCHEDULER, MATCHED, IMAGES)[0]
+
+
+@pytest.fixture(scope="module")
+def found(curve):
+    return decisions(curve, IMAGES, LABELS, NOISE)
+
+
+def by_name(found):
+    return {level.criterion.split(",")[0]: level for level in found.levels if "second" not in level.criterion}
+
+
+def test_every_criterion_gives_a_level_or_a_reason(found):
+    named = {level.criterion.removesuffix(", peak") for level in found.levels}
+    assert named | set(found.missing) == set(CRITERIA)
+    assert not named & set(found.missing)
+    assert all(level.t == pytest.approx(NOISE.time(level.sigma)) for level in found.levels)
+    assert found.collapse.sigma < min(level.sigma for level in found.levels)
+
+
+def test_speciation_is_that_of_the_covariance(found):
+    assert by_name(found)["speciation"].sigma == pytest.approx(critical.speciation(MATCHED).sigma, rel=0.02)
+
+
+def test_the_uturn_is_that_of_exact_clones(found):
+    """The class of an exact clone changes with probability 1 - phi, half of chance is phi = 0.75."""
+    exact = critical.two_gaussians(SIZE, WIDTH, agreement=0.75)
+    low, high = by_name(found)["uturn"].interval
+    assert low * 0.97 < exact.sigma < high * 1.03
+
+
+def test_a_symmetric_cloud_crosses_where_its_covariance_says(curve):
+    """Points of equal norms: `sigma_c^2 = L` under `density`, `alpha_bar_c = sqrt(L^2 + 1) - L` under `sde`."""
+    half = 2 * torch.nn.functional.normalize(IMAGES[:40])
+    cloud = torch.cat([half, -half])
+    found = by_name(decisions(curve, cloud, None, NOISE, ("density", "sde")))
+    top = torch.linalg.eigvalsh(cloud.T.cov(correction=0))[-1].item()
+    assert found["density"].sigma ** 2 == pytest.approx(top, rel=1e-4)
+    assert found["sde"].alpha_bar == pytest.approx(math.sqrt(top**2 + 1) - top, rel=1e-4)
+    assert found["sde"].how.startswith("lambda / c = 1 on the central branch of 80 images")
+
+
+@pytest.mark.parametrize("criterion", ["density", "sde"])
+def test_the_central_branch_of_the_cloud_turns_where_that_of_the_clusters_does(found, criterion):
+    whole = getattr(critical, criterion)(CLUSTERS, None, sigma_range=(1.0, 8.0), symmetric=True)
+    level = by_name(found)[criterion]
+    assert level.sigma == pytest.approx(whole.sigma, rel=0.2)
+    assert level.interval[0] <= level.sigma <= level.interval[1]
+
+
+def test_a_second_branch_is_born_near_the_instability(found):
+    """By a fold just above or below it, as the clouds' few points break the symmetry a little."""
+    whole = critical.sde(CLUSTERS, None, sigma_range=(1.0, 8.0), symmetric=True)
+    second = next(level for level in found.levels if level.criterion == "sde, second branch")
+    assert second.sigma == pytest.approx(whole.sigma, rel=0.2)
+
+
+def test_what_cannot_be_had_is_told(curve):
+    told = []
+    found = decisions(curve, IMAGES[:60], None, NOISE, ("uturn", "sde, second branch"), told=told.append)
+    assert found.levels == ()
+    assert found.missing["nats"] == found.missing["density"] == "not asked for"
+    for name in ("uturn", "sde, second branch"):
+        assert "labels or a classifier are needed" in found.missing[name]
+    assert told == list(CRITERIA)
+    single = decisions(curve, IMAGES[:60], torch.zeros(60, dtype=torch.long), NOISE, ("uturn",))
+    assert "all of one class" in single.missing["uturn"]
+
+
+def test_a_level_beyond_the_schedule_is_missing(curve):
+    found = decisions(curve, IMAGES, LABELS, Noise.edm(sigma_max=0.1), QUICK)
+    assert found.levels == ()
+    assert all("lies outside of the" in found.missing[name] for name in QUICK)
+
+
+def test_a_branch_far_from_instability_is_no_decision(curve):
+    """Points of a white Gaussian: 1 / (1 + sigma^2) of it is far from 1 still where they tell single points."""
+    cloud = gaussian([1.0] * 30).sample(40, rng())
+    found = decisions(curve, cloud, None, NOISE, ("density",))
+    assert found.levels == ()
+    assert "far from 1" in found.missing["density"]
