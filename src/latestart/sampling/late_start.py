@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.gaussians.mixture import Conditioned
 from latestart.noise import Noise, is_edm, is_flow
 
 SUPPORTED = (
@@ -51,7 +52,7 @@ _REFUSED = {
     "UnCLIPScheduler": "its betas cannot be given",
     "DDIMInverseScheduler": "it runs from data to noise",
     "DPMSolverMultistepInverseScheduler": "it runs from data to noise",
-    "IPNDMScheduler": "its times are not indices of its betas",
+    "IPNDMScheduler": "its times are not indices of its betas; make_sampler('ipndm', scheduler) does the same steps",
 }
 
 # What the user's configuration says about the whole schedule, and must not say about a part of it.
@@ -147,6 +148,14 @@ def of_classes(prior: Prior, labels: Tensor | int | None) -> dict[str, Any]:
     """The labels as a prior's methods take them: nothing for one that knows no classes."""
     knows = labels is not None and getattr(prior, "labels", None) is not None
     return {"labels": labels} if knows else {}
+
+
+def conditioned(prior: Any, labels: Tensor | int | None) -> Any:
+    """The prior as a denoiser of images of those classes, `(n,)` or one for all; itself where it knows no classes."""
+    if not of_classes(prior, labels):
+        return prior
+    given = torch.as_tensor(labels)
+    return Conditioned(prior, given) if given.ndim else prior.of_class(int(given))
 
 
 def initial_sample(scheduler: Any, z: Tensor) -> Tensor:

@@ -1,4 +1,15 @@
-"""Samplers by name: diffusers scheduler classes, made from the scheduler that a model was trained with."""
+"""Samplers by name: diffusers scheduler classes, made from the scheduler that a model was trained with.
+
+One of them is written here. iPNDM (Zhang and Chen, "Fast sampling of diffusion models with exponential integrator",
+2023, section 4) is the Adams-Bashforth method in the level sigma, with the coefficients of equal steps whatever the
+steps are, and with the lower orders in place of Runge-Kutta steps at the beginning:
+
+    e_k = (y_k - D(y_k, sigma_k)) / sigma_k
+    y_(k+1) = y_k + (sigma_(k+1) - sigma_k) sum_j c_(q,j) e_(k-j),    q = min(k + 1, 4)
+
+LMS is the same with the coefficients of the steps as they are. diffusers' own `IPNDMScheduler` has a noise process of
+its own, with times in [0, 1] and the prediction of v: it fits no network that was trained on betas.
+"""
 
 import inspect
 from typing import Any
@@ -9,6 +20,7 @@ SAMPLERS = {
     "ddpm": "DDPMScheduler",
     "ddim": "DDIMScheduler",
     "pndm": "PNDMScheduler",
+    "ipndm": "LMSDiscreteScheduler",  # with the coefficients of equal steps: `IPNDM`
     "deis": "DEISMultistepScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
@@ -18,6 +30,34 @@ SAMPLERS = {
     "lms": "LMSDiscreteScheduler",
     "kdpm2": "KDPM2DiscreteScheduler",
 }
+
+ADAMS_BASHFORTH = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+
+
+class IPNDM(diffusers.LMSDiscreteScheduler):
+    """LMS with the coefficients of Adams and Bashforth for equal steps; settings and times are those of LMS."""
+
+    sigmas: Any
+
+    def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
+        """The weight `(sigma_(t+1) - sigma_t) c_(order,current_order)` of one earlier slope, at the step `t`."""
+        return float(self.sigmas[t + 1] - self.sigmas[t]) * ADAMS_BASHFORTH[order - 1][current_order]
+
+
+def sampler_class(name: str) -> type:
+    """The class of the sampler called `name`.
+
+    Raises:
+        ValueError: the name is not known.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"there is no sampler {name!r}; there are {', '.join(SAMPLERS)}")
+    return IPNDM if name == "ipndm" else getattr(diffusers, SAMPLERS[name])
 
 
 def make_sampler(name: str, trained: Any, **changes: Any) -> Any:
@@ -31,13 +71,11 @@ def make_sampler(name: str, trained: Any, **changes: Any) -> Any:
     Raises:
         ValueError: the name is not known, or the class has no such setting.
     """
-    if name not in SAMPLERS:
-        raise ValueError(f"there is no sampler {name!r}; there are {', '.join(SAMPLERS)}")
-    kind = getattr(diffusers, SAMPLERS[name])
+    kind: Any = sampler_class(name)
     parameters = inspect.signature(kind.__init__).parameters
     unknown = sorted(set(changes) - set(parameters))
     if unknown:
-        raise ValueError(f"{SAMPLERS[name]} has no setting {', '.join(unknown)}")
+        raise ValueError(f"{kind.__name__} has no setting {', '.join(unknown)}")
     if "skip_prk_steps" in parameters:  # PNDM's Runge-Kutta steps cannot be done at 3 steps
         changes = {"skip_prk_steps": True, **changes}
     # from_config takes the new class's own defaults, even of the betas, for the names in this list

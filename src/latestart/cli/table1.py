@@ -1,0 +1,113 @@
+"""The command of the paper's table: vanilla against late start, as the paper did it and at equal evaluations."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latestart.cli.support import bar, check_folder, friendly, say, whole_numbers
+
+
+def table1(
+    model: Annotated[
+        str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
+    ] = "mnist",
+    out: Annotated[Path, typer.Option(help="Folder of the table; one that was cut off goes on from there.")] = Path(
+        "out/experiments/table1"
+    ),
+    images: Annotated[
+        str | None, typer.Option(help="The training set: parquet, folder or npz; default: the shipped model's.")
+    ] = None,
+    held_out: Annotated[str | None, typer.Option(help="Images that the model has not seen, to tell copies by.")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
+        ),
+    ] = None,
+    statistics: Annotated[
+        str | None,
+        typer.Option(help="Where the feature statistics of the images are kept; default: OUT/statistics.safetensors."),
+    ] = None,
+    gaussian: Annotated[str | None, typer.Option(help="File of the Gaussian; default: beside the model.")] = None,
+    mixture: Annotated[str | None, typer.Option(help="File of the mixture; default: beside the model.")] = None,
+    parts: Annotated[
+        str, typer.Option(help="paper (as the paper did it), exact (at equal evaluations), solvers.")
+    ] = "paper,exact,solvers",
+    solvers: Annotated[str, typer.Option(help="Samplers of the third part.")] = "dpm++,unipc,deis,heun,lms,ipndm",
+    starts: Annotated[str, typer.Option(help="Kinds of late start.")] = "isotropic,gaussian,mixture",
+    t_start: Annotated[
+        str | None,
+        typer.Option(help="Where late starts begin, in the scheduler's t; default: some for each kind of start."),
+    ] = None,
+    nfe: Annotated[str, typer.Option(help="Steps in the part `paper`, network evaluations in the others.")] = "3,5,10",
+    paper: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose figures in the paper stand beside: mnist, cifar10, celeba32, celeba64, imagenet64; default: "
+            "those of the model's name, if any."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Samples of each cell.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples evaluated at once.")] = 256,
+    budget: Annotated[
+        int | None,
+        typer.Option(min=0, help="Network evaluations that the table may cost, those spent before counted."),
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Measure anew what has failed.")] = False,
+) -> None:
+    """The paper's table 1 beside the paper's figures: full noise against late start, at 3, 5 and 10."""
+    with friendly():
+        from rich.console import Console
+
+        from latestart.experiments import table1 as experiment
+        from latestart.experiments.grid import Grid
+        from latestart.files import replacing, write_json
+        from latestart.processes import processes
+        from latestart.report import table1 as report
+        from latestart.report.sweep import not_measured
+
+        check_folder(out)
+        dataset = experiment.dataset_of(model) if paper is None else paper
+        experiment.published(dataset)  # refused before any work
+        given = {"images": images, "held_out": held_out, "features": features, "statistics": statistics}
+        grid = Grid.of({"model": model, "samples": samples, "seed": seed, "batch_size": batch_size, **given})
+        options = experiment.Options(
+            grid,
+            _names(parts),
+            whole_numbers("nfe", nfe),
+            _names(solvers),
+            _names(starts),
+            None if t_start is None else whole_numbers("t-start", t_start),
+            {kind: file for kind, file in (("gaussian", gaussian), ("mixture", mixture)) if file is not None},
+        )
+        run = processes()
+        table = experiment.open_table(options, out, run, say if run.first else lambda _: None)
+        if run.first:
+            say(f"{len(table.sweep.planned)} cells, {table.cost:,} network evaluations")
+        with bar("evaluating", run.first) as advance:
+            table.measure(budget, retry, advance)
+        if not run.first:
+            return
+        rows = experiment.rows(table.measured(), dataset)
+        all_rows = table.sweep.table()
+        table.sweep.write(all_rows)
+        write_json(out / "results.json", experiment.results(table, rows, dataset))
+        heading = f"{Path(model).name}: {samples:,} samples of each cell, seed {seed}, features {table.features}"
+        with replacing(out / "table1.md") as temporary:
+            temporary.write_text(report.markdown(rows, heading))
+        if rows:
+            report.picture(out / "table1.png", rows, heading)
+        console = Console(width=None if Console().is_terminal else 160)
+        for block in report.blocks(rows):
+            console.print(block.rich())
+        for line in (*report.headline(rows), *not_measured(all_rows)):
+            say(line)
+    say(
+        f"wrote {', '.join(str(out / name) for name in ('table1.md', 'table1.png', 'results.json', 'results.parquet'))}"
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
