@@ -3,15 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler
+from two_clusters import CLUSTERS, Conditional
 
 from latestart import GaussianMixture, as_model, generate, late_start, zoo
 from latestart.evaluation.kernel import EnergyTo, energy_distance
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
+from latestart.gaussians.mixture import Mixture
 from latestart.noise import Noise
 from latestart.sampling.choose import LEVELS, METHODS, WINDOW_IMAGES, choose_start
 from latestart.sampling.late_start import start_level
+from latestart.sampling.matching import SAMPLES
+from latestart.theory.stability import crossing
 
 DDIM = {"timestep_spacing": "trailing", "clip_sample": False}
 STEPS = 5
@@ -126,12 +130,12 @@ def test_a_probe_needs_no_nats(data, images, prior, scheduler):
 
 
 def test_the_cost_is_counted(data, images, prior, scheduler):
-    """Probes of a first-order sampler cost `steps` each, and the divergence one evaluation an image and level."""
+    """Probes of a first-order sampler cost `steps` each, the divergence one an image and level, the check 64."""
     model = as_model(data, scheduler)
     for probes in (200, 600):
         choice = choose_start(model, scheduler, prior, images, STEPS, features="values", probes=probes)
         drawn = sum(c.samples for c in choice.evidence)
-        assert choice.nfe == WINDOW_IMAGES * LEVELS + drawn * STEPS
+        assert choice.nfe == 2 * SAMPLES + WINDOW_IMAGES * LEVELS + drawn * STEPS
         assert 0.75 * probes <= drawn <= probes
 
 
@@ -169,6 +173,46 @@ def test_the_shipped_model_is_started_inside_its_window():
     assert 380 < choice.t_start < 620
 
 
+def test_a_start_for_labels_is_that_of_their_classes(scheduler):
+    """A conditional model with a prior of its classes: the divergence is that of each image from its own class."""
+    model, mixture = Conditional(), Mixture(CLUSTERS.components, CLUSTERS.weights, [0, 1])
+    labels = torch.arange(200) % 2
+    images = mixture.sample(200, torch.Generator().manual_seed(5), labels)
+    each = choose_start(model, scheduler, mixture, images, STEPS, "nats", labels=labels)
+    one = choose_start(model, scheduler, mixture, images[labels == 1], STEPS, "nats", labels=1)
+    whole = Mixture(CLUSTERS.components, CLUSTERS.weights)  # knows no classes: far from each of them
+    far = choose_start(model, scheduler, whole, images, STEPS, "nats", labels=labels)
+    assert one.sigma < each.sigma < 0.5 * far.sigma  # the last level is a share of the width of the images given
+    assert all("KL(data || prior) is below 0.2 nats at all levels, down to" in choice.how for choice in (one, each))
+    assert "reaches 0.2 nats" in far.how
+    unseen = choose_start(model, scheduler, mixture, steps=STEPS, labels=labels[:40])
+    assert unseen.sigma == pytest.approx(each.sigma, rel=0.3)
+
+
+def test_a_variance_exploding_process_is_unstable_where_the_density_splits(data, prior):
+    """On EDM the central mode splits: `density`, sigma^2 = 3.95 for means at +-2 and variances of 0.05."""
+    edm = EDMEulerScheduler(sigma_data=1.0)
+    model = as_model(data, edm)
+    choice = choose_start(model, edm, prior, steps=20, method="stability")
+    level = crossing(data, "density").sigma
+    assert f"sigma = {level:.4g}"[:-1] in choice.how
+
+
+def test_bad_labels_are_named(scheduler):
+    model, mixture = Conditional(), Mixture(CLUSTERS.components, CLUSTERS.weights, [0, 1])
+    images = mixture.sample(40, torch.Generator().manual_seed(5))
+    for labels, told in (
+        (None, "classes 0 to 1: expected labels, received none"),
+        (torch.arange(7) % 2, r"expected 40 labels.*\(7,\)"),
+        (17, r"classes 0 to 1, received labels \[17\]"),
+        (torch.zeros(40), "torch.float32"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            choose_start(model, scheduler, mixture, images, STEPS, "nats", labels=labels)
+    with pytest.raises(ValueError, match="expected one label, received 40"):
+        choose_start(model, scheduler, mixture, images, STEPS, "stability", labels=torch.arange(40) % 2)
+
+
 def test_bad_input_is_named(data, images, prior, scheduler):
     model = as_model(data, scheduler)
     with pytest.raises(ValueError, match=f"no method 'best'.*{METHODS[0]}"):
@@ -179,6 +223,14 @@ def test_bad_input_is_named(data, images, prior, scheduler):
         choose_start(model, scheduler, prior, images[:1], STEPS)
     with pytest.raises(ValueError, match="probes=100: expected at least 200"):
         choose_start(model, scheduler, prior, images, STEPS, features="values", probes=100)
+    for method in METHODS:
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            choose_start(model, scheduler, prior, images / 0, STEPS, method, features="values")
+        with pytest.raises(ValueError, match=r"model's shape \(4,\), received \(3,\)"):
+            choose_start(model, scheduler, prior, images[:, :3], STEPS, method, features="values")
+    for budget in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="budget above 0 nats, received"):
+            choose_start(model, scheduler, prior, images, STEPS, "nats", budget=budget)
     with pytest.raises(ValueError, match="steps=0"):
         choose_start(model, scheduler, prior, images, 0)
     with pytest.raises(ValueError, match=r"prior is for samples of shape \(3,\)"):

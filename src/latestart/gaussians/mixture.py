@@ -474,6 +474,30 @@ def _lightened(component: Gaussian) -> Gaussian:
     return Gaussian(component.mean, few, torch.cat([values[:r], mean[r : r + 1]]))
 
 
+class Conditioned:
+    """A mixture as the denoiser of images whose classes are known: image i of a batch is of class `labels[i]`.
+
+    Args:
+        mixture: with labels.
+        labels: `(n,)`.
+    """
+
+    def __init__(self, mixture: Mixture, labels: Tensor) -> None:
+        self.mixture, self.labels = mixture, labels
+        self.shape, self.dtype, self.device = mixture.shape, mixture.dtype, mixture.device
+        self.sigma_range = mixture.sigma_range
+
+    def __call__(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+        """`E[x_0 | y, class]`, `(n, *shape)`.
+
+        Raises:
+            ValueError: another number of images than labels; a class that the mixture does not have.
+        """
+        if len(y) != len(self.labels):
+            raise ValueError(f"expected the {len(self.labels)} images whose classes are known, received {len(y)}")
+        return self.mixture(y, sigma, self.labels)
+
+
 def _classes(labels: Tensor | np.ndarray | Sequence[int]) -> Tensor:
     """Class indices as `(N,)` int64."""
     given = torch.as_tensor(labels)

@@ -33,15 +33,16 @@ import torch
 from torch import Tensor
 
 from latestart.data import Images
-from latestart.denoisers.networks import from_diffusers
+from latestart.denoisers.networks import from_diffusers, sample_shape
 from latestart.evaluation.kernel import EnergyTo
 from latestart.evaluation.quality import resolve
 from latestart.noise import Noise
-from latestart.sampling.late_start import late_start, start_level, whole_number
-from latestart.sampling.loop import Counted, draw
+from latestart.sampling.late_start import conditioned, late_start, of_classes, start_level, whole_number
+from latestart.sampling.loop import Counted, checked_labels, draw
 from latestart.sampling.matching import check_prior
 from latestart.sampling.probing import FEWEST, LEAST, BlockNoise, Probes, StepNoise, block_size, moment_weights, zoom
 from latestart.sampling.seeds import sample_generator
+from latestart.theory.branches import Criterion
 from latestart.theory.levels import FEWEST as FEWEST_IMAGES
 from latestart.theory.nats import NatsCurve, nats
 from latestart.theory.stability import NoCrossing, crossing
@@ -52,6 +53,7 @@ RUNG = 1.8**0.25  # between neighbouring levels of the ladder of starts
 SPREAD = 2.5  # of the best level about that of the budget, in rungs; on six exact mixtures it was 1.9
 PROBES = 2000  # samples of all probes together
 IMAGES, WINDOW_IMAGES, LEVELS = 96, 32, 16  # for the divergence; a window needs it less exactly
+FACTOR = 1.6  # between neighbouring levels at most, for integrals to a percent
 APART = 2**32  # probes and the user's own runs draw from different seeds
 
 Features = str | Callable[[Tensor], Tensor]
@@ -134,11 +136,14 @@ def choose_start(
 
     Raises:
         ValueError: an unknown method; a method without the images or features that it needs; too few images or
-            probes; images or a prior of another shape; a scheduler that cannot be late-started.
+            probes; images or a prior of another shape, or images that are not finite; labels that are not classes of
+            the model, or not one for each image; a budget that is not above 0; a scheduler that cannot be late-started.
     """
     steps = whole_number("steps", steps)
-    values = None if images is None else _values(images)
+    values = None if images is None else _values(images, sample_shape(model))
     chosen = _method(method, values, features)
+    if budget is not None and not (math.isfinite(budget) and budget > 0):
+        raise ValueError(f"expected a budget above 0 nats, received {budget}")
     search = _Search(Counted(model), scheduler, prior, values, steps, labels, seed, progress or (lambda *_: None))
     search.progress(0, 1, chosen.partition("+")[0])
     if chosen == "nats":
@@ -162,8 +167,9 @@ class _Search:
     def __post_init__(self) -> None:
         self.noise = Noise.from_scheduler(self.scheduler)
         self.prior = self.prior.to(self.model.device) if hasattr(self.prior, "to") else self.prior
-        self.labels = None if self.labels is None else torch.as_tensor(self.labels)
-        check_prior(self.model.model, self.scheduler, self.prior, self.labels)
+        count = None if self.images is None else len(self.images)
+        self.labels = checked_labels(self.model, self.labels, count)
+        check_prior(self.model, self.scheduler, self.prior, self.labels)
         if (
             isinstance(self.labels, Tensor)
             and self.labels.ndim == 0
@@ -173,18 +179,23 @@ class _Search:
 
     def by_nats(self, budget: float) -> Choice:
         curve = self._divergence()
-        start = self._candidate(_level(curve, budget), curve)
-        whose = "KL(prior || model)" if self.images is None else "KL(data || prior)"
-        how = f"{whose} reaches {budget:g} nats at sigma = {start.sigma:.4g}"
+        sigma, found = _level(curve, budget)
+        start = self._candidate(sigma, curve)
+        how = f"{'KL(prior || model)' if self.images is None else 'KL(data || prior)'} {found}"
         return self._choice(start, "nats", [*self._window(curve), start], how)
 
     def by_stability(self) -> Choice:
         """Central differences: each product with the Jacobian is two evaluations that are counted."""
+        if isinstance(self.labels, Tensor) and self.labels.ndim:
+            raise ValueError(
+                f"the stability of a fixed point is that of one class: expected one label, received {len(self.labels)}"
+            )
         denoiser = from_diffusers(self.model, self.scheduler, self.labels)
+        criterion: Criterion = "sde" if self.noise.kind == "vp" else "density"  # c of the process' own reverse SDE
         bottom, top = self._range()
         search: dict[str, Any] = {"start": self.prior.mean, "method": "differences", "sigma_range": (bottom, top)}
         try:
-            sigma = crossing(denoiser, "sde", **search).sigma
+            sigma = crossing(denoiser, criterion, **search).sigma
             how = f"the central fixed point loses its stability at sigma = {sigma:.4g}"
         except NoCrossing as never:
             sigma = never.sigma
@@ -226,7 +237,7 @@ class _Search:
     def _ladder(self, curve: NatsCurve | None) -> tuple[float, range]:
         """The level of rung 0, and the rungs to begin with: about the budget, or over all levels of the images."""
         if curve is not None:
-            return _level(curve, BUDGET / self.steps**2), range(-4, 5, 2)
+            return _level(curve, BUDGET / self.steps**2)[0], range(-4, 5, 2)
         assert self.images is not None
         width, (low, high) = self.images.double().var(0), self.noise.sigma_range
         bottom = max(0.3 * float(width.mean().sqrt()), low)
@@ -284,13 +295,15 @@ class _Search:
     def _divergence(self, most: int = IMAGES) -> NatsCurve:
         """Without images, of samples of the prior, whose own denoiser is exact on them, from the model."""
         count = most if self.images is None else min(most, len(self.images))
-        denoiser = from_diffusers(self.model, self.scheduler, self._labels(count))
+        labels = self._labels(count)
+        denoiser, known = from_diffusers(self.model, self.scheduler, labels), of_classes(self.prior, labels)
+        prior = conditioned(self.prior, labels)
         if self.images is not None:
             images, levels = self.images[:count], _levels(denoiser, self.images[:IMAGES])
-            return nats(denoiser, self.prior, images, levels, batch_size=count, seed=self.seed)
-        images = self.prior.sample(count, generator=sample_generator(APART + self.seed, 0))
+            return nats(denoiser, prior, images, levels, batch_size=count, seed=self.seed)
+        images = self.prior.sample(count, generator=sample_generator(APART + self.seed, 0), **known)
         levels = _levels(denoiser, images)
-        return nats(self.prior, denoiser, images, levels, exact=True, batch_size=count, seed=self.seed)
+        return nats(prior, denoiser, images, levels, exact=True, batch_size=count, seed=self.seed)
 
     def _candidate(self, sigma: float, curve: NatsCurve | None = None) -> Candidate:
         """The start whose first level is nearest to sigma, as far as the schedule reaches."""
@@ -329,12 +342,17 @@ def _method(method: str | None, images: Tensor | None, features: Features | None
     return method
 
 
-def _values(images: Images | Tensor) -> Tensor:
+def _values(images: Images | Tensor, shape: tuple[int, ...]) -> Tensor:
     values = images.floats() if isinstance(images, Images) else torch.as_tensor(images)
     if len(values) < FEWEST_IMAGES or not values.is_floating_point():
         raise ValueError(
             f"expected at least {FEWEST_IMAGES} images, as load_images returns them or as floating-point values in the "
             f"model's range, received {values.dtype} {tuple(values.shape)}"
+        )
+    if tuple(values.shape[1:]) != shape or not values.isfinite().all():
+        raise ValueError(
+            f"expected finite images of the model's shape {shape}, received {tuple(values.shape[1:])}"
+            + ("" if values.isfinite().all() else " with values that are NaN or infinite")
         )
     return values
 
@@ -362,15 +380,24 @@ def _levels(denoiser: Any, images: Tensor) -> Tensor:
     """From where nothing is known of the data to where a value is seen three times as well as without noise."""
     width, (low, high) = images.double().var(0), denoiser.sigma_range
     top, bottom = min(10 * float(width.sum().sqrt()), high), max(0.3 * float(width.mean().sqrt()), low)
-    return torch.from_numpy(np.geomspace(top, bottom, LEVELS)).clamp(low, high)
+    count = max(LEVELS, math.ceil(math.log(top / bottom) / math.log(FACTOR)) + 1)
+    return torch.from_numpy(np.geomspace(top, bottom, count)).clamp(low, high)
 
 
-def _level(curve: NatsCurve, budget: float) -> float:
-    """The highest level at which the divergence reaches the budget; the lowest one if it never does."""
+def _level(curve: NatsCurve, budget: float) -> tuple[float, str]:
+    """The highest level at which the divergence reaches the budget, and that in words; an end of the levels if none.
+
+    The lowest one where it stays below the budget, the highest one where it is above it throughout.
+    """
     try:
-        return curve.level(budget).sigma
+        sigma = curve.level(budget).sigma
+        return sigma, f"reaches {budget:g} nats at sigma = {sigma:.4g}"
     except ValueError:
-        return float(curve.sigma[-1 if curve.nats.max() < budget else 0])
+        below = bool(curve.nats.max() < budget)
+        sigma = float(curve.sigma[-1 if below else 0])
+        return sigma, f"is {'below' if below else 'above'} {budget:g} nats at all levels, " + (
+            f"down to sigma = {sigma:.4g}" if below else f"up to sigma = {sigma:.4g}"
+        )
 
 
 def _at_level(curve: NatsCurve, sigma: float) -> float:

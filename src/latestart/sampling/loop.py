@@ -157,21 +157,31 @@ def checked(
     if noise is not None and not (noise.is_floating_point() and noise.isfinite().all()):
         raise ValueError(f"expected noise of finite floating-point values, received {noise.dtype}, or NaN or infinite")
     _batch_size(batch_size, n)
-    labels = _checked_labels(model, None if labels is None else torch.as_tensor(labels), n)
+    labels = checked_labels(model, labels, n)
+    labels = None if labels is None else labels.expand(n)
     return n, whole_number("steps", steps), labels, noise
 
 
-def _checked_labels(model: Any, labels: Tensor | None, n: int) -> Tensor | None:
+def checked_labels(model: Any, labels: Any, n: int | None) -> Tensor | None:
+    """The classes asked for, `()` or `(n,)`, or None for a model without; n None is any number.
+
+    Raises:
+        ValueError: none for a model with classes, another number of labels, or labels that are not its classes.
+    """
     classes = getattr(model.config, "num_class_embeds", None)
     if labels is None:
         if classes:
             raise ValueError(f"the model has the classes 0 to {classes - 1}: expected labels, received none")
         return None
-    if labels.ndim and len(labels) != n:
-        raise ValueError(f"expected {n} labels, one for each sample, received {len(labels)}")
+    labels = torch.as_tensor(labels)
+    if labels.is_floating_point() or labels.ndim > 1 or (labels.ndim and (len(labels) != n if n else not len(labels))):
+        number = "labels" if n is None else f"{n} labels"
+        raise ValueError(
+            f"expected {number}, one for each sample, received {labels.dtype} of shape {tuple(labels.shape)}"
+        )
     if classes and (labels.min() < 0 or labels.max() >= classes):
         raise ValueError(f"the model has the classes 0 to {classes - 1}, received labels {labels.unique().tolist()}")
-    return labels.expand(n)
+    return labels
 
 
 def _batch_size(batch_size: int | None, n: int) -> int:

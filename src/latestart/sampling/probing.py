@@ -13,9 +13,10 @@ differences between starts are known far better than the distances.
 The images. Where the prior was fitted to more of them than are at hand, they are weighted to its mean and covariance.
 
 The starts lie on a ladder of levels, evenly spaced in log sigma. Each of three rounds looks at five of them, two rungs
-apart, about the best one so far, with equally many blocks, those that are known already included; the best is the
-vertex of a parabola through them, and moves the next round. Its
-error comes from leaving out one block at a time. With `v` the vertex and `s` its error, and the best rung known to be
+apart, about the best one so far (the first, where nothing is known beforehand, at all of the ladder, four apart), with
+equally many blocks, those that are known already included; the best is the vertex of a parabola through them, and moves
+the next round. Its error comes from leaving out one block at a time. With `v` the vertex and `s` its error, and the
+best rung known to be
 `0 +- spread` before any probe, the expectation is
 
     v / (1 + s^2 / spread^2)
