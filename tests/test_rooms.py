@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src" / "latestart"
 FLOORS = [
-    {"files", "processes"},
+    {"files", "processes", "datasets"},
     {"noise", "data"},
     {"gaussians"},
     {"denoisers"},

@@ -2,25 +2,31 @@
 
 Images are kept as the bytes they were stored in, `(N, C, H, W)` uint8, and become numbers in the model's value range,
 [-1, 1], one batch at a time. Three layouts are read: a parquet file in the Hugging Face layout (`image: {bytes, path}`,
-`label`), a folder of image files (one sub-folder for each class, or none), and an npz file (`images`, `labels`).
+`label`), a folder of image files (one sub-folder for each class, or none), and an npz file (`images`, `labels`). Of
+data sets as they are published, `datasets` knows CelebA, CelebA-HQ and ImageNet64: their images are read in chunks, and
+a set of more than 2 GiB is kept in a nameless file in the folder for temporary ones (TMPDIR), mapped into memory.
 """
 
-import io
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-# eight bits a channel; alpha and 16 bits would have to be changed to be read
-MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+from latestart.datasets.layouts import open_source
+from latestart.datasets.pictures import SUFFIXES, Source, decode
+from latestart.datasets.places import Place
+
+CHUNK = 1024  # images read at once
+IN_MEMORY = 2 << 30  # bytes of pixels; what is larger stands in a file, mapped into memory
 
 
 @dataclass(frozen=True)
@@ -69,22 +75,27 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def load_images(path: str | Path, limit: int | None = None, part: tuple[int, int] = (0, 1)) -> Images:
-    """Read a parquet file, a folder of images or an npz file.
+    """Read a parquet file, a folder of images, an npz file, or a published data set.
 
     Args:
         path: `*.parquet` with a column `image` of `{bytes, path}` and optionally `label`; a folder of image files,
             searched recursively, whose sub-folders (if it has any) are the classes; or `*.npz` with `images`
             `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)` as uint8 or as floats in [0, 1], and optionally `labels`.
+            Or the folder of CelebA (`celeba@64`, `celeba@32@test`, `celeba@64@Smiling`), of ImageNet64 (`folder`,
+            `folder@valid`), or any folder of images with the size to which they are to be shrunk (`celeba-hq@64`); see
+            `latestart.datasets.layouts`.
         limit: read only the first `limit` images.
         part: (k, m) reads the k-th of m equal parts of those, counted from 0: the share of one of m processes.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`.
+        FileNotFoundError: there is nothing at `path`, or a file of a published data set is missing.
         ValueError: an empty folder or file, more parts than images, an unreadable image, images of unequal shapes,
             NaN, or an unknown format.
     """
-    path = Path(path)
-    if path.is_dir():
+    source, path = open_source(Place.of(path)), Path(path)
+    if source is not None:
+        images = _collected(source, limit, part)
+    elif path.is_dir():
         images = _from_folder(path, limit, part)
     elif not path.exists():
         raise FileNotFoundError(f"expected a parquet file, a folder of images or an npz file at {path}, found nothing")
@@ -97,6 +108,22 @@ def load_images(path: str | Path, limit: int | None = None, part: tuple[int, int
     if not len(images):
         raise ValueError(f"{path} holds no images" if part[1] == 1 else f"{path} holds fewer than {part[1]} images")
     return images
+
+
+def stream_images(
+    path: str | Path, size: int = CHUNK, limit: int | None = None, part: tuple[int, int] = (0, 1)
+) -> Iterator[Images]:
+    """What `load_images` reads, at most `size` images at a time; of a published data set no more is ever in memory.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_images`, before the first images or where they cannot be read.
+    """
+    source = open_source(Place.of(path))
+    if source is not None:
+        rows = _rows(len(source), limit, part)
+        return (Images(pixels, labels) for pixels, labels in source.chunks(rows, size))
+    images = load_images(path, limit, part)
+    return (images[slice(at, at + size)] for at in range(0, len(images), size))
 
 
 def save_png(path: str | Path, pixels: Tensor) -> None:
@@ -127,7 +154,7 @@ def untile(sheet: Tensor, count: int, height: int, width: int) -> Tensor:
 
 def read_png(path: str | Path) -> Tensor:
     """One PNG file as `(C, H, W)` uint8."""
-    return _decode(Path(path).read_bytes(), str(path))
+    return decode(Path(path).read_bytes(), str(path))
 
 
 def _to_pil(pixels: Tensor) -> Image.Image:
@@ -137,22 +164,36 @@ def _to_pil(pixels: Tensor) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _decode(data: bytes, name: str) -> Tensor:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode not in MODES:
-                raise ValueError(f"{name} is an image of mode {image.mode}, expected one of {', '.join(MODES)}")
-            array = np.array(image.convert(MODES[image.mode]))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"cannot read {name} as an image: {error}") from error
-    return torch.from_numpy(array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0).copy())
+def _collected(source: Source, limit: int | None, part: tuple[int, int]) -> Images:
+    """The images of a source, read a chunk at a time into the place where they stay."""
+    rows = _rows(len(source), limit, part)
+    pixels, labels, at = _space((len(rows), *source.shape)), [], 0
+    for chunk, marks in source.chunks(rows, CHUNK):
+        pixels[at : at + len(chunk)] = chunk
+        at += len(chunk)
+        if marks is not None:
+            labels.append(marks)
+    return Images(pixels, torch.cat(labels) if labels else None)
+
+
+def _space(shape: tuple[int, ...]) -> Tensor:
+    """Bytes to be filled: in memory, or in a file that has no name and ends with its last use."""
+    if prod(shape) <= IN_MEMORY:
+        return torch.empty(shape, dtype=torch.uint8)
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
+
+
+def _rows(count: int, limit: int | None, part: tuple[int, int]) -> range:
+    mine = _part(len(range(count)[:limit]), part)
+    return range(mine.start, mine.stop)
 
 
 def _stack(items: Iterable[tuple[str, bytes]]) -> Tensor:
     images: list[Tensor] = []
     first = ""
     for name, data in items:
-        image = _decode(data, name)
+        image = decode(data, name)
         if images and image.shape != images[0].shape:
             shapes = f"{first} is {tuple(images[0].shape)}, {name} is {tuple(image.shape)}"
             raise ValueError(f"images of unequal shapes (C, H, W): {shapes}")
