@@ -1,7 +1,10 @@
+import warnings
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from latestart import zoo
 from latestart.evaluation.quality import FrechetTo, feature_statistics, frechet, interval
@@ -67,6 +70,75 @@ def test_the_interval_covers_the_spread_of_fresh_sets():
     assert np.mean(widths) == pytest.approx(1.96 * np.std(values), rel=0.3)
 
 
+def _by_singular_values(rows, reference):
+    """The distance of rows, the last trace as the singular values of `X_c F / sqrt(n - 1)`, with F F^T = C."""
+    rows, n, factor = rows.double(), len(rows), reference.basis.vectors * reference.variances.sqrt()
+    centred = rows - rows.mean(0)
+    traces = centred.square().sum() / (n - 1) + factor.square().sum()
+    gap = (rows.mean(0) - reference.mean).square().sum()
+    return float(gap + traces - 2 * torch.linalg.svdvals(centred @ factor).sum() / (n - 1) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "rank"),
+    [(80, 6, 6), (8, 20, 20), (31, 20, 20), (3000, 12, 12), (60, 12, 5), (6, 12, 5)],
+    ids=["values", "samples", "both", "blocks", "flat reference", "flat reference, few"],
+)
+@pytest.mark.filterwarnings("ignore:the feature covariance")
+def test_replicates_are_the_distances_of_what_was_drawn(count, width, rank):
+    g = torch.Generator().manual_seed(0)
+    data = torch.randn(200, rank, generator=g, dtype=torch.float64) @ torch.randn(rank, width, generator=g).double()
+    reference = Gaussian.fit(data, basis="dense", dtype=torch.float64)
+    features = 0.3 + torch.randn(count, width, generator=g) @ torch.randn(width, width, generator=g)
+    index = torch.randint(count, (5, count), generator=torch.Generator().manual_seed(3))
+    expected = torch.tensor([_by_singular_values(features[drawn], reference) for drawn in index], dtype=torch.float64)
+    value = _by_singular_values(features, reference)
+    distance = FrechetTo(reference)
+    assert distance(features) == pytest.approx(value, rel=1e-10)
+    shifted = expected - expected.mean() + value
+    assert distance.replicates(features, resamples=5, seed=3).tolist() == pytest.approx(shifted.tolist(), rel=1e-10)
+
+
+class Largest(TorchDispatchMode):
+    """Takes note of the largest tensor made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for one in out if isinstance(out, tuple | list) else (out,):
+            self.numbers = max(self.numbers, one.numel() if isinstance(one, torch.Tensor) else 0)
+        return out
+
+
+@pytest.mark.parametrize("count", [150, 900])
+@pytest.mark.filterwarnings("ignore:the feature covariance")
+def test_a_bootstrap_needs_no_more_memory_than_the_features(count):
+    g = torch.Generator().manual_seed(0)
+    reference = Gaussian.fit(torch.randn(500, 200, generator=g), basis="dense", dtype=torch.float64)
+    features, distance = torch.randn(count, 200, generator=g), FrechetTo(reference)
+    with Largest() as largest:
+        distance.replicates(features, resamples=60)
+    assert largest.numbers <= max(200, count) * 200
+
+
+def test_fewer_images_than_features_are_warned_of_with_the_rank():
+    g = torch.Generator().manual_seed(0)
+    few, many = torch.rand(12, 30, generator=g), torch.rand(50, 30, generator=g)
+    flat = lambda images: images  # noqa: E731
+    for one, other in ((few, many), (many, few)):
+        with pytest.warns(UserWarning, match="of 12 images has rank 11 of 30"):
+            frechet(one, other, flat)
+    distance = FrechetTo(feature_statistics(many, flat))
+    for ask in (distance, distance.replicates):
+        with pytest.warns(UserWarning, match="of 12 images has rank 11 of 30"):
+            ask(few)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distance.replicates(many)
+        frechet(many, feature_statistics(many, flat), flat)
+
+
 def test_shipped_features_tell_digits_from_noise():
     mnist = zoo.load("mnist")
     a, b = (mnist.images(name).floats() / 2 + 0.5 for name in ("heldout-a", "heldout-b"))
@@ -88,5 +160,11 @@ def test_bad_input_is_named(tmp_path):
         frechet(images, images, "nothing")
     with pytest.raises(ValueError, match="of two extractors: 784 and 128"):
         frechet(feature_statistics(images, lambda x: x.flatten(1)), zoo.load("mnist").statistics("test"), "mnist")
+    distance = FrechetTo(feature_statistics(torch.rand(20, 4), lambda x: x))
+    for features in (torch.rand(20, 5), torch.rand(1, 4), torch.rand(20)):
+        with pytest.raises(ValueError, match=r"at least two features \(N, 4\), received"):
+            distance(features)
+    with pytest.raises(ValueError, match="finite features, received 4 values that are NaN"):
+        distance(torch.full((6, 4), 0.5).index_fill(0, torch.tensor([2]), float("nan")))
     with pytest.raises(FileNotFoundError, match=r"Inception network at .*weights"):
         InceptionFeatures(tmp_path / "weights.pth")

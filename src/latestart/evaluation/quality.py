@@ -9,6 +9,7 @@ covariance of few samples is too wide in some directions and too narrow in other
 equal numbers only.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,10 @@ import torch
 from torch import Tensor
 
 from latestart.data import Images
+from latestart.gaussians.basis import Dense, DenseProducts
 from latestart.gaussians.gaussian import Gaussian
+
+BLOCK = 1024  # rows of features summed at once
 
 Extractor = Callable[[Tensor], Tensor]
 
@@ -41,6 +45,8 @@ def frechet(a: Any, b: Any, features: str | Extractor) -> float:
         features: the name of a shipped extractor ("mnist"), or a function from images `(B, C, H, W)` in [0, 1] to
             features `(B, F)`, such as `features.InceptionFeatures(weights)`.
 
+    As many images as features, or fewer, are warned of, with the rank of their covariance.
+
     Raises:
         ValueError: images outside [0, 1], fewer than two, or statistics of another width.
     """
@@ -48,6 +54,8 @@ def frechet(a: Any, b: Any, features: str | Extractor) -> float:
     one, other = (side if isinstance(side, Gaussian) else feature_statistics(side, extract) for side in (a, b))
     if one.shape != other.shape:
         raise ValueError(f"feature statistics of two extractors: {one.shape[0]} and {other.shape[0]} features")
+    for side in (one, other):
+        _warn_of_rank(side.count, side.shape[0])
     return one.frechet(other)
 
 
@@ -80,31 +88,48 @@ def checked(images: Tensor) -> Tensor:
 class FrechetTo:
     """The Frechet distance of feature sets to one reference, with bootstrap replicates.
 
-    The root of the reference's covariance R is taken once; a set's distance then needs the eigenvalues of
-    `R C R` alone, whose roots sum to the last trace.
+    With the reference's covariance `F F^T`, F of r columns, and `Y = X F` the features projected by it, the last trace
+    of the distance is that of the root of the covariance of Y, which has the same eigenvalues:
+
+        tr (C_a^(1/2) C_b C_a^(1/2))^(1/2) = sum_k sqrt(s_k),
+        s_k the eigenvalues of Y_c^T W Y_c / (n - 1), or, other than zeros, of W^(1/2) Y_c Y_c^T W^(1/2) / (n - 1)
+
+    where row i counts w_i times, W has these weights on its diagonal, `n = sum w`, and `Y_c` is Y less its weighted
+    mean. The smaller of the two matrices is taken. Features are projected once for all replicates, and each replicate
+    is summed in blocks of rows: beside the features in float64, the memory needed is a few matrices of that size.
     """
 
     def __init__(self, reference: Gaussian) -> None:
         self.mean = reference.mean.double()
         self.trace = reference.basis.multiplicity.to(reference.variances) @ reference.variances
-        self.root = reference.basis.matrix(reference.variances.sqrt())
+        self.factor = _factor(reference)
 
     def __call__(self, features: Tensor) -> float:
-        """The distance of features `(N, F)`."""
-        weights = torch.ones(1, len(features), dtype=torch.float64)
-        return float(self.weighted(features, weights)[0])
+        """The distance of features `(N, D)`; as many as D or fewer are warned of, with the rank of their covariance."""
+        _warn_of_rank(len(features), len(self.mean))
+        return float(self.weighted(features, torch.ones(1, len(features), dtype=torch.float64))[0])
 
     def weighted(self, features: Tensor, weights: Tensor) -> Tensor:
-        """The distance for each row of `weights` `(R, N)`, how often each sample counts: `(R,)`."""
-        rows = features.double()
-        n = weights.sum(1)
-        means = weights @ rows / n[:, None]
-        squares = torch.cat([(rows.T * part[:, None]) @ rows for part in weights.split(20)])
-        outer = n[:, None, None] * means[:, :, None] * means[:, None, :]
-        covariances = (squares - outer) / (n - 1)[:, None, None]
-        roots = torch.linalg.eigvalsh(self.root @ covariances @ self.root).clamp(min=0).sqrt().sum(1)
-        traces = covariances.diagonal(dim1=1, dim2=2).sum(1)
-        return (means - self.mean).square().sum(1) + traces + self.trace - 2 * roots
+        """The distance for each row of `weights` `(R, N)`, how often each sample counts: `(R,)`.
+
+        Raises:
+            ValueError: fewer than two features, of another width than the reference's, or not finite.
+        """
+        if features.ndim != 2 or len(features) < 2 or features.shape[1] != len(self.mean):
+            raise ValueError(f"expected at least two features (N, {len(self.mean)}), received {tuple(features.shape)}")
+        if odd := int((~features.isfinite()).sum()):
+            raise ValueError(f"expected finite features, received {odd} values that are NaN or infinite")
+        centre = features.mean(0, dtype=torch.float64)
+        n, sums, squares = weights.sum(1), weights.new_zeros(len(weights), len(centre)), torch.zeros_like(weights[:, 0])
+        projected = torch.empty(len(features), self.factor.shape[1], dtype=torch.float64)
+        for rows, part, share in zip(features.split(BLOCK), projected.split(BLOCK), weights.split(BLOCK, 1)):
+            rows = rows.double() - centre
+            sums += share @ rows
+            squares += share @ rows.square().sum(1)
+            torch.matmul(rows, self.factor, out=part)
+        means = sums / n[:, None]
+        traces = (squares - n * means.square().sum(1)) / (n - 1)
+        return (centre + means - self.mean).square().sum(1) + traces + self.trace - 2 * _root_traces(projected, weights)
 
     def replicates(self, features: Tensor, resamples: int = 100, seed: int = 0) -> Tensor:
         """Bootstrap replicates of the distance, `(resamples,)`, shifted so that their mean is the distance itself.
@@ -114,10 +139,61 @@ class FrechetTo:
         """
         generator = torch.Generator().manual_seed(seed)
         index = torch.randint(len(features), (resamples, len(features)), generator=generator)
-        weights = torch.zeros(resamples, len(features), dtype=torch.float64)
-        weights.scatter_add_(1, index, torch.ones_like(index, dtype=torch.float64))
-        values = self.weighted(features, weights)
-        return values - values.mean() + self(features)
+        weights = torch.ones(resamples + 1, len(features), dtype=torch.float64)  # the first: the set itself
+        weights[1:] = 0
+        weights[1:].scatter_add_(1, index, torch.ones_like(index, dtype=torch.float64))
+        _warn_of_rank(len(features), len(self.mean))
+        value, values = self.weighted(features, weights).split([1, resamples])
+        return values - values.mean() + value
+
+
+def _factor(reference: Gaussian) -> Tensor:
+    """Some F with `F F^T` the covariance, without the directions that have no variance where they are known."""
+    if isinstance(reference.basis, Dense):
+        kept = reference.variances > 0
+        return reference.basis.vectors.double()[:, kept] * reference.variances[kept].sqrt()
+    return reference.basis.matrix(reference.variances.sqrt())
+
+
+def _root_traces(rows: Tensor, weights: Tensor) -> Tensor:
+    """The trace of the root of the covariance of rows `(N, r)`, for each row of weights `(R, N)`: `(R,)`."""
+    count, width = rows.shape
+    products = rows @ rows.T if count <= 2 * width else None
+    traces = []
+    for weight in weights:
+        distinct = weight.nonzero().squeeze(1)
+        if products is not None and len(distinct) <= width:
+            squares = _of_samples(products[distinct][:, distinct], weight[distinct])
+            values = torch.linalg.eigvalsh(squares)[1:]  # the lowest is that of the mean, which is 0
+        else:
+            values = torch.linalg.eigvalsh(_of_values(rows, weight, distinct))
+        traces.append(values.clamp(min=0).sqrt().sum() / (weight.sum() - 1).sqrt())
+    return torch.stack(traces)
+
+
+def _of_values(rows: Tensor, weights: Tensor, distinct: Tensor) -> Tensor:
+    """`Y_c^T W Y_c`, `(r, r)`, summed over the distinct rows, a block at a time."""
+    mean, sums = weights @ rows / weights.sum(), DenseProducts(rows.shape[1:])
+    total = rows.new_zeros(sums.size)
+    for part in distinct.split(BLOCK):
+        sums.accumulate(total, (rows[part] - mean) * weights[part, None].sqrt())
+    return sums.complete(total)
+
+
+def _of_samples(products: Tensor, weights: Tensor) -> Tensor:
+    """`W^(1/2) Y_c Y_c^T W^(1/2)`, `(m, m)`, from the products `Y Y^T` of the m distinct rows."""
+    along = products @ weights / weights.sum()
+    centred = products - along[:, None] - along[None, :] + weights @ along / weights.sum()
+    return centred * weights.sqrt()[:, None] * weights.sqrt()[None, :]
+
+
+def _warn_of_rank(count: int | None, width: int) -> None:
+    if count is not None and 1 < count <= width:
+        warnings.warn(
+            f"the feature covariance of {count} images has rank {count - 1} of {width}: such Frechet distances are far "
+            "too large, and compare with none but those of as many images",
+            stacklevel=3,
+        )
 
 
 def interval(replicates: Tensor, value: float, level: float = 0.95) -> Estimate:
