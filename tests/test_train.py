@@ -3,11 +3,16 @@ import math
 
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 
+from latestart import train as training
 from latestart.data import Images
-from latestart.denoisers.networks import load_model
+from latestart.denoisers.networks import from_diffusers, load_model
 from latestart.features import Classifier
+from latestart.gaussians.gaussian import Gaussian
+from latestart.noise import Noise
+from latestart.sampling.generate import generate
+from latestart.sampling.loop import draw
 from latestart.train import TrainConfig, train, train_classifier
 
 TINY = {"batch_size": 8, "channels": (8, 8), "warmup": 2, "learning_rate": 3e-3}
@@ -99,6 +104,55 @@ def test_a_run_of_other_images_is_not_resumed(tmp_path, squares):
     train(squares, tmp_path, TrainConfig(steps=2, **TINY))
     with pytest.raises(ValueError, match="another run: images"):
         train(squares[:31], tmp_path, TrainConfig(steps=2, **TINY))
+
+
+def test_a_network_with_a_highest_level_never_sees_one_above_it(tmp_path, squares, monkeypatch):
+    seen = []
+    build = training.build_network
+
+    def watched(*args):
+        network = build(*args)
+        network.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+        return network
+
+    monkeypatch.setattr(training, "build_network", watched)
+    train(squares, tmp_path, TrainConfig(steps=12, max_sigma=2.0, **TINY))
+    noise = Noise.from_scheduler(DDPMScheduler())
+    sigma = noise.sigma(torch.cat(seen).double())
+    assert len(sigma) == 96 and 1.5 < sigma.max() <= 2.0 and sigma.min() < 0.3
+    record = json.loads((tmp_path / "latestart.json").read_text())["training"]
+    assert record["max_sigma"] == 2.0
+
+
+def test_the_levels_of_a_network_are_those_that_it_was_trained_on(tmp_path, squares):
+    """Its schedule is the whole one's beginning, bit by bit, and a start above it is refused."""
+    train(squares, tmp_path, TrainConfig(steps=2, max_sigma=2.0, **TINY))
+    model, scheduler = load_model(tmp_path)
+    whole = DDPMScheduler()
+    assert torch.equal(scheduler.alphas_cumprod, whole.alphas_cumprod[: len(scheduler.alphas_cumprod)])
+    assert from_diffusers(model, scheduler).sigma_range[1] <= 2.0 < Noise.from_scheduler(whole).sigma(len(scheduler))
+    prior = Gaussian.fit(squares.floats(), "diagonal")
+    result = draw(model, scheduler, prior, 3, 3, len(scheduler))
+    assert result.sigma == pytest.approx(2.0, rel=0.02)
+    for sample in (draw, generate):
+        for late, level in ((600, "6.135"), (len(scheduler) + 10, r"2\.\d+"), (None, "157.4")):
+            told = rf"up to sigma = 2 only, and .* begins at sigma = {level}"
+            for sampler in (scheduler, whole):
+                with pytest.raises(ValueError, match=told):
+                    sample(model, sampler, None if late is None else prior, 3, 3, late)
+
+
+def test_networks_of_all_and_of_some_levels_see_the_same_images_and_noise(squares):
+    some, every = (TrainConfig(max_sigma=sigma, **TINY) for sigma in (2.0, None))
+    a, b = (training._draw(5, squares, training.training_schedule(config), config) for config in (some, every))
+    assert torch.equal(a[0], b[0]) and torch.equal(a[3], b[3])
+    assert a[2].max() < 400 < b[2].max()
+
+
+def test_a_highest_level_below_the_schedule_is_refused():
+    for bad in (0.001, float("nan"), -1.0):
+        with pytest.raises(ValueError, match=r"leaves fewer than two noise levels.*schedule's 0\.01 to 157"):
+            TrainConfig(max_sigma=bad)
 
 
 def test_bad_settings_are_named(tmp_path, squares):

@@ -4,6 +4,10 @@ Diffusion: with `x_t = alpha_t x_0 + std_t eps` and `t` uniform, minimise `E |ta
 target is eps, v or x_0 by the scheduler's prediction type (Ho et al. 2020; Salimans and Ho 2022); the weights that are
 kept are an exponential moving average (EMA).
 
+A network that will only be used below a late start need not know the levels above it. With `max_sigma` the schedule is
+cut to the times `t` with `sigma(t) <= max_sigma`, and `t` is uniform over those. The cut schedule is written beside the
+network as the one that it was trained with, so that all that asks which levels it knows is told the truth.
+
 Every random number of step k comes from a generator seeded by (seed, k). A run that was cut off and resumed is
 therefore the run that was not: the same batches, the same noise, the same weights.
 """
@@ -26,8 +30,10 @@ from latestart.denoisers.conventions import PREDICTIONS
 from latestart.denoisers.networks import Unshuffled, load_model, save_model
 from latestart.features import Classifier
 from latestart.files import load_tensors, save_tensors
+from latestart.noise import Noise
 
 STATE = "training.safetensors"
+TIMES = 1000  # of the whole schedule
 PRECISIONS = ("no", "bf16")  # float16 would need a loss scale, which is a state of its own
 Progress = Callable[[int, int, float], None]
 
@@ -37,7 +43,8 @@ class TrainConfig:
     """A diffusion training run.
 
     `channels` has one entry for each resolution; attention is in the middle block. `init` is the folder of a model of
-    the same build to begin from; it may predict something else, since its layers serve as well.
+    the same build to begin from; it may predict something else, since its layers serve as well. `max_sigma` is the
+    highest noise level, std over alpha, that the network is trained on; None for all of the schedule.
     """
 
     steps: int = 10_000
@@ -53,6 +60,7 @@ class TrainConfig:
     classes: int = 0
     mixed_precision: str = "no"
     init: str = ""
+    max_sigma: float | None = None
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -70,6 +78,7 @@ class TrainConfig:
             raise ValueError(
                 f"mixed_precision must be one of {', '.join(PRECISIONS)}, received {self.mixed_precision!r}"
             )
+        training_schedule(self)  # refuses a level that leaves no times
 
 
 def build_network(shape: tuple[int, ...], config: TrainConfig) -> nn.Module:
@@ -101,6 +110,28 @@ def build_network(shape: tuple[int, ...], config: TrainConfig) -> nn.Module:
     return network if config.patch == 1 else Unshuffled(network, config.patch)
 
 
+def training_schedule(config: TrainConfig) -> DDPMScheduler:
+    """The scheduler that a network is trained with: linear betas over 1,000 times, or the first of them.
+
+    With `config.max_sigma` those are the times whose level is at most that.
+
+    Raises:
+        ValueError: fewer than two times are left.
+    """
+    settings: dict[str, Any] = {"prediction_type": config.prediction, "clip_sample": False}
+    whole: Any = DDPMScheduler(num_train_timesteps=TIMES, **settings)
+    if config.max_sigma is None:
+        return whole
+    sigma = Noise.from_scheduler(whole).sigma(torch.arange(TIMES, dtype=torch.float64))
+    count = int((sigma <= config.max_sigma).sum())
+    if count < 2:
+        raise ValueError(
+            f"max_sigma={config.max_sigma:g} leaves fewer than two noise levels to train on: expected at least "
+            f"{sigma[1]:.3g}, of the schedule's {sigma[0]:.3g} to {sigma[-1]:.4g}"
+        )
+    return DDPMScheduler(num_train_timesteps=count, trained_betas=whole.betas[:count].tolist(), **settings)
+
+
 def train(
     images: Images, out: str | Path, config: TrainConfig, save_every: int = 500, progress: Progress | None = None
 ) -> nn.Module:
@@ -128,7 +159,7 @@ def train(
     _initialise(network, init)
     if config.init:
         _begin_from(network, config.init)
-    scheduler = DDPMScheduler(num_train_timesteps=1000, prediction_type=config.prediction, clip_sample=False)
+    scheduler = training_schedule(config)
     AcceleratorState._reset_state()  # it remembers the precision of the last run of this process
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4, fused=True)

@@ -140,9 +140,10 @@ def _opened(path: Path, unet: Path, device: str | torch.device) -> tuple[nn.Modu
             f"unexpected {sorted(info['unexpected_keys'])[:3]}"
         )
     sidecar = path / SIDECAR
-    patch = json.loads(sidecar.read_text())["patch"] if sidecar.is_file() else 1
-    if patch > 1:
-        model = Unshuffled(model, patch)
+    record: dict[str, Any] = json.loads(sidecar.read_text()) if sidecar.is_file() else {"patch": 1}
+    if record["patch"] > 1:
+        model = Unshuffled(model, record["patch"])
+    model.max_sigma = record.get("training", {}).get("max_sigma")  # the highest level it knows, if not the schedule's
     folder = path / "scheduler"
     scheduler = DDPMScheduler.from_pretrained(folder) if folder.is_dir() else DDPMScheduler()
     return model.eval().to(device), scheduler

@@ -8,7 +8,7 @@ from latestart.denoisers.networks import sample_shape
 from latestart.noise import Noise
 from latestart.sampling.choose import choose_start
 from latestart.sampling.late_start import Prior, late_start
-from latestart.sampling.loop import Result, checked, draw
+from latestart.sampling.loop import Result, check_level, checked, draw
 from latestart.sampling.matching import check_prior
 
 
@@ -52,6 +52,8 @@ def generate(
         FloatingPointError: the samples hold NaN or infinite values.
     """
     _, steps, labels, noise = checked(model, sample_shape(model), n, steps, labels, noise, batch_size)
+    if prior is None or t_start is not None:
+        check_level(model, scheduler, t_start)
     if prior is not None:
         late_start(scheduler, _top(scheduler, steps) if t_start is None else t_start, steps)  # refuses before any work
         prior = prior.to(model.device) if hasattr(prior, "to") else prior

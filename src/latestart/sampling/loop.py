@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from latestart.denoisers.networks import predict, sample_shape
+from latestart.noise import Noise
 from latestart.sampling.late_start import (
     Prior,
     Run,
@@ -89,6 +91,7 @@ def draw(
     """
     shape = sample_shape(model)
     n, steps, labels, noise = checked(model, shape, n, steps, labels, noise, batch_size)
+    check_level(model, scheduler, t_start)
     if prior is not None:
         if t_start is None:
             raise ValueError("a prior was given and no t_start: say where to start, in the scheduler's t")
@@ -110,6 +113,32 @@ def draw(
         parts.append(x)
     bar.close()
     return Result(torch.cat(parts), counted.evaluated // n, tuple(own.timesteps.tolist()), start_level(own))
+
+
+def check_level(model: Any, scheduler: Any, t_start: float | None) -> None:
+    """Raise `ValueError` where a run would begin above the noise levels that a network was trained on.
+
+    Args:
+        model: `load_model` says of a network from `latestart train --max-sigma` which level is its highest; all others
+            pass.
+        scheduler: the sampler.
+        t_start: the start in the scheduler's t; None for full noise, which is above any such level.
+    """
+    known: float | None = getattr(model, "max_sigma", None)
+    if known is None:
+        return
+    own, whole = Noise.from_scheduler(scheduler), Noise.from_scheduler(DDPMScheduler())
+    if t_start is None:
+        asked, what = max(own.sigma_range[1], whole.sigma_range[1]), "full noise"
+    else:
+        t = t_start - (own.kind == "vp")  # the first time of a cut schedule is one below its start
+        noise = own if own.kind != "vp" or t <= own.t_range[1] else whole
+        asked, what = noise.sigma(min(max(t, noise.t_range[0]), noise.t_range[1])), f"t_start={t_start:g}"
+    if asked > known * (1 + 1e-6):
+        raise ValueError(
+            f"the network was trained on noise levels up to sigma = {known:.4g} only, and {what} begins at sigma = "
+            f"{asked:.4g}: start at or below the former, from a prior"
+        )
 
 
 def _finite(x: Tensor, t: float) -> Tensor:

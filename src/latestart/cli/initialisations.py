@@ -1,0 +1,70 @@
+"""The command that compares start distributions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latestart.cli.support import bar, check_folder, friendly, say, whole_numbers
+
+
+def initialisations(
+    model: Annotated[
+        str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
+    ] = "mnist",
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the figures; a run cut off goes on.")] = Path(
+        "out/experiments/initialisations"
+    ),
+    images: Annotated[
+        str | None, typer.Option(help="The training set: parquet, folder or npz; default: the shipped model's 2,000.")
+    ] = None,
+    held_out: Annotated[str | None, typer.Option(help="Images that the model has not seen, to tell copies by.")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
+        ),
+    ] = None,
+    kinds: Annotated[
+        str, typer.Option(help="Start distributions: isotropic is N(0, I); flow needs `latestart[flows]`.")
+    ] = "isotropic,uniform,diagonal,lowrank,gaussian,mixture,flow,images",
+    starts: Annotated[
+        str, typer.Option(help="The grid of starts, in the scheduler's t.")
+    ] = "200,300,400,500,600,700,800",
+    nfe: Annotated[str, typer.Option(help="Network evaluations for each sample.")] = "3,5,10",
+    samples: Annotated[int, typer.Option(min=10, help="Samples from each start.")] = 500,
+    sampler: Annotated[str, typer.Option(help="ddim, dpm++, unipc, deis, ...")] = "ddim",
+    rank: Annotated[int, typer.Option(min=1, help="Directions of the low-rank Gaussian.")] = 32,
+    components: Annotated[int, typer.Option(min=1, help="Of the mixture, where none lies beside the model.")] = 30,
+    flow_steps: Annotated[int, typer.Option(min=1, help="Steps of the flow's fit.")] = 2000,
+    flow_directions: Annotated[int, typer.Option(min=1, help="Leading directions that the flow is on.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of the noise that starts are chosen by; the next one is reported.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples evaluated at once.")] = 256,
+) -> None:
+    """Compare start distributions at their own best starts: quality, recall and copies at equal evaluations."""
+    with friendly():
+        from rich.console import Console
+
+        from latestart.experiments import initialisations as experiment
+        from latestart.experiments.starts import FlowConfig
+        from latestart.files import write_json
+        from latestart.report import initialisations as report
+
+        check_folder(out)
+        setting = experiment.Setting(
+            tuple(kind.strip() for kind in kinds.split(",")), whole_numbers("starts", starts),
+            whole_numbers("nfe", nfe), samples, seed, sampler, rank, components,
+            FlowConfig(directions=flow_directions, steps=flow_steps),
+        )  # fmt: skip
+        with bar("measuring") as advance:
+            result = experiment.run(
+                model, out, setting, images, held_out, features, batch_size, tell=say, progress=advance
+            )
+        write_json(out / "results.json", experiment.results(result))
+        report.starts_picture(out / "initialisations.png", result)
+        Console(width=None if Console().is_terminal else 140).print(report.starts_table(result))
+    for kind, told in result.fitted.items():
+        say(f"{kind}: {told}")
+    for sigma, nats in result.gains:
+        say(f"the flow at sigma = {sigma:.3g}: {nats:+.3f} nats over its Gaussian, on held-out images")
+    say(f"wrote {out / 'initialisations.png'} and {out / 'results.json'}")

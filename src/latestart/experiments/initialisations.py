@@ -1,0 +1,474 @@
+"""Does another start distribution do as well? Eight of them, each at its own best start, at equal evaluations.
+
+    isotropic   N(0, I), at late starts and at the top of the schedule
+    uniform     the box along the principal axes with the mean and the covariance of the noised data
+    diagonal    the Gaussian of the images with a variance for each value
+    lowrank     that with their leading directions, and one variance for all others
+    gaussian    that with their whole covariance (or as much of it as `Gaussian.fit` takes)
+    mixture     a mixture of Gaussians
+    flow        the Gaussian reshaped by a normalising flow, fitted to the noised images
+    images      training images under noise: the distribution that all of these stand for, and so the limit
+
+For each, a deterministic sampler with 3, 5 and 10 evaluations begins at every start of a grid, with the white noise of
+one seed; the start with the lowest Frechet distance is then measured again with the noise of the next seed, and only
+that is reported: a lowest of many noisy figures is too low, and what is measured anew is not. (The images that the
+flow, the mixture and the others were fitted to are the same in both.) A quality is no quality where it is bought by
+copies: where the best start copies, in that the interval of its share of copies lies above 0.02, the best of those
+that do not is reported beside it.
+
+The ratios to the Gaussian are of paired bootstrap replicates: sample i has the same white noise in all rows. The noised
+images are drawn from the very images that copies are looked for in, so that none escapes.
+
+Expected, at 3 evaluations on the shipped MNIST model: the noised images are lowest at low starts, where they are
+copies. With the right two moments the shape matters little where one Gaussian is a good start, near t = 500: the
+uniform start is nearly as good as the Gaussian, 32 directions are as good as all, and the diagonal is worse. What is
+gained beyond the Gaussian is gained at lower levels by what knows of the clusters: the mixture comes near to the limit,
+and a small flow, though likelier than the Gaussian by a nat at t = 300, hardly gains.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from latestart import zoo
+from latestart.data import Images, load_images
+from latestart.evaluation.copying import BAR
+from latestart.evaluation.quality import Estimate, interval
+from latestart.experiments.cells import Outcome, Planned, plan, read_cell
+from latestart.experiments.grid import FULL, Cell, Grid
+from latestart.experiments.judge import Figures, fingerprint
+from latestart.experiments.starts import Box, Flow, FlowConfig, NoisedImages, Reshaped, fit_flow, kept, require_zuko
+from latestart.experiments.subjects import SHIPPED, Subject, open_subjects
+from latestart.experiments.sweep import Sweep
+from latestart.gaussians.basis import Dense
+from latestart.gaussians.gaussian import Gaussian
+from latestart.gaussians.lowrank import LowRank
+from latestart.gaussians.mixture import COMPONENTS, Mixture
+from latestart.gaussians.priors import load_prior
+from latestart.processes import Processes
+from latestart.sampling.late_start import late_start, start_level
+
+KINDS = ("isotropic", "uniform", "diagonal", "lowrank", "gaussian", "mixture", "flow", "images")
+STARTS = (200, 300, 400, 500, 600, 700, 800)  # in the scheduler's t, of 1,000
+EVALUATIONS = (3, 5, 10)
+RANK = 32  # of the low-rank Gaussian
+LEAST = 0.01  # of a distance, for its replicates
+
+Tell = Callable[[str], None]
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is compared, and how.
+
+    Attributes:
+        kinds: of start distributions (`KINDS`).
+        starts: the grid, in the scheduler's t; `isotropic` also starts at the top of the schedule.
+        nfe: network evaluations for each sample.
+        samples: drawn from each start.
+        seed: of the white noise that starts are chosen by; the next one is that of the figures reported.
+        sampler: its short name.
+        rank: leading directions of the low-rank Gaussian.
+        components: of the mixture, where none lies beside the model.
+        flow: the learned start.
+
+    Raises:
+        ValueError: a kind that is not known, or a number that makes no sense.
+    """
+
+    kinds: tuple[str, ...] = KINDS
+    starts: tuple[float, ...] = STARTS
+    nfe: tuple[int, ...] = EVALUATIONS
+    samples: int = 500
+    seed: int = 0
+    sampler: str = "ddim"
+    rank: int = RANK
+    components: int = COMPONENTS
+    flow: FlowConfig = field(default_factory=FlowConfig)
+
+    def __post_init__(self) -> None:
+        if wrong := [kind for kind in self.kinds if kind not in KINDS]:
+            raise ValueError(f"there is no start distribution {wrong[0]!r}; there are {', '.join(KINDS)}")
+        if not (self.kinds and self.starts and self.nfe):
+            raise ValueError("expected at least one kind, one start and one number of evaluations")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One start of the grid: in the scheduler's t as asked for, its level, and its figures."""
+
+    t_start: float
+    sigma: float
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class Row:
+    """A start distribution at its best start.
+
+    Attributes:
+        kind: of start distribution.
+        nfe: evaluations for each sample.
+        t_start, sigma: the start, in the scheduler's t, and its level.
+        clean: whether it was chosen among the starts that do not copy, after the best of all did.
+        edge: "low" or "high" where it is the end of the grid, so that a better one may lie beyond it; else "".
+        chosen: the distance by which it was chosen, lowest of many and so too low.
+        figures: with the noise of another seed.
+        relative: the distance over that of the Gaussian at its own best start, with the interval of paired replicates.
+    """
+
+    kind: str
+    nfe: int
+    t_start: float
+    sigma: float
+    clean: bool
+    edge: str
+    chosen: Estimate
+    figures: Figures
+    relative: Estimate | None = None
+
+    def record(self) -> dict[str, Any]:
+        """All figures but the replicates, for JSON."""
+        plain = {name: getattr(self, name) for name in ("kind", "nfe", "t_start", "sigma", "clean", "edge")}
+        relative = None if self.relative is None else asdict(self.relative)
+        return {**plain, "chosen_by": asdict(self.chosen), "relative": relative, **estimates(self.figures)}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found.
+
+    Attributes:
+        setting: what was asked.
+        model, features: their names.
+        curves: by kind and evaluations, the starts of the grid, rising, with the noise of `setting.seed`.
+        rows: the best starts, by evaluations and kind, with the noise of the next seed.
+        floor: the figures of as many images that the model has not seen, or None without such.
+        fitted: by kind, what it is and how many images it was fitted to.
+        gains: of the flow over the Gaussian that it reshapes, as `(sigma, nats)` on held-out images; or empty.
+    """
+
+    setting: Setting
+    model: str
+    features: str
+    curves: dict[tuple[str, int], list[Point]]
+    rows: list[Row]
+    floor: Figures | None
+    fitted: dict[str, str]
+    gains: list[tuple[float, float]]
+
+
+def run(
+    model: str,
+    out: Path,
+    setting: Setting | None = None,
+    images: str | None = None,
+    held_out: str | None = None,
+    features: str | None = None,
+    batch_size: int = 256,
+    tell: Tell = lambda _: None,
+    progress: Progress | None = None,
+) -> Result:
+    """Compare start distributions for one model; a run that was cut off goes on from its folder.
+
+    Args:
+        model: the name of a shipped model, or a folder; the Gaussian and the mixture that lie beside it are taken, and
+            others fitted to the images.
+        out: folder of all that is kept: every cell, and what was fitted.
+        setting: what is compared.
+        images: the training set, as `load_images` reads it; by default the 2,000 images of the shipped model.
+        held_out: images that the model has not seen, to tell copies by.
+        features: of the Frechet distance, as in a sweep; the model's own by default.
+        batch_size: samples evaluated at once.
+        tell: told what is worth knowing.
+        progress: told (done, total, what), of the flow's steps and then of the evaluations of each of both seeds.
+
+    Raises:
+        ImportError: the flow is asked for and zuko is not installed.
+        ValueError: what does not exist or does not fit; a class-conditional model; every start of one kind has failed.
+    """
+    setting = setting or Setting()
+    if "flow" in setting.kinds:
+        require_zuko()
+    asked = Grid(
+        (model,), (setting.sampler,), setting.nfe, (FULL,), setting.starts, samples=setting.samples,
+        features=features, images=images, held_out=held_out, batch_size=batch_size,
+    )  # fmt: skip
+    subject = open_subjects(asked, out / "statistics.safetensors", Processes(), tell)[model]
+    folder = Path(model) if Path(model).is_dir() else zoo.load(model).path
+    data = load_images(images) if images is not None else zoo.Bundle(model, folder).images("train")
+    return compare(model, subject, data, out, setting, folder, batch_size, tell, progress)
+
+
+def compare(
+    model: str,
+    subject: Subject,
+    data: Images,
+    out: Path,
+    setting: Setting,
+    folder: Path | None = None,
+    batch_size: int = 256,
+    tell: Tell = lambda _: None,
+    progress: Progress | None = None,
+) -> Result:
+    """`run`, for a model that is open and its training images; priors are looked for in `folder`."""
+    if getattr(subject.network.config, "num_class_embeds", None):
+        raise ValueError(f"{model} is class-conditional: these start distributions know no classes")
+    known = _Starts(subject, data, out, setting, folder, tell, progress)
+    priors = {kind: known.made(kind) for kind in setting.kinds}
+    subject = replace(subject, priors=priors)
+
+    def measured(cells: list[Cell]) -> dict[Cell, Outcome]:
+        return _measured(cells, {model: subject}, out, batch_size, tell, progress)
+
+    first = measured(list(_grid(model, subject, setting)))
+    curves = _curves(first, setting)
+    picks = list(_picks(curves))
+    second = measured([_cell(model, setting, *pick[:2], pick[2].t_start, setting.seed + 1) for pick in picks])
+    rows = [
+        _row(pick, curves[pick[:2]], _done(second[_cell(model, setting, *pick[:2], pick[2].t_start, setting.seed + 1)]))
+        for pick in picks
+    ]
+    return Result(
+        setting, model, subject.judge.features, curves, list(_related(rows)), _floor(subject, setting),
+        known.told, known.gains,
+    )  # fmt: skip
+
+
+class _Starts:
+    """The start distributions by their names, each with its fingerprint; what is fitted is kept in the folder."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        data: Images,
+        out: Path,
+        setting: Setting,
+        folder: Path | None,
+        tell: Tell,
+        progress: Progress | None,
+    ) -> None:
+        self.subject, self.data, self.setting, self.folder = subject, data, setting, folder
+        self.out, self.tell, self.progress = out / "starts", tell, progress
+        self.images, self.told, self.gains = fingerprint(data.pixels), {}, []  # type: ignore[var-annotated]
+        self._known: dict[str, tuple[Any, str]] = {}
+
+    def made(self, kind: str) -> tuple[Any, str]:
+        """A start distribution as a sweep's subject has it; made once."""
+        if kind not in self._known:
+            self._known[kind] = getattr(self, f"_{kind}")()
+        prior, _ = self._known[kind]
+        self.told.setdefault(kind, "N(0, I)" if prior is None else repr(prior))
+        return self._known[kind]
+
+    def _isotropic(self) -> tuple[Any, str]:
+        return None, ""
+
+    def _diagonal(self) -> tuple[Any, str]:
+        return self._kept("diagonal", lambda: Gaussian.fit(self.data, "diagonal"), load_prior)
+
+    def _lowrank(self) -> tuple[Any, str]:
+        rank = self.setting.rank
+        return self._kept("lowrank", lambda: Gaussian.fit(self.data, "lowrank", rank), load_prior, rank)
+
+    def _gaussian(self) -> tuple[Any, str]:
+        return self._beside("gaussian") or self._kept("gaussian", lambda: Gaussian.fit(self.data), load_prior)
+
+    def _mixture(self) -> tuple[Any, str]:
+        count = self.setting.components
+
+        def fit() -> Mixture:
+            self.tell(f"fitting a mixture of {count} Gaussians to {len(self.data)} images")
+            return Mixture.fit(self.data.floats(), count)
+
+        return self._beside("mixture") or self._kept("mixture", fit, load_prior, count)
+
+    def _uniform(self) -> tuple[Any, str]:
+        base, known = self._base()
+        self.told["uniform"] = f"a box along {Reshaped(base, Box()).vectors.shape[1]} eigenvectors of {base}"
+        return Reshaped(base, Box()), fingerprint("uniform", known)
+
+    def _flow(self) -> tuple[Any, str]:
+        (base, known), config = self._base(), self.setting.flow
+        levels = self._levels()
+        settings = (known, *levels, *asdict(config).values())
+        flow, own = self._kept("flow", lambda: self._fitted(base, levels), Flow.load, *settings)
+        self.gains = flow.gains
+        r = flow.config.directions
+        self.told["flow"] = f"a flow on {r} eigenvectors of {base}, fitted to {len(self.data)} images"
+        return Reshaped(base, flow, r), fingerprint("flow", known, own)
+
+    def _fitted(self, base: Gaussian, levels: tuple[float, float]) -> Flow:
+        def told(step: int, steps: int, gain: float) -> None:
+            if self.progress is not None:
+                self.progress(step, steps, f"fitting a flow, {gain:.3f} nats over the Gaussian")
+
+        self.tell(f"fitting a flow to {len(self.data)} images")
+        return fit_flow(self.data, base, levels, self.setting.flow, told)
+
+    def _images(self) -> tuple[Any, str]:
+        copying = self.subject.judge.reference.copying
+        chosen = self.data if copying is None else copying[0]
+        self.told["images"] = f"{len(chosen)} training images under noise"
+        return NoisedImages(chosen), fingerprint("images", chosen.pixels)
+
+    def _base(self) -> tuple[Gaussian, str]:
+        """The Gaussian whose leading eigenvectors are known: the whole one if it is dense, else the low-rank one."""
+        gaussian = self.made("gaussian")
+        return gaussian if isinstance(gaussian[0].basis, Dense | LowRank) else self.made("lowrank")
+
+    def _levels(self) -> tuple[float, float]:
+        """The lowest and the highest level that a run of the grid begins at."""
+        scheduler, steps = self.subject.scheduler, self.setting.nfe
+        low, high = min(self.setting.starts), max(self.setting.starts)
+        lowest = min(start_level(late_start(scheduler, low, n)) for n in steps)
+        return lowest, max(start_level(late_start(scheduler, high, n)) for n in steps)
+
+    def _beside(self, kind: str) -> tuple[Any, str] | None:
+        """What lies beside the model, if it does."""
+        path = None if self.folder is None else self.folder / SHIPPED[kind]
+        if path is None or not path.is_file():
+            return None
+        return load_prior(path), fingerprint(path.read_bytes())
+
+    def _kept(self, kind: str, fit: Callable[[], Any], load: Callable[[Path], Any], *settings: Any) -> tuple[Any, str]:
+        """What was fitted to these images with these settings, from its file, or now."""
+        return kept(self.out, kind, fit, load, self.images, *settings)
+
+
+def _grid(model: str, subject: Subject, setting: Setting) -> Iterable[Cell]:
+    """Every kind at every start, with the first seed."""
+    top = float(len(subject.scheduler.alphas_cumprod))
+    for kind in setting.kinds:
+        starts = dict.fromkeys((*sorted(setting.starts), *((top,) if kind == "isotropic" else ())))
+        for nfe in setting.nfe:
+            yield from (_cell(model, setting, kind, nfe, start, setting.seed) for start in starts)
+
+
+def _cell(model: str, setting: Setting, kind: str, nfe: int, start: float, seed: int) -> Cell:
+    return Cell(model, setting.sampler, nfe, kind, float(start), "trailing", False, setting.samples, seed)
+
+
+def _measured(
+    cells: list[Cell],
+    subjects: dict[str, Subject],
+    out: Path,
+    batch_size: int,
+    tell: Tell,
+    progress: Progress | None,
+) -> dict[Cell, Outcome]:
+    """The outcome of each cell that can be measured."""
+    cells = list(dict.fromkeys(cells))
+    planned = plan(cells, subjects)
+    sweep = Sweep(planned, subjects, out, batch_size, tell=tell)
+    sweep.measure(retry=True, progress=progress)
+    return {one.cell: _outcome(sweep, one) for one in planned}
+
+
+def _outcome(sweep: Sweep, planned: Planned) -> Outcome:
+    if planned.steps is None:
+        return Outcome("unavailable", planned.reason)
+    return read_cell(sweep.file(planned), planned)
+
+
+def _done(outcome: Outcome) -> Outcome:
+    if outcome.figures is None or outcome.sigma is None:
+        raise ValueError(f"the best start could not be measured again: {outcome.reason}")
+    return outcome
+
+
+def _curves(outcomes: dict[Cell, Outcome], setting: Setting) -> dict[tuple[str, int], list[Point]]:
+    """By kind and evaluations, the starts that could be measured."""
+    curves: dict[tuple[str, int], list[Point]] = {}
+    reasons: dict[tuple[str, int], str] = {}
+    for cell, outcome in outcomes.items():
+        key = (cell.prior, cell.nfe)
+        curve = curves.setdefault(key, [])
+        if outcome.figures is not None and outcome.sigma is not None and cell.t_start is not None:
+            curve.append(Point(cell.t_start, outcome.sigma, outcome.figures))
+        else:
+            reasons[key] = outcome.reason
+    if empty := [key for key, curve in curves.items() if not curve]:
+        kind, nfe = empty[0]
+        raise ValueError(f"no start of {kind} at {nfe} evaluations could be measured: {reasons[empty[0]]}")
+    return curves
+
+
+def _picks(curves: dict[tuple[str, int], list[Point]]) -> Iterable[tuple[str, int, Point, bool]]:
+    """Kind, evaluations and the best start of each curve; where it copies, also the best of those that do not."""
+    for (kind, nfe), curve in curves.items():
+        best = _best(curve)
+        yield kind, nfe, best, False
+        if _copies(best) and (others := [point for point in curve if not _copies(point)]):
+            yield kind, nfe, _best(others), True
+
+
+def _best(points: list[Point]) -> Point:
+    return min(points, key=lambda point: point.figures.frechet.value)
+
+
+def _copies(point: Point) -> bool:
+    copied = point.figures.copied
+    return copied is not None and copied.low > BAR
+
+
+def _row(pick: tuple[str, int, Point, bool], curve: list[Point], again: Outcome) -> Row:
+    kind, nfe, point, clean = pick
+    assert again.figures is not None
+    ends = {curve[0].t_start: "low", curve[-1].t_start: "high"}
+    edge = ends.get(point.t_start, "") if len(curve) > 1 and not clean else ""
+    return Row(kind, nfe, point.t_start, point.sigma, clean, edge, point.figures.frechet, again.figures)
+
+
+def _related(rows: list[Row]) -> Iterable[Row]:
+    """The rows in the order of evaluations, each over the Gaussian of the same number."""
+    base = {row.nfe: row.figures for row in rows if row.kind == "gaussian" and not row.clean}
+    for row in sorted(rows, key=lambda row: row.nfe):
+        known = base.get(row.nfe)
+        yield row if known is None else replace(row, relative=over(row.figures, known))
+
+
+def over(one: Figures, other: Figures) -> Estimate:
+    """The ratio of two Frechet distances, with the interval of paired bootstrap replicates.
+
+    A replicate of a distance near to nothing may be negative: none is taken below a hundredth of the distance.
+    """
+    above, below = (f.replicates.clamp(min=max(LEAST * f.frechet.value, 1e-12)) for f in (one, other))
+    return interval(above / below, one.frechet.value / max(other.frechet.value, 1e-12))
+
+
+def _floor(subject: Subject, setting: Setting) -> Figures | None:
+    """The figures of images that the model has not seen, as many as there are samples if there are so many."""
+    copying = subject.judge.reference.copying
+    return None if copying is None else subject.judge(copying[1][: setting.samples].unit())
+
+
+def estimates(figures: Figures) -> dict[str, Any]:
+    """The figures for JSON, without replicates."""
+    named = {name: getattr(figures, name) for name in ("frechet", "precision", "recall", "coverage", "copied")}
+    return {name: value and asdict(value) for name, value in named.items()}
+
+
+def results(result: Result) -> dict[str, Any]:
+    """All figures of the experiment, ready for `results.json`."""
+    setting = result.setting
+    plain = {name: getattr(setting, name) for name in ("sampler", "samples", "rank", "components")}
+    return {
+        "model": result.model,
+        "features": result.features,
+        **plain,
+        "seed_chosen_by": setting.seed,
+        "seed_reported": setting.seed + 1,
+        "fitted": result.fitted,
+        "flow": asdict(setting.flow) if "flow" in setting.kinds else None,
+        "flow_gain": [{"sigma": sigma, "nats": nats} for sigma, nats in result.gains],
+        "floor": None if result.floor is None else estimates(result.floor),
+        "rows": [row.record() for row in result.rows],
+        "grid": [
+            {"kind": kind, "nfe": nfe, "t_start": p.t_start, "sigma": p.sigma, **estimates(p.figures)}
+            for (kind, nfe), curve in result.curves.items()
+            for p in curve
+        ],
+    }

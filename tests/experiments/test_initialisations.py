@@ -1,0 +1,246 @@
+"""`experiment initialisations`: the upper limit on an exact mixture, and how best starts are chosen and reported."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from typer.testing import CliRunner
+
+import latestart as ls
+from latestart import zoo
+from latestart.cli.experiment import experiment as commands
+from latestart.data import Images, to_pixels
+from latestart.denoisers.networks import as_model
+from latestart.evaluation.quality import Estimate, feature_statistics
+from latestart.experiments import initialisations as experiment
+from latestart.experiments.initialisations import Point, Setting
+from latestart.experiments.judge import Figures, Judge, Reference
+from latestart.experiments.starts import FlowConfig, NoisedImages
+from latestart.experiments.subjects import Subject
+from latestart.gaussians.basis import Isotropic
+
+SHAPE, LOW, HIGH = (1, 4, 4), 16, 448
+SCHEDULER = DDPMScheduler(clip_sample=False)
+
+
+def squares(images):
+    """The features: all values and their squares, which tell two clusters from one Gaussian of their moments."""
+    x = 2 * images.flatten(1) - 1
+    return torch.cat([x, 3 * x.square()], 1)
+
+
+squares.name = "squares"
+
+
+def exact():
+    """Four clusters, of quarters bright and dark, within [-1, 1]."""
+    patterns = torch.tensor([[1, 1, -1, -1], [-1, 1, 1, -1], [-1, -1, 1, 1], [1, -1, -1, 1]], dtype=torch.float32)
+    means = 0.5 * patterns.view(4, 1, 2, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    width = torch.tensor([0.02], dtype=torch.float64)
+    return ls.Mixture([ls.Gaussian(mean, Isotropic(SHAPE), width) for mean in means])
+
+
+TRUTH = exact()
+
+
+def pictures(n, seed):
+    return Images(to_pixels(TRUTH.sample(n, torch.Generator().manual_seed(seed)) / 2 + 0.5))
+
+
+@pytest.fixture(scope="module")
+def subject():
+    data, *others = (pictures(n, seed) for n, seed in ((2000, 0), (2000, 1), (2000, 2)))
+    reference = Reference(
+        feature_statistics(data.unit(), squares), squares(data[:400].unit()), (data, *others), SHAPE, "data"
+    )
+    return Subject(as_model(TRUTH, SCHEDULER), SCHEDULER, "weights", {}, Judge(squares, reference))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the mixture that the data is of lies beside the model."""
+    folder = tmp_path_factory.mktemp("model")
+    TRUTH.save(folder / "mixture.safetensors")
+    return folder
+
+
+KINDS = ("isotropic", "uniform", "gaussian", "mixture", "images")
+
+
+@pytest.fixture(scope="module")
+def result(subject, folder, tmp_path_factory):
+    setting = Setting(KINDS, (LOW, HIGH), (8,), samples=400)
+    return experiment.compare("exact", subject, pictures(2000, 0), tmp_path_factory.mktemp("out"), setting, folder)
+
+
+def at(result, kind, t_start):
+    points = result.curves[kind, 8]
+    return next(point.figures for point in points if point.t_start == t_start)
+
+
+def test_the_datas_own_noised_distribution_reaches_the_upper_limit(result):
+    """From exact starts of an exact model both are as good as each other, and low enough as unseen images."""
+    for t_start in (LOW, HIGH):
+        mixture, images = (at(result, kind, t_start) for kind in ("mixture", "images"))
+        ratio = experiment.over(mixture, images)
+        assert ratio.low < 1 < ratio.high
+    assert at(result, "mixture", LOW).frechet.value < 1.5 * result.floor.frechet.value
+    gaussian = at(result, "gaussian", LOW)
+    assert gaussian.frechet.value > 5 * at(result, "mixture", LOW).frechet.value
+    assert at(result, "isotropic", LOW).frechet.value > gaussian.frechet.value
+
+
+def test_starting_from_training_images_copies_them_and_the_mixture_does_not(result):
+    assert at(result, "images", LOW).copied.low > 0.1
+    assert at(result, "mixture", LOW).copied.low < 0.02
+
+
+def test_a_best_start_that_copies_has_one_beside_it_that_does_not(result):
+    rows = [row for row in result.rows if row.kind == "images"]
+    assert all(row.figures.copied.low <= 0.02 for row in result.rows if row.kind != "images")
+    assert not any(row.clean for row in result.rows if row.kind != "images")
+    low, high = at(result, "images", LOW), at(result, "images", HIGH)
+    best = [(LOW, False), (HIGH, True)] if low.frechet.value < high.frechet.value else [(HIGH, False)]
+    assert [(row.t_start, row.clean) for row in rows] == best
+
+
+def test_what_is_reported_has_the_noise_of_another_seed(result, subject):
+    for row in result.rows:
+        curve = result.curves[row.kind, row.nfe]
+        point = next(p for p in curve if p.t_start == row.t_start)
+        assert row.chosen == point.figures.frechet
+        assert row.clean or row.chosen.value == min(p.figures.frechet.value for p in curve)
+        assert row.figures.frechet.value != row.chosen.value
+    sampler = ls_sampler()
+    best = next(row for row in result.rows if row.kind == "gaussian")
+    prior = ls.Gaussian.fit(pictures(2000, 0))
+    again = ls.generate(subject.network, sampler, prior, 400, 8, best.t_start, seed=1)
+    assert subject.judge(again.images).frechet.value == pytest.approx(best.figures.frechet.value, rel=1e-4)
+
+
+def ls_sampler():
+    from latestart.sampling.samplers import make_sampler
+
+    return make_sampler("ddim", SCHEDULER, timestep_spacing="trailing", clip_sample=False)
+
+
+def test_ratios_are_to_the_gaussian_at_its_own_best_start(result):
+    own = {row.kind: row for row in result.rows if not row.clean}
+    gaussian = own["gaussian"]
+    assert (gaussian.relative.low, gaussian.relative.value, gaussian.relative.high) == (1, 1, 1)
+    for row in own.values():
+        expected = row.figures.frechet.value / gaussian.figures.frechet.value
+        assert row.relative.value == pytest.approx(expected)
+        assert row.relative.low <= row.relative.high
+
+
+def test_n_0_i_may_start_at_the_top_of_the_schedule(result):
+    assert [p.t_start for p in result.curves["isotropic", 8]] == [LOW, HIGH, 1000]
+    assert {tuple(p.t_start for p in result.curves[kind, 8]) for kind in KINDS[1:]} == {(LOW, HIGH)}
+
+
+def _point(t_start, value, copied):
+    estimate = Estimate(value, value, value)
+    share = Estimate(copied, copied, copied)
+    figures = Figures(estimate, share, share, share, share, torch.full((5,), value), torch.zeros(5))
+    return Point(t_start, 1.0, figures)
+
+
+def test_the_best_start_and_the_best_that_does_not_copy():
+    curves = {("images", 3): [_point(200, 1, 0.9), _point(300, 2, 0.021), _point(400, 3, 0.02), _point(500, 4, 0)]}
+    picks = [(point.t_start, clean) for _, _, point, clean in experiment._picks(curves)]
+    assert picks == [(200, False), (400, True)]
+    assert [row.edge for row in _rows(curves)] == ["low", ""]
+    curves = {("mixture", 3): [_point(200, 1, 0.9), _point(300, 2, 0.5)]}
+    assert [point.t_start for _, _, point, _ in experiment._picks(curves)] == [200]
+    curves = {("mixture", 3): [_point(200, 3, 0), _point(300, 1, 0), _point(400, 2, 0)]}
+    assert [row.edge for row in _rows(curves)] == [""]
+
+
+def _rows(curves):
+    again = SimpleNamespace(figures=_point(0, 1, 0).figures)
+    return [experiment._row(pick, curves[pick[:2]], again) for pick in experiment._picks(curves)]
+
+
+def test_a_run_that_was_cut_off_goes_on_and_fits_nothing_twice(subject, tmp_path, monkeypatch):
+    setting = Setting(("lowrank", "flow"), (450,), (2,), 30, rank=4, flow=FlowConfig(2, 1, 8, steps=3))
+    pytest.importorskip("zuko")
+    data = pictures(60, 0)
+    first = experiment.compare("exact", subject, data, tmp_path, setting)
+    monkeypatch.setattr(experiment, "fit_flow", None)
+    monkeypatch.setattr(experiment.Gaussian, "fit", None)
+    told = []
+    second = experiment.compare("exact", subject, data, tmp_path, setting, progress=lambda *args: told.append(args))
+    assert experiment.results(first) == experiment.results(second)
+    assert not [args for args in told if args[0] < args[1]]
+    assert len(second.gains) == 1 and "a flow on 2 eigenvectors" in second.fitted["flow"]
+
+
+def test_the_noised_images_are_those_that_copies_are_looked_for_in(subject, tmp_path):
+    known = experiment._Starts(subject, pictures(2000, 0), tmp_path, Setting(), None, print, None)
+    prior, _ = known.made("images")
+    assert isinstance(prior, NoisedImages)
+    assert torch.equal(prior.images.pixels, subject.judge.reference.copying[0].pixels)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"kinds": ("gauss",)}, "no start distribution 'gauss'; there are isotropic, uniform"),
+        ({"nfe": ()}, "at least one kind, one start and one number"),
+    ],
+)
+def test_bad_settings_are_named(bad, message):
+    with pytest.raises(ValueError, match=message):
+        Setting(**bad)
+
+
+def test_starts_that_cannot_be_run_are_told(subject, tmp_path):
+    setting = Setting(("gaussian",), (2,), (8,), samples=20)
+    with pytest.raises(ValueError, match=r"no start of gaussian at 8 evaluations could be measured: .*leaves no time"):
+        experiment.compare("exact", subject, pictures(60, 0), tmp_path, setting)
+
+
+def test_a_class_conditional_model_is_refused(subject, tmp_path):
+    network = SimpleNamespace(config=SimpleNamespace(num_class_embeds=10))
+    conditional = Subject(network, SCHEDULER, "weights", {}, subject.judge)
+    with pytest.raises(ValueError, match="class-conditional"):
+        experiment.compare("faces", conditional, pictures(60, 0), tmp_path, Setting())
+
+
+def _run(*args):
+    return CliRunner().invoke(commands, ["initialisations", *map(str, args)], env={"COLUMNS": "200"})
+
+
+def test_the_command_writes_a_table_a_picture_and_all_figures(tmp_path):
+    small = ("--starts", 500, "--nfe", 2, "--samples", 130, "--kinds", "isotropic,gaussian,images")
+    told = _run("mnist", "--out", tmp_path, *small)
+    assert told.exit_code == 0, told.output
+    assert "starts chosen with seed 0" in told.output and "noised training images" in told.output
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert (written["samples"], written["seed_chosen_by"], written["seed_reported"]) == (130, 0, 1)
+    assert written["features"] == zoo.load("mnist").features.name
+    rows = {row["kind"]: row for row in written["rows"] if not row["clean"]}
+    assert rows["images"]["frechet"]["value"] < rows["gaussian"]["frechet"]["value"]
+    assert rows["gaussian"]["frechet"]["value"] < rows["isotropic"]["frechet"]["value"]
+    assert rows["gaussian"]["sigma"] == pytest.approx(3.424, abs=0.001)
+    assert len(written["grid"]) == 4
+    assert (tmp_path / "initialisations.png").stat().st_size > 30_000
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("mnist", "--kinds", "gauss"), "no start distribution 'gauss'"),
+        (("mnist", "--starts", "a"), "starts must be whole numbers"),
+        (("nowhere",), "nowhere"),
+        (("mnist", "--images", "nowhere.parquet"), "nowhere.parquet"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    told = _run(*args)
+    assert told.exit_code == 2 and message in told.output and "Traceback" not in told.output
+    assert not list(tmp_path.iterdir())
