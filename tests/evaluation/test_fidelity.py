@@ -13,8 +13,6 @@ from latestart.evaluation.kernel import kid
 from latestart.evaluation.manifold import OverlapWith
 from latestart.evaluation.quality import FrechetTo, feature_statistics, frechet
 
-pytestmark = pytest.mark.slow
-
 COUNT = 10  # images in each set
 PARTS = ("datasets", "transforms", "transforms.functional", "models")
 
