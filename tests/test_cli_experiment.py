@@ -12,7 +12,10 @@ from typer.testing import CliRunner
 from latestart.cli.experiment import experiment
 from latestart.denoisers.networks import save_model
 
-NAMES = ("one-dimension", "sphere", "potential", "bifurcation", "faces", "gaussianity", "sensitivity")
+NAMES = (
+    "one-dimension", "sphere", "potential", "bifurcation", "faces", "gaussianity", "sensitivity", "late-start", "table1",
+    "diversity", "initialisations", "late-training",
+)  # fmt: skip
 
 
 def _size(path):

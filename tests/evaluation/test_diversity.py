@@ -14,6 +14,7 @@ from latestart.evaluation.diversity import (
     ProjectClassifier,
     TransformersClassifier,
     attribute,
+    chance,
     diversity,
     ratio,
     vendi,
@@ -84,7 +85,8 @@ def test_the_divergence_of_equal_shares_is_the_known_bias_and_its_interval_reach
         found = attribute(a, b, resamples=100)
         values.append(found.kl.value)
         reached += found.kl.low <= 0.003
-    assert np.mean(values) == pytest.approx(3 * (1 / 200 + 1 / 200) / 2, rel=0.25)
+    assert chance(4, 200, 200) == 3 * (1 / 200 + 1 / 200) / 2
+    assert np.mean(values) == pytest.approx(chance(4, 200, 200), rel=0.25)
     assert reached >= 90
 
 
@@ -97,6 +99,9 @@ def test_ratios_are_paired():
     assert paired.low > 1.2
     same = ratio(one, one)
     assert (same.low, same.value, same.high) == pytest.approx((1, 1, 1))
+    exact = attribute(data, data)
+    assert ratio(one, exact).value == math.inf and ratio(exact, one).value == ratio(exact, one).low == 0
+    assert ratio(exact, exact).value == 1
     with pytest.raises(ValueError, match="'entrop'"):
         ratio(one, other, "entrop")
     with pytest.raises(ValueError, match="equal resamples"):

@@ -6,8 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from latestart.cli.bifurcation import bifurcation
+from latestart.cli.diversity import attributes, diversity
 from latestart.cli.early import gaussianity, sensitivity
+from latestart.cli.initialisations import initialisations
+from latestart.cli.late_start import late_start
+from latestart.cli.late_training import late_training
 from latestart.cli.support import bar, check_folder, friendly, say, whole_numbers
+from latestart.cli.table1 import table1
 
 
 def one_dimension(
@@ -140,5 +145,15 @@ experiment.command("sphere", epilog="Example:  latestart experiment sphere --dim
 experiment.command("potential", epilog="Example:  latestart experiment potential mnist --samples 8")(potential)
 experiment.command("bifurcation", epilog="Example:  latestart experiment bifurcation --leaves 12")(bifurcation)
 experiment.command("faces", epilog="Example:  latestart experiment faces -n 20000 --out out/faces.npz")(faces)
+experiment.command("late-start", epilog="Example:  latestart experiment late-start --prior gaussian")(late_start)
+experiment.command("attributes", epilog="Example:  latestart experiment attributes out/faces.npz")(attributes)
+experiment.command("diversity", epilog="Example:  latestart experiment diversity mnist --samples 1000")(diversity)
 experiment.command("gaussianity", epilog="Example:  latestart experiment gaussianity --samples 1000")(gaussianity)
 experiment.command("sensitivity", epilog="Example:  latestart experiment sensitivity --step 25")(sensitivity)
+experiment.command("table1", epilog="Example:  latestart experiment table1 mnist --parts paper,exact")(table1)
+experiment.command(
+    "initialisations", epilog="Example:  latestart experiment initialisations mnist --kinds gaussian,mixture,images"
+)(initialisations)
+experiment.command("late-training", epilog="Example:  latestart experiment late-training --steps 2000 --seeds 3")(
+    late_training
+)

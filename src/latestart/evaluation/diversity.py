@@ -132,7 +132,7 @@ def diversity(
     for name, classifier in classifiers.items():
         named = values.get(name) if isinstance(values, Mapping) else values
         own = named or getattr(classifier, "values", None)
-        one, other = (_classified(classifier, images, name if several else "classify") for images in (a, b))
+        one, other = (classified(classifier, images, name if several else "classify") for images in (a, b))
         attributes[name] = attribute(one, other, own, resamples=resamples, seed=seed)
     if features is None:
         return Diversity(attributes)
@@ -184,7 +184,8 @@ def ratio(one: Attribute, other: Attribute, kind: str = "kl") -> Estimate:
     """
     if kind not in KINDS or len(one.replicates[kind]) != len(other.replicates[kind]):
         raise ValueError(f"expected one of {', '.join(KINDS)} with equal resamples, received {kind!r}")
-    value = getattr(one, kind).value / getattr(other, kind).value
+    of_one, of_other = (torch.tensor(getattr(each, kind).value, dtype=torch.float64) for each in (one, other))
+    value = float((of_one / of_other).nan_to_num(nan=1.0, posinf=np.inf))
     return _estimate(one.replicates[kind] / other.replicates[kind], value)
 
 
@@ -196,6 +197,14 @@ def entropy(shares: Tensor) -> Tensor:
 def divergence(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) of shares `(..., K)`, in nats."""
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(-1)
+
+
+def chance(values: int, n: int, m: int) -> float:
+    """The mean plug-in divergence of n samples from m images of the same distribution over so many values, in nats.
+
+    `(K - 1) / 2 (1 / n + 1 / m)`, by 2 n KL being chi-square with K - 1 degrees of freedom where all values are common.
+    """
+    return (values - 1) / 2 * (1 / n + 1 / m)
 
 
 def total_variation(p: Tensor, q: Tensor) -> Tensor:
@@ -302,7 +311,8 @@ def _classes(said: Tensor) -> int:
     )
 
 
-def _classified(classify: Classify, images: Tensor, name: str) -> Tensor:
+def classified(classify: Classify, images: Tensor, name: str = "the classifier") -> Tensor:
+    """What a classifier says of images `(N, C, H, W)` in [0, 1], in batches; raises `ValueError` if not of each one."""
     said = torch.cat([torch.as_tensor(classify(part)).detach().cpu() for part in images.split(BATCH)])
     if len(said) != len(images):
         raise ValueError(f"{name} gave {len(said)} answers for {len(images)} images")

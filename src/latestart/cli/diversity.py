@@ -1,0 +1,111 @@
+"""The commands of diversity: the classifier of attributes, and the experiment."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latestart.cli.support import bar, check_folder, friendly, say
+
+
+def attributes(
+    images: Annotated[
+        Path, typer.Argument(help="Pictures with known attributes, as `experiment faces` writes them, or labels.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="File to write to; beside a model it is called attributes.safetensors.")
+    ] = Path("out/attributes.safetensors"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first pictures.")] = None,
+    label: Annotated[str, typer.Option(help="What labels are called, of images that have nothing else.")] = "class",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the weights, the order and the noise.")] = 0,
+) -> None:
+    """Train the classifier of attributes on pictures whose attributes are known, and score it on held-out ones."""
+    with friendly():
+        from latestart.experiments.attributes import load_known, train_attributes
+
+        if out.suffix != ".safetensors" or out.is_dir():
+            raise ValueError(f"expected a file that ends in .safetensors to write to, received {out}")
+        check_folder(out.parent)
+        known = load_known(images, limit, label)
+        with bar("training") as advance:
+            reader = train_attributes(
+                known, epochs, seed=seed, progress=lambda step, steps, loss: advance(step, steps, f"loss {loss:.3f}")
+            )
+        reader.save(out)
+        for name, score in reader.scores.items():
+            right = score.accuracy
+            say(
+                f"{name}: {right.value:.2%} right [{right.low:.2%}, {right.high:.2%}] of {int(score.counts.sum())} "
+                "held-out pictures"
+            )
+    say(f"wrote {out}")
+
+
+def diversity(
+    model: Annotated[
+        str, typer.Argument(help="A shipped model (mnist), or a folder with a diffusers model.")
+    ] = "mnist",
+    out: Annotated[Path, typer.Option(help="Folder for pictures and figures; goes on where it was cut.")] = Path(
+        "out/experiments/diversity"
+    ),
+    sampler: Annotated[str, typer.Option(help="The fast samplers, between commas.")] = "ddim,pndm",
+    nfe: Annotated[int, typer.Option(min=1, help="Their network evaluations for each sample.")] = 5,
+    prior: Annotated[
+        str, typer.Option(help="Of the late starts: gaussian, mixture, isotropic, or files, between commas.")
+    ] = "gaussian",
+    t_start: Annotated[
+        str, typer.Option(help="Starts, in the scheduler's t, between commas; default: as `latestart choose` finds.")
+    ] = "",
+    reference: Annotated[
+        int | None,
+        typer.Option(min=0, help="Steps of DDPM from full noise; default: 1,000, or 200 on a processor; 0: none."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=10, help="Samples of each way.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")] = 0,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            help="A file of `experiment attributes` or of a classifier, a folder of transformers, or deepface:race; "
+            "default: the one beside the model."
+        ),
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="A shipped extractor, a classifier's file, or that of the Inception weights.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="The training set: parquet, folder or npz; default: the shipped model's.")
+    ] = None,
+    held_out: Annotated[str | None, typer.Option(help="Images that the model has not seen.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples evaluated at once.")] = 256,
+) -> None:
+    """Attributes of few-step samples against the data's: full noise, late start, and DDPM in many steps.
+
+    Each way is kept the moment it is sampled: a run that was cut off goes on.
+    """
+    with friendly():
+        from rich.console import Console
+
+        from latestart.experiments import diversity as experiment
+        from latestart.experiments.grid import Grid
+        from latestart.files import write_json
+        from latestart.report import diversity as report
+
+        check_folder(out)
+        axes = Grid.of({"sampler": sampler, "prior": prior, **({"t-start": t_start} if t_start else {})})
+        settings = experiment.Settings(
+            model=model, samplers=axes.sampler, nfe=nfe, priors=axes.prior, starts=axes.t_start if t_start else (),
+            reference=reference, samples=samples, seed=seed, classifier=classifier, features=features, images=images,
+            held_out=held_out, batch_size=batch_size,
+        )  # fmt: skip
+        measured = experiment.Experiment(settings, out, say)
+        with bar("evaluating") as advance:
+            measured.measure(advance)
+        result = measured.result()
+        write_json(out / "results.json", result.record())
+        report.diversity(out / "diversity.png", result)
+        report.samples(out / "samples.png", result)
+        Console(width=None if Console().is_terminal else 140).print(report.diversity_table(result))
+        for line in report.sentences(result):
+            say(line)
+    say(f"wrote {out / 'diversity.png'}, {out / 'samples.png'}, {out / 'results.json'} and {out / 'ways'}")

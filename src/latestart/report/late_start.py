@@ -1,0 +1,178 @@
+"""The late-start curve: its picture, and what it says in words. Everything is drawn and told as it was handed over."""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from latestart.evaluation.quality import Estimate
+from latestart.experiments.late_start_curve import WITHIN, Level, Line, Point, Result
+from latestart.files import replacing
+
+COLORS = ("#b2182b", "#2166ac", "#1b7837", "#8073ac", "#b35806")
+GREY = "#707070"
+TITLES = {"isotropic": "N(0, I)", "gaussian": "the Gaussian", "mixture": "the mixture"}
+OF = {"network": "network", "data": "images"}
+
+
+def late_start_curve(path: str | Path, result: Result) -> None:
+    """Distance, recall and copies against the start, noise falling to the right, over the critical levels."""
+    copied = any(point.figures.copied is not None for line in result.lines for point in line.points)
+    panels = ["frechet", "recall", *(["copied"] if copied else []), *(["levels"] if result.levels else [])]
+    ratios = {"frechet": 3.0, "recall": 1.4, "copied": 1.2, "levels": 0.4 + 0.16 * len(result.levels)}
+    heights = [ratios[name] for name in panels]
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(11, 1.55 * sum(heights) + 0.8), sharex=True, height_ratios=heights, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    at = dict(zip(panels, axes[:, 0]))
+    for name in panels:
+        if name == "levels":
+            _levels(at[name], result.levels)
+        else:
+            _panel(at[name], result, name)
+    for name, level in product(panels, result.levels):
+        at[name].axvline(level.t, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+        at[name].axvspan(level.low, level.high, color=GREY, alpha=0.06, linewidth=0, zorder=0)
+    _distance(at["frechet"], result)
+    axes[-1, 0].set_xlabel("start t, in the scheduler's time: noise falls to the right")
+    highest, lowest = (end(p.t for line in result.lines for p in line.points) for end in (max, min))
+    axes[-1, 0].set_xlim(highest + 15, min([lowest, *(level.low for level in result.levels)]) - 15)
+    settings = result.settings
+    figure.suptitle(
+        f"How late can one start? DDPM, the last of {result.length:,} steps, on {Path(settings.model).name}; "
+        f"{settings.samples:,} samples, 95% intervals"
+    )
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)
+
+
+def _panel(axis: Axes, result: Result, name: str) -> None:
+    for place, line in enumerate(result.lines):
+        known = [(point.t, value) for point in line.points if (value := getattr(point.figures, name)) is not None]
+        t = np.array([time for time, _ in known])
+        low, value, high = (np.array([getattr(e, end) for _, e in known]) for end in ("low", "value", "high"))
+        color = COLORS[place % len(COLORS)]
+        axis.fill_between(t, low, high, color=color, alpha=0.15)
+        axis.plot(t, value, color=color, marker="o", markersize=3.5, linewidth=1.4, label=f"from {_title(line.prior)}")
+    if name != "frechet":
+        axis.set_ylabel({"recall": "recall", "copied": "share of copies"}[name])
+    if name == "copied":
+        axis.axhline(0.01, color=GREY, linewidth=0.8, linestyle="--")
+        axis.annotate("new images: 0.01", (0.005, 0.01), xycoords=("axes fraction", "data"), fontsize=8, va="bottom")
+    axis.set_ylim(bottom=0)
+
+
+def _distance(axis: Axes, result: Result) -> None:
+    full = result.lines[0].points[0].figures.frechet.value
+    axis.set(yscale="log", ylabel="Fréchet distance to the data")
+    axis.set_ylim(bottom=0.7 * min(p.figures.frechet.low for line in result.lines for p in line.points))
+    axis.axhline((1 + WITHIN) * full, color=GREY, linewidth=0.9, linestyle="--", label=f"{1 + WITHIN:g} x the full run")
+    for place, line in enumerate(result.lines):
+        if line.plateau is not None and line.falls:
+            color, height = COLORS[place % len(COLORS)], (1 + WITHIN) * full * 0.9**place
+            axis.plot([line.plateau.low, line.plateau.high], [height] * 2, color=color, linewidth=3, alpha=0.6)
+            axis.plot(line.plateau.value, height, "D", color=color, markersize=8, markeredgecolor="white", zorder=4)
+    axis.plot([], [], "D-", color=GREY, linewidth=3, markeredgecolor="white", label="end of a plateau, 95% interval")
+    if result.levels:
+        axis.plot([], [], color=GREY, linewidth=0.9, linestyle=":", label="critical levels, below")
+    axis.legend(fontsize=9, loc="upper left")
+
+
+def _levels(axis: Axes, levels: tuple[Level, ...]) -> None:
+    for row, level in enumerate(levels):
+        axis.plot([level.low, level.high], [row, row], color=GREY, linewidth=4, alpha=0.45, solid_capstyle="butt")
+        inside = "white" if level.kind == "peak" else "black"
+        axis.plot(level.t, row, "o", color="black", markersize=5, markerfacecolor=inside)
+    axis.set_yticks(range(len(levels)), [_named(level) for level in levels], fontsize=8)
+    axis.set_ylim(len(levels) - 0.4, -0.6)
+    axis.set_title("Critical levels, with their intervals", fontsize=10)
+    axis.grid(axis="y", color=GREY, alpha=0.15)
+
+
+def sentences(result: Result) -> Iterator[str]:
+    """The plateau and the fall of each line with their figures, and where the critical levels lie."""
+    full = result.lines[0].points[0]
+    yield (
+        f"the full run, DDPM in {full.steps} steps: distance {_figure(full.figures.frechet)}, recall "
+        f"{full.figures.recall.value:.3f}"
+    )
+    for line in result.lines:
+        yield f"from {_title(line.prior)}: {_plateau(line)}"
+        yield f"from {_title(line.prior)}: {_fall(line)}"
+    if result.levels:
+        yield "critical levels: " + ", ".join(f"{_named(level)} {_time(level)}" for level in result.levels)
+    if (end := result.lines[0].plateau) is not None and result.lines[0].falls and result.levels:
+        yield f"the plateau from N(0, I) ends {_beside(end, result.levels)}"
+
+
+def _plateau(line: Line) -> str:
+    if line.plateau is None:
+        return f"no plateau: no start is within {WITHIN:.0%} of the full run"
+    on = [p for p in line.points if p.t >= line.plateau.value]
+    best = min(on, key=lambda p: p.relative.value)
+    bound = f"plateau, within {WITHIN:.0%} of the full run, from t = {line.points[0].t:.0f} down to "
+    end = f"{line.plateau.value:.0f}, 95% interval {_ends(line.plateau)}" if line.falls else f"the last, {on[-1].t:.0f}"
+    but = f", but for {', '.join(f'{t:.0f}' for t in line.exceptions)}" if line.exceptions else ""
+    return f"{bound}{end}{but}; best at t = {best.t:.0f}, {_times(best.relative)} the full run's distance"
+
+
+def _fall(line: Line) -> str:
+    if not line.falls:
+        return "no fall down to the last start"
+    last: Point = line.points[-1]
+    doubled = "" if line.doubled is None else f"twice the full run's distance at t = {line.doubled.value:.0f} "
+    doubled += "" if line.doubled is None else f"{_ends(line.doubled)}, "
+    return (
+        f"fall, {doubled}{_times(last.relative)} it at t = {last.t:.0f} ({last.steps} steps), where the recall is "
+        f"{last.figures.recall.value:.3f}{_copies(last)}"
+    )
+
+
+def _copies(point: Point) -> str:
+    copied = point.figures.copied
+    return "" if copied is None else f" and {copied.value:.1%} are copies"
+
+
+def _beside(end: Estimate, levels: tuple[Level, ...]) -> str:
+    above = [level for level in levels if level.low > end.high]
+    below = [level for level in levels if level.high < end.low]
+    told = [level for level in levels if level not in above and level not in below]
+    parts = [
+        f"{word} {', '.join(_named(level) for level in part)}"
+        for word, part in (("below", above), ("above", below), ("within the interval of", told))
+        if part
+    ]
+    return "; ".join(parts)
+
+
+def _named(level: Level) -> str:
+    peak = ", peak" if level.kind == "peak" else ""
+    return f"{level.criterion}{peak} ({OF.get(level.of, level.of)})"
+
+
+def _time(level: Level) -> str:
+    return f"t = {level.t:.0f} [{level.low:.0f}, {level.high:.0f}]"
+
+
+def _title(prior: str) -> str:
+    return TITLES.get(prior, Path(prior).name)
+
+
+def _times(relative: Estimate) -> str:
+    return f"{relative.value:.2f} times [{relative.low:.2f}, {relative.high:.2f}]"
+
+
+def _figure(estimate: Estimate) -> str:
+    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def _ends(estimate: Estimate) -> str:
+    return f"[{estimate.low:.0f}, {estimate.high:.0f}]"

@@ -1,0 +1,236 @@
+"""`experiment diversity`: shares of an exact model, the choice of what is shown, and the command."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import typer
+from diffusers import DDPMScheduler
+from typer.testing import CliRunner
+
+import latestart as ls
+from latestart.cli.diversity import diversity
+from latestart.evaluation.diversity import chance
+from latestart.experiments import diversity as experiment
+from latestart.experiments.judge import Judge, Reference
+from latestart.experiments.subjects import Subject
+from latestart.features import Classifier
+from latestart.gaussians.basis import Dense
+from latestart.report import diversity as report
+
+SHAPE, LEFT = (1, 2, 2), 0.7  # the share of the data that are dark
+POINTS = torch.tensor([[-0.5] * 4, [0.5] * 4]).view(2, *SHAPE)
+
+
+def _flat(images):
+    return images.flatten(1)
+
+
+_flat.name = "values"
+
+
+class Shade:
+    """Reads whether an image is dark or light, without an error."""
+
+    name, values = "shade", {"shade": ("dark", "light")}
+
+    def __call__(self, images):
+        light = (images.mean((1, 2, 3)) > 0.5).long()
+        return {"shade": torch.nn.functional.one_hot(light, 2).float()}
+
+
+def _component(mean):
+    return ls.Gaussian(mean, Dense(SHAPE, torch.eye(4)), torch.full((4,), 0.01).double())
+
+
+@pytest.fixture(scope="module")
+def subject():
+    """An exact mixture of a dark and a light cluster, 7 to 3; priors are one Gaussian of it, and itself."""
+    mixture = ls.Mixture([_component(point) for point in POINTS], torch.tensor([LEFT, 1 - LEFT]))
+    data = mixture.sample(1000, torch.Generator().manual_seed(1)).clamp(-1, 1)
+    gaussian = ls.Gaussian.fit([data], basis="dense")
+    scheduler = DDPMScheduler(clip_sample=False)
+    unit = data / 2 + 0.5
+    images = ls.data.Images((unit * 255).round().byte())
+    statistics = ls.Gaussian.fit([_flat(unit).double()], basis="dense")
+    held_out = ls.data.Images(images.pixels.flip(0)[:200])
+    reference = Reference(statistics, _flat(unit)[:200], (images[:200], held_out, held_out), SHAPE, "exact")
+    priors = {"none": (None, ""), "isotropic": (None, ""), "gaussian": (gaussian, "g"), "mixture": (mixture, "m")}
+    return Subject(ls.as_model(mixture, scheduler), scheduler, "exact", priors, Judge(_flat, reference))
+
+
+@pytest.fixture
+def opened(subject, monkeypatch):
+    monkeypatch.setattr(experiment, "open_subjects", lambda *_: {"exact": subject})
+    monkeypatch.setattr(experiment, "open_reader", lambda *_: Shade())
+
+
+def _settings(**changes):
+    common = {"model": "exact", "samplers": ("ddim",), "nfe": 4, "samples": 400, "reference": 50}
+    return experiment.Settings(**{**common, **changes})
+
+
+def _measured(settings, out):
+    found = experiment.Experiment(settings, out)
+    found.measure()
+    return found.result()
+
+
+def test_the_shares_of_an_exact_model(opened, tmp_path):
+    """DDPM in many steps and a late start from the true mixture have the true shares; one Gaussian, after the decision,
+    has those of its own two halves, and its divergence is that by hand."""
+    result = _measured(_settings(priors=("gaussian", "mixture"), starts=(50,)), tmp_path)
+    ways = {(way.cell.sampler, way.cell.prior): way for way in result.shown}
+    assert set(ways) == {("ddim", "none"), ("ddim", "gaussian"), ("ddim", "mixture"), ("ddpm", "none")}
+    read = {key: way.diversity.attributes["shade"] for key, way in ways.items()}
+    data = read["ddpm", "none"].data[0].value
+    assert data == pytest.approx(LEFT, abs=0.1)
+    for key in (("ddim", "mixture"), ("ddpm", "none")):
+        assert read[key].samples[0].value == pytest.approx(LEFT, abs=4 * math.sqrt(0.21 / 400))
+    late = read["ddim", "gaussian"]
+    p, q = late.samples[0].value, data
+    assert late.kl.value == pytest.approx(p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
+    assert p < LEFT - 0.05  # a Gaussian with the mean -0.2 and the deviation 0.46 is below 0 in 0.67 of its samples
+    assert ways["ddpm", "none"].diversity.coverage.value > 0.9
+    assert all(way.doubtful == {"shade": 0.0} for way in result.ways) and result.doubtful_data == {"shade": 0.0}
+    assert result.chance["shade"] == pytest.approx(chance(2, 400, 200)) == pytest.approx(0.5 * (1 / 400 + 1 / 200))
+
+
+def test_full_noise_is_the_best_of_its_settings_by_the_frechet_distance(opened, tmp_path):
+    result = _measured(_settings(starts=(400,), samples=60, reference=0), tmp_path)
+    full = [way for way in result.ways if way.cell.prior == "none"]
+    settings = {(way.cell.spacing, way.cell.clip) for way in full}
+    assert settings == {(spacing, clip) for spacing in ("leading", "trailing") for clip in (False, True)}
+    assert result.shown[0] is min(full, key=lambda way: way.frechet.value)
+    (gain,) = result.gains
+    shown = [way.diversity.attributes["shade"].kl for way in result.shown]
+    assert gain.factor.value == pytest.approx(shown[0].value / shown[1].value)
+    assert gain.apart == (shown[1].high < shown[0].low)
+
+
+def test_equal_evaluations_for_a_sampler_that_needs_one_more(opened, tmp_path):
+    result = _measured(_settings(samplers=("pndm",), starts=(400,), samples=30, reference=0), tmp_path)
+    assert {(way.cell.nfe, way.steps) for way in result.ways} == {(4, 3)}
+    assert not any(way.cell.clip for way in result.ways)  # the class cannot
+
+
+def test_what_was_sampled_is_kept_and_a_start_is_chosen_once(opened, tmp_path, monkeypatch):
+    settings = _settings(samples=20, reference=0)
+    spent = []
+    first = experiment.Experiment(settings, tmp_path)
+    first.measure(lambda *args: spent.append(args[:2]))
+    assert spent[-1] == (6 * 4 * 20,) * 2
+    assert first.choices[0]["t_start"] > 0 and first.choices[0]["nfe"] > 0
+    monkeypatch.setattr(experiment, "choose_start", None)
+    spent.clear()
+    again = experiment.Experiment(settings, tmp_path)
+    again.measure(lambda *args: spent.append(args[:2]))
+    assert spent == [] and again.result().record() == first.result().record()
+    cut = next((tmp_path / "ways").iterdir())
+    cut.write_bytes(cut.read_bytes()[:-100])
+    told = []
+    repaired = experiment.Experiment(settings, tmp_path, told.append)
+    repaired.measure(lambda *args: spent.append(args[:2]))
+    assert spent[-1] == (4 * 20,) * 2 and any("sampled again" in line for line in told)
+    assert repaired.result().record() == first.result().record()
+
+
+def test_a_way_that_fails_is_told_and_the_others_go_on(opened, subject, tmp_path, monkeypatch):
+    def broken(self, x, t, **_):
+        out = type(subject.network).forward(subject.network, x, t)
+        if float(torch.as_tensor(t).max()) > 990:
+            out.sample = out.sample * torch.nan
+        return out
+
+    monkeypatch.setattr(subject.network, "forward", broken.__get__(subject.network))
+    told = []
+    found = experiment.Experiment(_settings(samples=20, starts=(400,)), tmp_path, told.append)
+    found.measure()
+    result = found.result()
+    assert any("NaN" in line for line in result.failed) and any(line.startswith("failed: ") for line in told)
+    assert any(way.cell.prior == "gaussian" for way in result.ways)
+    assert not any(way.cell.sampler == "ddpm" for way in result.ways)
+
+
+def test_the_exact_attributes_of_the_data_stand_beside_those_read(opened, tmp_path):
+    random = np.random.default_rng(0)
+    shade = (random.random(500) > 0.8).astype(int)
+    pixels = (np.where(shade == 1, 200, 60)[:, None, None, None] * np.ones((1, 2, 2, 1))).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", images=pixels, shade=shade)
+    settings = _settings(samples=40, starts=(300,), reference=0, images=str(tmp_path / "data.npz"))
+    result = _measured(settings, tmp_path / "out")
+    for way in result.ways:
+        known, read = way.exact["shade"], way.diversity.attributes["shade"]
+        assert known.data[1].value == read.data[1].value == pytest.approx(shade.mean())
+        assert known.kl.value == pytest.approx(read.kl.value)
+    assert result.data == 500
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"priors": ("none",)}, "full noise is always measured"),
+        ({"samplers": ("quick",)}, "there is no sampler 'quick'"),
+        ({"priors": ("isotropic",)}, "give --t-start"),
+    ],
+)
+def test_mistakes_are_named(opened, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.Experiment(_settings(**settings), tmp_path)
+
+
+def test_readers(tmp_path):
+    torch.manual_seed(0)
+    Classifier((1, 8, 8), 3).save(tmp_path / "classifier.safetensors")
+    reader = experiment.open_reader(None, str(tmp_path))
+    assert dict(reader.values) == {"class": ("0", "1", "2")} and reader.name.startswith("classifier-")
+    said = reader(torch.rand(4, 1, 8, 8))["class"]
+    torch.testing.assert_close(said.sum(1), torch.ones(4))
+    assert dict(experiment.open_reader(None, "mnist").values) == {"digit": tuple("0123456789")}
+    with pytest.raises(ValueError, match="brings no classifier"):
+        (tmp_path / "empty").mkdir()
+        experiment.open_reader(None, str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match="race, gender, emotion, received 'age'"):
+        experiment.open_reader("deepface:age", "mnist")
+    with pytest.raises(FileNotFoundError, match="classifier"):
+        experiment.open_reader(str(tmp_path / "none.safetensors"), "mnist")
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+app = typer.Typer()
+app.command()(diversity)
+
+
+def _run(*args):
+    return CliRunner().invoke(app, [str(a) for a in args], env={"COLUMNS": "200"})
+
+
+def test_the_command_on_the_shipped_model(tmp_path):
+    result = _run(
+        "--out", tmp_path, "--sampler", "ddim", "--nfe", 2, "--t-start", 500, "--samples", 20, "--reference", 4
+    )
+    assert result.exit_code == 0, result.output
+    assert "DDIM, digit: from full noise the divergence is" in result.output
+    assert "digit is read rightly of 99." in result.output
+    figures = json.loads((tmp_path / "results.json").read_text())
+    assert len(figures["ways"]) == 7 and len(figures["shown"]) == 3 and len(figures["gains"]) == 1
+    shares = figures["ways"][0]["attributes"]["digit"]["shares"]
+    assert sum(one["samples"]["value"] for one in shares.values()) == pytest.approx(1)
+    assert figures["scores"]["digit"]["accuracy"]["value"] > 0.99
+    assert figures["ways"][0]["against_exact_shares"]["digit"]["kl"]["value"] > 0
+    for picture in ("diversity.png", "samples.png"):
+        assert (tmp_path / picture).stat().st_size > 20_000
+
+
+def test_the_command_names_a_mistake(tmp_path):
+    result = _run("nowhere", "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "there is no shipped model 'nowhere'" in result.output
+
+
+def test_a_way_is_named_by_what_it_is():
+    cell = experiment.Cell("m", "ddim", 5, "gaussian", 500.0, "trailing", True, 10, 0)
+    way = experiment.Way(cell, 5, None, None, {}, {}, torch.empty(0))
+    assert report.name_of(way) == "DDIM, NFE 5, late from the Gaussian at t = 500, clipped"
