@@ -13,8 +13,8 @@ from latestart.cli.experiment import experiment
 from latestart.denoisers.networks import save_model
 
 NAMES = (
-    "one-dimension", "sphere", "potential", "bifurcation", "faces", "gaussianity", "sensitivity", "late-start", "table1",
-    "diversity", "initialisations", "late-training",
+    "one-dimension", "sphere", "potential", "bifurcation", "faces", "gaussianity", "sensitivity", "late-start",
+    "table1", "diversity", "initialisations", "late-training",
 )  # fmt: skip
 
 

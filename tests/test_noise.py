@@ -185,3 +185,13 @@ def test_bad_processes_are_refused():
         Noise.from_scheduler(diffusers.ScoreSdeVeScheduler())
     with pytest.raises(ValueError, match="object has no noise process"):
         Noise.from_scheduler(object())
+
+
+def test_levels_beyond_the_process_have_its_first_and_last_time():
+    noise = Noise.vp()
+    low, high = noise.sigma_range
+    levels = torch.tensor([0.0, low / 2, 1.0, 2 * high, math.inf])
+    assert noise.clamped_time(levels).tolist() == pytest.approx([0.0, 0.0, noise.time(1.0), 1.0, 1.0], abs=1e-12)
+    assert noise.clamped_time(2 * high) == noise.time(high)
+    with pytest.raises(ValueError, match="nan lies outside"):
+        noise.clamped_time(math.nan)

@@ -158,6 +158,19 @@ class Noise(ABC):
         """
         return _apply(self._time, self._checked_level, sigma)
 
+    @overload
+    def clamped_time(self, sigma: float) -> float: ...
+    @overload
+    def clamped_time(self, sigma: Tensor | np.ndarray) -> Tensor: ...
+    def clamped_time(self, sigma: Any) -> Any:
+        """The time at which the level is `sigma`; of levels below and above the process, its first and last time.
+
+        Raises:
+            ValueError: a level that is NaN.
+        """
+        low, high = self.sigma_range
+        return _apply(self._time, lambda levels: self._checked_level(levels.clamp(low, high)), sigma)
+
     def _derived(self, function: Callable[[Tensor], Tensor], t: Any) -> Any:
         return _apply(lambda t: function(self._log_sigma(t)), self._checked_time, t)
 

@@ -56,7 +56,7 @@ def test_on_gaussian_data_all_is_well(t_start):
 
 def test_two_clusters_are_safe_until_they_are_decided(report):
     bounds = one(report, "gaussian").numbers["levels"]
-    assert direct_nats(bounds["0.5"]["sigma"]) == pytest.approx(0.5, abs=0.06)
+    assert direct_nats(bounds["0.5"]["sigma"]) == pytest.approx(0.5, abs=0.1)  # 3.5 standard errors
     # the range ends with the last criterion, before half a nat
     decided = min(level.t for level in report.levels if level.criterion != "nats")
     assert report.safe[0] == pytest.approx(decided)

@@ -1,6 +1,7 @@
 """The number of components: as many as there are, never as many as there are images."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,3 +72,26 @@ def test_bad_input():
         choose_components(IMAGES[:50], HELD_OUT, 0.1, candidates=(3, 10))
     with pytest.raises(ValueError, match="expected sigma"):
         choose_components(IMAGES, HELD_OUT)
+    with pytest.raises(ValueError, match="among the candidates, received none"):
+        choose_components(IMAGES, HELD_OUT, 0.1, candidates=[])
+    with pytest.raises(ValueError, match="received samples=0"):
+        choose_components(IMAGES, HELD_OUT, 0.1, samples=0)
+    spoiled = HELD_OUT.clone()
+    spoiled[3, 0, 0, 0] = math.nan
+    with pytest.raises(ValueError, match="held_out of finite values, received 1 with"):
+        choose_components(IMAGES, spoiled, 0.1)
+
+
+def test_errors_are_of_the_difference_from_the_best_that_does_not_copy():
+    """Beside a copying best, 2 is worse than 4 by 1 +- 0.1 for certain, though both differ from it by 5 +- 2."""
+    g = torch.Generator().manual_seed(0)
+    noise, small = (torch.randn(400, generator=g, dtype=torch.float64) for _ in range(2))
+    base = 40 * noise
+    densities = {2: base - 6 + 2 * small, 4: base - 5, 300: torch.zeros(400, dtype=torch.float64)}
+    copies = {k: SimpleNamespace(within_bar=k != 300, copied=None) for k in densities}
+    trials = {trial.components: trial for trial in module._trials(densities, copies)}
+    difference = densities[4] - densities[2]
+    expected = (difference.mean().item(), difference.std().item() / 20)
+    assert trials[2].behind == pytest.approx(expected, rel=1e-9)
+    assert trials[4].behind == (0.0, 0.0) and trials[300].behind[0] < 0
+    assert module._chosen(list(trials.values())) == 4

@@ -7,6 +7,7 @@ import torch
 from two_clusters import CLUSTERS, IMAGES, LABELS, MATCHED, MODEL, NOISE, QUICK, SCHEDULER, SIZE, WIDTH, gaussian, rng
 
 from latestart import Noise, critical
+from latestart.sampling import criteria
 from latestart.sampling.criteria import CRITERIA, decisions
 from latestart.sampling.linearity import compare
 
@@ -94,3 +95,23 @@ def test_a_branch_far_from_instability_is_no_decision(curve):
     found = decisions(curve, cloud, None, NOISE, ("density",))
     assert found.levels == ()
     assert "far from 1" in found.missing["density"]
+
+
+@pytest.mark.parametrize(
+    ("seed", "n"),
+    [
+        (
+            102,
+            150,
+        ),  # a peak of 0.757 shows as less than 0.75 on the levels of the search; single points have one at 0.17
+        (106, 150),  # there is no other
+        (1, 600),  # a step leads from the central branch, which bends away, to an unstable one beside it
+    ],
+)
+def test_the_first_peak_is_found_between_the_levels_of_the_search(curve, monkeypatch, seed, n):
+    monkeypatch.setattr(criteria, "HALVES", 0)
+    cloud = CLUSTERS.sample(n, torch.Generator().manual_seed(seed))
+    (level,) = decisions(curve, cloud, None, NOISE, ("density",)).levels
+    whole = critical.density(CLUSTERS, None, sigma_range=(1.0, 8.0), symmetric=True)
+    assert level.criterion == "density, peak"
+    assert level.sigma == pytest.approx(whole.sigma, rel=0.1)

@@ -178,3 +178,16 @@ def test_plain_values_are_what_json_has():
     level = CriticalLevel(2.0, "sde", "so")
     found = plain({"a": torch.tensor([1.0, math.nan]), "b": (level, math.inf), "c": {"d": True}, "e": None})
     assert found == {"a": [1.0, None], "b": [level.record(), None], "c": {"d": True}, "e": None}
+
+
+def test_nothing_is_told_as_minus_zero(clusters):
+    at = Start(900.0, NOISE.sigma(900.0), int((clusters.nats.sigma - NOISE.sigma(900.0)).abs().argmin()))
+    nats = replace(clusters.nats, nats=torch.full_like(clusters.nats.nats, -1e-3))
+    linearity = replace(
+        clusters.linearity,
+        data=torch.full_like(clusters.linearity.data, -1e-4),
+        informative=torch.ones_like(clusters.linearity.informative),
+    )
+    seen = replace(clusters, nats=nats, linearity=linearity, at=at)
+    assert "at least 0.00 +- " in one(seen, "gaussian").sentence
+    assert "R^2 = 0.000 +- " in one(seen, "linear").sentence

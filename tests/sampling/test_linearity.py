@@ -21,7 +21,7 @@ from two_clusters import (
 )
 
 from latestart import as_model
-from latestart.sampling.linearity import LEVELS, LINEAR, compare, time_of
+from latestart.sampling.linearity import LEVELS, LINEAR, compare
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_nats_of_two_clusters_are_the_direct_ones(clusters):
     for k in range(8, 24, 3):
         truth = direct_nats(curve.sigma[k].item())
         assert curve.nats[k].item() == pytest.approx(truth, abs=4 * curve.error[k].item() + 0.02 * truth)
-    assert direct_nats(curve.level(0.5).sigma) == pytest.approx(0.5, abs=0.06)
+    assert direct_nats(curve.level(0.5).sigma) == pytest.approx(0.5, abs=0.1)  # 3.5 standard errors
 
 
 def test_a_prior_of_another_width_is_told_by_r2_and_nats_in_closed_form():
@@ -80,7 +80,7 @@ def test_a_prior_that_is_far_too_wide_fails_from_the_top():
 def test_the_networks_own_errors_are_not_taken_for_the_datas():
     """A network that errs on Gaussian data departs from linear, the data do not."""
     prior = gaussian([1.0] * 4)
-    model = as_model(Erring(prior, lambda level: 0.4 / (1 + level)), SCHEDULER)
+    model = as_model(Erring(prior, lambda level: 0.5 / (1 + level)), SCHEDULER)
     _, linearity = compare(model, SCHEDULER, prior, prior.sample(300, rng()))
     high = linearity.informative & (linearity.sigma > 1)
     assert (linearity.r2[high] < LINEAR[0]).any()
@@ -110,6 +110,6 @@ def test_the_start_is_one_of_the_levels(t):
 
 def test_times_beyond_the_schedule_are_its_ends():
     low, high = NOISE.sigma_range
-    assert time_of(low / 2, NOISE) == 0
-    assert time_of(high * 2, NOISE) == 999
-    assert time_of(CLUSTERS.components[0].variances.max().item(), NOISE) == NOISE.time(WIDTH)
+    assert NOISE.clamped_time(low / 2) == 0
+    assert NOISE.clamped_time(high * 2) == 999
+    assert NOISE.clamped_time(CLUSTERS.components[0].variances.max().item()) == NOISE.time(WIDTH)

@@ -114,6 +114,17 @@ def test_without_symmetry_a_branch_is_born_beside_the_first_in_a_fold():
     assert sorted(node.mean.item() for node in tree.leaves) == pytest.approx([-1, 1], abs=1e-6)
 
 
+def test_a_branch_that_ends_in_a_fold_goes_on_when_the_leaves_are_all_taken():
+    """It falls to one other branch, as samples do: the tree of one leaf follows that to the last level."""
+    points = torch.randn(8, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    cloud = PointCloud(points * torch.tensor([3.0, 1, 1]))
+    fold = crossing(cloud, "sde", sigma_range=(1.0, 5.0)).sigma
+    (leaf,) = bifurcation_tree(cloud, 1, "sde", (0.8 * fold, 1.6 * fold)).nodes
+    assert leaf.sigma == pytest.approx(0.8 * fold) and leaf.path[-1].stable
+    above, below = ([here for here in leaf.path if (here.sigma > fold) is side] for side in (True, False))
+    assert (above[-1].point - below[0].point).norm() > 0.5 * fold
+
+
 def test_a_branch_that_no_push_reaches_is_found_from_a_start():
     """A far point of small weight, 1 in 12: its mode is born in a fold where the other's Jacobian is nearly 0."""
     heavy, far = torch.tensor([[0.0, 0.0]] * 11, dtype=torch.float64), torch.tensor([[0.0, 9.0]], dtype=torch.float64)

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from twins import CRITERIA, TWO, Linear, normal
 
 from latestart.gaussians.gaussian import Gaussian
-from latestart.theory.branches import constant, fixed_point
+from latestart.theory.branches import constant, fixed_point, levels_of
 from latestart.theory.jacobian import ConvergenceError
 
 
@@ -62,3 +62,13 @@ def test_bad_denoisers_and_arguments_are_named():
         fixed_point(TWO, 1.0, start=torch.zeros(2))
     with pytest.raises(ValueError, match="between 0 and infinity, received -1"):
         fixed_point(TWO, -1.0)
+    with pytest.raises(ValueError, match="at least 1 step of the contraction, received steps=0"):
+        fixed_point(TWO, 1.0, steps=0, search="contraction")
+    for tol in (-1.0, math.nan):
+        with pytest.raises(ValueError, match=f"that is not negative, received {tol}"):
+            fixed_point(TWO, 2.0, tol=tol)
+    with pytest.raises(ValueError, match="expected a start of finite values"):
+        fixed_point(TWO, 1.0, start=torch.tensor([math.nan]))
+    for step in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match=f"step of log sigma between 0 and infinity, received {step}"):
+            levels_of(TWO, step=step)

@@ -436,6 +436,15 @@ def test_bad_input_is_named():
         critical.collapse(isotropic(3, 0.0), n=9)
     with pytest.raises(ValueError, match=r"received 1\.0, 1 and 3"):
         critical.random_energy(1.0, 1, 3)
+    for agreement in (0.5, 1.0, math.nan):
+        with pytest.raises(ValueError, match=f"agreement between 1/2 and 1, received {agreement}"):
+            critical.clone_curve(TwoPoints(), side, agreement=agreement)
+    for refine in (0, -1):
+        with pytest.raises(ValueError, match=f"at least 1 step between two levels, received refine={refine}"):
+            critical.correlation_curve(TwoPoints(), refine=refine)
+    for size in (0.0, math.nan):
+        with pytest.raises(ValueError, match=f"a size between 0 and infinity, received size={size}"):
+            critical.susceptibility(TwoPoints(), size=size)
 
 
 def test_repeated_points_never_collapse():

@@ -11,6 +11,7 @@ from diffusers import DDPMScheduler
 from latestart import Gaussian, Noise, as_model, from_diffusers
 from latestart.denoisers.exact import GaussianMixture, TwoPoints
 from latestart.gaussians.basis import Dense, Diagonal, Isotropic
+from latestart.gaussians.mixture import Mixture
 from latestart.theory.nats import nats
 
 
@@ -208,6 +209,14 @@ def test_a_network_is_measured_over_its_own_levels_in_its_own_precision():
     assert curve.level(0.3, network.noise).t == pytest.approx(network.noise.time(curve.level(0.3).sigma))
 
 
+def test_images_of_a_generator_of_the_same_seed_do_not_share_its_numbers():
+    """`1/2 (1/r - 1 + log r)` for each of two values, with r the prior's variance over the data's, both noised."""
+    data, prior = (Gaussian(torch.zeros(2), Dense((2,), torch.eye(2)), v * torch.ones(2)) for v in (1.0, 2.5))
+    ratio = (2.5 + 0.01) / (1 + 0.01)
+    curve = nats(data, prior, data.sample(1000, rng(0)), torch.logspace(1, -1, 32), seed=0)
+    assert abs(curve.nats[-1].item() - (1 / ratio - 1 + math.log(ratio))) < 4 * curve.error[-1].item()
+
+
 def test_a_prior_that_is_right_has_no_nats():
     model = matched()
     curve = nats(model, model, model.sample(50, rng()))
@@ -273,3 +282,42 @@ def test_bad_input_is_named(two_clusters):
         nats(Broken(lambda y, sigma: y[:, :3]), prior, images[:9], [2.0, 0.5])
     with pytest.warns(UserWarning, match="nats come from above the highest level, sigma = 1"):
         nats(model, Gaussian(prior.mean + 3, prior.basis, prior.variances), images[:50], [1.0, 0.7, 0.5], exact=True)
+    with pytest.raises(ValueError, match="draws and batch_size of at least 1, received 0 and 256"):
+        nats(model, prior, images[:9], draws=0)
+    with pytest.raises(ValueError, match="received 1 and 0"):
+        nats(model, prior, images[:9], batch_size=0)
+    with pytest.raises(ValueError, match=r"floating-point values in the model's range, received torch\.uint8"):
+        nats(model, prior, torch.ones(9, 4, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="all 9 received are the same: give sigmas"):
+        nats(model, prior, images[:1].expand(9, 4))
+    with pytest.raises(ValueError, match=r"a basis of images \(4,\), received one of \(3,\)"):
+        nats(model, prior, images[:9], basis=Diagonal((3,)))
+
+
+def test_the_prior_is_moved_to_the_denoisers_device(two_clusters):
+    class Elsewhere:
+        shape, dtype, device, sigma_range = (4,), torch.float64, torch.device("meta"), (0.0, math.inf)
+
+        def to(self, device):
+            return matched() if device == model.device else self
+
+    model, images = two_clusters
+    levels = [8.0, 6.0, 4.0, 3.0, 2.0]
+    assert torch.equal(
+        nats(model, Elsewhere(), images[:9], levels).nats, nats(model, matched(), images[:9], levels).nats
+    )
+
+
+def test_a_mixture_is_split_by_the_directions_that_it_is_given(two_clusters):
+    """Of a prior of two clusters that are too wide on one axis, that axis alone has a share."""
+    model, images = two_clusters
+    spread = torch.tensor([1.0, 0.05, 0.05, 0.05], dtype=torch.float64)
+    parts = [Gaussian(s * axis(), Diagonal((4,)), spread) for s in (1.0, -1.0)]
+    levels = [12.0, 8.0, 5.0, 3.0, 2.0, 1.5, 1.0]
+    curve, plain = (
+        nats(model, Mixture(parts), images[:200], levels, exact=True, basis=basis) for basis in (Diagonal((4,)), None)
+    )
+    assert plain.by_direction is None
+    torch.testing.assert_close(curve.nats, plain.nats)
+    torch.testing.assert_close(curve.by_direction[:, 0], curve.nats)
+    assert curve.by_direction[-1, 0] > 0.01 and (curve.by_direction[:, 1:].abs() < 1e-9).all()

@@ -11,6 +11,8 @@ from twins import CRITERIA, TWO, dense_mean_and_covariance, normal
 
 from latestart.data import load_images
 from latestart.denoisers.exact import Hypercube, PointCloud, Simplex, Sphere
+from latestart.gaussians.basis import Isotropic
+from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
 from latestart.theory.branches import Follower, branch
 from latestart.theory.jacobian import ConvergenceError
@@ -119,6 +121,25 @@ def test_a_central_branch_that_ends_in_a_fold_is_said_to():
     assert 0.97 < ratio < 1.03 and np.linalg.norm(y - here.point.numpy()) < 0.2
     with pytest.raises(ConvergenceError, match="sde"):
         branch(cloud, np.geomspace(10, level.sigma * 0.99, 40), "sde")
+
+
+def test_an_end_of_the_levels_is_no_peak():
+    """Of one Gaussian `lambda / c = 1 / (1 + sigma^2)` under density: it comes to 1 at no level."""
+    white = Gaussian(torch.zeros(2, dtype=torch.float64), Isotropic((2,)), torch.ones(1, dtype=torch.float64))
+    with pytest.raises(NoCrossing, match=r"highest at the end of these levels, 0\.9999 at sigma = 0\.01,") as caught:
+        crossing(white, "density", sigma_range=(0.01, 20.0))
+    assert caught.value.at_end and caught.value.sigma == pytest.approx(0.01)
+    assert "symmetry" not in str(caught.value)
+    with pytest.raises(NoCrossing) as caught:
+        crossing(_three_points(), "density", sigma_range=(0.2, 20.0))
+    assert not caught.value.at_end
+
+
+def test_starts_that_are_none_are_named():
+    with pytest.raises(ValueError, match="at least one start, all of finite values, received 0"):
+        second_branch(TWO, torch.empty(0, 1))
+    with pytest.raises(ValueError, match="received 2, 1 of them with values that are NaN"):
+        second_branch(TWO, torch.tensor([[1.0], [math.nan]]))
 
 
 def _three_points():

@@ -248,8 +248,7 @@ class Analysis:
 
     def times(self, sigma: Iterable[float]) -> list[float]:
         """The scheduler's t of levels; below and above the process, its first and last."""
-        low, high = self.noise.sigma_range
-        return [self.noise.time(min(max(float(s), low), high)) for s in sigma]
+        return [self.noise.clamped_time(float(s)) for s in sigma]
 
     def record(self) -> dict[str, Any]:
         """Everything for JSON."""

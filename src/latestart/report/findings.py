@@ -14,7 +14,7 @@ from latestart.files import replacing
 from latestart.noise import Noise
 from latestart.sampling.check import Report
 from latestart.sampling.findings import NATS, Finding, runs
-from latestart.sampling.linearity import LINEAR, time_of
+from latestart.sampling.linearity import LINEAR
 from latestart.theory.levels import CriticalLevel
 
 COLOURS = {"good": "green", "doubtful": "yellow", "bad": "red"}
@@ -117,7 +117,7 @@ def _draw_levels(axis: Axes, report: Report, noise: Noise) -> None:
     rows = [(level, "C0") for level in levels] + ([(report.collapse, "0.5")] if report.collapse else [])
     for row, (level, colour) in enumerate(rows):
         low, high = _times(level, noise)
-        t = time_of(level.sigma, noise)
+        t = noise.clamped_time(level.sigma)
         axis.plot([high, low], [row, row], color=colour, lw=3, alpha=0.5, solid_capstyle="butt")
         axis.plot([t], [row], "o", color=colour, ms=5)
         if colour == "C0":
@@ -141,7 +141,7 @@ def _by_noise(report: Report) -> list[CriticalLevel]:
 
 def _times(level: CriticalLevel, noise: Noise) -> tuple[float, float]:
     low, high = level.interval or (level.sigma, level.sigma)
-    return time_of(low, noise), time_of(high, noise)
+    return noise.clamped_time(low), noise.clamped_time(high)
 
 
 def _coloured(finding: Finding) -> str:

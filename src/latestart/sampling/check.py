@@ -22,7 +22,7 @@ from latestart.denoisers.networks import sample_shape
 from latestart.noise import Noise
 from latestart.sampling.criteria import CRITERIA, decisions
 from latestart.sampling.findings import NATS, Evidence, Finding, Start, Verdict, judge, plain, worst
-from latestart.sampling.linearity import BATCH, LEVELS, LINEAR, Linearity, compare, time_of, variance
+from latestart.sampling.linearity import BATCH, LEVELS, LINEAR, Linearity, compare, variance
 from latestart.sampling.matching import check_prior
 from latestart.theory.levels import CriticalLevel
 from latestart.theory.nats import NatsCurve
@@ -178,7 +178,7 @@ def safe_range(e: Evidence) -> tuple[float, float] | None:
     decided = [level.sigma for level in e.decisions.levels if level.criterion != "nats"] if budget else []
     low = max(curve.sigma[last].item(), budget.sigma if budget else 0.0, min(decided, default=0.0))
     high = curve.sigma[first].item()
-    return (time_of(low, e.noise), time_of(high, e.noise)) if low < high else None
+    return (e.noise.clamped_time(low), e.noise.clamped_time(high)) if low < high else None
 
 
 def advice(verdict: Verdict, safe: tuple[float, float] | None, e: Evidence) -> str:
@@ -188,7 +188,7 @@ def advice(verdict: Verdict, safe: tuple[float, float] | None, e: Evidence) -> s
         return f"{subject}: there is no t at which a late start from this prior is safe"
     told = f"{subject}: the prior can be relied on from t = {safe[1]:.0f} down to t = {safe[0]:.0f}"
     last, linear = e.budget(NATS[1]), e.linearity.limit
-    if last is not None and (doubtful := time_of(last.sigma, e.noise)) < safe[0]:
+    if last is not None and (doubtful := e.noise.clamped_time(last.sigma)) < safe[0]:
         told += f", and down to t = {doubtful:.0f} with doubts"
     if linear is not None and linear.t is not None and linear.t > safe[0]:
         told += f"; below t = {linear.t:.0f} it no longer follows the path of a full run from the same noise"

@@ -199,7 +199,7 @@ class _Search:
             how = f"the central fixed point loses its stability at sigma = {sigma:.4g}"
         except NoCrossing as never:
             sigma = never.sigma
-            if sigma < 1.05 * bottom:  # inside one part of the data the ratio tends to 1 as the noise falls
+            if never.at_end:  # inside one part of the data the ratio tends to 1 as the noise falls
                 raise ValueError(
                     f"the central fixed point neither loses its stability above sigma = {bottom:.4g} nor comes near to "
                     "it at any level above that: choose by nats or by probes"

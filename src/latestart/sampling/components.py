@@ -7,8 +7,8 @@ Two measures hold against that, both on images that no candidate was fitted to:
     copied                  the share of the mixture's samples that are nearer to the fitted images than chance explains
                             (`evaluation/copying.py`); of generated images where a model is given
 
-Chosen is the smallest number whose held-out log-density is within one standard error of the best (the paired difference
-counts, Breiman et al. 1984), among those whose copying is within its bar.
+Among the numbers whose copying is within its bar, the smallest is chosen whose held-out log-density is within one
+standard error of their best (the paired difference from it counts, Breiman et al. 1984).
 """
 
 import logging
@@ -41,7 +41,8 @@ class Trial:
     Attributes:
         components: how many.
         log_density: mean of the noised held-out images' log-density, in nats.
-        behind: by how much it is behind the best, with its standard error: `(nats, error)`.
+        behind: by how much it is behind the best of those within the bar of copying, with the standard error of the
+            paired difference, `(nats, error)`; of all, where none is.
         copying: of its samples.
     """
 
@@ -88,12 +89,14 @@ def choose_components(
         fit: what else `Mixture.fit` takes, such as `basis` and `rank`.
 
     Raises:
-        ValueError: too few held-out images, no level, no candidate that the images suffice for, or none of them within
-            the bar of copying.
+        ValueError: too few held-out images, images that are not finite, no level, no candidates or none that the images
+            suffice for, fewer than one sample, or no number of components within the bar of copying.
     """
-    fitted_to, others = _values(images), _values(held_out)
+    fitted_to, others = _values("images", images), _values("held_out", held_out)
     if len(others) < 400:
         raise ValueError(f"expected at least 400 held-out images, received {len(others)}")
+    if samples < 1:
+        raise ValueError(f"expected at least 1 sample to look for copies in, received samples={samples}")
     if model is not None:
         sigma = start_level(late_start(scheduler, _given("t_start", t_start), steps))
     sigma = _given("sigma", sigma)
@@ -101,8 +104,7 @@ def choose_components(
     y = others + sigma * white_noise(range(len(others)), tuple(others.shape[1:]), seed).to(others)
     densities = {k: torch.cat([m.noised(sigma).log_prob(part) for part in y.split(256)]) for k, m in mixtures.items()}
     check = _check(fitted_to, others)
-    best = max(densities.values(), key=lambda values: float(values.mean()))
-    trials = []
+    copies = {}
     for k, mixture in mixtures.items():
         z = white_noise(range(samples), mixture.shape, seed)
         drawn = (
@@ -110,11 +112,22 @@ def choose_components(
             if model is None
             else draw(model, scheduler, mixture, samples, steps, t_start, seed).samples.cpu()
         )
-        lost = best - densities[k]
-        behind = (float(lost.mean()), float(lost.std() / len(lost) ** 0.5))
-        trials.append(Trial(k, float(densities[k].mean()), behind, check(_unit(drawn))))
+        copies[k] = check(_unit(drawn))
+    trials = _trials(densities, copies)
     chosen = _chosen(trials)
     return ComponentsChoice(chosen, mixtures[chosen], tuple(trials), float(sigma))
+
+
+def _trials(densities: dict[int, Tensor], copies: dict[int, Copying]) -> list[Trial]:
+    """What is known of each number, from the log-density of every held-out image and from the copying."""
+    honest = [k for k in copies if copies[k].within_bar] or list(copies)
+    best = densities[max(honest, key=lambda k: float(densities[k].mean()))]
+    trials = []
+    for k, density in densities.items():
+        lost = best - density
+        behind = (float(lost.mean()), float(lost.std() / len(lost) ** 0.5))
+        trials.append(Trial(k, float(density.mean()), behind, copies[k]))
+    return trials
 
 
 def _chosen(trials: list[Trial]) -> int:
@@ -122,17 +135,16 @@ def _chosen(trials: list[Trial]) -> int:
     if not honest:
         told = ", ".join(f"{t.components}: {t.copying.copied.value:.3f}" for t in trials)
         raise ValueError(f"the samples of every number of components are copies (share copied: {told})")
-    best = max(honest, key=lambda trial: trial.log_density)
-    near = [t for t in honest if t.behind[0] - best.behind[0] <= max(t.behind[1], best.behind[1])]
-    return min(trial.components for trial in near)
+    return min(trial.components for trial in honest if trial.behind[0] <= trial.behind[1])
 
 
 def _candidates(candidates: Sequence[int] | None, count: int) -> list[int]:
-    possible = [k for k in candidates or CANDIDATES if k * PER_COMPONENT <= count]
+    asked = CANDIDATES if candidates is None else tuple(candidates)
+    if not asked:
+        raise ValueError("expected at least one number of components among the candidates, received none")
+    possible = [k for k in asked if k * PER_COMPONENT <= count]
     if not possible:
-        raise ValueError(
-            f"{count} images are too few for {min(candidates or CANDIDATES)} components: each needs {PER_COMPONENT}"
-        )
+        raise ValueError(f"{count} images are too few for {min(asked)} components: each needs {PER_COMPONENT}")
     return sorted(set(possible))
 
 
@@ -160,8 +172,11 @@ def _unit(values: Tensor) -> Tensor:
     return (values.float() / 2 + 0.5).clamp(0, 1)
 
 
-def _values(images: Images | Tensor) -> Tensor:
-    return images.floats() if isinstance(images, Images) else torch.as_tensor(images)
+def _values(name: str, images: Images | Tensor) -> Tensor:
+    values = images.floats() if isinstance(images, Images) else torch.as_tensor(images)
+    if bad := int((~values.isfinite()).flatten(1).any(1).sum()):
+        raise ValueError(f"expected {name} of finite values, received {bad} with values that are NaN or infinite")
+    return values
 
 
 def _given(name: str, value: float | None) -> float:

@@ -15,6 +15,7 @@ Contract: a cloud is `(n, *shape)`, its classes `(n,)`; levels are sigma.
 
 import math
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -34,7 +35,9 @@ from latestart.theory.stability import critical_between, peak, second_branch
 
 CRITERIA = ("nats", "speciation", "density", "sde", "sde, second branch", "uturn")
 NEAR = 0.75  # lambda / c, below which the peak of a branch is no sign of a decision
+GATE = 0.8 * NEAR  # below which none that shows on the levels of a search comes so near when it is solved for
 PAST = 0.9  # of the largest lambda / c, below which its peak is behind
+FINER = 3  # halvings of a step that leads from one branch to another
 HALVES = 4
 PROBES = 512  # images that make a U-turn
 UTURN_LEVELS = 24
@@ -138,36 +141,98 @@ def _halved(
 def _on_branch(criterion: Criterion, sigmas: tuple[float, float], cloud: Tensor, _: Tensor | None) -> CriticalLevel:
     """Where the central branch of a cloud loses its stability, or comes nearest to that before it turns away."""
     follower = Follower(PointCloud(cloud), criterion, symmetric=True)
-    curve, ends = _followed(follower, levels_of(follower.denoiser, None, sigmas), cloud.mean(0))
-    of = f"on the central branch of {len(cloud)} images"
-    if not curve[-1].stable and len(curve) > 1:
-        return CriticalLevel(critical_between(follower, *curve[-2:])[0], criterion, f"lambda / c = 1 {of}")
-    best = max(curve, key=lambda here: here.ratio)
-    if best.ratio < NEAR:
-        raise ValueError(f"lambda / c comes to {best.ratio:.3f} only {of}, at sigma = {best.sigma:.4g}: far from 1")
-    if best is not curve[-1]:
-        best = peak(follower, curve, xtol=1e-2)
-    elif not ends:
-        raise ValueError(
-            f"lambda / c is {best.ratio:.3f} and still rises at sigma = {best.sigma:.4g} {of}, below which they tell "
-            "single points only: more images are needed"
-        )
-    how = f"lambda / c is largest there, {best.ratio:.3f}, {of}"
-    return CriticalLevel(best.sigma, f"{criterion}, peak", how)
-
-
-def _followed(follower: Follower, levels: list[float], start: Tensor) -> tuple[list[BranchPoint], bool]:
-    """The central branch down to its first instability or past its first peak; and whether it breaks off."""
-    curve = [follower.find(levels[0], start)]
-    for sigma in levels[1:]:
-        best = max(here.ratio for here in curve)
-        if not curve[-1].stable or (best >= NEAR and curve[-1].ratio < PAST * best):
-            break
+    first, *levels = levels_of(follower.denoiser, None, sigmas)
+    descent = _Descent(follower, f"on the central branch of {len(cloud)} images", follower.find(first, cloud.mean(0)))
+    for sigma in levels:
         try:
-            curve.append(follower.follow(sigma, curve[-1]))
+            found = descent.to(sigma)
         except ConvergenceError:
-            return curve, True
-    return curve, False
+            return descent.end(breaks_off=True)
+        if found:
+            return found
+    return descent.end(breaks_off=False)
+
+
+class _Descent:
+    """The central branch, followed down to its first instability or its first peak that is near one.
+
+    A peak shows on the levels of the search as lower than it is, so one that lies behind is solved for before it is
+    judged. `hill` are the points since the last one, `best` is the highest of all.
+    """
+
+    def __init__(self, follower: Follower, of: str, first: BranchPoint) -> None:
+        if not first.stable:
+            raise ValueError(f"lambda / c is {first.ratio:.3f} at sigma = {first.sigma:.4g} already, the highest level")
+        self.follower, self.of, self.hill, self.best = follower, of, [first], first
+
+    def to(self, sigma: float, finer: int = FINER) -> CriticalLevel | None:
+        """The decision between the last level and another, if there is one.
+
+        Raises:
+            ConvergenceError: the branch breaks off there.
+        """
+        above, here = self.hill[-1], self.follower.follow(sigma, self.hill[-1])
+        if here.stable:
+            return self._past(here)
+        try:
+            return self._crossing(above, here)
+        except ConvergenceError:  # the step has led to another branch: the central one bends away from it
+            if not finer:
+                raise
+        return self.to(math.sqrt(sigma * above.sigma), finer - 1) or self.to(sigma, finer - 1)
+
+    def end(self, breaks_off: bool) -> CriticalLevel:
+        """The decision where no level is left, or the branch does not lead on.
+
+        Raises:
+            ValueError: there is none.
+        """
+        last = self.hill[-1]
+        if found := self._peak():
+            return found
+        if self.best.ratio < NEAR:
+            at = f"at sigma = {self.best.sigma:.4g}"
+            raise ValueError(f"lambda / c comes to {self.best.ratio:.3f} only {self.of}, {at}: far from 1")
+        if not breaks_off:
+            raise ValueError(
+                f"lambda / c is {last.ratio:.3f} and still rises at sigma = {last.sigma:.4g} {self.of}, below which "
+                "they tell single points only: more images are needed"
+            )
+        return self._largest(self.best)
+
+    def _past(self, here: BranchPoint) -> CriticalLevel | None:
+        """One point further; the peak that is behind it then."""
+        self.hill.append(here)
+        self.best = max(self.best, here, key=_ratio)
+        if here.ratio >= PAST * max(map(_ratio, self.hill)):
+            return None
+        found = self._peak()
+        self.hill = [here]
+        return found
+
+    def _peak(self) -> CriticalLevel | None:
+        """The hill's top, solved for, if it lies inside and near 1."""
+        top = max(self.hill, key=_ratio)
+        if top in (self.hill[0], self.hill[-1]) or top.ratio < GATE:
+            return None
+        with suppress(ConvergenceError):  # where no search between its neighbours ends, it is the highest known
+            top = peak(self.follower, self.hill, xtol=1e-2)
+        self.best = max(self.best, top, key=_ratio)
+        if not top.stable:
+            return self._crossing(next(here for here in reversed(self.hill) if here.sigma > top.sigma), top)
+        return self._largest(top) if top.ratio >= NEAR else None
+
+    def _crossing(self, stable: BranchPoint, unstable: BranchPoint) -> CriticalLevel:
+        level, _ = critical_between(self.follower, stable, unstable)
+        return CriticalLevel(level, self.follower.criterion, f"lambda / c = 1 {self.of}")
+
+    def _largest(self, here: BranchPoint) -> CriticalLevel:
+        how = f"lambda / c is largest there, {here.ratio:.3f}, {self.of}"
+        return CriticalLevel(here.sigma, f"{self.follower.criterion}, peak", how)
+
+
+def _ratio(here: BranchPoint) -> float:
+    return here.ratio
 
 
 def _beside(sigmas: tuple[float, float], cloud: Tensor, classes: Tensor | None) -> CriticalLevel:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from latestart.noise import Noise
 from latestart.sampling.criteria import Decisions
-from latestart.sampling.linearity import LINEAR, SHARE, Linearity, time_of
+from latestart.sampling.linearity import LINEAR, SHARE, Linearity
 from latestart.theory.levels import CriticalLevel
 from latestart.theory.nats import MARGIN, NatsCurve
 
@@ -95,14 +95,14 @@ class Evidence:
     @property
     def last(self) -> float:
         """The time of the lowest level that was looked at."""
-        return time_of(self.nats.sigma[-1].item(), self.noise)
+        return self.noise.clamped_time(self.nats.sigma[-1].item())
 
     def span(self, level: CriticalLevel) -> str:
         """A level's time in words, with its interval."""
-        at = f"{time_of(level.sigma, self.noise):.0f}"
+        at = f"{self.noise.clamped_time(level.sigma):.0f}"
         if level.interval is None:
             return at
-        low, high = (time_of(end, self.noise) for end in level.interval)
+        low, high = (self.noise.clamped_time(end) for end in level.interval)
         return f"{at} ({low:.0f} to {high:.0f})"
 
 
@@ -134,7 +134,7 @@ def _linear(e: Evidence) -> Said:
     if not curve.informative[at.index]:
         few = f"at t = {at.t:.0f} the network keeps less than {SHARE:.0%} of the data's variance"
         return "good", f"{few}: nothing yet that could be other than linear; {said}"
-    value = f"R^2 = {curve.data[at.index]:.3f} +- {curve.data_error[at.index]:.3f}"
+    value = f"R^2 = {curve.data[at.index]:z.3f} +- {curve.data_error[at.index]:.3f}"
     sentence = f"at t = {at.t:.0f} the prior's denoiser explains {value} of what the data ask of the network; {said}"
     return _linear_at(curve, at), sentence
 
@@ -155,7 +155,7 @@ def _not_linear(r2: Tensor) -> Verdict:
 def _reach(e: Evidence) -> str:
     curve, bar = e.linearity, LINEAR[0]
     if curve.fails_from_top:
-        value = f"{curve.data[curve.first]:.3f} +- {curve.data_error[curve.first]:.3f}"
+        value = f"{curve.data[curve.first]:z.3f} +- {curve.data_error[curve.first]:.3f}"
         return f"R^2 is below {bar:g} from the first level with signal on, {value} at t = {curve.t[curve.first]:.0f}"
     if curve.limit is None:
         return f"R^2 >= {bar:g} throughout, down to t = {curve.t[-1]:.0f}"
@@ -171,7 +171,7 @@ def _own_error(curve: Linearity) -> str:
         return ""
     lowest = int(torch.where(seen, curve.r2, torch.inf).argmin())
     return (
-        f" (the network itself, with errors of its own that lower nothing, comes down to R^2 = {curve.r2[lowest]:.3f} "
+        f" (the network itself, with errors of its own that lower nothing, comes down to R^2 = {curve.r2[lowest]:z.3f} "
         f"+- {curve.r2_error[lowest]:.3f} at t = {curve.t[lowest]:.0f})"
     )
 
@@ -200,14 +200,14 @@ def _gaussian(e: Evidence) -> Said:
     if one is not None:
         reach = f"it reaches 1 nat at t = {e.span(one)}"
     if at is not None:
-        value = f"{nats[at.index]:.2f} +- {e.nats.error[at.index]:.2f}"
+        value = f"{nats[at.index]:z.2f} +- {e.nats.error[at.index]:.2f}"
         said = f"at t = {at.t:.0f} the noised data are at least {value} nats from the prior; {reach} {BOUND}"
         return _by_bars(nats[: at.index + 1].max().item(), NATS), said
     if nats[0] > NATS[0]:
         said = f"the noised data are {nats[0]:.2f} nats from the prior at the highest level already"
         return _by_bars(nats[0].item(), NATS), said
     good = e.budget(NATS[0])
-    down = e.last if good is None else time_of(good.sigma, e.noise)
+    down = e.last if good is None else e.noise.clamped_time(good.sigma)
     return "good", f"the noised data are within {NATS[0]:g} nats of the prior down to t = {down:.0f}; {reach} {BOUND}"
 
 

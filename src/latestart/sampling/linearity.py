@@ -28,6 +28,7 @@ from torch import Tensor
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.networks import from_diffusers
 from latestart.noise import Noise
+from latestart.sampling.late_start import conditioned
 from latestart.theory.levels import RESAMPLES, CriticalLevel, evaluate
 from latestart.theory.nats import NatsCurve, nats
 
@@ -47,9 +48,10 @@ class Linearity:
         data, data_error: `1 - max(g, 0) / B`, the same for the part of the deviation that lowers the error.
         informative: bool; whether A or B is at least 1% of the data's variance.
         gain, gain_error: g, by how much the network's squared error is below that of the prior's denoiser.
-        limit: the level down to which `data` stays at 0.95 or more; None where it never falls, or fails from the top.
+        limit: the level down to which `data` stays at 0.95 or more; None where at no level it is below that by 2
+            standard errors, or where it fails from the top.
         network_limit: the same for `r2`.
-        fails_from_top: whether `data` is below 0.95 at the first informative level already.
+        fails_from_top: whether `data` is below 0.95 at the first informative level already, by 2 standard errors.
     """
 
     sigma: Tensor
@@ -115,12 +117,6 @@ def variance(images: Tensor) -> float:
     return images.double().flatten(1).var(0).sum().item()
 
 
-def time_of(sigma: float, noise: Noise) -> float:
-    """The scheduler's t of a level; below and above the process, its first and last."""
-    low, high = noise.sigma_range
-    return noise.time(min(max(sigma, low), high))
-
-
 def _levels(within: tuple[float, float], images: Tensor, start: float | None) -> Tensor:
     """24 levels, from 10 norms of the data to a tenth of a value's deviation, the start's among them."""
     low, high = within
@@ -166,7 +162,7 @@ class _Network:
         first = self.parts[0]
         self.shape, self.sigma_range = first.shape, first.sigma_range
         self.dtype, self.device = first.dtype, first.device
-        self.prior = prior.to(self.device) if hasattr(prior, "to") else prior
+        self.prior = conditioned(prior.to(self.device) if hasattr(prior, "to") else prior, labels)
         self.images, self.told = images.to(self.device, self.dtype), told
         self.kept: list[Tensor] = []
 
@@ -210,7 +206,7 @@ def _linearity(sigma: Tensor, energies: _Energies, noise: Noise, least: float, s
     network_limit, _ = _limit(sigma, deviation, spread, informative, noise, "network")
     return Linearity(
         sigma=sigma,
-        t=torch.tensor([time_of(level, noise) for level in sigma.tolist()], dtype=torch.float64),
+        t=noise.clamped_time(sigma),
         r2=network(every),
         r2_error=_bootstrap(network, n, seed),
         data=data(every),

@@ -125,7 +125,8 @@ def bifurcation_tree(
     """Follow the stable fixed points down in noise, and into both sides of each split.
 
     Args:
-        leaves: once there are as many branches, none splits any more: one that becomes unstable ends there.
+        leaves: once there are as many branches, none splits any more: one that becomes unstable ends there, and one
+            that ends in a fold goes on where samples fall, if no branch is there yet.
         sigma_range: lowest and highest level; at the highest there should be one fixed point. See `levels_of`.
         start: `(*shape)`, where the search at the highest level begins; the origin by default.
         starts: `(n, *shape)`, from which further branches are sought at each level, such as the means of classes.
@@ -281,7 +282,8 @@ class _Growth:
 
     def _split(self, tip: _Branch, sigma: float) -> None:
         """Both ways along the leading eigenvector, from a branch that is unstable at `sigma`, or ended above it."""
-        new = self._fallen(tip.last, sigma) if self._has_room(2) else []
+        # from an end in a fold one branch is followed on, for which there is always room
+        new = self._fallen(tip.last, sigma) if tip.last.stable or self._has_room(2) else []
         unstable = [] if tip.last.stable else [tip.path.pop()]
         if len(new) == 2 and unstable:
             self._end_at_critical(tip, unstable[0])

@@ -100,8 +100,8 @@ def fixed_point(
     Args:
         start: `(*shape)`, where to search from; the origin by default. Where there are several fixed points the start
             decides which one is found; `branch` follows the central one from high noise.
-        tol: largest residual (see `FixedPoint`); by default the power 2/3 of the dtype's precision.
-        steps: steps of the contraction.
+        tol: largest residual (see `FixedPoint`), not negative; by default the power 2/3 of the dtype's precision.
+        steps: steps of the contraction, at least 1 where nothing else is done.
         search: "contraction" or "newton" alone, or "auto": both as said.
         method: how Jacobian products are taken, see `Jacobian`.
 
@@ -111,6 +111,12 @@ def fixed_point(
     """
     if search not in ("auto", "contraction", "newton"):
         raise ValueError(f"expected the search 'auto', 'contraction' or 'newton', received {search!r}")
+    if steps < (search == "contraction"):
+        raise ValueError(f"expected at least 1 step of the contraction, received steps={steps}")
+    if tol is not None and not tol >= 0:
+        raise ValueError(f"expected a tolerance tol that is not negative, received {tol}")
+    if start is not None and not start.isfinite().all():
+        raise ValueError(f"expected a start of finite values, received {tuple(start.shape)} with some NaN or infinite")
     equation = _Equation(denoiser, float(sigma), criterion, method)
     tol = torch.finfo(denoiser.dtype).eps ** (2 / 3) if tol is None else tol
     y = torch.zeros(1, *denoiser.shape, dtype=torch.float64) if start is None else as_batch(start, denoiser).double()
@@ -376,8 +382,10 @@ def levels_of(
     By default that is what of 0.01 ... 100 the denoiser and the noise process reach.
 
     Raises:
-        ValueError: a range that is empty.
+        ValueError: a range that is empty, or a step that is not positive and finite.
     """
+    if not 0 < step < math.inf:
+        raise ValueError(f"expected a step of log sigma between 0 and infinity, received {step}")
     ranges = [sigma_range] if sigma_range else [LEVELS, denoiser.sigma_range, *([noise.sigma_range] if noise else [])]
     low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
     if not 0 < low < high < math.inf:

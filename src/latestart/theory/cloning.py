@@ -49,10 +49,10 @@ def two_gaussians(
         ValueError: the agreement is not between 1/2 and 1, or the clusters overlap so much that even clean data do
             not reach it.
     """
-    if not 0.5 < agreement < 1 or separation <= 0 or variance < 0:
+    _check_agreement(agreement)
+    if not separation > 0 or not variance >= 0:
         raise ValueError(
-            f"expected an agreement between 1/2 and 1, a positive separation and a variance that is not negative, "
-            f"received {agreement}, {separation} and {variance}"
+            f"expected a positive separation and a variance that is not negative, received {separation} and {variance}"
         )
     q: float = brentq(lambda q: _agreement(q) - agreement, 1e-9, 1e3, xtol=1e-12)
     square = separation**2 / q - variance
@@ -78,7 +78,9 @@ def clone(
     """The level from which on clones of one path mostly fall to one class, by sampling with a denoiser.
 
     It is read where the agreement has gone from chance, `sum_c p_c^2` for the shares p_c of the classes among the
-    samples, as far toward 1 as `agreement` is on the way from 1/2 to 1.
+    samples, as far toward 1 as `agreement` is on the way from 1/2 to 1. The interval is that of the agreement alone:
+    the shares, and with them the threshold, count as known. For two classes their standard error moves chance by
+    `2 |2 p - 1| (p - p^2)^(1/2) / n^(1/2)`, which is nothing where the classes are equally frequent.
 
     Args:
         classify: from samples `(n, *shape)` to class indices `(n,)`.
@@ -115,8 +117,10 @@ def clone_curve(
         agreement: at which the level is read for two classes of equal weight, see `clone`.
 
     Raises:
-        ValueError: no classifier, only one class, levels outside of the denoiser's, fewer than 10 paths.
+        ValueError: no classifier, only one class, levels outside of the denoiser's, fewer than 10 paths, no steps
+            between two levels, or an agreement that is not between 1/2 and 1.
     """
+    _check_agreement(agreement)
     classify, reverse = _required(classify, "clone"), _Reverse(denoiser, sigmas, refine, seed)
     states, final = reverse.paths(n)
     labels = _classes(classify, final)
@@ -133,7 +137,8 @@ def uturn(
 ) -> CriticalLevel:
     """The level from which a noised image comes back in another class half as often as by chance.
 
-    By chance the class changes with probability `1 - sum_c p_c^2`, p_c the shares of the classes among the images.
+    By chance the class changes with probability `1 - sum_c p_c^2`, p_c the shares of the classes among the images,
+    which count as known: the interval does not resample them, see `clone`.
 
     Args:
         images: `(n, *shape)`, in the model's value range, at least 10, of at least two classes.
@@ -213,8 +218,11 @@ def susceptibility_curve(
         seed: of the noise and of the directions.
 
     Raises:
-        ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
+        ValueError: fewer than 10 paths, levels outside of the denoiser's, a push without size, or a denoiser that
+            returns NaN.
     """
+    if not 0 < size < math.inf:
+        raise ValueError(f"expected a push of a size between 0 and infinity, received size={size}")
     reverse = _Reverse(denoiser, sigmas, refine, seed)
     states, final = reverse.paths(n)
     moved = []
@@ -388,6 +396,8 @@ class _Reverse:
     """
 
     def __init__(self, denoiser: Denoiser, sigmas: Tensor | list[float] | None, refine: int, seed: int) -> None:
+        if refine < 1:
+            raise ValueError(f"expected at least 1 step between two levels, received refine={refine}")
         self.denoiser, self.refine, self.seed = denoiser, refine, seed
         self.measured = _levels(denoiser, sigmas)
         x = np.log(self.measured)
@@ -428,6 +438,11 @@ class _Reverse:
             y = d + r * (y - d) + s * math.sqrt(1 - r) * self.noise(y, stream, step)
         yield y
         yield _batched(self.denoiser, y, self.levels[-1])
+
+
+def _check_agreement(agreement: float) -> None:
+    if not 0.5 < agreement < 1:
+        raise ValueError(f"expected an agreement between 1/2 and 1, received {agreement}")
 
 
 def _agreement(q: float) -> float:

@@ -14,7 +14,9 @@ network is worse than the prior's own denoiser, g is negative; the better of the
 counts as 0 there, and those levels are reported.
 
 With an orthonormal basis both errors split by direction, and so does the curve: one sees along which directions the
-prior fails first. The shares add up to the divergence; they are not divergences of marginals.
+prior fails first. The shares add up to the divergence; they are not divergences of marginals. Any basis will do. A
+Gaussian prior has its own; the components of a mixture have one each, and none is that of the whole: there the basis of
+a Gaussian fitted to the same images is a natural one to hand over.
 
 The integral is that of a cubic spline through `g snr` over log snr, linear in g: each image has an integral of its
 own, and the standard error over images holds for any correlation between levels. Below the lowest snr g is taken as
@@ -32,12 +34,14 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from latestart.denoisers.base import Denoiser
+from latestart.gaussians.basis import Basis
 from latestart.noise import Noise
 from latestart.theory.levels import CriticalLevel, Curve, evaluate
 
 LEVELS = 32
 TAIL = 0.05  # nats below the lowest snr that are no longer negligible beside a budget of about one nat
 ROUNDING = 1e-6  # of the data's variance: two denoisers that agree to this are equally good
+STREAM = 2**32  # of the noise; seeds of samples go with their numbers, which are below that
 MARGIN = 3.0  # standard errors by which a denoiser must lose before it is called worse
 
 
@@ -51,7 +55,8 @@ class NatsCurve:
         error: its standard error over images, `(L,)`.
         integrand: g, the mean excess squared error of the prior's denoiser, `(L,)`, 0 where `worse`.
         worse: levels at which the denoiser was significantly worse than the prior's own, `(L,)`, bool.
-        by_direction: share of each direction of the prior's basis, `(L, K)`, summing to `nats`; None without a basis.
+        by_direction: share of each direction of the basis, `(L, K)`, summing to `nats`; None without a basis, as for a
+            mixture that is given none.
         tail: the part of every value that comes from below the lowest snr, where g is taken as constant.
         quadrature: difference from the trapezoidal rule, `(L,)`; large values mean that the levels are too coarse.
         integrals: the integral of each image, `(n, L)`.
@@ -86,6 +91,7 @@ def nats(
     sigmas: Tensor | list[float] | None = None,
     *,
     exact: bool = False,
+    basis: Basis | None = None,
     draws: int = 1,
     batch_size: int = 256,
     seed: int = 0,
@@ -97,26 +103,32 @@ def nats(
 
     Args:
         denoiser: of the data: a network, or an exact model.
-        prior: a `Gaussian`, a mixture, or any denoiser `prior(y, sigma)`.
-        images: `(n, *shape)`, in the model's value range, that neither was fitted to; at least 2.
+        prior: a `Gaussian`, a mixture, or any denoiser `prior(y, sigma)`; moved to the denoiser's device.
+        images: `(n, *shape)`, floating point in the model's value range, that neither was fitted to; at least 2.
         sigmas: levels in sigma, at least 2, in any order; neighbours at most a factor of 1.6 apart for results to a
             percent. By default 32 from 10 root-mean-square norms of the data down to a tenth of a value's deviation,
             as far as the denoiser reaches.
         exact: whether the denoiser is exact on these data; then `|D_p - D_q|^2` is averaged.
+        basis: of directions to split the curve by; the prior's own by default, where it has one.
         draws: number of noises for each image at each level.
         batch_size: images denoised at once.
         seed: of the noise.
 
     Raises:
-        ValueError: fewer than 2 images or levels, images of another shape, levels outside of the denoiser's, or a
-            denoiser that returns another shape or values that are not finite.
+        ValueError: fewer than 2 images or levels, images of another shape or of integers, images that are all the same
+            and no levels, levels outside of the denoiser's, draws or a batch size below 1, or a denoiser that returns
+            another shape or values that are not finite.
 
     Warns:
         UserWarning: the denoiser is worse than the prior's own at some levels; or the tail is not negligible.
     """
+    if draws < 1 or batch_size < 1:
+        raise ValueError(f"expected draws and batch_size of at least 1, received {draws} and {batch_size}")
     images = _checked_images(denoiser, prior, images)
+    if hasattr(prior, "to") and prior.device != denoiser.device:
+        prior = prior.to(denoiser.device)
     sigma = _checked_levels(denoiser, images) if sigmas is None else _checked_levels(denoiser, images, sigmas)
-    gaps = _Gaps(denoiser, prior, exact, seed)
+    gaps = _Gaps(denoiser, prior, exact, seed, _checked_basis(basis, prior, denoiser.device))
     measured = [gaps.at(float(level), images, draws, batch_size) for level in sigma]
     per_image, per_direction = (torch.stack(part, dim=-2) for part in zip(*measured))
     per_image = per_image.T  # (n, L)
@@ -142,21 +154,25 @@ def nats(
 
 
 class _Gaps:
-    """The excess squared error of the prior's denoiser, for each image and for each direction of its basis."""
+    """The excess squared error of the prior's denoiser, for each image and for each direction of a basis."""
 
-    def __init__(self, denoiser: Denoiser, prior: Any, exact: bool, seed: int) -> None:
-        self.denoiser, self.prior, self.exact, self.seed = denoiser, prior, exact, seed
-        self.basis = getattr(prior, "basis", None)
+    def __init__(self, denoiser: Denoiser, prior: Any, exact: bool, seed: int, basis: Basis | None) -> None:
+        self.denoiser, self.prior, self.exact, self.seed, self.basis = denoiser, prior, exact, seed, basis
 
     def at(self, sigma: float, images: Tensor, draws: int, batch_size: int) -> tuple[Tensor, Tensor]:
         """At one level: `(n,)`, and the mean over images `(K,)`."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = self._generator()
         per_image, total = [], torch.zeros(())
         for batch in images.split(batch_size):
             gap = torch.stack([self._gap(sigma, batch, generator) for _ in range(draws)]).mean(0)
             per_image.append(gap.sum(1))
             total = total + gap.sum(0)
         return torch.cat(per_image), total / len(images)
+
+    def _generator(self) -> torch.Generator:
+        """Of a stream of its own: images drawn by a generator of the same seed must not share its numbers."""
+        entropy = np.random.SeedSequence((self.seed % 2**64, STREAM)).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(entropy) // 2)
 
     @torch.no_grad()
     def _gap(self, sigma: float, x_0: Tensor, generator: torch.Generator) -> Tensor:
@@ -193,13 +209,28 @@ def _checked_images(denoiser: Denoiser, prior: Any, images: Tensor) -> Tensor:
         )
     if len(images) < 2 or not images.isfinite().all():
         raise ValueError(f"nats need at least 2 images of finite values, received {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"nats need images of floating-point values in the model's range, received {images.dtype}")
     return images.to(device=denoiser.device, dtype=denoiser.dtype)
+
+
+def _checked_basis(basis: Basis | None, prior: Any, device: torch.device) -> Basis | None:
+    if basis is None:
+        return getattr(prior, "basis", None)
+    if tuple(basis.shape) != tuple(prior.shape):
+        raise ValueError(f"expected a basis of images {tuple(prior.shape)}, received one of {tuple(basis.shape)}")
+    return basis.to(device)
 
 
 def _checked_levels(denoiser: Denoiser, images: Tensor, sigmas: Tensor | list[float] | None = None) -> Tensor:
     low, high = denoiser.sigma_range
     if sigmas is None:
         variance = images.double().var(0, unbiased=True)
+        if not variance.any():
+            raise ValueError(
+                f"the default levels follow from how images differ, and all {len(images)} received are the same: give "
+                "sigmas"
+            )
         top, bottom = 10 * variance.sum().sqrt().item(), 0.1 * variance.mean().sqrt().item()
         ends = torch.tensor([min(top, high), max(bottom, low)], dtype=torch.float64).log()
         return torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64).exp().clamp(low, high)

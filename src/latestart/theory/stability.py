@@ -30,14 +30,20 @@ from latestart.theory.jacobian import ConvergenceError, Method
 from latestart.theory.levels import CriticalLevel
 
 FAR_FROM_FOLD = 0.2  # a ratio lambda / c well below the 1 that it has at a fold
+FLAT = 1e-6  # relative difference of two ratios that rounding may make
 
 
 class NoCrossing(ValueError):
-    """The central branch does not lose its stability; `ratio` is the peak of lambda / c, at the level `sigma`."""
+    """The central branch does not lose its stability.
 
-    def __init__(self, message: str, ratio: float, sigma: float) -> None:
+    Attributes:
+        ratio, sigma: the highest lambda / c, and its level.
+        at_end: whether that is merely the end of the levels searched, and no peak.
+    """
+
+    def __init__(self, message: str, ratio: float, sigma: float, at_end: bool = False) -> None:
         super().__init__(message)
-        self.ratio, self.sigma = ratio, sigma
+        self.ratio, self.sigma, self.at_end = ratio, sigma, at_end
 
 
 # --- on the central branch --------------------------------------------------------------------------------------------
@@ -83,7 +89,8 @@ def crossing(
 
     Raises:
         ValueError: the central point is unstable at the highest level already.
-        NoCrossing: it stays stable throughout, as it does for data without symmetry; says the peak of the ratio.
+        NoCrossing: it stays stable throughout, as it does for data without symmetry; says the peak of the ratio, or
+            that it is highest at an end of the range.
         ConvergenceError: at a level no fixed point was found.
     """
     levels = levels_of(denoiser, noise, sigma_range, step)
@@ -163,7 +170,7 @@ def critical_level(follower: Follower, traced: Trace, xtol: float = 1e-6) -> Cri
         beyond = max(traced.lost)
         return _fold(follower, curve[-1], beyond, traced.lost[beyond], xtol)
     if curve[-1].stable:
-        curve = _up_to(curve, _require_crossing(peak(follower, curve), levels, criterion))
+        curve = _up_to(curve, _require_crossing(peak(follower, curve), curve, criterion))
     if len(curve) == 1:
         raise ValueError(
             f"the central point is unstable at the highest level, sigma = {levels[0]:.6g} (lambda / c = "
@@ -202,15 +209,24 @@ def _up_to(curve: list[BranchPoint], unstable: BranchPoint) -> list[BranchPoint]
     return [here for here in curve if here.sigma > unstable.sigma] + [unstable]
 
 
-def _require_crossing(best: BranchPoint, levels: Sequence[float], criterion: str) -> BranchPoint:
+def _require_crossing(best: BranchPoint, curve: Sequence[BranchPoint], criterion: str) -> BranchPoint:
+    """The highest point of a branch, if it is unstable; an end that is as high but for rounding is the highest."""
     if not best.stable:
         return best
+    end = max(curve[0], curve[-1], key=lambda here: here.ratio)
+    at_end = end.ratio >= (1 - FLAT) * best.ratio
+    what = (
+        f"lambda / c is highest at the end of these levels, {end.ratio:.6g} at sigma = {end.sigma:.6g}, and has no "
+        "peak: either it crosses 1 beyond that, or never, as for a single Gaussian"
+        if at_end
+        else f"lambda / c peaks at {best.ratio:.4f}, at sigma = {best.sigma:.6g}; data without an exact symmetry has "
+        "an imperfect bifurcation (see second_branch)"
+    )
     raise NoCrossing(
-        f"the central branch stays stable under the {criterion} criterion from sigma = {levels[0]:.4g} to "
-        f"{levels[-1]:.4g}: lambda / c peaks at {best.ratio:.4f}, at sigma = {best.sigma:.6g}; "
-        "data without an exact symmetry has an imperfect bifurcation (see second_branch)",
-        best.ratio,
-        best.sigma,
+        f"the central branch stays stable under the {criterion} criterion from sigma = {curve[0].sigma:.4g} to "
+        f"{curve[-1].sigma:.4g}: {what}",
+        *((end.ratio, end.sigma) if at_end else (best.ratio, best.sigma)),
+        at_end,
     )
 
 
@@ -267,10 +283,12 @@ def second_branch(
         along: points of the central branch by falling noise, where it has been followed already.
 
     Raises:
-        ValueError: starts of another shape, or no second branch in the whole range.
+        ValueError: no starts, starts of another shape or that are not finite, or no second branch in the whole range.
         ConvergenceError: the central branch was lost.
     """
     check_sample(starts, denoiser.shape)
+    if not len(starts) or not starts.isfinite().all():
+        raise ValueError(f"expected at least one start, all of finite values, received {_told(starts)}")
     follower = Follower(denoiser, criterion, symmetric, method)
     levels = [here.sigma for here in along] if along else levels_of(denoiser, noise, sigma_range, step)
     centre: list[BranchPoint] = []
@@ -285,6 +303,11 @@ def second_branch(
         f"no second stable branch under the {criterion} criterion was found from {len(starts)} starts "
         f"between sigma = {levels[0]:.4g} and {levels[-1]:.4g}"
     )
+
+
+def _told(starts: Tensor) -> str:
+    bad = int((~starts.isfinite().flatten(1).all(1)).sum())
+    return f"{len(starts)}, {bad} of them with values that are NaN or infinite"
 
 
 def ends(follower: Follower, centre: BranchPoint, starts: Tensor, separation: float, steps: int = 100) -> list[Tensor]:
