@@ -638,3 +638,15 @@ def test_bad_arguments() -> None:
         Mixture(m.components, [0.5, 0.5, 0.0])
     with pytest.raises(ValueError, match="label for each of 3 components"):
         Mixture(m.components, labels=[0, 1])
+
+
+def test_the_default_level_is_lowered_until_every_component_has_images():
+    """Four clusters beside a direction of 100 times their variance: a quarter of its deviation would merge them."""
+    g = torch.Generator().manual_seed(7)
+    truth = torch.arange(400) % 4
+    corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    x = torch.cat([0.05 * torch.randn(400, 2, generator=g) + corners[truth], 20 * torch.randn(400, 1, generator=g)], 1)
+    found = Mixture.fit(x, components=8, basis="diagonal")
+    assert len(found.components) == 8 and found.weights.min() > 0
+    with pytest.raises(ValueError, match="has no images"):
+        Mixture.fit(x, components=8, basis="diagonal", sigma=20.0)

@@ -16,7 +16,9 @@ Both steps are closed, so F rises with every iteration, without drawing any nois
 
 The level says how fine a difference counts. Two clusters of a data set whose largest variance is L are one for the
 noised density above `sigma^2 = L` (the critical level of its modes), and EM would rightly merge them there; by default
-sigma is a quarter of that, below the first decisions and far above the width of a pixel's noise.
+sigma is a quarter of that, below the first decisions and far above the width of a pixel's noise. Where one direction
+varies far more than those in which the clusters differ (brightness, in photographs), that is still above them and some
+components die out; then it is halved until none does.
 
 Images are read three times, in blocks whose size does not depend on how they come: the result is the same, bit for bit,
 for one array and for any split into batches.
@@ -38,6 +40,7 @@ SAMPLE, SAMPLE_BYTES = 4096, 2**29  # images whose directions are taken: at most
 ROWS, ROWS_EACH = 10_000, 500  # images, and images a component if those are more, that k-means++ and EM look at
 LLOYD = 30  # iterations at most
 ROUNDS, GAIN = 25, 1e-3  # EM: iterations at most, and the gain in nats an image below which it stops
+HALVINGS = 6  # of the default level, at most
 POWERS = 6  # of the subspace iteration
 BLOCK_VALUES = 2**25  # numbers in a block of images at most
 ROUNDING = 1e-13  # of the squared norm of the mean: a smaller variance is that of rounding
@@ -96,7 +99,8 @@ def assigned(batches: Batches, components: int, labels: Tensor | None, sigma: fl
         batches: images, to be read twice here.
         components: in each class.
         labels: class indices of the images, `(N,)`, or None for one class.
-        sigma: level of EM; by default a quarter of the largest deviation of the data.
+        sigma: level of EM; by default a quarter of the largest deviation of the data, or half, a quarter, ... of that,
+            the highest at which no component dies out.
         seed: of the sample and of the first centres.
 
     Raises:
@@ -116,10 +120,13 @@ def assigned(batches: Batches, components: int, labels: Tensor | None, sigma: fl
     if directions.width == 0:
         raise ValueError(f"all {count} images are the same: nothing tells {components} components apart")
     z = torch.cat([directions(block) for block in blocks(batches)])
-    level = 0.25 * math.sqrt(directions.width) if sigma is None else float(sigma)
-    numbers = torch.empty(count, dtype=torch.long)
-    for c in range(len(names)):
-        numbers[classes == c] = c * components + _told_apart(z[classes == c], components, level, seed).cpu()
+    levels = [0.25 * math.sqrt(directions.width) * 0.5**k for k in range(HALVINGS)] if sigma is None else [float(sigma)]
+    for level in levels:
+        numbers = torch.empty(count, dtype=torch.long)
+        for c in range(len(names)):
+            numbers[classes == c] = c * components + _told_apart(z[classes == c], components, level, seed).cpu()
+        if numbers.bincount(minlength=len(names) * components).all():
+            break
     return Assignment(numbers, directions, z)
 
 

@@ -113,7 +113,8 @@ class Mixture:
                 the D x D sums of all components take at most 4 GiB, else as for a `Gaussian`.
             rank: number of directions, for bases that have one.
             seed: of k-means.
-            sigma: noise level of EM, in the images' units; by default a quarter of their largest deviation.
+            sigma: noise level of EM, in the images' units; by default a quarter of their largest deviation, halved
+                while a component would have no images.
             shrinkage: nu, the number of images' worth of the pooled covariance in that of each component; with 0 each
                 has the covariance of its own images, over n - 1, and needs two of them.
             dtype: of means, bases and products; float64 where 1e-10 matters.
