@@ -111,6 +111,11 @@ def read(path: Path, n: int) -> np.ndarray:
 
 
 def peak() -> int:
+    """The most memory that this process has held; on Linux without what its parent held when it was started."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -214,7 +219,7 @@ def table(result: dict[str, Any]) -> str:
     for name, row in result["rows"].items():
         disk = f"{row['disk'] / 2**20:.2f}" if "disk" in row else ""
         nats = [f"{x:.2f}" if x < 100 else f"{x:.0f}" for x in row.get("nats", [])] or [""] * len(TIMES)
-        cost = f"{row['seconds']:.2f} | {row['images_per_second']:,.0f} | {row['peak_bytes'] / 2**20:.0f} | {disk}"
+        cost = f"{row['seconds']:.2f} | {row['images_per_second']:,.0f} | {_mib(row['peak_bytes'])} | {disk}"
         lines.append(f"| {name} | {cost} | {' | '.join(nats)} |")
     memory = ", ".join(f"{n}: {bytes_ / 2**20:.0f}" for n, bytes_ in result["memory"].items())
     lines += ["", f"Low rank ({RANK}): {result['lowrank_over_incremental_pca']:.1f} times the images a second of "]
@@ -223,6 +228,10 @@ def table(result: dict[str, Any]) -> str:
         told = " It captures {captured:.4f} of the variance of the exact directions; its variances sum to {sum:.4f} of"
         lines[-1] += (told + " theirs, and the furthest is off by {furthest:.1%}.").format(**exact)
     return "\n".join(lines)
+
+
+def _mib(count: float | None) -> str:
+    return "" if count is None else f"{count / 2**20:.0f}"
 
 
 def main() -> None:
