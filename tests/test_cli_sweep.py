@@ -5,19 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 import typer
-from diffusers import DDPMScheduler, UNet2DModel
 from typer.testing import CliRunner
 
-import latestart as ls
 from latestart.cli.sweep import sweep
-from latestart.denoisers.networks import save_model
 from latestart.experiments.grid import Grid, read_grid
-from latestart.features import Classifier
+from tiny import tiny_folder
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "sweep.yaml"
 GRID = ("--sampler", "ddim", "--nfe", "2", "--t-start", "500", "--samples", "10")
@@ -32,19 +27,7 @@ def run(*args):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A network and a classifier of random weights, images of their shape, a prior of these."""
-    folder = tmp_path_factory.mktemp("sweep")
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-    unet = UNet2DModel(8, 1, 1, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, **blocks)
-    save_model(unet, DDPMScheduler(clip_sample=False), folder / "model")
-    Classifier((1, 8, 8), 2).save(folder / "classifier.safetensors")
-    for name, seed in (("train", 0), ("unseen", 1)):
-        pixels = np.random.default_rng(seed).integers(0, 256, (220, 1, 8, 8), dtype=np.uint8)
-        np.savez(folder / f"{name}.npz", images=pixels)
-    np.savez(folder / "other.npz", images=pixels[:, :, :4, :4])
-    ls.Gaussian.fit(ls.load_images(folder / "train.npz"), basis="isotropic").save(folder / "prior.safetensors")
-    return folder
+    return tiny_folder(tmp_path_factory.mktemp("sweep"))
 
 
 def own(folder):

@@ -94,7 +94,8 @@ def test_henze_zirkler_is_the_distance_of_characteristic_functions():
 
 
 def test_henze_zirkler_agrees_with_pingouin():
-    pingouin = pytest.importorskip("pingouin")
+    import pingouin
+
     x = _draw(50, 4).exp()
     theirs = pingouin.multivariate_normality(x.numpy()).hz
     assert 50 * henze_zirkler(*_squares(own_scores(x, 4)), 4) == pytest.approx(theirs, rel=1e-9)

@@ -166,7 +166,6 @@ def _rows(curves):
 
 def test_a_run_that_was_cut_off_goes_on_and_fits_nothing_twice(subject, tmp_path, monkeypatch):
     setting = Setting(("lowrank", "flow"), (450,), (2,), 30, rank=4, flow=FlowConfig(2, 1, 8, steps=3))
-    pytest.importorskip("zuko")
     data = pictures(60, 0)
     first = experiment.compare("exact", subject, data, tmp_path, setting)
     monkeypatch.setattr(experiment, "fit_flow", None)

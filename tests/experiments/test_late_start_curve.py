@@ -6,21 +6,20 @@ import numpy as np
 import pytest
 import torch
 import typer
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 from typer.testing import CliRunner
 
 import latestart as ls
 from latestart.cli.late_start import late_start
-from latestart.denoisers.networks import save_model
 from latestart.evaluation.quality import Estimate
 from latestart.experiments import late_start_curve as experiment
 from latestart.experiments.cells import Outcome, Planned
 from latestart.experiments.grid import Cell
 from latestart.experiments.judge import Figures, Judge, Reference
 from latestart.experiments.subjects import Subject
-from latestart.features import Classifier
 from latestart.gaussians.basis import Dense
 from latestart.report.late_start import sentences
+from tiny import tiny_folder
 
 VARIANCES = torch.tensor([0.08, 0.05, 0.02, 0.01], dtype=torch.float64)  # of values in [-1, 1]: few are clipped
 STARTS = (1000.0, 400.0, 200.0, 100.0)
@@ -235,18 +234,7 @@ def _run(*args):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A network and a classifier of random weights, images of their shape, a prior of these."""
-    folder = tmp_path_factory.mktemp("late-start")
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-    unet = UNet2DModel(8, 1, 1, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, **blocks)
-    save_model(unet, DDPMScheduler(clip_sample=False), folder / "model")
-    Classifier((1, 8, 8), 2).save(folder / "classifier.safetensors")
-    for name, seed in (("train", 0), ("unseen", 1)):
-        pixels = np.random.default_rng(seed).integers(0, 256, (220, 1, 8, 8), dtype=np.uint8)
-        np.savez(folder / f"{name}.npz", images=pixels)
-    ls.Gaussian.fit(ls.load_images(folder / "train.npz"), basis="isotropic").save(folder / "prior.safetensors")
-    return folder
+    return tiny_folder(tmp_path_factory.mktemp("late-start"))
 
 
 def _own(folder):

@@ -106,7 +106,6 @@ QUICK = FlowConfig(directions=4, transforms=1, hidden=24, steps=300, batch_size=
 @pytest.fixture(scope="module")
 def learned():
     """The flow of two clusters, between the levels 0.3 and 2, on the Gaussian of their moments."""
-    pytest.importorskip("zuko")
     mixture = clusters()
     data = mixture.sample(4000, torch.Generator().manual_seed(3))
     gaussian = ls.Gaussian.fit(data)
@@ -146,7 +145,6 @@ def test_a_flow_knows_how_much_it_has_learned(learned):
 
 def test_a_flow_of_a_known_gaussian_reaches_its_log_density():
     """Whitened by a Gaussian of other variances, it learns the rest, to 0.05 nats."""
-    pytest.importorskip("zuko")
     truth, sigma = known(top=3.0), 0.6
     data = truth.sample(4000, torch.Generator().manual_seed(6))
     factors = torch.tensor([0.5, 2.0], dtype=torch.float64).repeat(3)
@@ -173,7 +171,6 @@ def test_a_flow_is_what_its_file_says(tmp_path, learned):
 
 
 def test_the_same_seed_fits_the_same_flow_whatever_was_drawn_before():
-    pytest.importorskip("zuko")
     data, config = white(60).float(), FlowConfig(2, 1, 8, steps=5, batch_size=8)
     flows = []
     for _ in range(2):
@@ -197,7 +194,6 @@ def test_without_zuko_the_extra_is_named(monkeypatch):
 
 
 def test_what_cannot_be_fitted_is_refused():
-    pytest.importorskip("zuko")
     data = white(60).float()
     gaussian = ls.Gaussian.fit(data)
     with pytest.raises(ValueError, match="at least 20 images to fit a flow to, received 19"):

@@ -164,7 +164,7 @@ def flat(images: Tensor) -> np.ndarray:
     return images.detach().flatten(1).numpy()
 
 
-def near(actual: Tensor | np.ndarray, expected: np.ndarray, tolerance: float = 1e-8) -> None:
+def assert_near(actual: Tensor | np.ndarray, expected: np.ndarray, tolerance: float = 1e-8) -> None:
     actual = flat(actual) if isinstance(actual, Tensor) and actual.ndim > 1 else np.asarray(actual)
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
@@ -182,15 +182,15 @@ def test_equals_its_dense_twin(name: str, shape: tuple[int, ...], seed: int, sig
     y, levels = randn(4, *shape, g=g), torch.tensor([sigma, other, 1.0, 0.3], dtype=torch.float64)
     m, eye = flat(prior.mean[None])[0], np.eye(prior.basis.dim)
     residual, noised = flat(y) - m, c + sigma**2 * eye
-    near(prior.covariance(), c)
-    near(prior.noised(sigma).covariance(), noised)
-    near(prior.denoise(y, sigma), m + residual @ np.linalg.inv(noised) @ c)
-    near(prior.score(y, sigma), -residual @ np.linalg.inv(noised))
-    near(prior.push(y), m + flat(y) @ root(c))
+    assert_near(prior.covariance(), c)
+    assert_near(prior.noised(sigma).covariance(), noised)
+    assert_near(prior.denoise(y, sigma), m + residual @ np.linalg.inv(noised) @ c)
+    assert_near(prior.score(y, sigma), -residual @ np.linalg.inv(noised))
+    assert_near(prior.push(y), m + flat(y) @ root(c))
     flowed = residual @ root(np.linalg.inv(noised)) @ root(c + other**2 * eye)
-    near(prior.flow(y, sigma, other), m + flowed)
+    assert_near(prior.flow(y, sigma, other), m + flowed)
     twin = torch.distributions.MultivariateNormal(prior.mean.flatten(), torch.from_numpy(noised))
-    near(prior.noised(sigma).log_prob(y), twin.log_prob(y.flatten(1)).numpy())
+    assert_near(prior.noised(sigma).log_prob(y), twin.log_prob(y.flatten(1)).numpy())
     for method in (
         prior.denoise,
         prior.score,
@@ -198,7 +198,7 @@ def test_equals_its_dense_twin(name: str, shape: tuple[int, ...], seed: int, sig
         lambda y, s: prior.flow(y, other, s),
     ):
         one_by_one = torch.cat([method(y[i : i + 1], float(levels[i])) for i in range(len(y))])
-        near(method(y, levels), flat(one_by_one))
+        assert_near(method(y, levels), flat(one_by_one))
 
 
 @every_basis
@@ -206,8 +206,8 @@ def test_denoiser_is_tweedies_formula(name: str) -> None:
     prior, _, g = case(name)
     y, sigma = randn(3, *prior.shape, g=g).requires_grad_(), 0.7
     (score,) = torch.autograd.grad(prior.noised(sigma).log_prob(y).sum(), y)
-    near(prior(y, sigma), flat(y + sigma**2 * score), 1e-10)
-    near(prior.score(y, sigma), flat(score), 1e-10)
+    assert_near(prior(y, sigma), flat(y + sigma**2 * score), 1e-10)
+    assert_near(prior.score(y, sigma), flat(score), 1e-10)
 
 
 @every_basis
@@ -218,24 +218,24 @@ def test_pushed_noise_has_the_moments_of_noised_data(name: str) -> None:
     white = torch.linalg.qr(randn(2 * d, d, g=g))[0]
     white = torch.cat([white, -white]) * math.sqrt((4 * d - 1) / 2)
     samples = flat(prior.noised(1.5).push(white.reshape(-1, *prior.shape)))
-    near(samples.mean(0), flat(prior.mean[None])[0], 1e-10)
-    near(np.cov(samples, rowvar=False), c + 1.5**2 * np.eye(d), 1e-10)
+    assert_near(samples.mean(0), flat(prior.mean[None])[0], 1e-10)
+    assert_near(np.cov(samples, rowvar=False), c + 1.5**2 * np.eye(d), 1e-10)
 
 
 @every_basis
 def test_flow_composes_and_returns(name: str) -> None:
     prior, _, g = case(name)
     y = randn(3, *prior.shape, g=g)
-    near(prior.flow(prior.flow(y, 5.0, 0.8), 0.8, 0.1), flat(prior.flow(y, 5.0, 0.1)), 1e-10)
-    near(prior.flow(prior.flow(y, 5.0, 0.1), 0.1, 5.0), flat(y), 1e-10)
-    near(prior.flow(y, 0.0, 0.0), flat(y), 1e-10)
+    assert_near(prior.flow(prior.flow(y, 5.0, 0.8), 0.8, 0.1), flat(prior.flow(y, 5.0, 0.1)), 1e-10)
+    assert_near(prior.flow(prior.flow(y, 5.0, 0.1), 0.1, 5.0), flat(y), 1e-10)
+    assert_near(prior.flow(y, 0.0, 0.0), flat(y), 1e-10)
 
 
 @every_basis
 def test_push_is_the_flow_from_infinite_noise(name: str) -> None:
     prior, _, g = case(name)
     z = randn(3, *prior.shape, g=g)
-    near(prior.noised(0.5).push(z), flat(prior.flow(1e7 * z, 1e7, 0.5)), 1e-6)
+    assert_near(prior.noised(0.5).push(z), flat(prior.flow(1e7 * z, 1e7, 0.5)), 1e-6)
 
 
 @every_basis
@@ -244,7 +244,7 @@ def test_flow_solves_its_own_ode(name: str) -> None:
     prior, _, g = case(name)
     y, sigma, step = randn(3, *prior.shape, g=g), 0.9, 1e-5
     slope = (prior.flow(y, sigma, sigma + step) - prior.flow(y, sigma, sigma - step)) / (2 * step)
-    near(slope, flat(-sigma * prior.score(y, sigma)), 1e-8)
+    assert_near(slope, flat(-sigma * prior.score(y, sigma)), 1e-8)
 
 
 @every_basis
@@ -252,8 +252,8 @@ def test_samples_follow_their_generator_and_their_moments(name: str) -> None:
     prior, c, _ = case(name)
     first, again = (prior.sample(40_000, generator=torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, again)
-    near(flat(first).mean(0), flat(prior.mean[None])[0], 0.05)
-    near(np.cov(flat(first), rowvar=False), c, 0.06)
+    assert_near(flat(first).mean(0), flat(prior.mean[None])[0], 0.05)
+    assert_near(np.cov(flat(first), rowvar=False), c, 0.06)
 
 
 @pytest.mark.parametrize("first", BUILDERS)
@@ -264,10 +264,10 @@ def test_divergences_between_all_pairs_of_bases(first: str, second: str) -> None
     b, c2, _ = case(second, seed=2)
     gap = flat((a.mean - b.mean)[None])[0]
     p, q = (torch.distributions.MultivariateNormal(x.mean.flatten(), x.covariance()) for x in (a, b))
-    near(np.array(a.kl(b)), torch.distributions.kl_divergence(p, q).numpy(), 1e-9)
+    assert_near(np.array(a.kl(b)), torch.distributions.kl_divergence(p, q).numpy(), 1e-9)
     cross = scipy.linalg.sqrtm(root(c1) @ c2 @ root(c1)).real
-    near(np.array(a.frechet(b)), gap @ gap + np.trace(c1 + c2 - 2 * cross), 1e-9)
-    near(np.array(a.frechet(b)), np.array(b.frechet(a)), 1e-9)
+    assert_near(np.array(a.frechet(b)), gap @ gap + np.trace(c1 + c2 - 2 * cross), 1e-9)
+    assert_near(np.array(a.frechet(b)), np.array(b.frechet(a)), 1e-9)
 
 
 @every_basis
@@ -279,9 +279,9 @@ def test_divergences_in_one_basis_need_no_dense_matrix(name: str, monkeypatch: p
     with monkeypatch.context() as patched:
         patched.setattr(type(prior.basis), "matrix", lambda *_: pytest.fail("built a D x D matrix"))
         distance, divergence = prior.frechet(other), prior.kl(other)
-    near(np.array(distance), prior.basis.dim + np.trace(c + d2 - 2 * cross), 1e-9)
+    assert_near(np.array(distance), prior.basis.dim + np.trace(c + d2 - 2 * cross), 1e-9)
     p, q = (torch.distributions.MultivariateNormal(x.mean.flatten(), x.covariance()) for x in (prior, other))
-    near(np.array(divergence), torch.distributions.kl_divergence(p, q).numpy(), 1e-9)
+    assert_near(np.array(divergence), torch.distributions.kl_divergence(p, q).numpy(), 1e-9)
 
 
 def test_kl_is_the_mean_log_ratio() -> None:
@@ -313,16 +313,16 @@ def test_zero_variances() -> None:
     """The data's span is respected, the density exists with noise only, and the message says so."""
     prior = ls.Gaussian(torch.ones(3, dtype=torch.float64), Diagonal((3,)), torch.tensor([4.0, 0.0, 1.0]))
     y = torch.full((1, 3), 3.0, dtype=torch.float64)
-    near(prior(y, 0.0), np.array([[3.0, 1.0, 3.0]]))
-    near(prior(y, 2.0), np.array([[2.0, 1.0, 1.4]]))
-    near(prior.sample(5)[:, 1], np.ones(5))
+    assert_near(prior(y, 0.0), np.array([[3.0, 1.0, 3.0]]))
+    assert_near(prior(y, 2.0), np.array([[2.0, 1.0, 1.4]]))
+    assert_near(prior.sample(5)[:, 1], np.ones(5))
     for undefined in (prior.log_prob, lambda y: prior.score(y, 0.0), lambda y: prior.flow(y, 0.0, 1.0)):
         with pytest.raises(ValueError, match=r"1 of 3 variances are zero"):
             undefined(y)
     with pytest.raises(ValueError, match=r"1 of 3 variances are zero"):
         prior.kl(prior)
     expected = torch.distributions.Normal(1.0, torch.tensor([5.0, 1.0, 2.0]).double().sqrt()).log_prob(y).sum(1)
-    near(prior.noised(1.0).log_prob(y), expected.numpy())
+    assert_near(prior.noised(1.0).log_prob(y), expected.numpy())
 
 
 @every_basis
@@ -333,7 +333,7 @@ def test_float32_images_keep_their_dtype_and_six_digits(name: str) -> None:
     for call in (lambda p, y: p(y, 0.4), lambda p, y: p.push(y), lambda p, y: p.flow(y, 3.0, 0.2)):
         assert call(single, y.float()).dtype == torch.float32
         assert call(single, y.half()).dtype == torch.float16
-        near(call(single, y.float()).double(), flat(call(prior, y)), 3e-6)
+        assert_near(call(single, y.float()).double(), flat(call(prior, y)), 3e-6)
 
 
 @every_basis
@@ -345,7 +345,7 @@ def test_saving_and_loading(name: str, tmp_path) -> None:
     assert (loaded.count, loaded.value_range, loaded.basis.name, loaded.dtype) == (17, (-1.0, 1.0), name, torch.float64)
     y = randn(3, *prior.shape, g=g)
     assert loaded.kl(prior) == loaded.frechet(prior) == 0.0
-    near(loaded(y, 0.5), flat(prior(y, 0.5)), 1e-14)
+    assert_near(loaded(y, 0.5), flat(prior(y, 0.5)), 1e-14)
 
 
 def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

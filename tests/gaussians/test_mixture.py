@@ -52,7 +52,7 @@ def twin(m: Mixture, sigma: float) -> MixtureSameFamily:
     return MixtureSameFamily(Categorical(m.weights), MultivariateNormal(means, covariances + noise))
 
 
-def near(actual: Tensor, expected: Tensor, tolerance: float = 1e-8) -> None:
+def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-8) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
@@ -66,16 +66,16 @@ def test_equals_its_dense_twin(shape: tuple[int, ...], k: int, seed: int, sigma:
     log_prob = truth.log_prob(y.flatten(1))
     (score,) = torch.autograd.grad(log_prob.sum(), y)
     noised = m.noised(sigma)
-    near(noised.log_prob(y), log_prob)
-    near(torch.autograd.grad(noised.log_prob(y).sum(), y)[0], score)
-    near(m.score(y, sigma), score)
-    near(m.denoise(y, sigma), y + sigma**2 * score)
+    assert_near(noised.log_prob(y), log_prob)
+    assert_near(torch.autograd.grad(noised.log_prob(y).sum(), y)[0], score)
+    assert_near(m.score(y, sigma), score)
+    assert_near(m.denoise(y, sigma), y + sigma**2 * score)
     joint = truth.component_distribution.log_prob(y.flatten(1)[:, None]) + m.weights.log()
-    near(m.responsibilities(y, sigma), joint.softmax(1))
-    near(noised.denoise(y, 0.3), y + 0.3**2 * noised.score(y, 0.3))
+    assert_near(m.responsibilities(y, sigma), joint.softmax(1))
+    assert_near(noised.denoise(y, 0.3), y + 0.3**2 * noised.score(y, 0.3))
     levels = torch.tensor([sigma, 0.4, 1.0, 3.0], dtype=torch.float64)
     for method in (m.denoise, m.score, m.responsibilities):
-        near(method(y, levels), torch.cat([method(y[i : i + 1], float(levels[i])) for i in range(4)]), 1e-10)
+        assert_near(method(y, levels), torch.cat([method(y[i : i + 1], float(levels[i])) for i in range(4)]), 1e-10)
 
 
 def test_denoiser_has_the_derivative_of_its_twin_in_both_modes() -> None:
@@ -87,9 +87,9 @@ def test_denoiser_has_the_derivative_of_its_twin_in_both_modes() -> None:
         return y + sigma**2 * torch.autograd.grad(log_prob, y, create_graph=True)[0]
 
     expected = torch.autograd.functional.vjp(exact, y, v)[1]
-    near(torch.autograd.functional.vjp(lambda y: m(y, sigma), y, v)[1], expected)
+    assert_near(torch.autograd.functional.vjp(lambda y: m(y, sigma), y, v)[1], expected)
     forward = torch.func.jvp(lambda y: m(y, sigma), (y,), (v,))[1]
-    near(forward, expected)  # a denoiser's Jacobian is a covariance: symmetric
+    assert_near(forward, expected)  # a denoiser's Jacobian is a covariance: symmetric
 
 
 def test_one_component_is_the_gaussian() -> None:
@@ -97,8 +97,8 @@ def test_one_component_is_the_gaussian() -> None:
     only, y = m.components[0], randn(4, 2, 3, g=g)
     assert torch.equal(m.push(y), only.push(y))
     assert torch.equal(m.noised(0.7).push(y), only.noised(0.7).push(y))
-    near(m(y, 0.7), only(y, 0.7), 1e-14)
-    near(m.log_prob(y), only.log_prob(y), 1e-13)
+    assert_near(m(y, 0.7), only(y, 0.7), 1e-14)
+    assert_near(m.log_prob(y), only.log_prob(y), 1e-13)
     x = randn(50, 6, g=g).float()
     for labels in (None, [3] * 50):
         fitted = Mixture.fit(x, components=1, labels=labels, basis="dense").components[0]
@@ -158,7 +158,7 @@ def test_the_component_is_independent_of_the_noise_that_is_shaped() -> None:
     z = randn(120_000, 6, g=torch.Generator().manual_seed(5))
     index, moved = m._drawn(z)
     axis = m._axis[0]
-    near((moved - z) - ((moved - z) @ axis)[:, None] * axis, torch.zeros_like(z), 1e-12)
+    assert_near((moved - z) - ((moved - z) @ axis)[:, None] * axis, torch.zeros_like(z), 1e-12)
     for k in range(3):
         part = moved[index == k]
         error = 5 / math.sqrt(len(part))
@@ -203,7 +203,7 @@ def test_a_sample_depends_on_its_own_noise_alone() -> None:
         (m.push(z, 1), lambda i: m.of_class(1).push(z[i])),
     ):
         for rows in (torch.tensor([7]), torch.tensor([39, 0, 7]), torch.arange(11, 30)):
-            near(one(rows), whole[rows], 1e-13)
+            assert_near(one(rows), whole[rows], 1e-13)
 
 
 def test_classes() -> None:
@@ -214,7 +214,7 @@ def test_classes() -> None:
     assert (m.labels[nearest] == labels).all()
     share = (nearest[labels == 4] == 0).double().mean().item()
     only = m.of_class(4)
-    near(only.weights, m.weights[[0, 2]] / m.weights[[0, 2]].sum(), 1e-15)
+    assert_near(only.weights, m.weights[[0, 2]] / m.weights[[0, 2]].sum(), 1e-15)
     assert abs(share - only.weights[0]) < 5 / math.sqrt(400)
     assert only.labels.tolist() == [4, 4]
     assert torch.equal(m.sample(9, g.manual_seed(0), 9), m.components[3].sample(9, g.manual_seed(0)))
@@ -233,7 +233,7 @@ def test_what_is_kept_from_inference_serves_derivatives() -> None:
     y = torch.zeros(2, 2, 3, dtype=torch.float64, requires_grad=True)
     for noised in (m.noised(0.5), m.noised(0.5).of_class(0)):
         (slope,) = torch.autograd.grad(noised.log_prob(y).sum(), y)
-        near(slope, noised.score(y, 0.0).detach(), 1e-10)
+        assert_near(slope, noised.score(y, 0.0).detach(), 1e-10)
 
 
 def test_known_classes_are_mixtures_of_their_own() -> None:
@@ -242,11 +242,11 @@ def test_known_classes_are_mixtures_of_their_own() -> None:
     y, labels = randn(6, 3, g=g), torch.tensor([4, 0, 0, 4, 4, 0])
     for name in ("denoise", "score"):
         one_by_one = [getattr(m.of_class(int(c)), name)(y[i : i + 1], 0.6) for i, c in enumerate(labels)]
-        near(getattr(m, name)(y, 0.6, labels), torch.cat(one_by_one), 1e-13)
-    near(m.log_prob(y, 4), twin(m.of_class(4), 0.0).log_prob(y))
+        assert_near(getattr(m, name)(y, 0.6, labels), torch.cat(one_by_one), 1e-13)
+    assert_near(m.log_prob(y, 4), twin(m.of_class(4), 0.0).log_prob(y))
     assert (m.responsibilities(y, 0.6, labels)[:, 1] > 0).equal(labels == 0)
     shares = [m.weights[m.labels == c].sum() for c in (4, 0)]
-    near((m.log_prob(y, 4).exp() * shares[0] + m.log_prob(y, 0).exp() * shares[1]).log(), m.log_prob(y), 1e-13)
+    assert_near((m.log_prob(y, 4).exp() * shares[0] + m.log_prob(y, 0).exp() * shares[1]).log(), m.log_prob(y), 1e-13)
     with pytest.raises(ValueError, match="no component of class 3"):
         m(y, 0.6, 3)
 
@@ -292,13 +292,13 @@ def test_known_components_are_recovered() -> None:
     m = Mixture.fit(x, components=5, basis="dense", shrinkage=0.0)
     assert agreement(m, x, truth, 0.5) > 0.999
     assert (m.count, m.value_range) == (4000, (x.min().item(), x.max().item()))
-    near(m.weights.sort().values, (truth.bincount().double() / 4000).sort().values, 1e-12)
-    near(m.mean, x.mean(0), 1e-5)
+    assert_near(m.weights.sort().values, (truth.bincount().double() / 4000).sort().values, 1e-12)
+    assert_near(m.mean, x.mean(0), 1e-5)
     order = m.responsibilities(torch.stack([x[truth == k].mean(0) for k in range(5)]), 0.5).argmax(1)
     for k in range(5):
         direct = ls.Gaussian.fit(x[truth == k], "dense")
-        near(m.components[order[k]].mean, direct.mean, 1e-5)
-        near(m.components[order[k]].covariance(), direct.covariance(), 1e-5)
+        assert_near(m.components[order[k]].mean, direct.mean, 1e-5)
+        assert_near(m.components[order[k]].covariance(), direct.covariance(), 1e-5)
 
 
 def test_em_tells_apart_what_k_means_cannot() -> None:
@@ -325,9 +325,9 @@ def test_the_directions_are_those_of_largest_variance() -> None:
     directions = clusters.principal(x, 0)
     exact, vectors = torch.linalg.eigh(x.flatten(1).T.cov())
     z = directions(x)
-    near(directions.vectors.T @ directions.vectors, torch.eye(64).double(), 1e-10)
-    near(torch.tensor(directions.width, dtype=torch.float64), exact[-1], 1e-8)
-    near(z.var(0)[:40], exact.flip(0)[:40], 1e-4)
+    assert_near(directions.vectors.T @ directions.vectors, torch.eye(64).double(), 1e-10)
+    assert_near(torch.tensor(directions.width, dtype=torch.float64), exact[-1], 1e-8)
+    assert_near(z.var(0)[:40], exact.flip(0)[:40], 1e-4)
     assert z.var(0).sum() > 0.9999 * exact[-64:].sum()
     assert (vectors[:, -20:].T @ directions.vectors).square().sum(1).min() > 1 - 1e-6
 
@@ -341,7 +341,7 @@ def test_em_raises_its_bound_in_every_iteration(sigma: float, monkeypatch: pytes
     assert min(np.diff(bound)) > -1e-12
     assert bound[-1] > bound[0] + 1e-3
     noised = torch.stack([z + sigma * randn(*z.shape, g=torch.Generator().manual_seed(i)) for i in range(20)])
-    near(fitted.joint(z).logsumexp(1).mean(), torch.tensor(bound[-1], dtype=torch.float64), 1e-12)
+    assert_near(fitted.joint(z).logsumexp(1).mean(), torch.tensor(bound[-1], dtype=torch.float64), 1e-12)
     assert density(z, fitted.joint(z).softmax(1), sigma, noised) > bound[-1] - 1e-3
 
 
@@ -366,7 +366,7 @@ def test_the_bound_of_em_is_that_of_its_formula() -> None:
         m = (share * z).sum() / share.sum()
         s = (share * (z - m) ** 2).sum() / share.sum() + 0.36
         log_normal = torch.distributions.Normal(m, s.sqrt()).log_prob(z + 0.6 * nodes)
-        near(joint[:, k], share.mean().log() + log_normal @ weights / weights.sum(), 1e-12)
+        assert_near(joint[:, k], share.mean().log() + log_normal @ weights / weights.sum(), 1e-12)
 
 
 @pytest.mark.parametrize("basis", BASES)
@@ -400,7 +400,7 @@ def test_shrinkage_is_the_mean_of_a_component_and_the_pool(basis: str) -> None:
     pooled = sum(f * c for f, c in zip(freedom, covariances)) / sum(freedom)
     for k in range(3):
         expected = (freedom[k] * covariances[k] + nu * pooled) / (freedom[k] + nu)
-        near(m.components[k].covariance(), expected, 1e-8)
+        assert_near(m.components[k].covariance(), expected, 1e-8)
     assert [c.count for c in m.components] == [150, 149, 1]
 
 
@@ -429,7 +429,7 @@ def test_labels_and_several_components_for_each() -> None:
 def test_one_pass_is_enough_for_labels() -> None:
     x, truth = blobs(400, 3)
     m = Mixture.fit(iter(x.split(50)), labels=truth, basis="diagonal")
-    near(m.components[1].mean, x[truth == 1].mean(0), 1e-5)
+    assert_near(m.components[1].mean, x[truth == 1].mean(0), 1e-5)
     assert Mixture.fit(iter(x.split(50)), components=1, basis="diagonal").count == 400
     with pytest.raises(ValueError, match="can be read once"):
         Mixture.fit(iter(x.split(50)), components=2)
@@ -472,7 +472,7 @@ def test_float32_images_keep_their_dtype_and_six_digits() -> None:
     y, single = randn(5, 2, 3, g=g), m.to(dtype=torch.float32)
     for call in (lambda p, y: p(y, 0.4), lambda p, y: p.push(y), lambda p, y: p.score(y, 0.4)):
         assert call(single, y.float()).dtype == torch.float32
-        near(call(single, y.float()).double(), call(m, y), 1e-5)
+        assert_near(call(single, y.float()).double(), call(m, y), 1e-5)
     assert single.log_prob(y.float()).dtype == torch.float64
     assert m.to(dtype=torch.float64) is m
 
@@ -509,7 +509,7 @@ def test_half_precision_takes_half_the_bytes(tmp_path) -> None:
     assert sizes[1] < 0.6 * sizes[0]
     loaded, z = load_mixture(tmp_path / "half"), randn(5, 8, 8, g=g).float()
     assert loaded.dtype == torch.float32
-    near(loaded.push(z), m.push(z), 0.02)
+    assert_near(loaded.push(z), m.push(z), 0.02)
     assert torch.equal(loaded.components[1].variances, m.components[1].variances)
     wide = Mixture([ls.Gaussian(torch.full((3,), 1e6), Diagonal((3,)), torch.ones(3))])
     with pytest.raises(ValueError, match="float16"):
@@ -561,7 +561,7 @@ def test_zero_variances_and_constant_images() -> None:
     with pytest.raises(ValueError, match="3 of its 3 variances being zero"):
         m(y, 0.0)
     shift = (y.double().sum() / 0.25 + 0.5 * math.log(7 / 5)).item()
-    near(m(y, 0.5), torch.full((1, 3), math.tanh(shift)), 1e-6)
+    assert_near(m(y, 0.5), torch.full((1, 3), math.tanh(shift)), 1e-6)
     with pytest.raises(ValueError, match="all 9 images are the same"):
         Mixture.fit(torch.full((9, 3), 0.1), components=2)
 

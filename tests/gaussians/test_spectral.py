@@ -40,7 +40,7 @@ def sample_covariance(x: np.ndarray) -> np.ndarray:
     return np.atleast_2d(np.cov(x.reshape(len(x), -1), rowvar=False))
 
 
-def near(actual: Tensor | np.ndarray, expected: Tensor | np.ndarray, tolerance: float = 1e-10) -> None:
+def assert_near(actual: Tensor | np.ndarray, expected: Tensor | np.ndarray, tolerance: float = 1e-10) -> None:
     np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=tolerance, atol=tolerance)
 
 
@@ -67,7 +67,7 @@ def test_fourier_is_the_average_over_all_cyclic_shifts(shape: tuple[int, ...]) -
     axes = tuple(range(2, a.ndim))
     shifts = list(itertools.product(*(range(size) for size in a.shape[2:])))
     average = sum(sample_covariance(np.roll(a, shift, axes)) for shift in shifts) / len(shifts)
-    near(fit(x, "fourier").covariance(), average)
+    assert_near(fit(x, "fourier").covariance(), average)
 
 
 @every_shape
@@ -75,7 +75,7 @@ def test_cosine_is_the_block_diagonal_part_between_cosines(shape: tuple[int, ...
     x = images(40, shape)
     covariance, rows = by_frequency(x)
     blocks = covariance * np.eye(len(rows))[:, None, :]
-    near(fit(x, "cosine").covariance(), in_pixels(blocks, rows))
+    assert_near(fit(x, "cosine").covariance(), in_pixels(blocks, rows))
 
 
 @every_shape
@@ -84,7 +84,7 @@ def test_channel_is_the_average_block_over_positions(shape: tuple[int, ...]) -> 
     a = channelled(x)
     c, n = a.shape[1], math.prod(a.shape[2:])
     block = np.einsum("cpdp->cd", sample_covariance(a).reshape(c, n, c, n)) / n
-    near(fit(x, "channel").covariance(), np.kron(block, np.eye(n)))
+    assert_near(fit(x, "channel").covariance(), np.kron(block, np.eye(n)))
 
 
 @pytest.mark.parametrize(("shape", "rank"), [((3, 4, 5), 14), ((1, 5, 4), 7), ((2, 2, 3, 4), 11), ((6,), 3)])
@@ -94,16 +94,16 @@ def test_cosine_dense_keeps_all_that_the_lowest_frequencies_share(shape: tuple[i
     low = np.zeros(len(rows))
     low[low_first(channelled(x).shape[2:])[: rank // len(covariance)].numpy()] = 1
     kept = np.maximum(np.eye(len(rows)), np.outer(low, low))
-    near(fit(x, "cosine+dense", rank).covariance(), in_pixels(covariance * kept[:, None, :], rows))
+    assert_near(fit(x, "cosine+dense", rank).covariance(), in_pixels(covariance * kept[:, None, :], rows))
 
 
 @every_shape
 def test_cosine_dense_stands_between_cosine_and_dense(shape: tuple[int, ...]) -> None:
     """All directions: dense. Fewer than channels: cosine."""
     x = images(70, shape)
-    near(fit(x, "cosine+dense", math.prod(shape)).covariance(), fit(x, "dense").covariance())
+    assert_near(fit(x, "cosine+dense", math.prod(shape)).covariance(), fit(x, "dense").covariance())
     if (channels := channelled(x).shape[1]) > 1:
-        near(fit(x, "cosine+dense", channels - 1).covariance(), fit(x, "cosine").covariance())
+        assert_near(fit(x, "cosine+dense", channels - 1).covariance(), fit(x, "cosine").covariance())
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 4), (2, 6), (1, 4, 4)])
@@ -112,7 +112,7 @@ def test_of_its_own_rank_it_takes_what_the_images_support(shape: tuple[int, ...]
     x, channels = images(6 * IMAGES, shape), shape[0]
     prior = fit(x, "cosine+dense")
     assert prior.basis.tensors()["vectors"].shape[0] == 6 // channels * channels
-    near(prior.covariance(), fit(x, "cosine+dense", 6).covariance())
+    assert_near(prior.covariance(), fit(x, "cosine+dense", 6).covariance())
     assert fit(x[:2], "cosine+dense").basis.tensors()["vectors"].numel() == 0
 
 
@@ -149,7 +149,9 @@ def test_fourier_recovers_the_spectrum_of_a_stationary_process(n: int) -> None:
     operator = torch.eye(n, dtype=torch.float64) - a * torch.eye(n, dtype=torch.float64).roll(1, 0)
     x = torch.linalg.solve(operator, torch.randn(n, 20_000, generator=g, dtype=torch.float64)).T
     spectrum = 1 / np.abs(1 - a * np.exp(-2j * np.pi * np.arange(n // 2 + 1) / n)) ** 2
-    near(fit(x.reshape(-1, 1, n), "fourier").variances / spectrum, np.ones(n // 2 + 1), 5 * math.sqrt(2 / 20_000))
+    assert_near(
+        fit(x.reshape(-1, 1, n), "fourier").variances / spectrum, np.ones(n // 2 + 1), 5 * math.sqrt(2 / 20_000)
+    )
 
 
 def test_cosine_has_no_seam_where_fourier_has_one() -> None:
@@ -167,8 +169,8 @@ def test_cosines_by_matrix_and_by_fourier_are_scipys(size: int, limit: int, monk
     x = torch.randn(2, 3, size, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     transform = CosineTransform(tuple(x.shape[1:]))
     coefficients = transform.forward(x)
-    near(coefficients, scipy.fft.dctn(x.numpy(), axes=(2, 3), norm="ortho").reshape(2, 3, -1), 1e-13)
-    near(transform.inverse(coefficients), x, 1e-13)
+    assert_near(coefficients, scipy.fft.dctn(x.numpy(), axes=(2, 3), norm="ortho").reshape(2, 3, -1), 1e-13)
+    assert_near(transform.inverse(coefficients), x, 1e-13)
 
 
 @every_shape
@@ -178,8 +180,8 @@ def test_fourier_keeps_one_of_each_pair(shape: tuple[int, ...]) -> None:
     coefficients = transform.forward(x)
     a = channelled(x)
     full = np.fft.fftn(a, axes=tuple(range(2, a.ndim)), norm="ortho").reshape(3, transform.channels, -1)
-    near((coefficients.abs() ** 2) @ transform.multiplicity, (np.abs(full) ** 2).sum(-1), 1e-12)
-    near(transform.inverse(coefficients), x, 1e-13)
+    assert_near((coefficients.abs() ** 2) @ transform.multiplicity, (np.abs(full) ** 2).sum(-1), 1e-12)
+    assert_near(transform.inverse(coefficients), x, 1e-13)
     pairs = {min(f, tuple(-i % n for i, n in zip(f, transform.grid))) for f in np.ndindex(*transform.grid)}
     assert transform.modes == len(pairs)
 
@@ -206,7 +208,7 @@ def test_sums_merge_and_continue(basis: str, products: torch.dtype, tmp_path) ->
     scale = whole.covariance().abs().max()
     tolerance = 1e-12 if products == torch.float64 else 1e-6
     assert ((parts[0].covariance() - whole.covariance()).abs().max() / scale).item() < tolerance
-    near(parts[0].gaussian().covariance(), fit(x, basis).covariance(), 10 * tolerance * scale.item())
+    assert_near(parts[0].gaussian().covariance(), fit(x, basis).covariance(), 10 * tolerance * scale.item())
 
 
 @pytest.mark.parametrize("basis", SPECTRAL)
@@ -239,7 +241,7 @@ def test_half_precision_priors_compute_in_single(basis: str) -> None:
     half = prior.to(dtype=torch.bfloat16)
     pushed = half.push(x.to(torch.bfloat16))
     assert pushed.dtype == torch.bfloat16
-    near(pushed.float(), prior.push(x), 0.08)
+    assert_near(pushed.float(), prior.push(x), 0.08)
 
 
 @pytest.mark.parametrize("basis", SPECTRAL)

@@ -5,13 +5,11 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say
+from latestart.cli.support import Model, bar, check_folder, friendly, say
 
 
 def analyze(
-    model: Annotated[
-        str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
-    ],
+    model: Model,
     images: Annotated[
         Path | None,
         typer.Option(help="Images of the point cloud: parquet, folder or npz; default: those of the shipped model."),

@@ -5,16 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say
+from latestart.cli.support import Model, bar, check_folder, friendly, say
 
 if TYPE_CHECKING:
     from latestart.data import Images
 
 
 def check(
-    model: Annotated[
-        str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
-    ],
+    model: Model,
     images: Annotated[
         Path | None,
         typer.Option(help="Held-out images: parquet, folder or npz; default: those shipped with the model."),

@@ -5,13 +5,11 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say
+from latestart.cli.support import Model, bar, check_folder, friendly, say
 
 
 def choose(
-    model: Annotated[
-        str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
-    ],
+    model: Model,
     images: Annotated[
         Path | None,
         typer.Option(help="Held-out images: a parquet file, a folder or an npz file; default: the shipped ones."),

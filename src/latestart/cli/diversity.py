@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say
+from latestart.cli.support import (
+    BatchSize,
+    Features,
+    HeldOut,
+    Model,
+    SampleSeed,
+    TrainingSet,
+    bar,
+    check_folder,
+    friendly,
+    say,
+)
 
 
 def attributes(
@@ -43,9 +54,7 @@ def attributes(
 
 
 def diversity(
-    model: Annotated[
-        str, typer.Argument(help="A shipped model (mnist), or a folder with a diffusers model.")
-    ] = "mnist",
+    model: Model = "mnist",
     out: Annotated[Path, typer.Option(help="Folder for pictures and figures; goes on where it was cut.")] = Path(
         "out/experiments/diversity"
     ),
@@ -62,7 +71,7 @@ def diversity(
         typer.Option(min=0, help="Steps of DDPM from full noise; default: 1,000, or 200 on a processor; 0: none."),
     ] = None,
     samples: Annotated[int, typer.Option(min=10, help="Samples of each way.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")] = 0,
+    seed: SampleSeed = 0,
     classifier: Annotated[
         str | None,
         typer.Option(
@@ -70,14 +79,10 @@ def diversity(
             "default: the one beside the model."
         ),
     ] = None,
-    features: Annotated[
-        str | None, typer.Option(help="A shipped extractor, a classifier's file, or that of the Inception weights.")
-    ] = None,
-    images: Annotated[
-        str | None, typer.Option(help="The training set: parquet, folder or npz; default: the shipped model's.")
-    ] = None,
-    held_out: Annotated[str | None, typer.Option(help="Images that the model has not seen.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples evaluated at once.")] = 256,
+    features: Features = None,
+    images: TrainingSet = None,
+    held_out: HeldOut = None,
+    batch_size: BatchSize = 256,
 ) -> None:
     """Attributes of few-step samples against the data's: full noise, late start, and DDPM in many steps.
 

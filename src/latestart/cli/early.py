@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say
+from latestart.cli.support import SampleSeed, bar, check_folder, friendly, say
 
 
 def gaussianity(
@@ -44,7 +44,7 @@ def sensitivity(
     ),
     samples: Annotated[int, typer.Option(min=2, help="Samples from each start.")] = 500,
     step: Annotated[int, typer.Option(min=1, help="Between two starts, in t.")] = 25,
-    seed: Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")] = 0,
+    seed: SampleSeed = 0,
 ) -> None:
     """Quality against the start of a late start: how wide is the window within 5% of the best, in t and in nats."""
     with friendly():

@@ -11,7 +11,7 @@ from latestart.cli.early import gaussianity, sensitivity
 from latestart.cli.initialisations import initialisations
 from latestart.cli.late_start import late_start
 from latestart.cli.late_training import late_training
-from latestart.cli.support import bar, check_folder, friendly, say, whole_numbers
+from latestart.cli.support import Model, bar, check_folder, friendly, say, whole_numbers
 from latestart.cli.table1 import table1
 
 
@@ -70,9 +70,7 @@ def sphere(
 
 
 def potential(
-    model: Annotated[
-        str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
-    ] = "mnist",
+    model: Model = "mnist",
     out: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path(
         "out/experiments/potential"
     ),

@@ -5,26 +5,28 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say, whole_numbers
+from latestart.cli.support import (
+    BatchSize,
+    Features,
+    HeldOut,
+    Model,
+    TrainingSet,
+    bar,
+    check_folder,
+    friendly,
+    say,
+    whole_numbers,
+)
 
 
 def initialisations(
-    model: Annotated[
-        str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
-    ] = "mnist",
+    model: Model = "mnist",
     out: Annotated[Path, typer.Option(help="Folder for the picture and the figures; a run cut off goes on.")] = Path(
         "out/experiments/initialisations"
     ),
-    images: Annotated[
-        str | None, typer.Option(help="The training set: parquet, folder or npz; default: the shipped model's 2,000.")
-    ] = None,
-    held_out: Annotated[str | None, typer.Option(help="Images that the model has not seen, to tell copies by.")] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
-        ),
-    ] = None,
+    images: TrainingSet = None,
+    held_out: HeldOut = None,
+    features: Features = None,
     kinds: Annotated[
         str, typer.Option(help="Start distributions: isotropic is N(0, I); flow needs `latestart[flows]`.")
     ] = "isotropic,uniform,diagonal,lowrank,gaussian,mixture,flow,images",
@@ -39,7 +41,7 @@ def initialisations(
     flow_steps: Annotated[int, typer.Option(min=1, help="Steps of the flow's fit.")] = 2000,
     flow_directions: Annotated[int, typer.Option(min=1, help="Leading directions that the flow is on.")] = 32,
     seed: Annotated[int, typer.Option(help="Of the noise that starts are chosen by; the next one is reported.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples evaluated at once.")] = 256,
+    batch_size: BatchSize = 256,
 ) -> None:
     """Compare start distributions at their own best starts: quality, recall and copies at equal evaluations."""
     with friendly():

@@ -5,13 +5,22 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say
+from latestart.cli.support import (
+    BatchSize,
+    Features,
+    HeldOut,
+    Model,
+    SampleSeed,
+    TrainingSet,
+    bar,
+    check_folder,
+    friendly,
+    say,
+)
 
 
 def late_start(
-    model: Annotated[
-        str, typer.Argument(help="A shipped model (mnist), or a folder with a diffusers model.")
-    ] = "mnist",
+    model: Model = "mnist",
     out: Annotated[Path, typer.Option(help="Folder for the picture and the figures; goes on where it was cut.")] = Path(
         "out/experiments/late-start"
     ),
@@ -24,15 +33,11 @@ def late_start(
         typer.Option(help="Steps of the full run; default: all times on an accelerator, a quarter on a processor."),
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Samples from each start.")] = 500,
-    seed: Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")] = 0,
+    seed: SampleSeed = 0,
     clip: Annotated[bool, typer.Option("--clip", help="Clip the predicted image at every step.")] = False,
-    features: Annotated[
-        str | None, typer.Option(help="A shipped extractor, a classifier's file, or that of the Inception weights.")
-    ] = None,
-    images: Annotated[
-        str | None, typer.Option(help="The training set: parquet, folder or npz; default: the shipped model's.")
-    ] = None,
-    held_out: Annotated[str | None, typer.Option(help="Images that the model has not seen.")] = None,
+    features: Features = None,
+    images: TrainingSet = None,
+    held_out: HeldOut = None,
     criteria: Annotated[
         str | None,
         typer.Option(help="Of the critical levels, as in `analyze`, between commas; `none` leaves them out."),
@@ -40,7 +45,7 @@ def late_start(
     levels: Annotated[
         Path | None, typer.Option(help="Take the critical levels from the analysis.json of `latestart analyze`.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples evaluated at once.")] = 256,
+    batch_size: BatchSize = 256,
     retry: Annotated[bool, typer.Option("--retry", help="Measure the starts anew that have failed.")] = False,
 ) -> None:
     """Quality against the start of full-length DDPM from N(0, I): the plateau and the fall, beside critical levels.

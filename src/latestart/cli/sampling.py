@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say, told, whole_numbers
+from latestart.cli.support import Model, bar, check_folder, friendly, say, told, whole_numbers
 
 if TYPE_CHECKING:
     from latestart.data import Images
@@ -175,9 +175,7 @@ def _chosen_components(data: "Images", basis: str, rank: int | None, sigma: floa
 
 
 def sample(
-    model: Annotated[
-        str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
-    ],
+    model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("out/samples"),
     prior: Annotated[
         str | None,

@@ -4,10 +4,25 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+
+# What several commands ask for in the same words.
+Model = Annotated[str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")]
+TrainingSet = Annotated[
+    str | None, typer.Option(help="The training set: parquet, folder or npz; default: the shipped model's 2,000.")
+]
+HeldOut = Annotated[str | None, typer.Option(help="Images that the model has not seen, to tell copies by.")]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        help="A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples evaluated at once.")]
+SampleSeed = Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say
+from latestart.cli.support import Features, HeldOut, TrainingSet, bar, check_folder, friendly, say
 
 
 def sweep(
@@ -40,16 +40,9 @@ def sweep(
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Samples of each cell; default: 1000.")] = None,
     seed: Annotated[int | None, typer.Option(help="Sample i depends on the seed and i alone; default: 0.")] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
-        ),
-    ] = None,
-    images: Annotated[
-        str | None, typer.Option(help="The training set: parquet, folder or npz; default: the shipped model's.")
-    ] = None,
-    held_out: Annotated[str | None, typer.Option(help="Images that the model has not seen, to tell copies by.")] = None,
+    features: Features = None,
+    images: TrainingSet = None,
+    held_out: HeldOut = None,
     statistics: Annotated[
         str | None,
         typer.Option(help="Where the feature statistics of the images are kept; default: OUT/statistics.safetensors."),

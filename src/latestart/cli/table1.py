@@ -5,26 +5,29 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say, whole_numbers
+from latestart.cli.support import (
+    BatchSize,
+    Features,
+    HeldOut,
+    Model,
+    SampleSeed,
+    TrainingSet,
+    bar,
+    check_folder,
+    friendly,
+    say,
+    whole_numbers,
+)
 
 
 def table1(
-    model: Annotated[
-        str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")
-    ] = "mnist",
+    model: Model = "mnist",
     out: Annotated[Path, typer.Option(help="Folder of the table; one that was cut off goes on from there.")] = Path(
         "out/experiments/table1"
     ),
-    images: Annotated[
-        str | None, typer.Option(help="The training set: parquet, folder or npz; default: the shipped model's.")
-    ] = None,
-    held_out: Annotated[str | None, typer.Option(help="Images that the model has not seen, to tell copies by.")] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
-        ),
-    ] = None,
+    images: TrainingSet = None,
+    held_out: HeldOut = None,
+    features: Features = None,
     statistics: Annotated[
         str | None,
         typer.Option(help="Where the feature statistics of the images are kept; default: OUT/statistics.safetensors."),
@@ -49,8 +52,8 @@ def table1(
         ),
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Samples of each cell.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples evaluated at once.")] = 256,
+    seed: SampleSeed = 0,
+    batch_size: BatchSize = 256,
     budget: Annotated[
         int | None,
         typer.Option(min=0, help="Network evaluations that the table may cost, those spent before counted."),
