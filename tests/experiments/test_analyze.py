@@ -14,7 +14,9 @@ from scipy.special import erfinv
 
 from latestart.denoisers.exact import PointCloud, TwoPoints
 from latestart.denoisers.networks import as_model
-from latestart.experiments.analyze import CLOUD, DATA, NETWORK, Settings, analyze, prepare
+from latestart.experiments.analysis import CLOUD, DATA, NETWORK
+from latestart.experiments.analysis_task import Settings, prepare
+from latestart.experiments.analyze import analyze
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
 from latestart.report.analysis import draw, levels_table

@@ -44,6 +44,7 @@ def analyze(
         from latestart import zoo
         from latestart.data import load_images
         from latestart.experiments import analyze as experiment
+        from latestart.experiments.analysis_task import Settings, prepare
         from latestart.features import Classifier
         from latestart.files import write_json
         from latestart.report.analysis import draw, levels_table
@@ -62,8 +63,8 @@ def analyze(
             assert judge is not None
             return judge(x.float()).argmax(1)
 
-        settings = experiment.Settings.quick(seed) if quick else experiment.Settings(seed=seed)
-        task = experiment.prepare(
+        settings = Settings.quick(seed) if quick else Settings(seed=seed)
+        task = prepare(
             network, scheduler, cloud.floats(), cloud.labels, unseen.floats() if unseen is not None else None,
             prior=bundle.prior if bundle else None, classify=classify if judge else None, t_range=t_range,
             settings=settings,

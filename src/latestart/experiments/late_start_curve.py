@@ -35,6 +35,9 @@ from latestart import zoo
 from latestart.data import Images, load_images
 from latestart.evaluation.quality import Estimate, interval
 from latestart.experiments import analyze
+from latestart.experiments.analysis import CLOUD
+from latestart.experiments.analysis_task import Settings as Fineness
+from latestart.experiments.analysis_task import prepare
 from latestart.experiments.cells import Outcome, Planned, Progress, plan, read_cell
 from latestart.experiments.grid import FULL, PLAIN, TIMES, Cell, Grid
 from latestart.experiments.judge import Figures, few_samples, fingerprint
@@ -282,7 +285,7 @@ class Curve:
         classify = None
         if isinstance(extract, ClassifierFeatures):
             classify = lambda x: extract.classifier(x.float()).argmax(1)  # noqa: E731
-        task = analyze.prepare(
+        task = prepare(
             self.subject.network,
             self.subject.scheduler,
             cloud.floats(),
@@ -290,7 +293,7 @@ class Curve:
             None if unseen is None else unseen.floats(),
             prior=_gaussian(settings.model),
             classify=classify,
-            settings=analyze.Settings.quick(settings.seed),
+            settings=Fineness.quick(settings.seed),
         )
         return analyze.analyze(task, settings.criteria, progress).record()
 
@@ -400,12 +403,12 @@ def levels_from(path: Path, model: str) -> tuple[tuple[Level, ...], tuple[str, .
 def _levels(known: dict[str, Any]) -> tuple[tuple[Level, ...], tuple[str, ...]]:
     """Those of the network and of the data, and of these the ones that have a time."""
     try:
-        mine = [one for one in known["levels"] if one["of"] != analyze.CLOUD and one["t"] is not None]
+        mine = [one for one in known["levels"] if one["of"] != CLOUD and one["t"] is not None]
         levels = [
             Level(one["criterion"], one["of"], one["kind"], one["t"], *(_end(one, end) for end in ("low", "high")))
             for one in mine
         ]
-        missing = [f"{one['criterion']}: {one['reason']}" for one in known["not_found"] if one["of"] != analyze.CLOUD]
+        missing = [f"{one['criterion']}: {one['reason']}" for one in known["not_found"] if one["of"] != CLOUD]
     except (KeyError, TypeError) as error:
         raise ValueError(f"this is no sound analysis: {error!r} is missing") from error
     return tuple(sorted(levels, key=lambda level: -level.t)), tuple(missing)

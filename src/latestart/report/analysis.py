@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.table import Table
 
-from latestart.experiments.analyze import CLOUD, DATA, NETWORK, Analysis, BranchCurve, Finding
+from latestart.experiments.analysis import CLOUD, DATA, NETWORK, Analysis, BranchCurve, Finding
 from latestart.files import replacing
 
 COLOURS = {NETWORK: "#c1440e", CLOUD: "#1f5fa8", DATA: "#4d4d4d"}
