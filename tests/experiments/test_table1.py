@@ -16,7 +16,8 @@ from latestart.experiments import paper_pndm, table1
 from latestart.experiments.grid import Grid
 from latestart.experiments.judge import Judge, Reference
 from latestart.experiments.subjects import Subject
-from latestart.experiments.table1 import Options, Table, TableSweep, entries, published, rows
+from latestart.experiments.sweep import Sweep
+from latestart.experiments.table1 import Options, Table, entries, published, rows, sample
 from latestart.report.table1 import blocks, headline, markdown
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import make_sampler
@@ -62,12 +63,12 @@ def options(**changes):
     return Options(Grid(model=("exact",), samples=20), **{**known, **changes})
 
 
-def table_in(folder, subject, asked=None, **changes):
+def table_in(folder, subject, asked=None, sample=sample, **changes):
     asked = options() if asked is None else asked
     subject = replace(subject, **changes)
     found = entries(asked, subject)
     planned = list({entry.planned.key: entry.planned for entry in found}.values())
-    return Table(asked, TableSweep(planned, {"exact": subject}, folder, 7), found)
+    return Table(asked, Sweep(planned, {"exact": subject}, folder, 7, sample=sample), found)
 
 
 def finish(table):
@@ -213,24 +214,25 @@ class Killed(BaseException):
 
 
 def test_killed_in_the_middle_it_goes_on_and_ends_the_same(subject, tmp_path, monkeypatch):
-    told, real, asked = [], table1._measured, options(parts=("paper",))
+    told, asked = [], options(parts=("paper",))
     undisturbed = finish(table_in(tmp_path / "undisturbed", subject, asked))
 
     def dies(subject, planned, *others):
         if len(told) == 2:
             raise Killed
-        told.append(planned.key)
-        return real(subject, planned, *others)
+        return lives(subject, planned, *others)
 
-    monkeypatch.setattr(table1, "_measured", dies)
+    def lives(subject, planned, *others):
+        told.append(planned.key)
+        return sample(subject, planned, *others)
+
     with pytest.raises(Killed):
-        finish(table_in(tmp_path / "killed", subject, asked))
-    monkeypatch.setattr(table1, "_measured", lambda s, p, *others: told.append(p.key) or real(s, p, *others))
-    content, found = finish(table_in(tmp_path / "killed", subject, asked))
+        finish(table_in(tmp_path / "killed", subject, asked, dies))
+    content, found = finish(table_in(tmp_path / "killed", subject, asked, lives))
     assert content == undisturbed[0]
     assert [row.record() for row in found] == [row.record() for row in undisturbed[1]]
     assert len(told) == len(set(told)) == 6  # no cell twice
-    finish(table_in(tmp_path / "killed", subject, asked))
+    finish(table_in(tmp_path / "killed", subject, asked, lives))
     assert len(told) == 6
 
 

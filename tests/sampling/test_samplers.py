@@ -1,5 +1,6 @@
-"""The sampler that is written here, against the published one, and a spacing by two names."""
+"""The sampler that is written here, against the published one, and the curved spacings."""
 
+import copy
 import math
 
 import diffusers
@@ -7,8 +8,10 @@ import pytest
 import torch
 from oracle import GaussianData, Network, columns, error, run
 
+from latestart.noise import Noise
 from latestart.sampling.late_start import Run, late_start, start_sample
 from latestart.sampling.samplers import IPNDM, SAMPLERS, make_sampler, sampler_class
+from latestart.sampling.spacings import CURVED, SPENT
 
 diffusers.utils.logging.set_verbosity_error()
 torch.set_num_threads(1)
@@ -81,6 +84,73 @@ def test_levels_even_in_their_logarithm_have_two_names():
     torch.testing.assert_close(named[0].sigmas, named[1].sigmas, rtol=1e-5, atol=0)
     steps = named[0].sigmas[:-1].log().diff()
     torch.testing.assert_close(steps, steps.mean().expand_as(steps), rtol=1e-4, atol=0)
+
+
+CURVED_SAMPLERS = ("dpm++", "unipc", "deis", "euler", "lms", "ipndm", "heun")
+BENDS = {"karras": lambda sigma: sigma ** (1 / 7), "log-snr": torch.log}  # even steps after these
+
+
+@pytest.mark.parametrize("name", CURVED_SAMPLERS)
+@pytest.mark.parametrize("spacing", CURVED)
+@pytest.mark.parametrize("start", [None, 600])
+@pytest.mark.parametrize("n", [2, 5])
+def test_a_curved_spacing_evaluates_all_but_the_lowest_of_even_levels(name, spacing, start, n):
+    sampler = make_sampler(name, TRAINED, spacing=f"{spacing}+1")
+    if start is None:
+        sampler.set_timesteps(n)
+    else:
+        sampler = late_start(sampler, start, n)
+    noise = Noise.from_scheduler(TRAINED)
+    ends = torch.tensor([noise.sigma((start or 1000) - 1), noise.sigma(0)], dtype=torch.float64)
+    top, lowest = BENDS[spacing](ends)
+    expected = torch.linspace(float(top), float(lowest), n + 1, dtype=torch.float64)[:n]
+    levels = sampler.sigmas[:-1].double().unique(sorted=True).flip(0)
+    torch.testing.assert_close(BENDS[spacing](levels), expected, rtol=1e-5, atol=1e-5)
+    stands = torch.tensor([noise.sigma(float(t)) for t in sampler.timesteps.double().unique(sorted=True).flip(0)])
+    torch.testing.assert_close(
+        stands.double(), levels, rtol=0.2 if name in ("dpm++", "unipc", "deis") else 1e-4, atol=0
+    )
+    assert len(sampler.timesteps) == (2 * n - 1 if name == "heun" else n)
+
+
+def distance(scheduler):
+    return error(DATA, scheduler, Network(DATA, scheduler))
+
+
+@pytest.mark.parametrize("name", CURVED_SAMPLERS)
+@pytest.mark.parametrize("spacing", CURVED)
+def test_a_curved_spacing_converges(name, spacing):
+    errors = {n: distance(late_start(make_sampler(name, TRAINED, spacing=f"{spacing}+1"), 600, n)) for n in (3, 12, 48)}
+    assert errors[48] < 0.5 * errors[12] < 0.3 * errors[3]
+
+
+@pytest.mark.parametrize("name", ["dpm++", "unipc", "deis"])
+@pytest.mark.parametrize("spacing", CURVED)
+def test_an_evaluation_at_t_0_is_a_wasted_one(name, spacing):
+    """diffusers spends the last evaluation of these classes there."""
+    theirs = make_sampler(name, TRAINED, spacing=spacing)
+    ours = make_sampler(name, TRAINED, spacing=f"{spacing}+1")
+    for n, share in ((3, 0.65), (5, 0.75), (10, 1.0)):
+        assert distance(late_start(ours, 600, n)) < share * distance(late_start(theirs, 600, n))
+
+
+@pytest.mark.parametrize("spacing", [*CURVED, *SPENT])
+def test_a_curved_sampler_is_its_own_copy(spacing):
+    sampler = make_sampler("dpm++", TRAINED, spacing=spacing)
+    late = late_start(sampler, 600, 4)
+    again = copy.deepcopy(late)
+    again.set_timesteps(4)
+    assert torch.equal(again.sigmas, late.sigmas) and torch.equal(again.timesteps, late.timesteps)
+    assert distance(again) == distance(late)
+
+
+def test_curved_spacings_that_cannot_be():
+    with pytest.raises(ValueError, match="no spacing 'bent'; there are trailing, leading"):
+        make_sampler("ddim", TRAINED, spacing="bent")
+    with pytest.raises(ValueError, match="KDPM2DiscreteScheduler evaluates between its levels"):
+        make_sampler("kdpm2", TRAINED, spacing="karras+1")
+    with pytest.raises(ValueError, match="DDIMScheduler has no setting use_karras_sigmas"):
+        make_sampler("ddim", TRAINED, spacing="karras")
 
 
 def test_a_class_for_every_name():

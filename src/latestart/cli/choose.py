@@ -47,7 +47,7 @@ def choose(
         network, trained, start = zoo.open_model(model, prior, late=True)
         shipped = model in zoo.names()
         data = load_images(images) if images else zoo.load(model).images("heldout-a") if shipped else None
-        scheduler = make_sampler(sampler, trained, timestep_spacing="trailing")
+        scheduler = make_sampler(sampler, trained, spacing="trailing")
         with bar("choosing") as advance:
             choice = choose_start(
                 network, scheduler, start, data, steps, method, features=features or (model if shipped else None),

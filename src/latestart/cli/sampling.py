@@ -206,7 +206,7 @@ def sample(
         network, trained, start = zoo.open_model(model, prior, t_start is not None)
         check_folder(out)
         changes = {"clip_sample": clip} if clip or sampler in ("ddim", "ddpm") else {}
-        scheduler = make_sampler(sampler, trained, timestep_spacing="trailing", **changes)
+        scheduler = make_sampler(sampler, trained, spacing="trailing", **changes)
         run = processes()
         mine = run.share(n)
         if not mine:

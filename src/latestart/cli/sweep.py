@@ -33,7 +33,9 @@ def sweep(
     ] = None,
     spacing: Annotated[
         str | None,
-        typer.Option(help="trailing, leading, linspace (times); karras, log-snr (levels); default: trailing."),
+        typer.Option(
+            help="trailing, leading, linspace (times), karras, log-snr, karras+1, log-snr+1 (levels); default: trailing"
+        ),
     ] = None,
     clip: Annotated[
         str | None, typer.Option(help="Clip the predicted image at every step: false, true; default: false.")

@@ -83,7 +83,7 @@ def measure(bundle: zoo.Bundle, cell: Cell, judge: Callable[[Tensor], Figures], 
     Raises:
         RuntimeError: the sampler spent another number of evaluations than the cell says.
     """
-    scheduler = make_sampler(cell.sampler, bundle.scheduler, timestep_spacing=cell.spacing, clip_sample=cell.clip)
+    scheduler = make_sampler(cell.sampler, bundle.scheduler, spacing=cell.spacing, clip_sample=cell.clip)
     late = {"gaussian": lambda: bundle.prior, "mixture": lambda: bundle.mixture}
     prior: Any = late[cell.prior]() if cell.prior in late else None
     result = generate(bundle.model, scheduler, prior, samples, cell.nfe, cell.t_start, seed)

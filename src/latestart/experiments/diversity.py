@@ -54,7 +54,7 @@ from latestart.evaluation.diversity import (
 from latestart.evaluation.quality import Estimate, checked, interval
 from latestart.experiments.attributes import FILE, KIND, AttributeClassifier, Score, counted, known_attributes
 from latestart.experiments.cells import Meter, Planned, Progress, describe, first_line, measured, plan
-from latestart.experiments.grid import FULL, TIMES, Cell, Grid
+from latestart.experiments.grid import FULL, Cell, Grid
 from latestart.experiments.judge import COMPARED, few_samples, fingerprint
 from latestart.experiments.subjects import Subject, open_subjects
 from latestart.features import Classifier
@@ -62,6 +62,7 @@ from latestart.files import kind_of, load_tensors, save_tensors, write_json
 from latestart.processes import Processes
 from latestart.sampling.choose import choose_start
 from latestart.sampling.samplers import make_sampler
+from latestart.sampling.spacings import TIMES
 
 SAMPLERS, NFE, REFERENCE = ("ddpm", "ddim", "pndm"), 5, "ddpm"
 LONG, SHORT = 1000, 200  # steps of the reference, on an accelerator and on a processor
@@ -415,7 +416,7 @@ class Experiment:
             raise ValueError("a start is chosen for a prior; for N(0, I) give --t-start")
         self.tell(f"choosing a start for {sampler} from {prior}")
         unseen = None if judge.reference.copying is None else judge.reference.copying[1]
-        scheduler = make_sampler(sampler, self.subject.scheduler, timestep_spacing=TIMES[0])
+        scheduler = make_sampler(sampler, self.subject.scheduler, spacing=TIMES[0])
         conditional = getattr(self.subject.network.config, "num_class_embeds", None)
         choice = choose_start(
             self.subject.network,

@@ -151,7 +151,7 @@ def early_phase(model: Any, scheduler: Any, n: int, starts: tuple[int, ...], see
 
 @torch.no_grad()
 def _walk(model: Any, scheduler: Any, index: range, seed: int, steps: int) -> Iterator[Tensor]:
-    own = make_sampler("ddim", scheduler, timestep_spacing="trailing", clip_sample=False)
+    own = make_sampler("ddim", scheduler, spacing="trailing", clip_sample=False)
     own.set_timesteps(steps)
     z = white_noise(index, sample_shape(model), seed).to(model.device)
     yield from trajectory(Run(own), model, initial_sample(own, z))

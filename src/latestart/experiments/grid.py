@@ -27,10 +27,9 @@ import diffusers
 import yaml
 
 from latestart.sampling.samplers import SAMPLERS
+from latestart.sampling.spacings import SPACINGS, TIMES
 
 FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
-TIMES = ("trailing", "leading", "linspace")  # spacings of times
-CURVED = {"karras": "use_karras_sigmas", "log-snr": "use_exponential_sigmas"}  # spacings of levels
 TRUTH = {"true": True, "false": False}
 
 
@@ -66,12 +65,9 @@ class Cell:
         return self.nfe * self.samples
 
     def settings(self) -> dict[str, Any]:
-        """What `make_sampler` is to change in the sampler's configuration."""
-        curved = {CURVED[self.spacing]: True} if self.spacing in CURVED else {}
-        # some classes spread curved levels between the first and the last of their times: those of a late start's
-        times = {"timestep_spacing": TIMES[0] if curved else self.spacing}
+        """What `make_sampler` is to be told of the sampler."""
         clips = self.clip or "clip_sample" in signature(getattr(diffusers, SAMPLERS[self.sampler]).__init__).parameters
-        return {**times, **curved, **({"clip_sample": self.clip} if clips else {})}
+        return {"spacing": self.spacing, **({"clip_sample": self.clip} if clips else {})}
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         _known("sampler", self.sampler, SAMPLERS)
-        _known("spacing", self.spacing, (*TIMES, *CURVED))
+        _known("spacing", self.spacing, SPACINGS)
         if wrong := [start for start in self.t_start if not (math.isfinite(start) and start > 0)]:
             raise ValueError(f"t-start: expected numbers above 0, in the scheduler's t, received {wrong[0]:g}")
         for name in ("samples", "batch_size"):
@@ -145,7 +141,7 @@ class Grid:
         return (None,) if prior == FULL else self.t_start
 
     def _spacings(self, prior: str) -> tuple[str, ...]:
-        return self.spacing if prior == FULL else tuple(s if s in CURVED else TIMES[0] for s in self.spacing)
+        return self.spacing if prior == FULL else tuple(TIMES[0] if s in TIMES else s for s in self.spacing)
 
 
 def read_grid(path: str | Path) -> dict[str, Any]:

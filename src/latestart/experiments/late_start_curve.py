@@ -39,7 +39,7 @@ from latestart.experiments.analysis import CLOUD
 from latestart.experiments.analysis_task import Settings as Fineness
 from latestart.experiments.analysis_task import prepare
 from latestart.experiments.cells import Outcome, Planned, Progress, plan, read_cell
-from latestart.experiments.grid import FULL, PLAIN, TIMES, Cell, Grid
+from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
 from latestart.experiments.judge import Figures, few_samples, fingerprint
 from latestart.experiments.subjects import SHIPPED, Subject, open_subjects
 from latestart.experiments.sweep import Sweep
@@ -47,6 +47,7 @@ from latestart.features import ClassifierFeatures
 from latestart.files import write_json
 from latestart.gaussians.gaussian import Gaussian, load_gaussian
 from latestart.processes import Processes
+from latestart.sampling.spacings import TIMES
 
 STARTS = (1, 0.9, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.2, 0.1)  # shares of the schedule
 CRITERIA = ("exponents", "speciation", "clone", "nats")  # half a minute; the fixed points take far longer

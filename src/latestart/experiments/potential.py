@@ -270,7 +270,7 @@ def run(
     if not low < high:
         raise ValueError(f"expected a range of times from low to high, received {low:g}, {high:g}")
     times, drawn = np.linspace(high, low, levels_at), np.linspace(high, low, drawn_at)
-    sampler = make_sampler("ddim", scheduler, timestep_spacing="trailing", clip_sample=False)
+    sampler = make_sampler("ddim", scheduler, spacing="trailing", clip_sample=False)
     own = generate(network, sampler, n=samples, steps=SAMPLER_STEPS, seed=seed).samples
     picked = torch.randperm(len(floats), generator=torch.Generator().manual_seed(seed))[:samples]
     done, total = 0, 2 * (levels_at + drawn_at)

@@ -70,6 +70,7 @@ class Sweep:
         batch_size: samples evaluated at once.
         run: the processes that share the work.
         tell: told what is worth knowing.
+        sample: draws a cell's samples and takes its figures.
     """
 
     planned: list[Planned]
@@ -78,6 +79,7 @@ class Sweep:
     batch_size: int = 256
     run: Processes = field(default_factory=Processes)
     tell: Tell = lambda _: None
+    sample: Callable[[Subject, Planned, int, Meter], Outcome] = measured
     checked: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
 
     def file(self, planned: Planned) -> Path:
@@ -151,11 +153,11 @@ class Sweep:
             return Outcome("unavailable", planned.reason)
         return self._stored(planned) or Outcome("left", "beyond the budget")
 
-    def _outcome(self, planned: Planned, meter: "Meter") -> Outcome:
+    def _outcome(self, planned: Planned, meter: Meter) -> Outcome:
         began = time.monotonic()
         try:
             self._check_prior(planned.cell)
-            outcome = measured(self.subjects[planned.cell.model], planned, self.batch_size, meter)
+            outcome = self.sample(self.subjects[planned.cell.model], planned, self.batch_size, meter)
         except Exception as error:  # whatever schedulers and devices raise: the other cells are still worth measuring
             outcome = Outcome("failed", first_line(error))
             self.tell(f"failed: {describe(planned.cell)}: {outcome.reason}")

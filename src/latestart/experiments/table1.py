@@ -8,10 +8,10 @@ Three parts, each a set of cells of one sweep, kept and skipped as those of `lat
     exact     the same three on exact grids at equal network evaluations: full noise with leading and trailing spacing,
               clipped and unclipped where the class can clip, against late starts from N(0, I), the Gaussian and the
               mixture
-    solvers   DPM++ 2M, UniPC, DEIS, Heun, LMS and iPNDM at equal evaluations, with times evenly spread, with levels
-              even in their logarithm, and with those of Karras et al., both as diffusers spreads them: DPM++, UniPC and
-              DEIS down to the level of t = 0, where they spend their last evaluation, the others down to the last of
-              the evenly spread times
+    solvers   DPM++ 2M, UniPC, DEIS, Heun, LMS and iPNDM at equal evaluations: full noise with times evenly spread
+              (trailing and leading), with levels even in their logarithm, and with those of Karras et al., both as
+              diffusers spreads them and with one level more (`sampling/spacings.py`); late starts with trailing times,
+              and with one level more of either curve
 
 For each sampler and number, the best cell of each kind of start is taken, and with d its Frechet distance
 
@@ -29,7 +29,6 @@ only ratios compare. The shipped MNIST model gives 4.5 and 2.0 for the first two
 
 import csv
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -46,8 +45,8 @@ from latestart.experiments.cells import (
     Outcome,
     Planned,
     Progress,
-    describe,
     first_line,
+    measured,
     plan,
     read_cell,
 )
@@ -57,15 +56,16 @@ from latestart.experiments.subjects import Subject, open_subjects
 from latestart.experiments.sweep import Sweep
 from latestart.processes import Processes
 from latestart.sampling.samplers import SAMPLERS
+from latestart.sampling.spacings import CURVED, SPENT
 
 PARTS = ("paper", "exact", "solvers")
 EVALUATIONS = (3, 5, 10)
 SOLVERS = ("dpm++", "unipc", "deis", "heun", "lms", "ipndm")
 GAUSSIAN, MIXTURE = "gaussian", "mixture"
 LATE = {PLAIN: (600, 700, 800), GAUSSIAN: (400, 500, 600, 700), MIXTURE: (200, 300, 400, 500)}  # of 1,000
+SOLVER_SPACINGS = ("trailing", "leading", *CURVED, *SPENT)
 PAPER = "paper"  # the part, and the spacing of the paper's grid
 BEST = "best"  # of all samplers of the other parts
-CURVED = ("karras", "log-snr")
 FIGURES = Path(__file__).parent.parent / "assets" / "paper_table1.csv"
 
 
@@ -238,8 +238,7 @@ def _exact(options: Options, subject: Subject) -> Iterator[Entry]:
 
 def _solvers(options: Options, subject: Subject) -> Iterator[Entry]:
     for sampler, number in product(options.solvers, options.evaluations):
-        spacings = ("trailing", "leading", *CURVED)
-        yield from _at_equal_cost("solvers", options, subject, sampler, number, spacings, (False,))
+        yield from _at_equal_cost("solvers", options, subject, sampler, number, SOLVER_SPACINGS, (False,))
 
 
 _MAKERS: dict[str, Callable[[Options, Subject], Iterator[Entry]]] = {
@@ -260,7 +259,7 @@ def _at_equal_cost(
 ) -> Iterator[Entry]:
     """Full noise with every spacing, and every late start with those that a late start can have."""
     top = subject.scheduler.config["num_train_timesteps"]
-    late = tuple(spacing for spacing in spacings if spacing != "leading")
+    late = tuple(spacing for spacing in spacings if spacing == "trailing" or spacing in SPENT)
     ways: list[tuple[str, float | None, str]] = [(FULL, None, spacing) for spacing in spacings]
     ways += [(kind, t, spacing) for kind in options.starts for t in options.times(kind, top) for spacing in late]
     for (kind, t_start, spacing), clip in product(ways, clips):
@@ -284,25 +283,10 @@ def _cell(
     return Cell(options.model, sampler, nfe, prior, t_start, spacing, clip, grid.samples, grid.seed)
 
 
-class TableSweep(Sweep):
-    """A sweep that also measures the paper's cells."""
-
-    def _outcome(self, planned: Planned, meter: Meter) -> Outcome:
-        if planned.cell.spacing != PAPER:
-            return super()._outcome(planned, meter)
-        began = time.monotonic()
-        try:
-            self._check_prior(planned.cell)
-            outcome = _measured(self.subjects[planned.cell.model], planned, self.batch_size, meter)
-        except Exception as error:  # as every other cell: recorded, and the table goes on
-            outcome = Outcome("failed", first_line(error))
-            self.tell(f"failed: {describe(planned.cell)}: {outcome.reason}")
-        meter.settle(planned.cell.cost)
-        return replace(outcome, seconds=time.monotonic() - began)
-
-
-def _measured(subject: Subject, planned: Planned, batch_size: int, meter: Meter) -> Outcome:
-    """Sample one of the paper's cells and take its figures."""
+def sample(subject: Subject, planned: Planned, batch_size: int, meter: Meter) -> Outcome:
+    """Sample a cell, on the paper's grid or as every sweep does, and take its figures."""
+    if planned.cell.spacing != PAPER:
+        return measured(subject, planned, batch_size, meter)
     cell, classes = planned.cell, getattr(subject.network.config, "num_class_embeds", None)
     labels = torch.arange(cell.samples) % classes if classes else None
     model, prior = Metered(subject.network, meter), subject.priors[cell.prior][0]
@@ -448,7 +432,7 @@ class Table:
     """
 
     options: Options
-    sweep: TableSweep
+    sweep: Sweep
     entries: list[Entry]
 
     def measure(self, budget: int | None = None, retry: bool = False, progress: Progress | None = None) -> None:
@@ -502,7 +486,7 @@ def open_table(
         raise ValueError(f"the table is one of beta-based models, received a {type(subject.scheduler).__name__}")
     found = entries(options, subject)
     planned = list({entry.planned.key: entry.planned for entry in found}.values())
-    return Table(options, TableSweep(planned, subjects, out, grid.batch_size, run, tell), found)
+    return Table(options, Sweep(planned, subjects, out, grid.batch_size, run, tell, sample), found)
 
 
 def dataset_of(model: str) -> str | None:

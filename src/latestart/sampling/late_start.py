@@ -35,6 +35,7 @@ from torch import Tensor
 
 from latestart.gaussians.mixture import Conditioned
 from latestart.noise import Noise, is_edm, is_flow
+from latestart.sampling.spacings import is_curved, round_times
 
 SUPPORTED = (
     "beta-based schedulers (DDPM, DDIM, PNDM, DEIS, DPMSolverMultistep, DPMSolverSinglestep, DPMSolverSDE, UniPC,"
@@ -66,8 +67,6 @@ _TRUNCATED = {
     "snr_shift_scale": 1.0,  # already in the betas
     "lambda_min_clipped": -math.inf,  # already in the length
 }
-
-_CURVED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
 class Prior(Protocol):
@@ -241,7 +240,7 @@ class _LateStarted:
             )
         options = {} if self.late_mu is None else {"mu": self.late_mu}
         super().set_timesteps(num_inference_steps, device=device, **options)  # type: ignore[misc]
-        _round_times(self)
+        round_times(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         copied = object.__new__(type(self))
@@ -252,14 +251,6 @@ class _LateStarted:
         # a lambda (SASolver keeps one) cannot be pickled: the constructor makes it again
         state = {name: value for name, value in self.__dict__.items() if getattr(value, "__name__", "") != "<lambda>"}
         return _rebuilt, (_kind(self), dict(self.config)), state  # type: ignore[attr-defined]
-
-
-def _round_times(late: Any) -> None:
-    """DPM solvers round the times of exponential and beta levels down, even the first: round them to the nearest."""
-    curved = hasattr(late, "alphas_cumprod") and any(late.config.get(name) for name in _CURVED)
-    if curved and not late.timesteps.is_floating_point():
-        times = Noise.from_scheduler(late).time(late.sigmas[: len(late.timesteps)])
-        late.timesteps = times.round().to(late.timesteps)
 
 
 def _rebuilt(kind: type, config: Mapping[str, Any]) -> Any:
@@ -311,7 +302,7 @@ def _lowered_sigma_max(scheduler: Any, t_start: float, steps: int, mu: float | N
     sigma, lowest = noise.sigma(t_start), noise.sigma_range[0]
     if sigma <= lowest:
         raise ValueError(f"t_start={t_start:g} (sigma={sigma:g}) leaves no step: expected sigma above {lowest:g}")
-    if hasattr(scheduler, "alphas_cumprod") and not any(scheduler.config.get(name) for name in _CURVED):
+    if hasattr(scheduler, "alphas_cumprod") and not is_curved(scheduler):
         raise _cannot(scheduler, "with continuous times it needs Karras, exponential or beta levels")
     return _remade(scheduler, {"sigma_max": sigma})
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import diffusers
 
+from latestart.sampling.spacings import spaced
+
 SAMPLERS = {
     "ddpm": "DDPMScheduler",
     "ddim": "DDIMScheduler",
@@ -60,19 +62,23 @@ def sampler_class(name: str) -> type:
     return IPNDM if name == "ipndm" else getattr(diffusers, SAMPLERS[name])
 
 
-def make_sampler(name: str, trained: Any, **changes: Any) -> Any:
+def make_sampler(name: str, trained: Any, spacing: str | None = None, **changes: Any) -> Any:
     """The diffusers scheduler called `name`, over the levels of the scheduler `trained`.
 
     Args:
         name: a short name (`SAMPLERS`).
         trained: the scheduler that the model was trained with; its betas and its prediction type are kept.
-        changes: of the configuration, such as `timestep_spacing="trailing"` or `clip_sample=True`.
+        spacing: of its times or levels (`sampling/spacings.py`); None leaves what the configuration says.
+        changes: of the configuration, such as `clip_sample=True`.
 
     Raises:
-        ValueError: the name is not known, or the class has no such setting.
+        ValueError: a name is not known, or the class has no such setting.
     """
     kind: Any = sampler_class(name)
     parameters = inspect.signature(kind.__init__).parameters
+    if spacing is not None:
+        kind, settings = spaced(kind, spacing)
+        changes = {**settings, **changes}
     unknown = sorted(set(changes) - set(parameters))
     if unknown:
         raise ValueError(f"{kind.__name__} has no setting {', '.join(unknown)}")
