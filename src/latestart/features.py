@@ -49,6 +49,11 @@ class Classifier(nn.Module):
         """The last hidden layer, `(B, 128)`."""
         return self.body(x)
 
+    @torch.inference_mode()
+    def classify(self, batches: Iterable[Tensor]) -> Tensor:
+        """The class of each image of batches `(B, C, H, W)` in [-1, 1], int64 `(N,)`."""
+        return torch.cat([self(part).argmax(1) for part in batches])
+
     def save(self, path: str | Path) -> None:
         """Write the weights in half precision, as safetensors."""
         metadata = {"shape": list(self.shape), "classes": self.classes}

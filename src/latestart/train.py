@@ -343,10 +343,12 @@ def train_classifier(
         progress: called as `progress(step, steps, loss)` after each step.
 
     Raises:
-        ValueError: the images have no labels.
+        ValueError: the images have no labels, or are fewer than a batch.
     """
     if images.labels is None:
         raise ValueError("a classifier needs labels, the images have none")
+    if len(images) < batch_size:
+        raise ValueError(f"expected at least {batch_size} images to train on, received {len(images)}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Classifier(images.shape, int(images.labels.max()) + 1).train()

@@ -7,6 +7,7 @@ import typer
 from scipy import stats
 from typer.testing import CliRunner
 
+from latestart.cli.classifier import classifier
 from latestart.cli.diversity import attributes
 from latestart.data import Images
 from latestart.experiments.attributes import (
@@ -14,12 +15,14 @@ from latestart.experiments.attributes import (
     Known,
     averaged,
     averaged_shape,
+    combined,
     counted,
     known_attributes,
     load_known,
     scores,
     train_attributes,
 )
+from latestart.features import Classifier
 
 VALUES = {"tone": ("dark", "middle", "light"), "mark": ("none", "mark")}
 
@@ -159,3 +162,40 @@ def test_the_command(tmp_path):
     assert set(AttributeClassifier.load(out).values) == set(VALUES)
     wrong = run(tmp_path / "some.npz", "--out", tmp_path / "x.npz")
     assert wrong.exit_code == 2 and "ends in .safetensors" in wrong.output
+
+
+def test_every_combination_of_attributes_is_a_class():
+    known = _pictures(200)
+    labels = combined(known).labels
+    assert len(labels.unique()) == 6
+    for index in known.attributes.values():  # each class has one value of each attribute
+        assert all(len(index[labels == label].unique()) == 1 for label in range(6))
+    # of the combinations that there are: class indices leave no gap
+    mark = known.attributes["mark"]
+    told = combined(Known(known.images, VALUES, {"mark": mark, "same": mark})).labels
+    assert torch.equal(told.unique(), torch.arange(2)) and torch.equal(told, mark)
+
+
+def test_the_command_of_features(tmp_path):
+    known = _pictures(600)
+    pixels = known.images.pixels.movedim(1, -1).numpy()
+    np.savez(tmp_path / "some.npz", images=pixels, **{name: index.numpy() for name, index in known.attributes.items()})
+    np.savez(tmp_path / "few.npz", images=pixels[:100], labels=np.arange(100) % 2)
+    app = typer.Typer()
+    app.command()(classifier)
+
+    def run(*args):
+        return CliRunner().invoke(app, [str(a) for a in args], env={"COLUMNS": "200"})
+
+    out = tmp_path / "out" / "classifier.safetensors"
+    result = run(tmp_path / "some.npz", "--out", out, "--epochs", 12)
+    assert result.exit_code == 0, result.output
+    trained, unseen = Classifier.load(out), _pictures(200, seed=1)
+    said = trained.classify(unseen.images.batches())
+    assert float((said == combined(unseen).labels).double().mean()) > 0.8
+    right = float(result.output.split("% right")[0].splitlines()[-1])
+    assert right > 80 and "of 60 held-out images" in result.output
+    for wrong, told in (((tmp_path / "some.npz", "--out", tmp_path / "x"), "ends in .safetensors"),
+                        ((tmp_path / "few.npz", "--out", out), "at least 128 images")):  # fmt: skip
+        failed = run(*wrong)
+        assert failed.exit_code == 2 and told in failed.output

@@ -202,6 +202,12 @@ def names_of(attribute: str, count: int) -> tuple[str, ...]:
     return known if count <= len(known) else tuple(map(str, range(count)))
 
 
+def combined(known: Known) -> Images:
+    """The images, with one label for each combination of attributes that occurs: what features have to tell apart."""
+    together = torch.stack(list(known.attributes.values()), 1)
+    return Images(known.images.pixels, together.unique(dim=0, return_inverse=True)[1])
+
+
 def train_attributes(
     known: Known, epochs: int = 4, batch_size: int = 128, seed: int = 0, progress: Progress | None = None
 ) -> AttributeClassifier:

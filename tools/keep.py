@@ -1,0 +1,41 @@
+"""Keep a trained model in the repository: `python tools/keep.py TRAINED models/NAME [FILE ...]`.
+
+Written are the network in half precision with its scheduler and the record of its training, and copies of the files
+given (a classifier, a prior); a model card that is there is left as it is. Nothing may be larger than 16 MiB.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from latestart.denoisers.networks import SIDECAR, load_model, save_model
+
+LARGEST = 16 * 2**20  # bytes, of one file
+
+
+def keep(trained: Path, out: Path, beside: list[Path]) -> None:
+    """Write the model and what lies beside it to `out`.
+
+    Raises:
+        ValueError: a file would be too large; nothing is copied then.
+    """
+    network, scheduler = load_model(trained)
+    bytes_ = 2 * sum(parameter.numel() for parameter in network.parameters())
+    sizes = {"the network": bytes_, **{str(path): path.stat().st_size for path in beside}}
+    if large := {name: size for name, size in sizes.items() if size > LARGEST}:
+        name, size = large.popitem()
+        raise ValueError(f"{name} takes {size / 2**20:.1f} MiB, expected at most {LARGEST / 2**20:.0f}")
+    save_model(network.half(), scheduler, out, json.loads((trained / SIDECAR).read_text()))
+    for path in beside:
+        shutil.copyfile(path, out / path.name)
+    print(f"wrote {out}: {bytes_ / 2**20:.1f} MiB in half precision, with {', '.join(path.name for path in beside)}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trained", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("beside", type=Path, nargs="*")
+    args = parser.parse_args()
+    keep(args.trained, args.out, args.beside)
