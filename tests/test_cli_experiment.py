@@ -27,6 +27,10 @@ def _run(*args):
     return CliRunner().invoke(experiment, [str(a) for a in args], env={"COLUMNS": "200"})
 
 
+def _report(folder):
+    return (folder / "report.md").read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def small(tmp_path):
     """A network of random weights, and images of its shape."""
@@ -54,25 +58,28 @@ def test_one_dimension(tmp_path):
     figures = json.loads((tmp_path / "results.json").read_text())
     assert figures["network"]["training"]["steps"] == 300 and figures["paths"] == 20
     assert min(_size(tmp_path / "one-dimension.png")) > 400
+    assert "networks: 2; steps of each: 300; paths: 20; seed: 0; machine: " in _report(tmp_path)
 
 
 def test_sphere(tmp_path):
     result = _run("sphere", "--out", tmp_path, "--dims", "3", "--radius", 2, "--samples", 5)
     assert result.exit_code == 0, result.output
-    assert "d = 3: alpha_bar_c = 0.333333, sqrt(L^2 + 1) - L = 0.333333" in result.output
     assert json.loads((tmp_path / "results.json").read_text())["radius"] == 2
     assert min(_size(tmp_path / "sphere.png")) > 400
+    report = _report(tmp_path)
+    assert "radius: 2.0; paths: 5; seed: 0; machine: " in report and "| 3 | 1.333 | 0.333333 | 0.333333 | " in report
 
 
 def test_potential_of_a_folder(small):
     args = (small / "model", "--images", small / "images.npz", "--limit", 20, "--samples", 3, "--t-low", 150)
     result = _run("potential", *args, "--out", small / "out")
     assert result.exit_code == 0, result.output
-    assert "point cloud, straight curve: the middle begins as a minimum for 100% of 3 pairs" in result.output
     figures = json.loads((small / "out" / "results.json").read_text())
     assert figures["images"] == 20
     assert figures["sides"]["point cloud"]["straight"]["curvature"]["t"][-1] == 150
     assert min(_size(small / "out" / "potential.png")) > 400
+    report = _report(small / "out")
+    assert "samples: 3; seed: 0; machine: " in report and "| point cloud | straight | 3 | 100% | " in report
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,13 @@ def own(folder):
     )  # fmt: skip
 
 
-def test_a_model_of_ones_own(folder, tmp_path):
+def test_a_model_of_ones_own(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["latestart", "sweep", *map(str, own(folder)), *GRID])
     first = run(*own(folder), *GRID, "--out", tmp_path)
     assert first.exit_code == 0, first.output
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"--images {folder.name}/train.npz --held-out" in report and str(folder) not in report
+    assert "samples: 10; seed: 0; " in report and "| ddim | 2 | isotropic at 500 | " in report.replace("**", "")
     assert "warning: the samples' feature covariance has rank 9 of 128 (10 images)" in first.output
     assert "computing the feature statistics of 220 images" in first.output
     rows = pq.read_table(tmp_path / "results.parquet").to_pylist()

@@ -115,6 +115,8 @@ def test_the_command_draws_the_tree(tmp_path):
     assert "theta_c = 0.64359" in result.output
     assert "20 images: 4 leaves under sde" in result.output
     assert json.loads((tmp_path / "out" / "results.json").read_text())["tree"]["purity"] == 1.0
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "images: 20; from t: 500.0; to t: 40.0; machine: " in report and "- 20 images: 4 leaves under sde" in report
     for name in ("diagram.png", "tree.png"):
         with Image.open(tmp_path / "out" / name) as picture:
             assert min(picture.size) > 300 and np.array(picture.convert("L")).std() > 10

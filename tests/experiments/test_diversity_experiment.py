@@ -221,8 +221,10 @@ def test_the_command_on_the_shipped_model(tmp_path):
     assert sum(one["samples"]["value"] for one in shares.values()) == pytest.approx(1)
     assert figures["scores"]["digit"]["accuracy"]["value"] > 0.99
     assert figures["ways"][0]["against_exact_shares"]["digit"]["kl"]["value"] > 0
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "samples: 20; seed: 0; " in report
     for picture in ("diversity.png", "samples.png"):
-        assert (tmp_path / picture).stat().st_size > 20_000
+        assert (tmp_path / picture).stat().st_size > 20_000 and f"({picture})" in report
 
 
 def test_the_command_names_a_mistake(tmp_path):

@@ -122,6 +122,12 @@ def test_the_command_writes_the_figures_and_the_picture(result, tmp_path, monkey
             assert all(0 < test["p"] <= test["adjusted"] <= 1 for test in row[panel].values())
     assert written["rejected_from_t"]["forward, own"] == 250
     assert (tmp_path / "gaussianity.png").stat().st_size > 50_000
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "samples: 120; seed: 0; " in report
+    high, low = (next(line for line in report.split("\n") if line.startswith(f"| {t} |")) for t in (800, 250))
+    assert "**" not in high.split(" | ")[3] and "<br>" not in high.split(" | ")[3]
+    rejected = [name for name, test in written["levels"][1]["forward, own"].items() if test["adjusted"] <= 0.05]
+    assert rejected and low.split(" | ")[3].endswith(f"**<br>{', '.join(rejected)}")
 
 
 def test_a_picture_without_any_rejection(result, tmp_path):

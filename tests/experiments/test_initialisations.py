@@ -227,6 +227,9 @@ def test_the_command_writes_a_table_a_picture_and_all_figures(tmp_path):
     assert rows["gaussian"]["sigma"] == pytest.approx(3.424, abs=0.001)
     assert len(written["grid"]) == 4
     assert (tmp_path / "initialisations.png").stat().st_size > 30_000
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "samples: 130; seed: 0 for the choice of starts, 1 for the figures; " in report
+    assert "| 2 | noised training images | " in report.replace("**", "")
 
 
 @pytest.mark.parametrize(

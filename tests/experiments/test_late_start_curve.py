@@ -262,6 +262,11 @@ def test_the_command_on_a_model_of_ones_own(folder, tmp_path):
     assert {"speciation", "1 nats"} <= told
     assert len(list((tmp_path / "cells").iterdir())) == 6
     assert (tmp_path / "late-start.png").stat().st_size > 20_000
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "samples: 12; seed: 0; steps of the full run: 10; " in report and str(folder) not in report
+    point = figures["lines"][0]["points"][1]
+    assert f"| N(0, I) | 500 | {point['steps']} | {point['frechet']['value']:.3g} [" in report
+    assert all(f"| {level['criterion']}" in report for level in figures["levels"])
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     stamps[tmp_path / "levels.json"] = (tmp_path / "levels.json").stat().st_mtime_ns
     assert _run(*args).exit_code == 0

@@ -138,6 +138,8 @@ def test_the_command_writes_a_table_a_picture_and_all_figures(tmp_path):
     assert (written["steps"], written["seeds"], written["images"], len(written["pairs"])) == (2, 2, 2000, 2)
     assert written["summary"][0]["ratio"]["low"] <= written["summary"][0]["ratio"]["value"]
     assert (tmp_path / "late-training.png").stat().st_size > 20_000
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "samples: 130; seeds: 0, 1; " in report and "| 2 | below the start only | " in report
 
 
 @pytest.mark.parametrize(

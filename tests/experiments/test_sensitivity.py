@@ -91,7 +91,12 @@ def test_the_experiment_finds_the_best_start_within_the_grid(tmp_path, monkeypat
     command.command()(sensitivity)
     told = CliRunner().invoke(command, ["--out", str(tmp_path), "--samples", "60"], env={"COLUMNS": "200"})
     assert told.exit_code == 0, told.output
-    assert f"gaussian, NFE 3: best at t = {curve.window.best:.0f}, within 5% from" in told.output
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "samples: 60; seed: 0; " in report
+    (line,) = (line for line in report.split("\n") if line.startswith("| gaussian | 3 | "))
+    w = curve.window
+    assert f"| {w.best:.0f} | {min(values):.1f} [" in line and f"{w.nats_high:.2g} to {w.nats_low:.2g}" in line
+    assert ("| ≤" in line, "| ≥" in line) == (not w.closed[0], not all(w.closed))
     written = json.loads((tmp_path / "results.json").read_text())
     assert (written["samples"], written["features"]) == (60, zoo.load("mnist").features.name)
     assert written["curves"][0]["window"]["best"] == curve.window.best

@@ -18,7 +18,7 @@ from latestart.experiments.judge import Judge, Reference
 from latestart.experiments.subjects import Subject
 from latestart.experiments.sweep import Sweep
 from latestart.experiments.table1 import Options, Table, entries, published, rows, sample
-from latestart.report.table1 import blocks, headline, markdown
+from latestart.report.table1 import blocks, headline, table_report
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import make_sampler
 
@@ -124,8 +124,8 @@ def test_start_times_are_parts_of_the_schedule(subject):
     times = [e.planned.cell.t_start for e in entries(asked, subject) if e.planned.cell.sampler == "ddim"]
     assert times == [None, *map(float, paper_pndm.STARTS)]
     assert asked.paper_times(100) == (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
-    assert asked.times("gaussian", 500) == (200, 250, 300, 350)
-    assert options(t_start=(77,)).times("gaussian", 500) == (77,)
+    assert asked.times("gaussian", 500, "exact") == (200, 250, 300, 350)
+    assert options(t_start=(77,)).times("gaussian", 500, "solvers") == (77,)
     assert asked.priors == ("none", "mixture", "gaussian")
     assert options(files={"mixture": "m.safetensors"}).priors == ("none", "gaussian", "m.safetensors")
 
@@ -257,8 +257,9 @@ def test_what_the_budget_leaves_is_left_out(subject, tmp_path):
     assert set(found[0].ratios) == {"gaussian"} and found[1].ratios == {}  # its late start is beyond the budget
     assert found[0].published is None
     assert table.cost == sum(e.planned.cell.cost for e in table.entries)
-    text = markdown(found, "little")
-    assert "| DDIM | 3 | 3 | " in text and text.rstrip().endswith("| - | - |")
+    text = table_report(table1.results(table, found, None), found, table.sweep.table()).markdown()
+    last = next(line for line in text.split("\n") if line.startswith("| DDIM | 3 | 3 | "))
+    assert last.endswith("| - | - |") and "\n- left, beyond the budget: " in text
 
 
 # the report
@@ -301,20 +302,22 @@ RUNNER = CliRunner()
 ARGUMENTS = ["experiment", "table1", "mnist", "--samples", "8", "--nfe", "3", "--t-start", "500"]
 
 
-def test_the_command_writes_the_table_and_does_not_measure_twice(tmp_path):
+def test_the_command_writes_the_table_and_does_not_measure_twice(tmp_path, monkeypatch):
     asked = [*ARGUMENTS, "--parts", "paper", "--budget", "150"]
+    monkeypatch.setattr("sys.argv", ["latestart", *asked])
     first = RUNNER.invoke(app, [*asked, "--out", str(tmp_path)])
     assert first.exit_code == 0, first.output
-    for name in ("table1.md", "table1.png", "results.json", "results.parquet"):
+    for name in ("report.md", "table1.png", "results.json", "results.parquet"):
         assert (tmp_path / name).stat().st_size > 500, name
     assert "warning: the samples' feature covariance has rank 7 of 128" in first.output
     assert "left, beyond the budget" in first.output
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
-    table = (tmp_path / "table1.md").read_text()
+    table = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"latestart {' '.join(asked)}\n" in table and "samples: 8; seed: 0; " in table
     again = RUNNER.invoke(app, [*asked, "--out", str(tmp_path)])
     assert again.exit_code == 0, again.output
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == kept
-    assert (tmp_path / "table1.md").read_text() == table
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == table
     assert "42.63" in table  # the paper's, for the model of that name
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, cast
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say
+from latestart.cli.support import bar, check_folder, friendly
 
 
 def bifurcation(
@@ -42,8 +42,4 @@ def bifurcation(
         tree.diagram(out / "diagram.png", diagram)
         tree.decisions(out / "tree.png", found)
         write_json(out / "results.json", experiment.results(diagram, found))
-    splits = ", ".join(f"{found.time(node):.0f}" for node in found.tree.splits)
-    say(f"two points at +-1: theta_c = {diagram.theta_c:.5f}, within {diagram.deviation:.0e} of the closed form")
-    say(f"{len(data)} images: {len(found.tree.leaves)} leaves under {criterion}, splits at t = {splits or 'none'}")
-    say(f"{found.match.purity:.0%} of the images are of their leaf's most frequent class")
-    say(f"wrote {out / 'diagram.png'}, {out / 'tree.png'} and {out / 'results.json'}")
+        tree.bifurcation_report(diagram, found).publish(out, "results.json")

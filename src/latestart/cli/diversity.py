@@ -9,6 +9,7 @@ from latestart.cli.support import (
     BatchSize,
     Features,
     HeldOut,
+    MixedPrecision,
     Model,
     SampleSeed,
     TrainingSet,
@@ -83,14 +84,13 @@ def diversity(
     images: TrainingSet = None,
     held_out: HeldOut = None,
     batch_size: BatchSize = 256,
+    mixed_precision: MixedPrecision = "no",
 ) -> None:
     """Attributes of few-step samples against the data's: full noise, late start, and DDPM in many steps.
 
     Each way is kept the moment it is sampled: a run that was cut off goes on.
     """
     with friendly():
-        from rich.console import Console
-
         from latestart.experiments import diversity as experiment
         from latestart.experiments.grid import Grid
         from latestart.files import write_json
@@ -102,6 +102,7 @@ def diversity(
             model=model, samplers=axes.sampler, nfe=nfe, priors=axes.prior, starts=axes.t_start if t_start else (),
             reference=reference, samples=samples, seed=seed, classifier=classifier, features=features, images=images,
             held_out=held_out, batch_size=batch_size,
+            mixed_precision=mixed_precision,
         )  # fmt: skip
         measured = experiment.Experiment(settings, out, say)
         with bar("evaluating") as advance:
@@ -110,7 +111,4 @@ def diversity(
         write_json(out / "results.json", result.record())
         report.diversity(out / "diversity.png", result)
         report.samples(out / "samples.png", result)
-        Console(width=None if Console().is_terminal else 140).print(report.diversity_table(result))
-        for line in report.sentences(result):
-            say(line)
-    say(f"wrote {out / 'diversity.png'}, {out / 'samples.png'}, {out / 'results.json'} and {out / 'ways'}")
+        report.diversity_report(result).publish(out, "results.json", "ways")

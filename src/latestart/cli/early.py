@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import SampleSeed, bar, check_folder, friendly, say
+from latestart.cli.support import SampleSeed, bar, check_folder, friendly
 
 
 def gaussianity(
@@ -27,15 +27,7 @@ def gaussianity(
             result = experiment.run(samples, seed, rank, progress=advance)
         write_json(out / "results.json", experiment.results(result))
         early.gaussianity(out / "gaussianity.png", result)
-    say(f"the divergence from the prior passes 1 nat at t = {result.one_nat.t:.0f}")
-    for process in experiment.PROCESSES:
-        own, prior = (result.onset(process, hypothesis) for hypothesis in experiment.HYPOTHESES)
-        say(f"{process}: any Gaussian is rejected {_below(own)}; the prior {_below(prior)}")
-    say(f"wrote {out / 'gaussianity.png'} and {out / 'results.json'}")
-
-
-def _below(t: int | None) -> str:
-    return "at no level" if t is None else f"from t = {t} down"
+        early.gaussianity_report(result, seed).publish(out, "results.json")
 
 
 def sensitivity(
@@ -55,14 +47,8 @@ def sensitivity(
         check_folder(out)
         with bar("sampling") as advance:
             curves = experiment.run(samples, seed, step, progress=advance)
-        write_json(out / "results.json", experiment.results(curves, samples, seed))
+        figures = experiment.results(curves, samples, seed)
+        write_json(out / "results.json", figures)
         early.sensitivity(out / "sensitivity.png", curves, samples)
-    for curve in curves:
-        w = curve.window
-        least, most = (" at least" if not closed else "" for closed in w.closed)
-        say(
-            f"{curve.prior}, NFE {curve.nfe}: best at t = {w.best:.0f}, within 5% from{least} {w.low.value:.0f} "
-            f"to{most} {w.high.value:.0f}: {w.width.value:.0f} wide, 95% interval [{w.width.low:.0f}, "
-            f"{w.width.high:.0f}]; {w.nats_low:.2g} to {w.nats_high:.2g} nats"
-        )
-    say(f"wrote {out / 'sensitivity.png'} and {out / 'results.json'}")
+        facts = {name: figures[name] for name in ("model", "samples", "seed", "features")}
+        early.sensitivity_report(curves, facts).publish(out, "results.json")

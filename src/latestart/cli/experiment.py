@@ -1,11 +1,12 @@
 """The paper's figures as commands: one-dimension, sphere, potential, bifurcation; faces; the early distribution."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from latestart.cli.bifurcation import bifurcation
+from latestart.cli.classifier import classifier
 from latestart.cli.diversity import attributes, diversity
 from latestart.cli.early import gaussianity, sensitivity
 from latestart.cli.initialisations import initialisations
@@ -36,13 +37,7 @@ def one_dimension(
         figures = experiment.results(result)
         write_json(out / "results.json", figures)
         curves.one_dimension(out / "one-dimension.png", result)
-    exact, network = figures["exact"], figures["network"]["at_symmetry"]
-    say(f"exact: theta_c = {exact['theta']:.5f}, t_c = {exact['t']:.5f} of 1, exponent {figures['exponent']:.4f}")
-    interval = network["interval_t"]
-    spread = "" if interval is None else f", 95% interval [{interval[0]:.4f}, {interval[1]:.4f}] over {seeds} seeds"
-    say(f"networks: t_c = {network['t']:.4f} at the point of symmetry{spread}")
-    say(f"networks: a second well exists below t = {figures['network']['second_well']['t']:.4f}")
-    say(f"wrote {out / 'one-dimension.png'} and {out / 'results.json'}")
+        curves.one_dimension_report(figures, seed).publish(out, "results.json")
 
 
 def sphere(
@@ -64,9 +59,7 @@ def sphere(
         figures = experiment.results(result)
         write_json(out / "results.json", figures)
         curves.sphere(out / "sphere.png", result)
-    for c in figures["cases"]:
-        say(f"d = {c['dim']}: alpha_bar_c = {c['alpha_bar']:.6f}, sqrt(L^2 + 1) - L = {c['closed_form']:.6f}")
-    say(f"wrote {out / 'sphere.png'} and {out / 'results.json'}")
+        curves.sphere_report(figures, seed).publish(out, "results.json")
 
 
 def potential(
@@ -97,10 +90,7 @@ def potential(
         figures = experiment.results(result)
         write_json(out / "results.json", figures)
         curves.potential(out / "potential.png", result)
-    for name, side in figures["sides"].items():
-        for kind, family in side.items():
-            say(f"{name}, {kind} curve: {_told(family)}")
-    say(f"wrote {out / 'potential.png'} and {out / 'results.json'}")
+        curves.potential_report(figures).publish(out, "results.json")
 
 
 def faces(
@@ -126,15 +116,6 @@ def faces(
     say(f"wrote {n} faces of {size} x {size} with {', '.join(drawn.attributes)} to {out}")
 
 
-def _told(family: dict[str, Any]) -> str:
-    level, pairs = family["middle_stops_being_a_minimum"], family["pairs"]
-    begins = f"the middle begins as a minimum for {family['begins_as_well']:.0%} of {pairs} pairs"
-    if level is None:
-        return f"{begins}, and for none of them does it stop being one"
-    low, high = level["interval_t"]
-    return f"{begins}, down to t = {level['t']:.0f} (central 80% of pairs: {low:.0f} to {high:.0f})"
-
-
 experiment = typer.Typer(help="The paper's figures, each with its expected number.", no_args_is_help=True)
 experiment.command(
     "one-dimension", epilog="Example:  latestart experiment one-dimension --out out/experiments/one-dimension"
@@ -144,6 +125,10 @@ experiment.command("potential", epilog="Example:  latestart experiment potential
 experiment.command("bifurcation", epilog="Example:  latestart experiment bifurcation --leaves 12")(bifurcation)
 experiment.command("faces", epilog="Example:  latestart experiment faces -n 20000 --out out/faces.npz")(faces)
 experiment.command("late-start", epilog="Example:  latestart experiment late-start --prior gaussian")(late_start)
+experiment.command(
+    "classifier",
+    epilog="Example:  latestart experiment classifier out/faces.npz --out out/faces-classifier.safetensors",
+)(classifier)
 experiment.command("attributes", epilog="Example:  latestart experiment attributes out/faces.npz")(attributes)
 experiment.command("diversity", epilog="Example:  latestart experiment diversity mnist --samples 1000")(diversity)
 experiment.command("gaussianity", epilog="Example:  latestart experiment gaussianity --samples 1000")(gaussianity)

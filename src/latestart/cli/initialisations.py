@@ -9,6 +9,7 @@ from latestart.cli.support import (
     BatchSize,
     Features,
     HeldOut,
+    MixedPrecision,
     Model,
     TrainingSet,
     bar,
@@ -42,11 +43,10 @@ def initialisations(
     flow_directions: Annotated[int, typer.Option(min=1, help="Leading directions that the flow is on.")] = 32,
     seed: Annotated[int, typer.Option(help="Of the noise that starts are chosen by; the next one is reported.")] = 0,
     batch_size: BatchSize = 256,
+    mixed_precision: MixedPrecision = "no",
 ) -> None:
     """Compare start distributions at their own best starts: quality, recall and copies at equal evaluations."""
     with friendly():
-        from rich.console import Console
-
         from latestart.experiments import initialisations as experiment
         from latestart.experiments.starts import FlowConfig
         from latestart.files import write_json
@@ -60,13 +60,8 @@ def initialisations(
         )  # fmt: skip
         with bar("measuring") as advance:
             result = experiment.run(
-                model, out, setting, images, held_out, features, batch_size, tell=say, progress=advance
+                model, out, setting, images, held_out, features, batch_size, mixed_precision, say, advance
             )
         write_json(out / "results.json", experiment.results(result))
         report.starts_picture(out / "initialisations.png", result)
-        Console(width=None if Console().is_terminal else 140).print(report.starts_table(result))
-    for kind, told in result.fitted.items():
-        say(f"{kind}: {told}")
-    for sigma, nats in result.gains:
-        say(f"the flow at sigma = {sigma:.3g}: {nats:+.3f} nats over its Gaussian, on held-out images")
-    say(f"wrote {out / 'initialisations.png'} and {out / 'results.json'}")
+        report.starts_report(result).publish(out, "results.json")

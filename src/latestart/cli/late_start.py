@@ -9,6 +9,7 @@ from latestart.cli.support import (
     BatchSize,
     Features,
     HeldOut,
+    MixedPrecision,
     Model,
     SampleSeed,
     TrainingSet,
@@ -46,6 +47,7 @@ def late_start(
         Path | None, typer.Option(help="Take the critical levels from the analysis.json of `latestart analyze`.")
     ] = None,
     batch_size: BatchSize = 256,
+    mixed_precision: MixedPrecision = "no",
     retry: Annotated[bool, typer.Option("--retry", help="Measure the starts anew that have failed.")] = False,
 ) -> None:
     """Quality against the start of full-length DDPM from N(0, I): the plateau and the fall, beside critical levels.
@@ -66,6 +68,7 @@ def late_start(
             model=model, priors=axes.prior if prior else (), starts=axes.t_start if starts else (), length=length,
             samples=samples, seed=seed, clip=clip, features=features, images=images, held_out=held_out, levels=levels,
             criteria=experiment.CRITERIA if wanted is None else tuple(wanted), batch_size=batch_size,
+            mixed_precision=mixed_precision,
         )  # fmt: skip
         run = processes()
         curve = experiment.Curve(settings, out, run, say if run.first else lambda _: None)
@@ -78,10 +81,4 @@ def late_start(
         result = curve.result(*found)
         write_json(out / "results.json", result.record())
         report.late_start_curve(out / "late-start.png", result)
-        for line in report.sentences(result):
-            say(line)
-        for line in result.missing:
-            say(f"no level: {line}")
-        for line in result.failed:
-            say(f"not measured: {line}")
-    say(f"wrote {out / 'late-start.png'}, {out / 'results.json'} and {out / 'cells'}")
+        report.late_start_report(result, curve.subject.weights).publish(out, "results.json", "cells")

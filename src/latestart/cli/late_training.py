@@ -34,8 +34,6 @@ def late_training(
 ) -> None:
     """Train pairs of networks, on all levels and only below a start, and compare them from the same late start."""
     with friendly():
-        from rich.console import Console
-
         from latestart.experiments import late_training as experiment
         from latestart.files import write_json
         from latestart.report import initialisations as report
@@ -49,5 +47,4 @@ def late_training(
             result = experiment.run(out, setting, images, held_out, features, tell=say, progress=advance)
         write_json(out / "results.json", experiment.results(result))
         report.training_picture(out / "late-training.png", result)
-        Console(width=None if Console().is_terminal else 150).print(report.training_table(result))
-    say(f"wrote {out / 'late-training.png'} and {out / 'results.json'}")
+        report.training_report(result).publish(out, "results.json")

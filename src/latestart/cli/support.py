@@ -22,6 +22,9 @@ Features = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples evaluated at once.")]
+MixedPrecision = Annotated[
+    str, typer.Option(help="bf16: networks in half precision, faster where the machine has it; no: in their own.")
+]
 SampleSeed = Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")]
 
 

@@ -50,6 +50,9 @@ def sweep(
         typer.Option(help="Where the feature statistics of the images are kept; default: OUT/statistics.safetensors."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples evaluated at once; default: 256.")] = None,
+    mixed_precision: Annotated[
+        str | None, typer.Option(help="bf16: networks in half precision; no: in their own; default: no.")
+    ] = None,
     budget: Annotated[
         int | None,
         typer.Option(min=0, help="Network evaluations that the grid may cost, those spent before counted."),
@@ -63,15 +66,13 @@ def sweep(
     flags = {
         "model": model, "sampler": sampler, "nfe": nfe, "prior": prior, "t_start": t_start, "spacing": spacing,
         "clip": clip, "samples": samples, "seed": seed, "features": features, "images": images, "held_out": held_out,
-        "statistics": statistics, "batch_size": batch_size,
+        "statistics": statistics, "batch_size": batch_size, "mixed_precision": mixed_precision,
     }  # fmt: skip
     with friendly():
-        from rich.console import Console
-
         from latestart.experiments.grid import Grid, read_grid
         from latestart.experiments.sweep import open_sweep
         from latestart.processes import processes
-        from latestart.report.sweep import not_measured, sweep_table
+        from latestart.report.sweep import sweep_report
 
         check_folder(out)
         named = {} if grid is None else read_grid(grid)
@@ -84,10 +85,6 @@ def sweep(
             return
         rows = opened.table()
         path = opened.write(rows)
-        console = Console(width=None if Console().is_terminal else 140)
-        console.print(sweep_table(rows))
-        for line in not_measured(rows):
-            say(line)
+        sweep_report(asked, rows).publish(out, path.name, "cells")
         if any(row["status"] == "failed" for row in rows) and not retry:
             say("run it again with --retry to measure anew what has failed")
-    say(f"wrote {path} and {out / 'cells'}")

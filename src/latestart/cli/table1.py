@@ -9,6 +9,7 @@ from latestart.cli.support import (
     BatchSize,
     Features,
     HeldOut,
+    MixedPrecision,
     Model,
     SampleSeed,
     TrainingSet,
@@ -54,6 +55,7 @@ def table1(
     samples: Annotated[int, typer.Option(min=2, help="Samples of each cell.")] = 1000,
     seed: SampleSeed = 0,
     batch_size: BatchSize = 256,
+    mixed_precision: MixedPrecision = "no",
     budget: Annotated[
         int | None,
         typer.Option(min=0, help="Network evaluations that the table may cost, those spent before counted."),
@@ -62,19 +64,17 @@ def table1(
 ) -> None:
     """The paper's table 1 beside the paper's figures: full noise against late start, at 3, 5 and 10."""
     with friendly():
-        from rich.console import Console
-
         from latestart.experiments import table1 as experiment
         from latestart.experiments.grid import Grid
-        from latestart.files import replacing, write_json
+        from latestart.files import write_json
         from latestart.processes import processes
         from latestart.report import table1 as report
-        from latestart.report.sweep import not_measured
 
         check_folder(out)
         dataset = experiment.dataset_of(model) if paper is None else paper
         experiment.published(dataset)  # refused before any work
         given = {"images": images, "held_out": held_out, "features": features, "statistics": statistics}
+        given |= {"mixed_precision": mixed_precision}
         grid = Grid.of({"model": model, "samples": samples, "seed": seed, "batch_size": batch_size, **given})
         options = experiment.Options(
             grid,
@@ -96,20 +96,12 @@ def table1(
         rows = experiment.rows(table.measured(), dataset)
         all_rows = table.sweep.table()
         table.sweep.write(all_rows)
-        write_json(out / "results.json", experiment.results(table, rows, dataset))
-        heading = f"{Path(model).name}: {samples:,} samples of each cell, seed {seed}, features {table.features}"
-        with replacing(out / "table1.md") as temporary:
-            temporary.write_text(report.markdown(rows, heading))
+        figures = experiment.results(table, rows, dataset)
+        write_json(out / "results.json", figures)
         if rows:
+            heading = f"{Path(model).name}: {samples:,} samples of each cell, seed {seed}, features {table.features}"
             report.picture(out / "table1.png", rows, heading)
-        console = Console(width=None if Console().is_terminal else 160)
-        for block in report.blocks(rows):
-            console.print(block.rich())
-        for line in (*report.headline(rows), *not_measured(all_rows)):
-            say(line)
-    say(
-        f"wrote {', '.join(str(out / name) for name in ('table1.md', 'table1.png', 'results.json', 'results.parquet'))}"
-    )
+        report.table_report(figures, rows, all_rows).publish(out, "results.json", "results.parquet")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -184,6 +184,21 @@ class NetworkDenoiser:
         return self.convention.to_sample(out, y, sigma)
 
 
+class HalfPrecision:
+    """A network whose products are taken in bfloat16, by autocast, its output in float32; in all else the network."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> SimpleNamespace:
+        """The network's own call."""
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            return SimpleNamespace(sample=self.model(x, *args, **kwargs).sample.float())
+
+
 def predict(model: Any, x: Tensor, t: Tensor | float, labels: Tensor | int | None = None) -> Tensor:
     """The raw output of a diffusers network at `x` `(B, *shape)`, time `t` (its scheduler's units)."""
     if labels is None:

@@ -151,6 +151,7 @@ class Settings:
         classifier: as `open_reader` takes it.
         features, images, held_out: as a sweep's grid has them.
         batch_size: samples evaluated at once.
+        mixed_precision: `bf16` evaluates the network in half precision.
     """
 
     model: str = "mnist"
@@ -166,6 +167,7 @@ class Settings:
     images: str | None = None
     held_out: str | None = None
     batch_size: int = 256
+    mixed_precision: str = "no"
 
     @property
     def length(self) -> int:
@@ -192,6 +194,7 @@ class Settings:
             images=self.images,
             held_out=self.held_out,
             batch_size=self.batch_size,
+            mixed_precision=self.mixed_precision,
         )
 
 

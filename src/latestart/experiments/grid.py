@@ -30,6 +30,7 @@ from latestart.sampling.samplers import SAMPLERS
 from latestart.sampling.spacings import SPACINGS, TIMES
 
 FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
+PRECISIONS = ("no", "bf16")
 TRUTH = {"true": True, "false": False}
 
 
@@ -84,6 +85,8 @@ class Grid:
         held_out: images that the model has not seen, for the share of copies.
         statistics: where the feature statistics of `images` are kept; in the sweep's folder if not given.
         batch_size: samples evaluated at once.
+        mixed_precision: `bf16` evaluates the networks in half precision, `no` in their own; no axis, but part of a
+            cell's key.
 
     Raises:
         ValueError: a name that is not known, or a number that makes no sense.
@@ -103,10 +106,12 @@ class Grid:
     held_out: str | None = None
     statistics: str | None = None
     batch_size: int = 256
+    mixed_precision: str = "no"
 
     def __post_init__(self) -> None:
         _known("sampler", self.sampler, SAMPLERS)
         _known("spacing", self.spacing, SPACINGS)
+        _known("mixed-precision", (self.mixed_precision,), PRECISIONS)
         if wrong := [start for start in self.t_start if not (math.isfinite(start) and start > 0)]:
             raise ValueError(f"t-start: expected numbers above 0, in the scheduler's t, received {wrong[0]:g}")
         for name in ("samples", "batch_size"):
@@ -221,6 +226,7 @@ _READ: dict[str, Any] = {
     **{name: _axis(_text) for name in ("model", "sampler", "prior", "spacing")},
     **{"nfe": _axis(_whole), "t_start": _axis(_number), "clip": _axis(_truth)},
     **dict.fromkeys(("samples", "seed", "batch_size"), _whole),
+    "mixed_precision": _text,
     **dict.fromkeys(("features", "images", "held_out", "statistics"), _optional),
 }
 

@@ -168,6 +168,7 @@ def run(
     held_out: str | None = None,
     features: str | None = None,
     batch_size: int = 256,
+    mixed_precision: str = "no",
     tell: Tell = lambda _: None,
     progress: Progress | None = None,
 ) -> Result:
@@ -182,6 +183,7 @@ def run(
         held_out: images that the model has not seen, to tell copies by.
         features: of the Frechet distance, as in a sweep; the model's own by default.
         batch_size: samples evaluated at once.
+        mixed_precision: `bf16` evaluates the network in half precision.
         tell: told what is worth knowing.
         progress: told (done, total, what), of the flow's steps and then of the evaluations of each of both seeds.
 
@@ -195,6 +197,7 @@ def run(
     asked = Grid(
         (model,), (setting.sampler,), setting.nfe, (FULL,), setting.starts, samples=setting.samples,
         features=features, images=images, held_out=held_out, batch_size=batch_size,
+        mixed_precision=mixed_precision,
     )  # fmt: skip
     subject = open_subjects(asked, out / "statistics.safetensors", Processes(), tell)[model]
     folder = Path(model) if Path(model).is_dir() else zoo.load(model).path

@@ -111,8 +111,8 @@ def fingerprint(*parts: Any) -> str:
     for part in parts:
         if isinstance(part, Tensor):
             digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
-            part = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        digest.update(part if isinstance(part, bytes) else f"{part}\n".encode())
+            part = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data  # no copy
+        digest.update(part if isinstance(part, bytes | memoryview) else f"{part}\n".encode())
     return digest.hexdigest()[:16]
 
 

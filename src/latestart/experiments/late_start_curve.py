@@ -74,6 +74,7 @@ class Settings:
         criteria: of the critical levels, as `analyze.CRITERIA` has them; none leaves them out.
         levels: the analysis.json of `latestart analyze` to take them from.
         batch_size: samples evaluated at once.
+        mixed_precision: `bf16` evaluates the network in half precision.
     """
 
     model: str = "mnist"
@@ -89,6 +90,7 @@ class Settings:
     criteria: tuple[str, ...] = CRITERIA
     levels: Path | None = None
     batch_size: int = 256
+    mixed_precision: str = "no"
 
     def grid(self) -> Grid:
         """The model, the priors and the data, as a sweep opens them.
@@ -109,6 +111,7 @@ class Settings:
             images=self.images,
             held_out=self.held_out,
             batch_size=self.batch_size,
+            mixed_precision=self.mixed_precision,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from latestart import zoo
-from latestart.denoisers.networks import Unshuffled, load_model, sample_shape
+from latestart.denoisers.networks import HalfPrecision, Unshuffled, load_model, sample_shape
 from latestart.experiments.grid import FULL, PLAIN, Grid
 from latestart.experiments.judge import Judge, fingerprint, open_features, reference_of, shipped_reference
 from latestart.features import ClassifierFeatures
@@ -58,9 +58,15 @@ def open_subjects(grid: Grid, kept: Path, run: Processes, tell: Callable[[str], 
         if sample_shape(network) != (images := judges[name].reference.shape):
             raise ValueError(f"the samples of {name} are {sample_shape(network)}, the images {images}")
     return {
-        name: Subject(network, scheduler, weights(network, scheduler), priors[name], judges[name])
+        name: Subject(*_precise(network, scheduler, grid.mixed_precision), priors[name], judges[name])
         for name, (network, scheduler) in networks.items()
     }
+
+
+def _precise(network: Any, scheduler: Any, precision: str) -> tuple[Any, Any, str]:
+    """The network as it is to be evaluated, its scheduler, and the fingerprint of both."""
+    known = weights(network, scheduler)
+    return (network, scheduler, known) if precision == "no" else (HalfPrecision(network), scheduler, f"{known}-bf16")
 
 
 def _judges(

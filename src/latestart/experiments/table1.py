@@ -63,6 +63,7 @@ EVALUATIONS = (3, 5, 10)
 SOLVERS = ("dpm++", "unipc", "deis", "heun", "lms", "ipndm")
 GAUSSIAN, MIXTURE = "gaussian", "mixture"
 LATE = {PLAIN: (600, 700, 800), GAUSSIAN: (400, 500, 600, 700), MIXTURE: (200, 300, 400, 500)}  # of 1,000
+LATE_SOLVERS = {PLAIN: (700,), GAUSSIAN: (500, 600), MIXTURE: (300, 400)}  # six solvers, three spacings of each
 SOLVER_SPACINGS = ("trailing", "leading", *CURVED, *SPENT)
 PAPER = "paper"  # the part, and the spacing of the paper's grid
 BEST = "best"  # of all samplers of the other parts
@@ -166,11 +167,11 @@ class Options:
         paper = (GAUSSIAN,) if PAPER in self.parts else ()
         return tuple(dict.fromkeys((FULL, *map(self.prior, (*self.starts, *paper)))))
 
-    def times(self, kind: str, top: int) -> tuple[float, ...]:
-        """Where a kind of late start begins, on a schedule of `top` times."""
+    def times(self, kind: str, top: int, part: str) -> tuple[float, ...]:
+        """Where a kind of late start begins in a part, on a schedule of `top` times."""
         if self.t_start is not None:
             return tuple(map(float, self.t_start))
-        return tuple(float(round(t * top / 1000)) for t in LATE[kind])
+        return tuple(float(round(t * top / 1000)) for t in (LATE_SOLVERS if part == "solvers" else LATE)[kind])
 
     def paper_times(self, top: int) -> tuple[float, ...]:
         """The same for the paper's grid, whose highest time is `top - 1`."""
@@ -261,7 +262,7 @@ def _at_equal_cost(
     top = subject.scheduler.config["num_train_timesteps"]
     late = tuple(spacing for spacing in spacings if spacing == "trailing" or spacing in SPENT)
     ways: list[tuple[str, float | None, str]] = [(FULL, None, spacing) for spacing in spacings]
-    ways += [(kind, t, spacing) for kind in options.starts for t in options.times(kind, top) for spacing in late]
+    ways += [(kind, t, spacing) for kind in options.starts for t in options.times(kind, top, part) for spacing in late]
     for (kind, t_start, spacing), clip in product(ways, clips):
         cell = _cell(options, sampler, number, options.prior(kind), t_start, spacing, clip)
         yield Entry(part, number, kind, _affordable(cell, subject))

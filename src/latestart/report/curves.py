@@ -1,4 +1,4 @@
-"""Figures of the experiments: potentials, fixed points and paths. Drawn as handed over; nothing is computed here."""
+"""Figures of the experiments: potentials, fixed points and paths. Drawn and told as handed over."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.box import SIMPLE
+from rich.markup import escape
+from rich.table import Table
 
 from latestart.experiments import one_dimension as line
 from latestart.experiments import potential as curve
 from latestart.experiments import sphere as ball
 from latestart.files import replacing
+from latestart.report.record import Report, machine_kind
 
 BLUE, RED, GREY = "#2166ac", "#b2182b", "#707070"
 SHOWN = 40  # paths
@@ -29,6 +33,21 @@ def one_dimension(path: str | Path, result: line.Result) -> None:
     _paths(axes[2], result)
     figure.suptitle("Two points at ±1: the exact model, and a network that has learned them")
     _write(figure, path)
+
+
+def one_dimension_report(figures: dict[str, Any], seed: int) -> Report:
+    """The exact level and the networks' own in words; `figures` are the experiment's results."""
+    exact, network = figures["exact"], figures["network"]["at_symmetry"]
+    interval, seeds = network["interval_t"], len(figures["network"]["seeds"])
+    spread = "" if interval is None else f", 95% interval [{interval[0]:.4f}, {interval[1]:.4f}] over {seeds} seeds"
+    said = [
+        f"exact: theta_c = {exact['theta']:.5f}, t_c = {exact['t']:.5f} of 1, exponent {figures['exponent']:.4f}",
+        f"networks: t_c = {network['t']:.4f} at the point of symmetry{spread}",
+        f"networks: a second well exists below t = {figures['network']['second_well']['t']:.4f}",
+    ]
+    facts = {"networks": seeds, "steps of each": figures["network"]["training"]["steps"]}
+    facts |= {"paths": figures["paths"], "seed": seed}
+    return Report("Two points at ±1", facts, (), said, ["one-dimension.png"], machine=machine_kind(accelerated=False))
 
 
 def _wells(axis: Axes, result: line.Result) -> None:
@@ -86,6 +105,18 @@ def sphere(path: str | Path, result: ball.Result) -> None:
     _write(figure, path)
 
 
+def sphere_report(figures: dict[str, Any], seed: int) -> Report:
+    """A row for each number of dimensions: the critical level and its closed form; `figures` are the results."""
+    table = Table(title="Critical level by root finding, and sqrt(L² + 1) − L", title_justify="left", box=SIMPLE)
+    for name in ("d", "L = r² / d", "alpha_bar_c", "closed form", "off by"):
+        table.add_column(name, justify="right")
+    for c in figures["cases"]:
+        levels = (f"{c['alpha_bar']:.6f}", f"{c['closed_form']:.6f}", f"{c['off_by']:.0e}")
+        table.add_row(str(c["dim"]), f"{c['top_eigenvalue']:.4g}", *levels)
+    facts = {"radius": figures["radius"], "paths": figures["paths"], "seed": seed}
+    return Report("Uniform on a sphere", facts, [table], (), ["sphere.png"], machine=machine_kind(accelerated=False))
+
+
 def _critical(axis: Axes, result: ball.Result) -> None:
     dims = [c.dim for c in result.cases]
     grid = np.geomspace(min(dims) / 2, max(dims) * 2, 100)
@@ -139,6 +170,35 @@ def potential(path: str | Path, result: curve.Result) -> None:
     own = f"the network {result.model}, and the exact point cloud of {result.count} images"
     figure.suptitle(f"Potential between two samples of each model's own: {own}")
     _write(figure, path)
+
+
+def potential_report(figures: dict[str, Any]) -> Report:
+    """A row for each model and curve: where the middle is a minimum; `figures` are the experiment's results."""
+    table = Table(
+        title="Where the middle between two samples is a minimum of the potential",
+        title_justify="left",
+        box=SIMPLE,
+        caption="median over the pairs that begin so, and the central 80% of them",
+    )
+    for name in ("model", "curve"):
+        table.add_column(name)
+    for name in ("pairs", "begin so", "down to t"):
+        table.add_column(name, justify="right")
+    for model, side in figures["sides"].items():
+        for kind, family in side.items():
+            begins = f"{family['begins_as_well']:.0%}"
+            table.add_row(model, kind, str(family["pairs"]), begins, _told(family["middle_stops_being_a_minimum"]))
+    name, pictures = Path(figures["model"]).name, ["potential.png"]
+    facts = {"model": name, **{fact: figures[fact] for fact in ("images", "samples", "seed")}}
+    title, kind = f"Potential between samples: {name}", machine_kind(accelerated=False)
+    return Report(title, facts, [table], (), pictures, machine=kind)
+
+
+def _told(level: dict[str, Any] | None) -> str:
+    if level is None:
+        return "for none it ends"
+    low, high = level["interval_t"]
+    return escape(f"{level['t']:.0f} [{low:.0f}, {high:.0f}]")
 
 
 def _family(axis: Axes, side: curve.Side, family: curve.Family) -> None:

@@ -20,6 +20,7 @@ from latestart.experiments.diversity import Result, Way
 from latestart.experiments.grid import FULL
 from latestart.files import replacing
 from latestart.report.plots import sample_sheet
+from latestart.report.record import Report
 
 SHADES = (  # for each sampler: from full noise, and from each prior
     ("#f4a582", "#b2182b", "#67001f", "#d6604d"),
@@ -184,6 +185,16 @@ def _setting(way: Way) -> str:
 
 def _prior(name: str) -> str:
     return PRIORS.get(name, Path(name).stem)
+
+
+def diversity_report(result: Result) -> Report:
+    """The table of attributes, what late starts gain, and ways that could not be measured."""
+    settings = result.settings
+    facts = {"model": Path(settings.model).name, "samples": settings.samples, "seed": settings.seed}
+    facts |= {"features": result.features, "classifier": result.classifier}
+    said = [*sentences(result), *(f"not measured: {line}" for line in result.failed)]
+    pictures = ["diversity.png", "samples.png"]
+    return Report(f"Diversity: {facts['model']}", facts, [diversity_table(result)], said, pictures)
 
 
 def diversity_table(result: Result) -> Table:

@@ -1,5 +1,7 @@
-"""Pictures of the early phase: normality by level, and quality by start. Everything is drawn as it was handed over."""
+"""The early phase: normality by level, and quality by start. Everything is drawn and told as it was handed over."""
 
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.box import SIMPLE
+from rich.markup import escape
+from rich.table import Table
 
-from latestart.evaluation.gaussianity import TESTS
+from latestart.evaluation.gaussianity import TESTS, Gaussianity
+from latestart.evaluation.quality import Estimate
 from latestart.experiments import gaussianity as normal
 from latestart.experiments import sensitivity as start
 from latestart.files import replacing
+from latestart.report.record import Report, machine_kind
 
 COLORS = dict(zip(TESTS, ("#2166ac", "#67a9cf", "#1b7837", "#b2182b", "#8073ac")))
 GREY = "#707070"
 TIME = "start t, in the scheduler's time: noise falls to the right"
 LEAST_NATS = 1e-3  # below it the curve is noise
+REJECTED = 0.05
 NFE_COLORS = ("#b2182b", "#2166ac", "#1b7837", "#8073ac")
 TITLES = {
     ("forward", "own"): "Training images under exact noise: is it any Gaussian?",
@@ -51,7 +59,7 @@ def _panel(axis: Axes, result: normal.Result, process: str, hypothesis: str) -> 
     for name, color in COLORS.items():
         tests = [level.found[process, hypothesis][name] for level in result.levels]
         deviations = np.array([test.deviations for test in tests])
-        rejected = np.array([test.adjusted <= 0.05 for test in tests])
+        rejected = np.array([test.adjusted <= REJECTED for test in tests])
         axis.plot(t, deviations, color=color, linewidth=1, label=name)
         axis.scatter(t[rejected], deviations[rejected], s=26, color=color, zorder=3)
         axis.scatter(t[~rejected], deviations[~rejected], s=26, facecolors="white", edgecolors=color, zorder=3)
@@ -95,7 +103,7 @@ def _legend(figure: Figure, axis: Axes) -> None:
         *axis.plot([], [], color="black", linestyle="--", linewidth=1),
         axis.fill_between([], [], color="#fddbc7", alpha=0.45),
     ]
-    labels += ["rejected at 0.05 (Holm over the five tests)", "not rejected", "1 nat from the prior"]
+    labels += [f"rejected at {REJECTED:g} (Holm over the five tests)", "not rejected", "1 nat from the prior"]
     labels += ["some test rejects at every level from here down"]
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
 
@@ -150,3 +158,88 @@ def _scale(axis: Axes, highest: float) -> None:
     ticks = [tick for tick in (1, 1.25, 1.5, 2, 3, 4, 6, 10) if tick < highest]
     axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
+
+
+def gaussianity_report(result: normal.Result, seed: int) -> Report:
+    """The tests at each level and from where on down they reject."""
+    first = result.levels[0].found["forward", "own"]
+    facts = {"samples": first.n, "seed": seed, "directions": first.rank, "replicates": first.replicates}
+    return Report(
+        "Gaussianity of the early distribution",
+        facts,
+        [normality_table(result)],
+        list(_onsets(result)),
+        ["gaussianity.png"],
+        machine=machine_kind(accelerated=False),
+    )
+
+
+def normality_table(result: normal.Result) -> Table:
+    """A row for each level: its nats, and for each process and hypothesis the least p-value and what rejects."""
+    table = Table(
+        title="Tests of normality by level: the least of five p-values, corrected by Holm's method, and what rejects",
+        title_justify="left",
+        box=SIMPLE,
+        caption=f"bold: rejected at {REJECTED:g}; forward: training images under exact noise; network: its DDIM paths",
+    )
+    for name in ("start t", "sigma", "nats"):
+        table.add_column(name, justify="right")
+    panels = list(product(normal.PROCESSES, normal.HYPOTHESES))
+    for process, hypothesis in panels:
+        table.add_column(f"{process}:\n{'any Gaussian' if hypothesis == 'own' else 'the prior'}")
+    for level in result.levels:
+        told = (_rejections(level.found[panel]) for panel in panels)
+        table.add_row(str(level.t_start), f"{level.sigma:.3g}", f"{level.nats:.2g}", *told)
+    return table
+
+
+def _rejections(found: Gaussianity) -> str:
+    names = [test.name for test in found.tests if test.adjusted <= REJECTED]
+    return f"[bold]{found.p:.3f}[/]\n{', '.join(names)}" if names else f"{found.p:.3f}"
+
+
+def _onsets(result: normal.Result) -> Iterator[str]:
+    yield f"the divergence from the prior passes {normal.BUDGET:g} nat at t = {result.one_nat.t:.0f}"
+    for process in normal.PROCESSES:
+        own, prior = (result.onset(process, hypothesis) for hypothesis in normal.HYPOTHESES)
+        yield f"{process}: any Gaussian is rejected {_below(own)}; the prior {_below(prior)}"
+
+
+def _below(t: int | None) -> str:
+    return "at no level" if t is None else f"from t = {t} down"
+
+
+def sensitivity_report(curves: list[start.Curve], facts: dict[str, Any]) -> Report:
+    """The windows of all curves; `facts` are the model, the samples, the seed and the features."""
+    return Report(
+        f"Sensitivity to the start: {facts['model']}",
+        facts,
+        [windows_table(curves)],
+        pictures=["sensitivity.png"],
+        machine=machine_kind(accelerated=False),
+    )
+
+
+def windows_table(curves: list[start.Curve]) -> Table:
+    """A row for each prior and number of evaluations: the best start, and the starts that are nearly as good."""
+    table = Table(
+        title=f"Starts within {start.WITHIN:.0%} of the best, with 95% intervals",
+        title_justify="left",
+        box=SIMPLE,
+        caption="≤ ≥ the end of the grid of starts; nats: divergence of the data from the prior at the two ends",
+    )
+    table.add_column("prior")
+    for name in ("NFE", "best t", "Fréchet there", "from t", "to t", "wide", "nats"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for curve in curves:
+        w = curve.window
+        low, high = ("" if closed else mark for closed, mark in zip(w.closed, "≤≥"))
+        best = min(curve.frechet, key=lambda estimate: estimate.value)
+        ends = (low + _spread(w.low), high + _spread(w.high), ("≥" if low or high else "") + _spread(w.width))
+        nats = f"{w.nats_high:.2g} to {w.nats_low:.2g}"
+        table.add_row(curve.prior, str(curve.nfe), f"{w.best:.0f}", _spread(best, ".1f"), *ends, nats)
+    return table
+
+
+def _spread(estimate: Estimate, form: str = ".0f") -> str:
+    return escape(f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]")

@@ -20,6 +20,7 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments import initialisations as starts
 from latestart.experiments import late_training as training
 from latestart.files import replacing
+from latestart.report.record import Report
 
 TITLES = {
     "isotropic": "N(0, I)",
@@ -38,6 +39,19 @@ MARKERS = dict(zip(TITLES, "sv<>o^DX", strict=True))
 PAIR = {"all": ("all levels", "#2166ac"), "late": ("below the start only", "#b2182b")}
 
 
+def starts_report(result: starts.Result) -> Report:
+    """The table of start distributions, what each is, and what the flow gains."""
+    setting = result.setting
+    seed = f"{setting.seed} for the choice of starts, {setting.seed + 1} for the figures"
+    facts = {"model": result.model, "samples": setting.samples, "seed": seed, "features": result.features}
+    said = [f"{kind}: {told}" for kind, told in result.fitted.items()]
+    said += [
+        f"the flow at sigma = {s:.3g}: {n:+.3f} nats over its Gaussian, on held-out images" for s, n in result.gains
+    ]
+    pictures = ["initialisations.png"]
+    return Report(f"Start distributions: {result.model}", facts, [starts_table(result)], said, pictures)
+
+
 def starts_table(result: starts.Result) -> Table:
     """A row for each start distribution at its best start, by numbers of evaluations; bold is the lowest distance."""
     seed, samples = result.setting.seed, result.setting.samples
@@ -45,8 +59,8 @@ def starts_table(result: starts.Result) -> Table:
         title=f"Start distributions, each at its own best start: {result.model}, {result.setting.sampler.upper()}",
         title_justify="left",
         box=SIMPLE,
-        caption=f"{samples:,} samples, features {result.features}; starts chosen with seed {seed}, all figures with "
-        f"seed {seed + 1}, with 95% intervals, paired for the ratio to the Gaussian; ≤ ≥ the end of the grid of "
+        caption=f"{samples:,} samples; starts chosen with seed {seed}, all figures with seed {seed + 1}, with 95% "
+        "intervals, paired for the ratio to the Gaussian; ≤ ≥ the end of the grid of "
         f"starts; * the best start that does not copy (copied above {BAR:g}) where the best of all does",
     )
     for name in ("NFE", "start distribution", "t"):
@@ -191,6 +205,16 @@ def _same_limits(axes: Sequence[Axes]) -> None:
 
 def _prior(setting: training.Setting) -> str:
     return setting.prior.replace("gaussian", "Gaussian")
+
+
+def training_report(result: training.Result) -> Report:
+    """The table of both networks."""
+    setting = result.setting
+    seeds = ", ".join(str(setting.seed + k) for k in range(setting.seeds))
+    facts = {"training images": result.images, "steps": setting.steps, "samples": setting.samples, "seeds": seeds}
+    facts |= {"features": result.features}
+    pictures = ["late-training.png"]
+    return Report("Training below the start only", facts, [training_table(result)], (), pictures)
 
 
 def training_table(result: training.Result) -> Table:

@@ -10,10 +10,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from rich.box import SIMPLE
+from rich.markup import escape
+from rich.table import Table
 
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.late_start_curve import WITHIN, Level, Line, Point, Result
 from latestart.files import replacing
+from latestart.report.record import Report
 
 COLORS = ("#b2182b", "#2166ac", "#1b7837", "#8073ac", "#b35806")
 GREY = "#707070"
@@ -97,6 +101,51 @@ def _levels(axis: Axes, levels: tuple[Level, ...]) -> None:
     axis.grid(axis="y", color=GREY, alpha=0.15)
 
 
+def late_start_report(result: Result, weights: str) -> Report:
+    """The curve and the critical levels as tables, and in words."""
+    settings = result.settings
+    facts = {"model": Path(settings.model).name, "weights": weights, "samples": settings.samples}
+    facts |= {"seed": settings.seed, "steps of the full run": result.length, "features": result.features}
+    said = list(sentences(result))
+    said += [f"no level: {line}" for line in result.missing] + [f"not measured: {line}" for line in result.failed]
+    tables = [starts_table(result), *([levels_table(result.levels)] if result.levels else [])]
+    return Report(f"Late-start curve: {facts['model']}", facts, tables, said, ["late-start.png"])
+
+
+def starts_table(result: Result) -> Table:
+    """A row for each start of each prior, by falling t."""
+    table = Table(
+        title=f"DDPM, the last of {result.length:,} steps, by where it is started, with 95% intervals",
+        title_justify="left",
+        box=SIMPLE,
+        caption="/ full run: the distance over that of the full run, by paired replicates",
+    )
+    table.add_column("start from")
+    for name in ("t", "steps", "Fréchet", "/ full run", "recall", "copied"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in result.lines:
+        for point in line.points:
+            ratio, recall, copied = (_spread(e) for e in (point.relative, point.figures.recall, point.figures.copied))
+            distance = escape(_figure(point.figures.frechet))
+            table.add_row(_title(line.prior), f"{point.t:.0f}", str(point.steps), distance, ratio, recall, copied)
+        table.add_section()
+    return table
+
+
+def levels_table(levels: tuple[Level, ...]) -> Table:
+    """A row for each critical level."""
+    table = Table(title="Critical levels, with their intervals", title_justify="left", box=SIMPLE)
+    table.add_column("criterion")
+    table.add_column("t", justify="right", no_wrap=True)
+    for level in levels:
+        table.add_row(_named(level), escape(f"{level.t:.0f} [{level.low:.0f}, {level.high:.0f}]"))
+    return table
+
+
+def _spread(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else escape(f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]")
+
+
 def sentences(result: Result) -> Iterator[str]:
     """The plateau and the fall of each line with their figures, and where the critical levels lie."""
     full = result.lines[0].points[0]
@@ -107,8 +156,6 @@ def sentences(result: Result) -> Iterator[str]:
     for line in result.lines:
         yield f"from {_title(line.prior)}: {_plateau(line)}"
         yield f"from {_title(line.prior)}: {_fall(line)}"
-    if result.levels:
-        yield "critical levels: " + ", ".join(f"{_named(level)} {_time(level)}" for level in result.levels)
     if (end := result.lines[0].plateau) is not None and result.lines[0].falls and result.levels:
         yield f"the plateau from N(0, I) ends {_beside(end, result.levels)}"
 
@@ -158,10 +205,6 @@ def _named(level: Level) -> str:
     return f"{level.criterion}{peak} ({OF.get(level.of, level.of)})"
 
 
-def _time(level: Level) -> str:
-    return f"t = {level.t:.0f} [{level.low:.0f}, {level.high:.0f}]"
-
-
 def _title(prior: str) -> str:
     return TITLES.get(prior, Path(prior).name)
 
@@ -171,7 +214,8 @@ def _times(relative: Estimate) -> str:
 
 
 def _figure(estimate: Estimate) -> str:
-    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+    value, low, high = (f"{x:.0f}" if x >= 100 else f"{x:.3g}" for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _ends(estimate: Estimate) -> str:

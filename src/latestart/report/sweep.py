@@ -1,13 +1,24 @@
 """The table of a sweep for the terminal: one row for each cell that was measured, and below it what was not."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from latestart.experiments.grid import Grid
+from latestart.report.record import Report
+
 Row = dict[str, Any]
+
+
+def sweep_report(grid: Grid, rows: list[Row]) -> Report:
+    """The table of the cells that were measured, and why others were not."""
+    facts = {"model": ", ".join(Path(model).name for model in grid.model), "samples": grid.samples, "seed": grid.seed}
+    facts |= {"features": ", ".join(sorted({row["features"] for row in rows}))}
+    return Report(f"Sweep: {facts['model']}", facts, [sweep_table(rows)], list(not_measured(rows)))
 
 
 def sweep_table(rows: list[Row]) -> Table:

@@ -1,8 +1,9 @@
-"""The paper's table beside ours: for the terminal, as Markdown, as a picture. Everything is as it was handed over."""
+"""The paper's table beside ours, as tables and as a picture. Everything is as it was handed over."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -18,6 +19,8 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import FULL, PLAIN
 from latestart.experiments.table1 import BEST, GAUSSIAN, MIXTURE, PAPER, Best, Row
 from latestart.files import replacing
+from latestart.report.record import Report
+from latestart.report.sweep import not_measured
 
 NAMES = {"ddpm": "DDPM", "ddim": "DDIM", "pndm": "PNDM", "ipndm": "iPNDM", "dpm++": "DPM++ 2M", "unipc": "UniPC"}
 NAMES |= {"deis": "DEIS", "heun": "Heun", "lms": "LMS", BEST: "best of all"}
@@ -41,7 +44,7 @@ class Block:
     lines: list[tuple[str, ...]]
 
     def rich(self) -> Table:
-        """For the terminal."""
+        """For the terminal, and for a report."""
         table = Table(title=self.title, title_justify="left", box=SIMPLE)
         for k, name in enumerate(self.columns):
             table.add_column(name, justify="left" if k == 0 else "right")
@@ -50,12 +53,6 @@ class Block:
                 table.add_section()
             table.add_row(*map(escape, line))
         return table
-
-    def markdown(self) -> str:
-        """The same as Markdown."""
-        rows = [self.columns, ("---", *("---:" for _ in self.columns[1:])), *self.lines]
-        told = ["| " + " | ".join(cell.replace("\n", "<br>") for cell in row) + " |" for row in rows]
-        return "\n".join([f"**{self.title}**", "", *told, ""])
 
 
 def blocks(rows: Sequence[Row]) -> list[Block]:
@@ -125,9 +122,20 @@ def _times(estimate: Estimate | None) -> str:
     return "-" if estimate is None else f"{estimate.value:.2f}\n[{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
-def markdown(rows: Sequence[Row], heading: str) -> str:
-    """All blocks, below a line that says what was measured."""
-    return "\n".join([heading, "", *(block.markdown() for block in blocks(rows))])
+def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[str, Any]]) -> Report:
+    """All blocks, the best ratios in words, and why cells were not measured.
+
+    Args:
+        facts: the model, the samples, the seed and the features, as `results` of the experiment has them.
+        rows: of the table.
+        cells: all of them, as `Sweep.table` returns them.
+    """
+    names = ("model", "weights", "samples", "seed", "features", "measured", "evaluations")
+    tables = [block.rich() for block in blocks(rows)]
+    said = [*headline(rows), *not_measured(cells)]
+    pictures = ["table1.png"] if rows else []
+    kept = {name: facts[name] for name in names}
+    return Report(f"The paper's table: {facts['model']}", kept, tables, said, pictures)
 
 
 def picture(path: str | Path, rows: Sequence[Row], heading: str) -> None:

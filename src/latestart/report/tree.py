@@ -1,4 +1,4 @@
-"""Pictures of bifurcations. Everything is drawn as it was handed over; nothing but places on the page is computed."""
+"""Bifurcations, drawn and told as they were handed over; nothing but places on the page is computed."""
 
 from itertools import accumulate
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latestart.experiments.bifurcation import Decisions, Diagram
 from latestart.files import replacing
+from latestart.report.record import Report, machine_kind
 from latestart.theory.bifurcation import Tree
 
 THUMBNAIL = 30.0  # side, in points
@@ -69,6 +70,20 @@ def decisions(path: str | Path, found: Decisions) -> None:
         pad=12,
     )
     _save(figure, path)
+
+
+def bifurcation_report(line: Diagram, found: Decisions) -> Report:
+    """The diagram and the tree in words."""
+    tree = found.tree
+    splits = ", ".join(f"{found.time(node):.0f}" for node in tree.splits) or "none"
+    said = [
+        f"two points at +-1: theta_c = {line.theta_c:.5f}, within {line.deviation:.0e} of the closed form",
+        f"{found.count} images: {len(tree.leaves)} leaves under {tree.criterion}, splits at t = {splits}",
+        f"{found.match.purity:.0%} of the images are of their leaf's most frequent class",
+    ]
+    facts = {"images": found.count, "from t": found.t_range[1], "to t": found.t_range[0]}
+    pictures = ["diagram.png", "tree.png"]
+    return Report("Bifurcations", facts, (), said, pictures, machine=machine_kind(accelerated=False))
 
 
 def _rows(tree: Tree) -> dict[int, int]:

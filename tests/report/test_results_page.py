@@ -1,0 +1,85 @@
+"""`tools/results.py`: the page holds every report and its pictures, and a folder without one is refused."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latestart.report.record import NAME, Report
+
+TOOL = Path(__file__).parent.parent.parent / "tools" / "results.py"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """The tool with arguments."""
+
+    def run(*args):
+        monkeypatch.setattr("sys.argv", ["results.py", *map(str, args)])
+        runpy.run_path(str(TOOL), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two experiments, the second with a picture of its name and another one."""
+    made = [tmp_path / "sphere", tmp_path / "diversity"]
+    pixels = np.full((300, 2000, 3), 200, dtype=np.uint8)
+    for folder, pictures in zip(made, ((), ("diversity.png", "samples.png"))):
+        facts = {"samples": 10, "seed": 0}
+        Report(f"About {folder.name}", facts, pictures=pictures, command=f"latestart {folder.name}").publish(folder)
+        for name in pictures:
+            Image.fromarray(pixels).save(folder / name)
+    return made
+
+
+def test_reports_become_sections_and_pictures_lie_beside_the_page(run, folders, tmp_path):
+    out = tmp_path / "docs" / "results.md"
+    run(*folders, "--out", out)
+    text = out.read_text(encoding="utf-8")
+    headings = [line for line in text.split("\n") if line.startswith("#")]
+    assert headings == ["# Results", "## About sphere", "## About diversity"]
+    assert "- [About sphere](#sphere)\n- [About diversity](#diversity)\n" in text and '<a id="diversity"></a>' in text
+    assert text.count("samples: 10; seed: 0; machine: ") == 2 and "```sh\nlatestart diversity\n```" in text
+    assert text.endswith("![diversity](results/diversity.png)\n\n![samples](results/diversity-samples.png)\n")
+    pictures = sorted((out.parent / "results").iterdir())
+    assert [path.name for path in pictures] == ["diversity-samples.png", "diversity.png"]
+    with Image.open(pictures[1]) as picture:
+        assert picture.size == (1600, 240)
+    assert str(tmp_path) not in text
+
+
+def test_short_thin_lines_keep_their_colours(run, folders, tmp_path):
+    colours = np.array([(33, 102, 172), (178, 24, 43), (27, 120, 55), (128, 115, 172)], dtype=np.uint8)
+    across, down = np.meshgrid(np.linspace(200, 255, 400), np.linspace(200, 255, 200))
+    pixels = np.stack([across, down, across], -1).astype(np.uint8)  # many pale colours
+    pixels[20:180:40, 100:110] = colours[:, None]
+    Image.fromarray(pixels).save(folders[1] / "samples.png")
+    run(*folders, "--out", tmp_path / "docs" / "results.md")
+    with Image.open(tmp_path / "docs" / "results" / "diversity-samples.png") as picture:
+        told = np.asarray(picture.convert("RGB"), dtype=int)
+    assert abs(told[20:180:40, 100:110] - colours[:, None]).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("none", f"expected a folder with a {NAME}"),
+        ("foreign", "is no report of latestart"),
+        ("twice", "more than one called sphere"),
+        ("picture", "samples.png"),
+    ],
+)
+def test_mistakes_are_told_and_leave_no_page(run, folders, tmp_path, capsys, case, message):
+    if case == "foreign":
+        (folders[0] / NAME).write_text("Something else\n")
+    if case == "picture":
+        (folders[1] / "samples.png").unlink()
+    wrong = {"none": [tmp_path / "empty"], "twice": [tmp_path / "." / "sphere"]}.get(case, [])
+    with pytest.raises(SystemExit) as stopped:
+        run(*folders, *wrong, "--out", tmp_path / "docs" / "results.md")
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "docs" / "results.md").exists()

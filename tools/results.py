@@ -1,0 +1,114 @@
+"""Put the reports of experiments together: `python tools/results.py FOLDER... --out docs/results.md`.
+
+Each folder is one that a command of `latestart` wrote to. Its report becomes a section, its pictures, in fewer colours
+and at most 1,600 pixels wide, come to lie in a folder beside the page, and both are called by the folder's name.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from latestart.files import replacing
+from latestart.report.record import NAME
+
+WIDEST, COLOURS = 1600, 256
+PICTURE = re.compile(r"^!\[(.*)\]\((.+)\)$", re.MULTILINE)
+INTRODUCTION = (
+    "What the commands of `latestart` found: each section is the report that one of them wrote, with the command, the "
+    "number of samples, the seed and the kind of machine. Intervals, in brackets, are of 95%. Put together by "
+    "`python tools/results.py FOLDER... --out docs/results.md`."
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """The report of a folder: the folder, its title, and its text without that."""
+
+    folder: Path
+    title: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """What its anchor and its pictures are called by."""
+        return self.folder.resolve().name
+
+
+def read(folder: Path) -> Section:
+    """The report of a folder.
+
+    Raises:
+        ValueError: there is none, or the file is none of `latestart`.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise ValueError(f"expected a folder with a {NAME}, as the commands of latestart write it, received {folder}")
+    first, _, text = path.read_text(encoding="utf-8").partition("\n")
+    if not first.startswith("# "):
+        raise ValueError(f"{path} is no report of latestart: expected a title in its first line, received {first!r}")
+    return Section(folder, first.removeprefix("# "), text.strip())
+
+
+def page(sections: Sequence[Section], pictures: Path) -> str:
+    """All sections below a table of contents; their pictures are copied to the folder `pictures` beside the page."""
+    contents = [f"- [{section.title}](#{section.name})" for section in sections]
+    parts = ["# Results", INTRODUCTION, "\n".join(contents), *(_told(section, pictures) for section in sections)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _told(section: Section, pictures: Path) -> str:
+    def moved(link: re.Match[str]) -> str:
+        source = section.folder / link[2]
+        name = section.name if source.stem == section.name else f"{section.name}-{source.stem}"
+        copy_picture(source, pictures / f"{name}.png")
+        return f"![{link[1]}]({pictures.name}/{name}.png)"
+
+    return f'<a id="{section.name}"></a>\n\n## {section.title}\n\n{PICTURE.sub(moved, section.text)}'
+
+
+def copy_picture(source: Path, target: Path) -> None:
+    """A picture as a small PNG."""
+    with Image.open(source) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((WIDEST, 10 * WIDEST))
+    with replacing(target) as temporary:
+        # the palette of maximum coverage keeps thin lines in their colours; the default one does not
+        few = small.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(temporary, format="PNG", optimize=True)
+
+
+def gather(folders: Sequence[Path], out: Path) -> None:
+    """Write the page of the folders' reports, and its pictures.
+
+    Raises:
+        ValueError: a folder without a report, or two folders of one name.
+        OSError: a picture that cannot be read.
+    """
+    sections = [read(folder) for folder in folders]
+    names = [section.name for section in sections]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"expected folders of different names, received more than one called {', '.join(twice)}")
+    text = page(sections, out.with_suffix(""))
+    with replacing(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Read the folders, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="folders that commands of latestart wrote to")
+    parser.add_argument("--out", type=Path, default=Path("docs/results.md"))
+    options = parser.parse_args()
+    try:
+        gather(options.folders, options.out)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(f"wrote {options.out} and {options.out.with_suffix('')}")
+
+
+if __name__ == "__main__":
+    main()
