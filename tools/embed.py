@@ -1,7 +1,8 @@
 """Make a shipped bundle from a trained model: `python tools/embed.py MODEL TRAIN TEST OUT [--classifier FILE]`.
 
-Everything in `src/latestart/assets/mnist` but the weights of the model, which `latestart train` wrote, is made here:
-the half-precision copy, the Gaussian prior, the classifier and its feature statistics, and the images for the checks.
+Made here is everything in `src/latestart/assets/mnist` but the weights of the model, which `latestart train` wrote, and
+the reader of digits, which `latestart experiment attributes` wrote: the half-precision copy, the Gaussian prior, the
+classifier and its feature statistics, and the images for the checks.
 """
 
 import argparse

@@ -7,6 +7,7 @@ A bundle is a folder of assets:
     prior.safetensors                                               the Gaussian of the training images, in [-1, 1]
     mixture.safetensors                                             the mixture of Gaussians of the same
     classifier.safetensors                                          a classifier, for its features
+    attributes.safetensors                                          a classifier trained under noise, for diversity
     features-train.safetensors, features-test.safetensors           feature statistics of both sets, whole
     train.png, heldout-a.png, heldout-b.png                         2,000 images each: seen in training, and not
     labels.safetensors                                              their classes

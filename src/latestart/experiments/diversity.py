@@ -524,6 +524,8 @@ def _read_all(reader: Reader, images: Images) -> dict[str, Tensor]:
 
 def _reads_labels(reader: Reader) -> bool:
     """Whether what is read is the class of an image: a classifier of someone else's may mean something else."""
+    if isinstance(reader, AttributeClassifier):
+        return len(reader.values) == 1  # as it learns from images that have labels alone
     return isinstance(reader, Single) and isinstance(reader.classify, ProjectClassifier)
 
 
