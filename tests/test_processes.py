@@ -16,7 +16,7 @@ import latestart as ls
 from latestart.cli import app
 from latestart.data import load_images, read_png, save_png
 from latestart.gaussians.structures import BASES
-from latestart.processes import Processes
+from latestart.processes import Distributed, Processes
 from rendezvous import together
 
 SHAPE = (3, 4, 2)
@@ -195,3 +195,17 @@ def test_a_killed_process_ends_the_run_and_is_named(tmp_path):
     output = process.communicate(timeout=60)[0]
     assert process.returncode != 0 and time.monotonic() - killed < 30
     assert re.search(r"rank *: 1 ", output) and "SIGKILL" in output
+
+
+def test_what_is_left_waiting_says_so(monkeypatch):
+    """gloo's own words for it are a stack trace that buries the error of the process that ended."""
+
+    def closed(*_):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", closed)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", closed)
+    run = Distributed(0, 2)
+    for meet in (lambda: run.total([torch.ones(2)]), lambda: run.agree("it", 1)):
+        with pytest.raises(ConnectionError, match="another process of this run has ended"):
+            meet()

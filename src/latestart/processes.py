@@ -4,14 +4,16 @@
 
 Every process runs the same program on its own share, and they meet in few places: where sums are added, where results
 are gathered, and where they make sure that they speak of the same thing. Communication is `torch.distributed`'s, set up
-by `accelerate`: gloo on processors, nccl on GPUs. A process that ends with an error, or is killed, is reported by
-`torchrun` by its rank, and it ends the others.
+by `accelerate`: nccl where every process has a GPU of its own, else gloo. A process that ends with an error, or is
+killed, is reported by `torchrun` by its rank, and it ends the others; those that it leaves waiting say so.
 """
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # the others wait while the first one works alone; torchrun ends them if it dies
 
 
 @dataclass(frozen=True)
@@ -62,21 +65,40 @@ class Processes:
         return self.gather(make() if self.first else None)[0]  # type: ignore[return-value]
 
 
+@dataclass(frozen=True)
 class Distributed(Processes):
-    """The processes of a `torch.distributed` run."""
+    """The processes of a `torch.distributed` run.
+
+    Both ways to meet raise `ConnectionError` where another process has ended.
+
+    Attributes:
+        device: that they meet on; nccl knows none but GPUs.
+    """
+
+    device: torch.device = torch.device("cpu")
 
     def total(self, tensors: list[Tensor]) -> list[Tensor]:
         """The sums of tensors over all processes, by one all-reduce of them all in float64."""
-        flat = torch.cat([tensor.double().flatten() for tensor in tensors])
-        torch.distributed.all_reduce(flat)
+        flat = torch.cat([tensor.to(self.device, torch.float64).flatten() for tensor in tensors])
+        with _meeting():
+            torch.distributed.all_reduce(flat)
         parts = flat.split([tensor.numel() for tensor in tensors])
-        return [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors)]
+        return [part.view(tensor.shape).to(tensor) for part, tensor in zip(parts, tensors)]
 
     def gather(self, value: T) -> list[T]:
         """The value of each process, in order, on every process."""
         values: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(values, value)
+        with _meeting():
+            torch.distributed.all_gather_object(values, value)
         return values
+
+
+@contextmanager
+def _meeting() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError("another process of this run has ended; its own error says why") from error
 
 
 @cache
@@ -86,9 +108,10 @@ def processes() -> Processes:
         return Processes()
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    own = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()  # nccl wants a GPU for each
+    state = PartialState(cpu=not own, timeout=PATIENCE)
     atexit.register(_leave)
-    return Distributed(state.process_index, state.num_processes)
+    return Distributed(state.process_index, state.num_processes, state.device)
 
 
 def _leave() -> None:
