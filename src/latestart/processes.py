@@ -75,7 +75,7 @@ class Distributed(Processes):
         device: that they meet on; nccl knows none but GPUs.
     """
 
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
 
     def total(self, tensors: list[Tensor]) -> list[Tensor]:
         """The sums of tensors over all processes, by one all-reduce of them all in float64."""
