@@ -38,6 +38,7 @@ def table1(
     parts: Annotated[
         str, typer.Option(help="paper (as the paper did it), exact (at equal evaluations), solvers.")
     ] = "paper,exact,solvers",
+    samplers: Annotated[str, typer.Option(help="Of the parts `paper` and `exact`.")] = "ddpm,ddim,pndm",
     solvers: Annotated[str, typer.Option(help="Samplers of the third part.")] = "dpm++,unipc,deis,heun,lms,ipndm",
     starts: Annotated[str, typer.Option(help="Kinds of late start.")] = "isotropic,gaussian,mixture",
     t_start: Annotated[
@@ -80,6 +81,7 @@ def table1(
             grid,
             _names(parts),
             whole_numbers("nfe", nfe),
+            _names(samplers),
             _names(solvers),
             _names(starts),
             None if t_start is None else whole_numbers("t-start", t_start),

@@ -123,6 +123,7 @@ class Options:
         grid: the model, the number and seed of the samples, and what they are held against; its axes are not used.
         parts: of `PARTS`.
         evaluations: steps in the first part, network evaluations in the others.
+        samplers: of the first two parts, of the paper's.
         solvers: samplers of the third part.
         starts: kinds of late start, of `LATE`.
         t_start: start times in place of the default ones, in the scheduler's t.
@@ -135,6 +136,7 @@ class Options:
     grid: Grid = field(default_factory=Grid)
     parts: tuple[str, ...] = PARTS
     evaluations: tuple[int, ...] = EVALUATIONS
+    samplers: tuple[str, ...] = paper_pndm.SAMPLERS
     solvers: tuple[str, ...] = SOLVERS
     starts: tuple[str, ...] = tuple(LATE)
     t_start: tuple[int, ...] | None = None
@@ -142,6 +144,7 @@ class Options:
 
     def __post_init__(self) -> None:
         _known("part", self.parts, PARTS)
+        _known("sampler", self.samplers, paper_pndm.SAMPLERS)
         _known("solver", self.solvers, tuple(SAMPLERS))
         _known("kind of start", self.starts, tuple(LATE))
         if not self.evaluations or min(self.evaluations) < 1 or (PAPER in self.parts and min(self.evaluations) < 2):
@@ -211,7 +214,7 @@ def entries(options: Options, subject: Subject) -> list[Entry]:
 def _paper(options: Options, subject: Subject) -> Iterator[Entry]:
     top = subject.scheduler.config["num_train_timesteps"]
     kinds = [(FULL, None), *((GAUSSIAN, t) for t in options.paper_times(top))]
-    for sampler, steps, (kind, t_start) in product(paper_pndm.SAMPLERS, options.evaluations, kinds):
+    for sampler, steps, (kind, t_start) in product(options.samplers, options.evaluations, kinds):
         nfe = paper_pndm.evaluations(sampler, steps)
         cell = _cell(options, sampler, nfe, options.prior(kind), t_start, PAPER, False)
         yield Entry(PAPER, steps, kind, _paper_planned(cell, steps, subject))
@@ -232,7 +235,7 @@ def _paper_planned(cell: Cell, steps: int, subject: Subject) -> Planned:
 
 
 def _exact(options: Options, subject: Subject) -> Iterator[Entry]:
-    for sampler, number in product(paper_pndm.SAMPLERS, options.evaluations):
+    for sampler, number in product(options.samplers, options.evaluations):
         clips = (False,) if sampler == "pndm" else (False, True)
         yield from _at_equal_cost("exact", options, subject, sampler, number, ("trailing", "leading"), clips)
 
