@@ -15,9 +15,12 @@ from latestart.evaluation.quality import feature_statistics, frechet
 from latestart.experiments import paper_pndm, table1
 from latestart.experiments.grid import Grid
 from latestart.experiments.judge import Judge, Reference
+from latestart.experiments.published import dataset_of, published
 from latestart.experiments.subjects import Subject
 from latestart.experiments.sweep import Sweep
-from latestart.experiments.table1 import Options, Table, entries, published, rows, sample
+from latestart.experiments.table1 import Table
+from latestart.experiments.table1_cells import Options, entries, sample
+from latestart.experiments.table1_rows import rows
 from latestart.report.table1 import blocks, headline, table_report
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import make_sampler
@@ -99,7 +102,7 @@ def test_the_papers_ratios():
     assert all(row.nfe == paper_pndm.evaluations(row.sampler, row.steps) for row in published())
     with pytest.raises(ValueError, match="no figures for 'faces'; it has them for mnist, cifar10"):
         published("faces")
-    assert table1.dataset_of("models/cifar10") == "cifar10" and table1.dataset_of("faces") is None
+    assert dataset_of("models/cifar10") == "cifar10" and dataset_of("faces") is None
 
 
 # the cells
@@ -240,7 +243,7 @@ def test_a_cell_that_fails_is_recorded_and_the_table_goes_on(subject, tmp_path, 
     def broken(*_):
         raise FloatingPointError("the samples hold NaN or infinite values")
 
-    monkeypatch.setattr(table1.paper_pndm, "draw", broken)
+    monkeypatch.setattr(paper_pndm, "draw", broken)
     table = table_in(tmp_path, subject, options(parts=("paper", "exact"), starts=("gaussian",)))
     _, found = finish(table)
     status = {(row["sampler"], row["spacing"]): (row["status"], row["reason"]) for row in table.sweep.table()}

@@ -67,17 +67,20 @@ def table1(
     with friendly():
         from latestart.experiments import table1 as experiment
         from latestart.experiments.grid import Grid
+        from latestart.experiments.published import dataset_of, published
+        from latestart.experiments.table1_cells import Options
+        from latestart.experiments.table1_rows import rows as best_rows
         from latestart.files import write_json
         from latestart.processes import processes
         from latestart.report import table1 as report
 
         check_folder(out)
-        dataset = experiment.dataset_of(model) if paper is None else paper
-        experiment.published(dataset)  # refused before any work
+        dataset = dataset_of(model) if paper is None else paper
+        published(dataset)  # refused before any work
         given = {"images": images, "held_out": held_out, "features": features, "statistics": statistics}
         given |= {"mixed_precision": mixed_precision}
         grid = Grid.of({"model": model, "samples": samples, "seed": seed, "batch_size": batch_size, **given})
-        options = experiment.Options(
+        options = Options(
             grid,
             _names(parts),
             whole_numbers("nfe", nfe),
@@ -95,7 +98,7 @@ def table1(
             table.measure(budget, retry, advance)
         if not run.first:
             return
-        rows = experiment.rows(table.measured(), dataset)
+        rows = best_rows(table.measured(), dataset)
         all_rows = table.sweep.table()
         table.sweep.write(all_rows)
         figures = experiment.results(table, rows, dataset)

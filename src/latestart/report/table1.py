@@ -17,7 +17,8 @@ from rich.table import Table
 
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import FULL, PLAIN
-from latestart.experiments.table1 import BEST, GAUSSIAN, MIXTURE, PAPER, Best, Row
+from latestart.experiments.table1_cells import GAUSSIAN, MIXTURE, PAPER
+from latestart.experiments.table1_rows import BEST, Best, Row
 from latestart.files import replacing
 from latestart.report.record import Report
 from latestart.report.sweep import not_measured
