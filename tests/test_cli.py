@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from latestart import zoo
+from latestart import data, device, zoo
 from latestart.cli import app
 from latestart.data import load_images, read_png, save_png
 from latestart.gaussians.priors import load_prior
@@ -97,6 +97,72 @@ def test_fit_chooses_the_number_of_components(tmp_path, labelled):
     assert without.exit_code == 2 and "--by-label needs images with labels" in without.output
 
 
+@pytest.fixture
+def four_clusters(tmp_path):
+    """1,100 images of 64 values in four clusters."""
+    g = np.random.default_rng(0)
+    centres = g.uniform(60, 200, (4, 8, 8))
+    pixels = (centres[np.arange(1100) % 4] + 15 * g.standard_normal((1100, 8, 8))).clip(0, 255).astype(np.uint8)
+    np.savez(tmp_path / "clusters.npz", images=pixels)
+    return tmp_path / "clusters.npz"
+
+
+def test_a_rank_does_not_stand_in_the_way_of_auto(tmp_path, four_clusters):
+    """The basis that auto chooses has none: the number of components is what it is without, and the user is told."""
+    out = tmp_path / "m.safetensors"
+    auto = ("fit", four_clusters, "--components", "auto", "--sigma", 0.1, "--out", out)
+    plain, ranked = _run(*auto), _run(*auto, "--rank", 10)
+    assert ranked.exit_code == 0 and ranked.stdout == plain.stdout, ranked.output
+    assert "of 2 dense Gaussians" in ranked.stdout or "of 5 dense Gaussians" in ranked.stdout
+    assert _run("fit", four_clusters, "--components", 3, "--rank", 10, "--out", out).exit_code == 0
+    assert len(load_prior(out).components) == 3
+    for more in ((), ("--components", 3), ("--components", "auto")):
+        result = _run("fit", four_clusters, "--rank", 65, *more, "--out", tmp_path / "none")
+        assert result.exit_code == 2 and "rank from 1 to 64" in result.output, result.output
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--components", 3), ("--components", "auto")], ids=str)
+def test_images_become_numbers_a_batch_at_a_time(tmp_path, four_clusters, options, monkeypatch):
+    """1,100 of them are never numbers all at once."""
+    sizes = []
+    to_floats = data.to_floats
+    monkeypatch.setattr(data, "to_floats", lambda pixels: sizes.append(len(pixels)) or to_floats(pixels))
+    out = tmp_path / "m.safetensors"
+    result = _run("fit", four_clusters, "--basis", "diagonal", *options, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert load_prior(out).count == 1100 and max(sizes) <= 1024
+
+
+@pytest.mark.parametrize("options", [(), ("--components", 1), ("--components", 2), ("--components", "auto")], ids=str)
+def test_images_that_are_all_the_same_are_refused(tmp_path, options):
+    np.savez(tmp_path / "const.npz", images=np.full((900, 8, 8, 3), 77, dtype=np.uint8))
+    result = _run("fit", tmp_path / "const.npz", *options, "--out", tmp_path / "p.safetensors")
+    assert result.exit_code == 2 and "images are the same" in result.output, result.output
+    assert not (tmp_path / "p.safetensors").exists()
+
+
+@pytest.mark.parametrize(("rank", "expected"), [("0", "cuda:0"), ("1", "cuda:1"), ("5", "cuda:1"), (None, "cuda:0")])
+def test_a_process_works_on_its_own_gpu(rank, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", rank) if rank else monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert device.own_device() == torch.device(expected)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device.own_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize("command", ["fit", "fit --components 2", "sample", "sample --prior mixture --t-start 400"])
+def test_the_commands_work_on_the_device_of_their_process(tmp_path, labelled, command, monkeypatch):
+    """Tensors on `meta` have no values, so that work on them ends in an error that names it."""
+    monkeypatch.setattr(device, "own_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(zoo, "_bundle", zoo._bundle.__wrapped__)  # which would stay there
+    name, *more = command.split()
+    result = _run(name, labelled if name == "fit" else "mnist", *more, "--out", tmp_path / "out")
+    assert "meta" in f"{result.exception}{result.output}", result.output
+    assert result.exit_code != 0
+
+
 def test_train_then_sample(tmp_path, folder):
     train = ("train", folder, "--out", tmp_path / "m", "--steps", 2, "--batch-size", 4, "--channels", "8,8")
     assert _run(*train).exit_code == 0
@@ -127,6 +193,8 @@ def test_a_model_samples_late(tmp_path, how):
     ("args", "message"),
     [
         (("fit", "nowhere", "--out", "x.safetensors"), "nowhere"),
+        (("fit", ".", "--components", "2,3", "--out", "x"), "components is one whole number or auto, received '2,3'"),
+        (("fit", ".", "--components", "many", "--out", "x"), "one whole number or auto, received 'many'"),
         (("sample", "nowhere", "--out", "x"), "nowhere"),
         (("sample", "mnist", "--t-start", "2", "--steps", "5", "--out", "x"), "leaves no time for 5 steps"),
         (("sample", "mnist", "--t-start", "2000", "--out", "x"), "2000"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src" / "latestart"
 FLOORS = [
-    {"files", "processes", "datasets"},
+    {"files", "device", "processes", "datasets"},
     {"noise", "data"},
     {"gaussians"},
     {"denoisers"},

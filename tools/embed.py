@@ -28,7 +28,7 @@ def embed(model: Path, train: Images, test: Images, out: Path, classifier: Path 
     network, scheduler = load_model(model)
     save_model(network.half(), scheduler, out, json.loads((model / SIDECAR).read_text()))
     Gaussian.fit(train.batches(), basis="dense").save(out / "prior.safetensors")
-    mixture = Mixture.fit(train.floats(), components=30, basis="lowrank", rank=64)
+    mixture = Mixture.fit(train, components=30, basis="lowrank", rank=64)
     mixture.save(out / "mixture.safetensors", dtype=torch.float16)
     trained = Classifier.load(classifier) if classifier else train_classifier(train)
     trained.save(out / "classifier.safetensors")

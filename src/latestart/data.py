@@ -64,6 +64,17 @@ class Images:
         return (to_floats(part) for part in self.pixels.split(size))
 
 
+@dataclass(frozen=True)
+class Placed:
+    """Images as a prior is fitted to them: batches in [-1, 1] on a device, made anew each time that they are read."""
+
+    images: Images
+    device: torch.device | str
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (batch.to(self.device) for batch in self.images.batches())
+
+
 def to_floats(pixels: Tensor) -> Tensor:
     """Bytes 0..255 to [-1, 1], float32."""
     return pixels.float() / 127.5 - 1

@@ -19,6 +19,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from latestart.data import Images, read_png, tile, untile
@@ -108,9 +109,11 @@ def _bundle(name: str) -> Bundle:
 
 
 def open_model(
-    model: str, prior: str | Path | None = None, late: bool = False
+    model: str, prior: str | Path | None = None, late: bool = False, device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, Any, Gaussian | Mixture | None]:
     """A shipped model by its name, or a diffusers folder: the network, its scheduler, and the prior to start from.
+
+    The network and the prior are put on `device`; a shipped model is one, and stays there.
 
     The prior is the one in the file `prior`, or for a shipped model "gaussian" or "mixture", those that come with it; a
     late start of a shipped model without one takes the Gaussian.
@@ -121,16 +124,17 @@ def open_model(
     if model not in names() and not Path(model).is_dir():
         raise ValueError(f"{model} is neither a folder with a diffusers model nor a shipped one ({', '.join(names())})")
     shipped = load(model) if not Path(model).is_dir() else None
-    network, scheduler = (shipped.model, shipped.scheduler) if shipped else load_model(model)
+    network, scheduler = (shipped.model.to(device), shipped.scheduler) if shipped else load_model(model, device)
     if prior is not None and str(prior) in ("gaussian", "mixture"):
         if shipped is None:
             raise ValueError(f"the prior {str(prior)!r} comes with shipped models only, received the folder {model}")
-        return network, scheduler, shipped.prior if str(prior) == "gaussian" else shipped.mixture
+        own = shipped.prior if str(prior) == "gaussian" else shipped.mixture
+        return network, scheduler, own.to(device)
     if prior is not None:
-        return network, scheduler, load_prior(prior)
+        return network, scheduler, load_prior(prior).to(device)
     if late and shipped is None:
         raise ValueError("a late start needs a prior: fit one with `latestart fit IMAGES --out prior.safetensors`")
-    return network, scheduler, shipped.prior if shipped and late else None
+    return network, scheduler, shipped.prior.to(device) if shipped and late else None
 
 
 def features(name: str) -> ClassifierFeatures:

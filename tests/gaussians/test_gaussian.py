@@ -1,8 +1,10 @@
 """Gaussians in every basis against a dense float64 twin, and the identities that tie their methods together."""
 
 import math
+import tempfile
 from collections.abc import Callable
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,7 +147,7 @@ def lowrank(shape: tuple[int, ...], g: torch.Generator) -> Case:
     ).numpy()
 
 
-SHAPES = st.sampled_from([(1,), (5,), (2, 3), (1, 4, 4), (3, 2, 2)])
+SHAPES = st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple).filter(lambda shape: prod(shape) <= 48)
 every_basis = pytest.mark.parametrize("name", BUILDERS)
 several = settings(max_examples=12, deadline=None)
 
@@ -169,6 +171,26 @@ def assert_near(actual: Tensor | np.ndarray, expected: np.ndarray, tolerance: fl
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
+def distance(prior: ls.Gaussian, c: np.ndarray, other: ls.Gaussian, d: np.ndarray) -> float:
+    """The Frechet distance by the roots of dense covariances."""
+    gap = flat((prior.mean - other.mean)[None])[0]
+    return gap @ gap + np.trace(c) + np.trace(d) - 2 * np.linalg.norm(root(c) @ root(d), "nuc")
+
+
+def divergence(prior: ls.Gaussian, c: np.ndarray, other: ls.Gaussian, d: np.ndarray) -> float:
+    """`KL(prior || other)` by torch.distributions."""
+    pair = [(prior, c), (other, d)]
+    twins = [torch.distributions.MultivariateNormal(p.mean.flatten(), torch.from_numpy(m)) for p, m in pair]
+    return torch.distributions.kl_divergence(*twins).item()
+
+
+def saved(prior: ls.Gaussian) -> ls.Gaussian:
+    """What comes back from a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        prior.save(Path(folder) / "prior.safetensors")
+        return ls.load_prior(Path(folder) / "prior.safetensors")
+
+
 def test_every_basis_is_tested() -> None:
     assert set(BUILDERS) == set(BASES)
 
@@ -177,7 +199,11 @@ def test_every_basis_is_tested() -> None:
 @several
 @given(shape=SHAPES, seed=st.integers(0, 2**31), sigma=st.floats(0.05, 30), other=st.floats(0.05, 30))
 def test_equals_its_dense_twin(name: str, shape: tuple[int, ...], seed: int, sigma: float, other: float) -> None:
-    """Every method, one level for all or one for each image, against the same formula on D x D matrices."""
+    """Every method, one level for all or one for each image, against the same formula on D x D matrices.
+
+    The divergences are those from another Gaussian with a basis of the same kind, and from one that is noised: the
+    first has other directions, the second the same. A file gives back the same numbers.
+    """
     prior, c, g = case(name, shape, seed)
     y, levels = randn(4, *shape, g=g), torch.tensor([sigma, other, 1.0, 0.3], dtype=torch.float64)
     m, eye = flat(prior.mean[None])[0], np.eye(prior.basis.dim)
@@ -199,6 +225,14 @@ def test_equals_its_dense_twin(name: str, shape: tuple[int, ...], seed: int, sig
     ):
         one_by_one = torch.cat([method(y[i : i + 1], float(levels[i])) for i in range(len(y))])
         assert_near(method(y, levels), flat(one_by_one))
+    turned, d, _ = case(name, shape, seed + 1)
+    for second, e in ((turned, d), (prior.noised(sigma), noised)):
+        assert prior.kl(second) == pytest.approx(divergence(prior, c, second, e), rel=1e-8, abs=1e-8)
+        assert prior.frechet(second) == pytest.approx(distance(prior, c, second, e), rel=1e-8, abs=1e-8)
+    loaded = saved(prior)
+    assert loaded.shape == shape and loaded.kl(prior) == loaded.frechet(prior) == 0.0
+    assert_near(loaded.push(y), flat(prior.push(y)), 1e-12)
+    assert_near(loaded(y, levels), flat(prior(y, levels)), 1e-12)
 
 
 @every_basis

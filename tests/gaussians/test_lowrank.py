@@ -108,11 +108,15 @@ def test_fewer_images_than_directions() -> None:
     assert error(prior.covariance(), covariance(x)) < 1e-10
 
 
-def test_equal_images_have_no_directions() -> None:
-    prior = fitted(torch.full((9, 2, 5), 0.3))
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize(("n", "value"), [(9, 0.3), (50, 0.1)])
+def test_equal_images_have_no_directions(n: int, value: float, dtype: torch.dtype) -> None:
+    """Also where the mean of fifty tenths is not a tenth, by rounding."""
+    prior = fitted(torch.full((n, 2, 5), value, dtype=dtype))
     assert prior.basis.vectors.shape == (10, 0)
     assert prior.variances.tolist() == [0.0]
-    assert error(prior.noised(2.0).push(torch.ones(1, 2, 5)), torch.full((1, 2, 5), 2.3)) < 1e-6
+    expected = torch.full((1, 2, 5), 2 + value)
+    assert error(prior.noised(2.0).push(torch.ones(1, 2, 5)), expected) < 1e-6
 
 
 @pytest.mark.parametrize("products", [DOUBLE, torch.float32])

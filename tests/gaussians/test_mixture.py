@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import latestart as ls
+from latestart.data import Images
 from latestart.files import save_tensors
 from latestart.gaussians import clusters, mixture
 from latestart.gaussians.basis import Dense, Diagonal, Isotropic
 from latestart.gaussians.mixture import Mixture, load_mixture
 from latestart.gaussians.structures import BASES
+from rendezvous import together
 
 SHAPES = st.sampled_from([(1,), (5,), (2, 3), (1, 4, 4), (3, 2, 2)])
 several = settings(max_examples=15, deadline=None)
@@ -435,6 +437,54 @@ def test_one_pass_is_enough_for_labels() -> None:
         Mixture.fit(iter(x.split(50)), components=2)
 
 
+@pytest.mark.parametrize("basis", ["auto", "diagonal", "lowrank"])
+@pytest.mark.parametrize("n", [2, 300])
+def test_one_component_is_the_same_of_one_process_and_of_several(basis: str, n: int) -> None:
+    """In one pass: batches that can be read once will do."""
+    x = blobs(n, 3)[0].double()
+    alone = ls.Gaussian.fit(x, basis, dtype=torch.float64)
+
+    def work(processes):
+        return Mixture.fit(iter(x.split(77)), 1, basis=basis, dtype=torch.float64, processes=processes)
+
+    for found in together(3, work):
+        assert_near(found.mean, alone.mean, 1e-12)
+        assert_near(found.components[0].covariance(), alone.covariance(), 1e-10)
+        assert (found.components[0].basis.name, found.count) == (alone.basis.name, n)
+
+
+@pytest.mark.parametrize("options", [{}, {"labels": [0, 1, 2] * 3}, {"labels": [4] * 9}], ids=str)
+def test_images_that_are_all_the_same_are_refused_by_every_process(options: dict) -> None:
+    same = torch.full((9, 1, 4, 4), 0.1)
+    options = {"components": 1, "basis": "diagonal", **options}
+    with pytest.raises(ValueError, match="all 9 images are the same: they have no variance"):
+        Mixture.fit(same, **options)
+    for failure in together(2, lambda processes: Mixture.fit(same, **options, processes=processes)):
+        assert "all 9 images are the same: they have no variance" in str(failure)
+
+
+def test_a_set_of_images_is_read_as_it_is() -> None:
+    """Bytes become numbers a batch at a time, and the mixture is that of all of them at once."""
+    bright = torch.arange(2500) % 2 * 100
+    noise = torch.randint(0, 90, (2500, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    images = Images((noise + bright.view(-1, 1, 1, 1)).to(torch.uint8))
+    one, other = (Mixture.fit(batches, 2, basis="diagonal") for batches in (images, images.floats()))
+    assert torch.equal(one.mean, other.mean) and torch.equal(one.weights, other.weights)
+
+
+def test_a_low_rank_fit_draws_its_directions_by_the_seed() -> None:
+    """Their span differs, where the rank cuts off; each is that of moments with the same seed."""
+    x = torch.randn(200, 40, generator=torch.Generator().manual_seed(0))
+    for options in ({"components": 1}, {"labels": [3] * 200}):
+        for seed in (0, 5):
+            moments = ls.Moments((40,), "lowrank", 3, seed=seed)
+            moments.update(x)
+            found = Mixture.fit(x, basis="lowrank", rank=3, seed=seed, **options).components[0]
+            assert torch.equal(found.basis.vectors, moments.gaussian().basis.vectors)
+    two = [Mixture.fit(x, labels=[0, 1] * 100, basis="lowrank", rank=3, seed=seed).components[0] for seed in (0, 5)]
+    assert (two[0].covariance() - two[1].covariance()).abs().max() > 0.01
+
+
 def test_images_that_change_between_readings_are_noticed() -> None:
     x, _ = blobs(300, 3)
 
@@ -465,6 +515,16 @@ def test_auto_chooses_one_basis_for_all_components(
         m = Mixture.fit(x, labels=torch.arange(n) % 4)
     assert {c.basis.name for c in m.components} == {name}
     assert [(r.levelname, repr(name) in r.message) for r in caplog.records] == [(level, True)]
+
+
+@pytest.mark.parametrize(("n", "name"), [(40, "dense"), (11, "cosine+dense")])
+def test_a_rank_is_for_what_auto_may_choose(n: int, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    x, labels = blobs(n, 2)[0], torch.arange(n) % 2
+    m = Mixture.fit(x, labels=labels, rank=4)
+    direct = Mixture.fit(x, labels=labels, basis=name, rank=None if name == "dense" else 4)
+    assert_near(m.components[1].covariance(), direct.components[1].covariance(), 1e-12)
+    said = [r.levelname for r in caplog.records if "rank=4 is not used" in r.message]
+    assert said == (["WARNING"] if name == "dense" else [])
 
 
 def test_float32_images_keep_their_dtype_and_six_digits() -> None:

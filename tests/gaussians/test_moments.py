@@ -222,6 +222,63 @@ def test_auto_turns_dense_sums_of_few_images_into_those_of_a_structure(shape, na
     np.testing.assert_allclose(auto.covariance(), direct.covariance(), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("n", [400, 40])
+def test_a_rank_is_for_what_auto_may_choose(n: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Of the dense basis, which has none, the log says that it is not used; "cosine+dense" has it."""
+    x = images(n, (1, 8, 8))
+    auto = ls.Gaussian.fit(x, rank=10)
+    said = [record.message for record in caplog.records if "rank=10 is not used" in record.message]
+    if n > 64:
+        vectors = ls.Gaussian.fit(x, "dense").basis.tensors()["vectors"]
+        assert torch.equal(auto.basis.tensors()["vectors"], vectors) and len(said) == 1
+    else:
+        direct = ls.Gaussian.fit(x, "cosine+dense", 10)
+        assert auto.basis.tensors()["vectors"].shape == (10, 10) and not said
+        assert error(auto.covariance(), direct.covariance()) < 1e-5
+
+
+@pytest.mark.parametrize("rank", [-3, 0, 65, 400])
+@pytest.mark.parametrize("n", [500, 40])
+def test_auto_refuses_a_rank_that_nothing_has(rank: int, n: int) -> None:
+    for fit in (ls.Gaussian.fit, lambda x, rank: ls.Mixture.fit(x, labels=torch.arange(len(x)) % 2, rank=rank)):
+        with pytest.raises(ValueError, match=rf"rank from 1 to 64, .* received rank={rank}"):
+            fit(images(n, (1, 8, 8)), rank=rank)
+
+
+@pytest.mark.parametrize("basis", [*BASES, "auto"])
+@every_dtype
+def test_images_that_are_all_the_same_have_no_variance(basis: str, products: torch.dtype, tolerance: float) -> None:
+    """Exactly none, in their sums, of shards too; and a prior of them is refused."""
+    same = torch.full((50, 3, 8, 8), 0.1, dtype=torch.float64)
+    shards = [moments_of([part], basis, products) for part in same.split([1, 30, 19])]
+    for shard in shards[1:]:
+        shards[0].merge(shard)
+    assert (shards[0].gaussian().variances == 0).all()
+    with pytest.raises(ValueError, match="all 50 images are the same: they have no variance"):
+        ls.Gaussian.fit(same.split(20), basis, dtype=products)
+    same[7, 1, 2, 3] += 10 * tolerance
+    assert ls.Gaussian.fit(same, basis, dtype=products).variances.max() > 0
+
+
+@pytest.mark.parametrize("basis", ["diagonal", "dense", "lowrank"])
+def test_values_that_never_vary_have_no_variance(basis: str) -> None:
+    """Fifty tenths add up to five and a rounding; beside values that vary they are told apart from it."""
+    x = images(50, dtype=torch.float64)
+    x[:, 0] = 0.1
+    prior = ls.Gaussian.fit(x, basis, dtype=torch.float64)
+    drawn = prior.sample(5, torch.Generator().manual_seed(0))[:, 0]
+    assert (drawn - 0.1).abs().max() < 1e-14
+    if basis == "diagonal":
+        assert (prior.variances[:12] == 0).all() and (prior.variances[12:] > 0).all()
+
+
+def test_features_of_a_sampler_that_has_collapsed_are_at_a_distance() -> None:
+    """All the same, they are a point: `|m - m'|^2 + tr C`."""
+    points, spread = ls.Gaussian.fit(torch.ones(30, 4).double(), "dense"), ls.Gaussian.fit(images(90, (4,)), "dense")
+    expected = (spread.mean - 1).double().square().sum() + spread.variances.sum()
+    assert points.frechet(spread) == pytest.approx(expected.item(), rel=1e-6)
+
+
 @every_basis
 def test_an_interrupted_fit_continues(basis: str, tmp_path) -> None:
     """Saved between two batches and continued, the sums are the very same bits."""

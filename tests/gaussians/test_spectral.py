@@ -213,8 +213,10 @@ def test_sums_merge_and_continue(basis: str, products: torch.dtype, tmp_path) ->
 
 @pytest.mark.parametrize("basis", SPECTRAL)
 def test_constant_and_few_images_leave_exact_zeros(basis: str) -> None:
-    constant = fit(torch.full((5, 3, 4, 4), 0.3, dtype=torch.float64), basis)
-    assert (constant.variances == 0).all()
+    for value, n in ((0.3, 5), (0.1, 50)):
+        constant = ls.Moments((3, 4, 4), basis, products=torch.float64)
+        constant.update(torch.full((n, 3, 4, 4), value, dtype=torch.float64))
+        assert (constant.gaussian().variances == 0).all()
     if basis != "channel":
         two = fit(images(2, (3, 4, 4)), basis)
         assert (two.variances > 0).sum() == len(two.variances) // 3  # each block of two images has rank one
@@ -255,6 +257,56 @@ def test_large_images_take_no_more_than_their_blocks(basis: str) -> None:
     expected = (prior.basis.multiplicity @ (prior.variances + 1)).item()
     assert (y - prior.mean).square().sum().item() == pytest.approx(expected, rel=0.05)
     assert prior.noised(1.0).log_prob(prior(y, 1.0)).isfinite().all()
+
+
+LATENT = (4, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def latents() -> Tensor:
+    """Smooth fields whose four channels depend on each other and differ in scale, as a VAE's do."""
+    g = torch.Generator().manual_seed(0)
+    coarse = torch.nn.functional.interpolate(torch.randn(40, 4, 8, 8, generator=g), scale_factor=8, mode="bilinear")
+    mixing = torch.randn(4, 4, generator=g) * torch.tensor([4.0, 2.0, 1.0, 0.5])
+    return torch.einsum("cd,bdhw->bchw", mixing, coarse + 0.3 * torch.randn(40, *LATENT, generator=g)) + 0.7
+
+
+@pytest.mark.parametrize("basis", [*SPECTRAL, "lowrank", "auto"])
+def test_latents(basis: str, latents: Tensor, tmp_path) -> None:
+    """D = 16,384, for which no matrix is built: the mean, all of the variance, and the identities between methods."""
+    prior = ls.Gaussian.fit(latents.split(16), basis, 8 if basis == "lowrank" else None)
+    assert prior.basis.name == {"auto": "cosine+dense"}.get(basis, basis)
+    trace = latents.double().flatten(1).var(0).sum().item()
+    assert (prior.basis.multiplicity @ prior.variances).item() == pytest.approx(trace, rel=1e-5)
+    assert_near(prior.mean, latents.mean(0), 1e-5)
+    noised, sigma = prior.noised(0.5), 0.5
+    z = torch.randn(2, *LATENT, generator=torch.Generator().manual_seed(1))
+    y = noised.push(z)
+    white = noised.basis.scale(y - noised.mean, 1 / noised.variances.sqrt())
+    assert_near(white, z, 1e-3)  # C^(-1/2) takes back what C^(1/2) has done
+    volume = noised.basis.multiplicity @ (2 * math.pi * noised.variances).log()
+    expected = -0.5 * (z.double().square().flatten(1).sum(1) + volume)
+    np.testing.assert_allclose(noised.log_prob(y), expected, rtol=1e-5)
+    assert_near(prior.denoise(y, sigma), y + sigma**2 * prior.score(y, sigma), 1e-4)
+    assert_near(prior.denoise(latents[:1], 1e-3), prior.flow(latents[:1], 1e-3, 0.0), 1e-2)
+    prior.save(tmp_path / "prior.safetensors")
+    loaded = ls.load_prior(tmp_path / "prior.safetensors")
+    assert torch.equal(loaded.push(z), prior.push(z)) and loaded.shape == LATENT
+
+
+def test_fourier_at_a_thousand_pixels_a_side() -> None:
+    """D = 3,145,728: two images differ in one direction, so each frequency has one variance, |difference|^2 / 2."""
+    x = torch.randn(2, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+    prior = ls.Gaussian.fit(x, "fourier")
+    assert prior.basis.tensors()["rotation"].numel() < 3.1 * prior.basis.dim
+    variances = prior.variances.unflatten(0, (3, -1))
+    assert (variances[1:] == 0).all() or variances[1:].max() < 1e-6 * variances[0].max()
+    difference = torch.fft.rfft2(x[0].double() - x[1].double(), norm="ortho").abs().square().sum(0) / 2
+    assert variances[0].max().item() == pytest.approx(difference.max().item(), rel=1e-5)
+    trace = (x[0].double() - x[1].double()).square().sum().item() / 2
+    assert (prior.basis.multiplicity @ prior.variances).item() == pytest.approx(trace, rel=1e-6)
+    y = prior.mean + (x[:1] - x[1:])
+    assert_near(prior.denoise(y, 1e-2), y, 0.05)  # what the two images differ in is left as it is
 
 
 def test_bad_arguments() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from latestart.data import Images
 from latestart.denoisers.networks import as_model
 from latestart.gaussians.mixture import Mixture
 from latestart.sampling import components as module
@@ -32,6 +33,41 @@ def test_the_true_number_is_chosen():
     y = HELD_OUT + 0.1 * torch.randn(HELD_OUT.shape, generator=torch.Generator().manual_seed(5))
     again = {k: float(Mixture.fit(IMAGES, k).noised(0.1).log_prob(y).mean()) for k in (1, 4)}
     assert density[4] - density[1] == pytest.approx(again[4] - again[1], rel=0.05)
+
+
+def test_a_rank_beside_auto_changes_nothing_where_dense_is_chosen():
+    plain, ranked = (choose_components(IMAGES, HELD_OUT, 0.1, candidates=(1, 4, 8), rank=r) for r in (None, 4))
+    assert [trial.log_density for trial in ranked.evidence] == [trial.log_density for trial in plain.evidence]
+    assert ranked.components == 4
+
+
+def test_only_numbers_that_the_images_cannot_be_told_into_are_left_out(caplog):
+    """Three distinct images among many: 20 components find no images; a mistake of the user's is told."""
+    few = clusters(3, 4).repeat(200, 1, 1, 1)
+    assert list(module._fitted(few, [1, 2, 20], 0, {"basis": "diagonal"})) == [1, 2]
+    assert "20 components are left out: component" in caplog.text
+    for options, message in (
+        ({"basis": "lowrank", "rank": 10}, "rank=10"),
+        ({"rank": 10}, "rank from 1 to 9, .* received rank=10"),
+        ({"basis": "wavelet"}, "unknown basis 'wavelet'"),
+        ({"shrinkage": -1.0}, "shrinkage"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            choose_components(IMAGES, HELD_OUT, 0.1, candidates=(1, 2), **options)
+    with pytest.raises(ValueError, match="all 600 images are the same"):
+        choose_components(few[:1].repeat(600, 1, 1, 1), HELD_OUT, 0.1)
+
+
+def test_a_set_of_images_stays_bytes(monkeypatch):
+    """The same choice as of their numbers, and never all of these at once."""
+    fitted_to, held_out = (Images(((x + 1) * 127.5).round().to(torch.uint8)) for x in (clusters(2600, 0), HELD_OUT))
+    options = {"candidates": (1, 4), "basis": "diagonal"}
+    expected = choose_components(fitted_to.floats(), held_out.floats(), 0.1, **options)
+    whole = Images.floats
+    monkeypatch.setattr(Images, "floats", lambda self: pytest.fail("all") if len(self) > 600 else whole(self))
+    choice = choose_components(fitted_to, held_out, 0.1, **options)
+    assert choice.components == expected.components == 4
+    assert [t.log_density for t in choice.evidence] == pytest.approx([t.log_density for t in expected.evidence])
 
 
 def test_one_standard_error_is_no_reason_for_more():

@@ -8,10 +8,13 @@ import typer
 from latestart.cli.support import Model, bar, check_folder, friendly, say, told, whole_numbers
 
 if TYPE_CHECKING:
+    import torch
+
     from latestart.data import Images
     from latestart.processes import Processes
 
 SHEET = 64  # images on the overview
+HELD_OUT = 6000  # images at most that a number of components is chosen on
 
 
 def train(
@@ -98,59 +101,69 @@ def fit(
     ] = "auto",
     rank: Annotated[int | None, typer.Option(min=1, help="Directions of its own, for bases that have such.")] = None,
     components: Annotated[
-        str, typer.Option(help="A mixture of so many Gaussians; `auto` holds out a tenth of the images to choose.")
+        str,
+        typer.Option(
+            help="A mixture of so many Gaussians; `auto` holds out a tenth of the images to choose, at most 6,000."
+        ),
     ] = "",
     by_label: Annotated[bool, typer.Option(help="A Gaussian, or `components` of them, for each class.")] = False,
     sigma: Annotated[float, typer.Option(help="Noise level at which `auto` compares numbers of components.")] = 2.0,
     limit: Annotated[int | None, typer.Option(min=2, help="Use only the first images.")] = None,
     seed: Annotated[int, typer.Option(help="Of the directions of a low-rank fit, and of k-means.")] = 0,
 ) -> None:
-    """Fit the prior of a late start to a set of images; under `torchrun`, with all its processes."""
+    """Fit the prior of a late start to a set of images; under `torchrun`, with all its processes.
+
+    Images wait as bytes, one for each value, and become numbers a batch at a time: of one Gaussian each process keeps
+    its share of them, of a mixture all.
+    """
     with friendly():
         from latestart.data import load_images
+        from latestart.device import own_device
         from latestart.gaussians.moments import Moments
+        from latestart.gaussians.sums import require_variance
         from latestart.processes import processes
 
         if out.is_dir():
             raise ValueError(f"expected a file in a folder to write the prior to, received {out}")
         check_folder(out.parent)
-        run = processes()
+        number = _number(components)
+        run, device = processes(), own_device()
         if components or by_label:
-            _fit_mixture(load_images(images, limit), out, components, by_label, basis, rank, sigma, seed, run)
+            _fit_mixture(load_images(images, limit), out, number, by_label, basis, rank, sigma, seed, run, device)
             return
         data = load_images(images, limit, (run.index, run.count))
         moments = Moments(data.shape, basis, rank, seed=seed)
         with bar("fitting", run.first) as advance:
             for batch in told(data.batches(), len(data), advance):
-                moments.update(batch)
+                moments.update(batch.to(device))
         moments.combine(run)
-        prior = moments.gaussian()
+        require_variance([moments])
+        prior = moments.gaussian().to("cpu")
         if not run.first:
             return
         prior.save(out)
-    total = float(prior.basis.multiplicity @ prior.variances.cpu())
+    total = float(prior.basis.multiplicity @ prior.variances)
     say(f"fitted a {prior.basis.name} Gaussian to {prior.count} images {prior.shape}, total variance {total:.4g}")
     say(f"wrote {out}")
 
 
 def _fit_mixture(
-    data: "Images", out: Path, components: str, by_label: bool, basis: str, rank: int | None, sigma: float, seed: int,
-    run: "Processes",
+    data: "Images", out: Path, components: int | str | None, by_label: bool, basis: str, rank: int | None, sigma: float,
+    seed: int, run: "Processes", device: "torch.device",
 ) -> None:  # fmt: skip
+    from latestart.data import Placed
     from latestart.gaussians.mixture import Mixture
 
     if by_label and data.labels is None:
         raise ValueError(
             "--by-label needs images with labels: a parquet file or npz with them, or a folder for each class"
         )
-    if by_label and components == "auto":
+    if by_label and isinstance(components, str):
         raise ValueError("--components auto chooses the number without labels: leave --by-label out")
-    if components == "auto":
-        number: int | None = run.firsts(lambda: _chosen_components(data, basis, rank, sigma, seed))
-    else:
-        number = whole_numbers("components", components)[0] if components else None
+    if isinstance(components, str):
+        components = run.firsts(lambda: _chosen_components(data, basis, rank, sigma, seed, device))
     labels = data.labels if by_label else None
-    prior = Mixture.fit(data.floats(), number, labels, basis, rank, seed, processes=run)
+    prior = Mixture.fit(Placed(data, device), components, labels, basis, rank, seed, processes=run)
     if not run.first:
         return
     prior.save(out)
@@ -158,14 +171,28 @@ def _fit_mixture(
     say(f"wrote {out}")
 
 
-def _chosen_components(data: "Images", basis: str, rank: int | None, sigma: float, seed: int) -> int:
+def _number(components: str) -> int | str | None:
+    """The number of components, "auto", or None where none was given."""
+    if components in ("", "auto"):
+        return components or None
+    try:
+        return int(components)
+    except ValueError:
+        raise ValueError(f"components is one whole number or auto, received {components!r}") from None
+
+
+def _chosen_components(
+    data: "Images", basis: str, rank: int | None, sigma: float, seed: int, device: "torch.device"
+) -> int:
     import torch
 
     from latestart.sampling.components import choose_components
 
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    held_out = max(400, len(data) // 10)
-    choice = choose_components(data[order[held_out:]], data[order[:held_out]], sigma, seed=seed, basis=basis, rank=rank)
+    held_out = min(max(400, len(data) // 10), HELD_OUT)
+    choice = choose_components(
+        data[order[held_out:]], data[order[:held_out]], sigma, seed=seed, device=device, basis=basis, rank=rank
+    )
     for trial in choice.evidence:
         say(
             f"{trial.components} components: held-out log-density {-trial.behind[0]:+.3f} nats from the best "
@@ -199,11 +226,12 @@ def sample(
 
         from latestart import zoo
         from latestart.data import save_png, tile, to_pixels
+        from latestart.device import own_device
         from latestart.processes import processes
         from latestart.sampling.generate import generate
         from latestart.sampling.samplers import make_sampler
 
-        network, trained, start = zoo.open_model(model, prior, t_start is not None)
+        network, trained, start = zoo.open_model(model, prior, t_start is not None, own_device())
         check_folder(out)
         changes = {"clip_sample": clip} if clip or sampler in ("ddim", "ddpm") else {}
         scheduler = make_sampler(sampler, trained, spacing="trailing", **changes)
@@ -215,10 +243,10 @@ def sample(
             network, scheduler, start, len(mine), steps, t_start, seed, labels=label, batch_size=batch_size,
             first=mine.start, progress=run.first,
         )  # fmt: skip
-        pixels = to_pixels(result.images)
+        pixels = to_pixels(result.images).cpu()
         for k, image in zip(mine, pixels):
             save_png(out / f"{k:05d}.png", image)
-        shown = torch.cat(run.gather(pixels[: max(0, SHEET - mine.start)].cpu()))
+        shown = torch.cat(run.gather(pixels[: max(0, SHEET - mine.start)]))
         if not run.first:
             return
         sheet = out.with_name(f"{out.name}-sheet.png")

@@ -284,7 +284,7 @@ class _Starts:
 
         def fit() -> Mixture:
             self.tell(f"fitting a mixture of {count} Gaussians to {len(self.data)} images")
-            return Mixture.fit(self.data.floats(), count)
+            return Mixture.fit(self.data, count)
 
         return self._beside("mixture") or self._kept("mixture", fit, load_prior, count)
 

@@ -211,7 +211,7 @@ def compare(
 def _prior(setting: Setting, data: Images, out: Path, tell: Tell) -> tuple[Any, str]:
     def fit() -> Gaussian | Mixture:
         tell(f"fitting the {setting.prior} of {len(data)} images")
-        return Gaussian.fit(data) if setting.prior == "gaussian" else Mixture.fit(data.floats())
+        return Gaussian.fit(data) if setting.prior == "gaussian" else Mixture.fit(data)
 
     return kept(out, setting.prior, fit, load_prior, fingerprint(data.pixels))
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from latestart import zoo
 from latestart.denoisers.networks import HalfPrecision, Unshuffled, load_model, sample_shape
+from latestart.device import own_device
 from latestart.experiments.grid import FULL, PLAIN, Grid
 from latestart.experiments.judge import Judge, fingerprint, open_features, reference_of, shipped_reference
 from latestart.features import ClassifierFeatures
@@ -51,7 +50,7 @@ def open_subjects(grid: Grid, kept: Path, run: Processes, tell: Callable[[str], 
         ValueError: something that the grid names does not exist or does not fit the rest.
     """
     bundles = {name: _bundle(name) for name in grid.model}
-    networks = {name: load_model(bundle.path, _device()) for name, bundle in bundles.items()}
+    networks = {name: load_model(bundle.path, own_device()) for name, bundle in bundles.items()}
     priors = {name: {prior: _prior(prior, bundle.path) for prior in grid.prior} for name, bundle in bundles.items()}
     judges = _judges(grid, bundles, kept, run, tell)
     for name, (network, _) in networks.items():
@@ -85,10 +84,6 @@ def _bundle(name: str) -> zoo.Bundle:
     return zoo.Bundle(Path(name).name, Path(name)) if Path(name).is_dir() else zoo.load(name)
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def weights(network: Any, scheduler: Any) -> str:
     """The fingerprint of a network's weights and build, and of the scheduler that it was trained with."""
     state = [part for name, tensor in sorted(network.state_dict().items()) for part in (name, tensor)]
@@ -111,7 +106,7 @@ def _prior(name: str, folder: Path) -> tuple[Any, str]:
             f"there is no prior {name!r} ({where}): expected {FULL}, {PLAIN}, {', '.join(SHIPPED)}, or a file that "
             "`latestart fit` wrote"
         )
-    return load_prior(path).to(_device()), fingerprint(path.read_bytes())
+    return load_prior(path).to(own_device()), fingerprint(path.read_bytes())
 
 
 def _own_judge(bundle: zoo.Bundle, grid: Grid) -> Judge:
@@ -134,5 +129,5 @@ def _extractor(bundle: zoo.Bundle, grid: Grid) -> Any:
         raise ValueError(f"{bundle.path} brings no features: give a shipped model's name, or a file of weights")
     extract = bundle.features if grid.features is None else open_features(grid.features)
     if isinstance(extract, ClassifierFeatures):
-        extract.classifier.to(_device())
+        extract.classifier.to(own_device())
     return extract

@@ -151,11 +151,13 @@ class Products(ABC):
         """A dense covariance `(D, D)` as completed sums of this structure.
 
         They are linear in the covariance, so any vectors will do whose products sum to it: here the columns of the
-        Cholesky factor of `C + e I`, less those of `e I`, the e being far above the rounding of C.
+        Cholesky factor of `C + e I`, less those of `e I`, the e being far above the rounding of C; of no covariance
+        there is nothing to sum.
         """
-        eye = torch.eye(self.dim, dtype=torch.float64, device=covariance.device)
-        shift = 1e-4 * float(covariance.diagonal().max().clamp(min=torch.finfo(torch.float64).tiny))
         total = torch.zeros(self.size, dtype=torch.float64, device=covariance.device)
+        if (largest := float(covariance.diagonal().max())) <= 0:
+            return total
+        eye, shift = torch.eye(self.dim, dtype=torch.float64, device=covariance.device), 1e-4 * largest
         self.accumulate(total, torch.linalg.cholesky(covariance + shift * eye).T)
         self.accumulate(total, eye, -shift)
         return self.complete(total)

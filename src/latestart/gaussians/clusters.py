@@ -72,6 +72,8 @@ class Directions:
 class Assignment:
     """Which component each image belongs to, and how the images are recognised when they are read again.
 
+    All of it stands on the processor, wherever the images were told apart: every process of a run is handed it.
+
     Attributes:
         numbers: the component of each image, `(N,)`; the j-th of the c-th class has the number `c * components + j`.
         directions: along which they were told apart.
@@ -127,7 +129,8 @@ def assigned(batches: Batches, components: int, labels: Tensor | None, sigma: fl
             numbers[classes == c] = c * components + _told_apart(z[classes == c], components, level, seed).cpu()
         if numbers.bincount(minlength=len(names) * components).all():
             break
-    return Assignment(numbers, directions, z)
+    directions = Directions(directions.origin.cpu(), directions.vectors.cpu(), directions.width)
+    return Assignment(numbers, directions, z.cpu())
 
 
 def _told_apart(z: Tensor, k: int, sigma: float, seed: int) -> Tensor:
@@ -280,7 +283,7 @@ def _seeded(z: Tensor, k: int, generator: torch.Generator) -> Tensor:
         weights = far if far.sum() > 0 else torch.ones_like(far)
         drawn = torch.multinomial(weights.cpu(), 2 + int(math.log(k)), replacement=True, generator=generator)
         reach = torch.minimum(far, torch.cdist(pool[drawn.to(z.device)], pool).square())
-        best = reach.sum(1).argmin()
+        best = int(reach.sum(1).argmin())
         centres, far = torch.cat([centres, pool[drawn[best]][None]]), reach[best]
     return centres
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from latestart.gaussians.clusters import Assignment, Batches, blocks
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.moments import Moments
-from latestart.gaussians.sums import structured
+from latestart.gaussians.sums import report_dense, require_rank, require_variance, structured
 from latestart.processes import Processes
 
 SHRINKAGE = 30.0  # nu; measured, see above
@@ -33,28 +33,54 @@ DENSE_LIMIT = 2**32  # bytes of float64 D x D sums of all components that "auto"
 
 log = logging.getLogger(__name__)
 
+Structure = tuple[str, int | None, torch.dtype, int]  # basis, rank, dtype of the products, seed of random directions
+
+
+class EmptyComponent(ValueError):
+    """More components were asked for than the images can be told into."""
+
+
+def moments_of_all(batches: Batches, structure: Structure, processes: Processes) -> Moments:
+    """Moments of all images, in one pass; of several processes each adds up its share of every block.
+
+    Raises:
+        ValueError: no images, images that are all the same, and what moments refuse.
+    """
+    moments: Moments | None = None
+    for block in blocks(batches):
+        moments = moments or Moments(tuple(block.shape[1:]), *structure)
+        mine = processes.share(len(block))
+        moments.update(block[mine.start : mine.stop])
+    if moments is None:
+        raise ValueError("expected at least one batch of images to fit a mixture to, received none")
+    moments.combine(processes)
+    require_variance([moments])
+    return moments
+
 
 def moments_of(
     batches: Batches,
     numbers: Tensor,
     total: int,
-    structure: tuple[str, int | None, torch.dtype],
+    structure: Structure,
     assignment: Assignment | None,
     processes: Processes,
 ) -> list[Moments]:
     """Moments of the images of each component; of several processes each adds up its share of the images.
 
     Raises:
-        ValueError: another number of images than `numbers`, other images than were assigned, or an empty component.
+        EmptyComponent: a component without images.
+        ValueError: another number of images than `numbers`, other images than were assigned, images that are all the
+            same, or a rank that the basis does not have.
     """
-    basis, rank, dtype = structure
+    basis, rank, dtype, seed = structure
     parts: list[Moments] = []
     start, share = 0, processes.share(len(numbers))
     for block in blocks(batches):
         if not parts:
             shape = tuple(block.shape[1:])
-            basis = _structure(basis, shape, len(numbers), total)
-            parts = [Moments(shape, basis, rank, dtype) for _ in range(total)]
+            basis, rank = _chosen(basis, rank, shape, len(numbers), total)
+            parts = [Moments(shape, basis, rank, dtype, seed) for _ in range(total)]
         mine = numbers[start : start + len(block)].to(block.device)
         if len(mine) == len(block):
             if assignment is not None:
@@ -70,10 +96,11 @@ def moments_of(
     for k, part in enumerate(parts):
         part.combine(processes)
         if part.count == 0:
-            raise ValueError(
-                f"component {k} of {total} has no images: ask for fewer components, or a lower sigma (the images may "
-                "have too few distinct ones among them)"
+            raise EmptyComponent(
+                f"component {k} of {total} has no images: ask for fewer components (too few of the images may be "
+                "distinct, or the level at which `Mixture.fit` tells them apart, its sigma, too high for so many)"
             )
+    require_variance(parts)
     return parts
 
 
@@ -104,16 +131,20 @@ def _enough(part: Moments, k: int, total: int) -> Moments:
     return part
 
 
-def _structure(basis: str, shape: tuple[int, ...], count: int, components: int) -> str:
+def _chosen(
+    basis: str, rank: int | None, shape: tuple[int, ...], count: int, components: int
+) -> tuple[str, int | None]:
     """What "auto" stands for: one basis for all components, by the images of all, since they share a covariance."""
     if basis != "auto":
-        return basis
+        return basis, rank
     dim = math.prod(shape)
-    dense = 8 * components * dim**2 <= DENSE_LIMIT and count - components >= dim
-    name = "dense" if dense else structured(shape)
-    level = logging.INFO if dense else logging.WARNING
-    log.log(level, "basis='auto' chose %r for %d components and %d images of %d values", name, components, count, dim)
-    return name
+    require_rank(rank, dim)
+    what = f"{components} components and {count} images of {dim} values"
+    if 8 * components * dim**2 <= DENSE_LIMIT and count - components >= dim:
+        report_dense(log, what, rank)
+        return "dense", None
+    log.warning("basis='auto' chose %r for %s", structured(shape), what)
+    return structured(shape), rank
 
 
 def groups_of(index: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:

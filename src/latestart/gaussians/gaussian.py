@@ -32,7 +32,7 @@ from torch import Tensor
 from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.gaussians.basis import Basis, nuclear_norm, trace
 from latestart.gaussians.structures import basis_class
-from latestart.gaussians.sums import Sums, batches_of
+from latestart.gaussians.sums import Sums, batches_of, require_variance
 
 
 class Gaussian:
@@ -100,12 +100,13 @@ class Gaussian:
                 "auto": dense while n > D and the D x D sums take at most 1 GiB, else "cosine+dense", and "lowrank" for
                 vectors; `prior.basis.name` and the log say which. For drawings of few images "lowrank" is better.
             rank: of "lowrank", the number of leading directions (256 by default); of "cosine+dense", how many
-                directions its dense block may have (512 by default, and at most a third of the images).
+                directions its dense block may have (512 by default, and at most a third of the images); of "auto" that
+                of what it chooses, where that has one: if not, the log says that it was not used.
             dtype: of the mean, the basis and the products summed; float64 where 1e-10 matters.
 
         Raises:
-            ValueError: no batches, fewer than two images, unequal shapes, integers, NaN or infinite values, or an
-                unknown basis.
+            ValueError: no batches, fewer than two images, images that are all the same, unequal shapes, integers, NaN
+                or infinite values, an unknown basis, or a rank that it does not have.
         """
         sums: Sums | None = None
         for batch in batches_of(batches):
@@ -113,6 +114,7 @@ class Gaussian:
             sums.update(batch)
         if sums is None:
             raise ValueError("expected at least one batch of images to fit a Gaussian to, received none")
+        require_variance([sums])
         return cls.of(sums)
 
     @classmethod

@@ -33,7 +33,7 @@ from torch import Tensor
 from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.clusters import Batches, assigned
-from latestart.gaussians.components import SHRINKAGE, grouped, groups_of, moments_of, shrunken
+from latestart.gaussians.components import SHRINKAGE, grouped, groups_of, moments_of, moments_of_all, shrunken
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.lowrank import LowRank
 from latestart.gaussians.structures import basis_class
@@ -104,15 +104,15 @@ class Mixture:
         """Fit a mixture to images: by their labels, or by k-means and EM (`gaussians/clusters.py`), or by both.
 
         Args:
-            batches: images in the model's own value range, one array `(N, *shape)` or an iterable of such. They are
-                read three times, so an iterator will not do, unless there is one component, or one for each class:
-                then once. Memory grows with N by 64 numbers an image only.
+            batches: images in the model's own value range, one array `(N, *shape)` or an iterable of such, as `Images`
+                are. They are read three times, so an iterator will not do, unless there is one component, or one for
+                each class: then once. Beside them memory grows with N by 64 numbers an image only.
             components: number of components, 30 if not given; with labels, of each class, and 1 if not given.
             labels: class index of each image, `(N,)`; the components carry those that occur.
             basis: of every component, as for `Gaussian`; "auto" is dense while there are more images than values and
                 the D x D sums of all components take at most 4 GiB, else as for a `Gaussian`.
-            rank: number of directions, for bases that have one.
-            seed: of k-means.
+            rank: number of directions, for bases that have one; with "auto" as for a `Gaussian`.
+            seed: of k-means, and of the directions of a low-rank fit.
             sigma: noise level of EM, in the images' units; by default a quarter of their largest deviation, halved
                 while a component would have no images.
             shrinkage: nu, the number of images' worth of the pooled covariance in that of each component; with 0 each
@@ -131,16 +131,17 @@ class Mixture:
         each = _whole(components, COMPONENTS if classes is None else 1)
         if not (math.isfinite(shrinkage) and shrinkage >= 0):
             raise ValueError(f"expected a shrinkage of at least 0 images, received {shrinkage}")
-        if classes is None and each == 1 and processes.count == 1:
-            return cls([Gaussian.fit(batches, basis, rank, dtype=dtype)])
+        structure = (basis, rank, dtype, seed)
+        if classes is None and each == 1:
+            return cls([Gaussian.of(moments_of_all(batches, structure, processes))])
         names = None if classes is None else classes.unique()
-        if each > 1 or classes is None:
+        if classes is None or each > 1:
             assignment = processes.firsts(lambda: assigned(batches, each, classes, sigma, seed))
             numbers = assignment.numbers
         else:
             assignment, numbers = None, classes.unique(return_inverse=True)[1]
         total = each * (1 if names is None else len(names))
-        parts = moments_of(batches, numbers, total, (basis, rank, dtype), assignment, processes)
+        parts = moments_of(batches, numbers, total, structure, assignment, processes)
         weights = torch.tensor([part.count for part in parts], dtype=torch.float64)
         return cls(shrunken(parts, shrinkage), weights, None if names is None else names.repeat_interleave(each))
 

@@ -7,10 +7,11 @@ with random combinations (low rank). Then
 
     mean = shift + first / n,      covariance = (second - n q(mean - shift)) / (n - 1)
 
-The shift is the mean of the first batch. Without it the difference would cancel: for images with mean 1e4 and unit
-variance the sums of products would need 8 more digits than the covariance shows. With it, products in float32 are as
-accurate as the deviations themselves, if `x - shift` is exact; so the shift is rounded to the images' own dtype, where
-a subtraction rounds once, relative to the deviation. Each chunk's float32 sums are added to float64 ones.
+The shift is the mean of the first batch; where all of its images have one value it is that value, so that what never
+varies has a variance of exactly zero in any dtype. Without it the difference would cancel: for images with mean 1e4 and
+unit variance the sums of products would need 8 more digits than the covariance shows. With it, products in float32 are
+as accurate as the deviations themselves, if `x - shift` is exact; so the shift is rounded to the images' own dtype,
+where a subtraction rounds once, relative to the deviation. Each chunk's float32 sums are added to float64 ones.
 
 Since q is quadratic, sums about one shift move exactly to another: `second' = second - n q(mean - shift)
 + n q(mean - shift')`. So sums add up in any order and any split, over processes, and over interruptions.
@@ -18,7 +19,7 @@ Since q is quadratic, sums about one shift move exactly to another: `second' = s
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite, prod
 
 import numpy as np
@@ -41,12 +42,14 @@ class Sums:
     Args:
         shape: of one image.
         basis: one of `structures.BASES`, or "auto".
-        rank: number of directions of its own, for bases that have such; None leaves it to the basis.
+        rank: number of directions of its own, for bases that have such; None leaves it to the basis. With "auto" that
+            of the basis it chooses; "dense" has none, and then the log says that it was not used.
         products: dtype in which products are multiplied, float32 (fast, 1e-6) or float64 (1e-10).
         seed: of the random directions of a basis that draws some.
 
     Raises:
-        ValueError: an unknown basis, a rank for a basis without one, an impossible shape or dtype.
+        ValueError: an unknown basis, a rank for a named basis without one, one that no basis of such images has, an
+            impossible shape or dtype.
     """
 
     def __init__(
@@ -73,6 +76,11 @@ class Sums:
     def value_range(self) -> tuple[float, float] | None:
         """Lowest and highest value seen, or None before the first image."""
         return (self.low, self.high) if self.count else None
+
+    @property
+    def constant(self) -> bool:
+        """Whether no image differed from the shift, so that all of them are the same."""
+        return self.count > 0 and not bool(self.first.any()) and not bool(self.second.any())
 
     def update(self, batch: Tensor | np.ndarray) -> None:
         """Add images `(B, *shape)`, floating point, in the model's own value range.
@@ -147,6 +155,8 @@ class Sums:
     def _structure(self) -> Products:
         dense = 8 * self.dim**2 <= DENSE_LIMIT
         name = ("dense" if dense else structured(self.shape)) if self.basis == "auto" else self.basis
+        if self.basis == "auto":
+            require_rank(self.rank, self.dim)
         if name == "dense" and self.basis == "auto":
             return basis_class(name).products(self.shape)  # a rank is for what may come instead
         return basis_class(name).products(self.shape, self.rank, self.seed)
@@ -166,7 +176,9 @@ class Sums:
 
     def _start(self, rows: Tensor) -> None:
         own = torch.promote_types(rows.dtype, torch.float32)
-        self.shift = rows[: self._chunk()].mean(0, dtype=torch.float64).to(own)
+        head = rows[: self._chunk()]
+        low, high = head.aminmax(dim=0)
+        self.shift = torch.where(low == high, low.to(own), head.mean(0, dtype=torch.float64).to(own))
         self.first = torch.zeros(self.dim, dtype=torch.float64, device=rows.device)
         self.second = torch.zeros(self.structure.size, dtype=torch.float64, device=rows.device)
 
@@ -202,9 +214,35 @@ class Sums:
     def _report(self, basis: Basis) -> None:
         size = f"{self.count} images of {self.dim} values"
         if basis.name == "dense":
-            log.info("basis='auto' chose 'dense' for %s", size)
+            report_dense(log, size, self.rank)
         else:
             log.warning("basis='auto' chose %r for %s: too few, or too large, for 'dense'", basis.name, size)
+
+
+def report_dense(to: logging.Logger, what: str, rank: int | None) -> None:
+    """Say that "auto" took the dense basis, and of a rank that was given for another one that it was not used."""
+    unused = "" if rank is None else f", which has no rank: rank={rank} is not used"
+    to.log(logging.WARNING if unused else logging.INFO, "basis='auto' chose 'dense' for %s%s", what, unused)
+
+
+def require_rank(rank: int | None, dim: int) -> None:
+    """Raise `ValueError` if no basis of images of `dim` values has that rank."""
+    if rank is not None and not 1 <= rank <= dim:
+        raise ValueError(f"expected a rank from 1 to {dim}, the number of values of an image, received rank={rank}")
+
+
+def require_variance(parts: Sequence[Sums]) -> None:
+    """Raise `ValueError` if the images of all these sums are one image again and again, which no prior is fitted to.
+
+    Vectors may be: the features of a sampler that has collapsed have a mean, and a distance from others.
+    """
+    first, count = parts[0], sum(part.count for part in parts)
+    if count < 2 or len(first.shape) < 2:
+        return
+    if all(part.constant and torch.equal(part.shift, first.shift) for part in parts):
+        raise ValueError(
+            f"all {count} images are the same: they have no variance, and a prior of them could only repeat them"
+        )
 
 
 def structured(shape: tuple[int, ...]) -> str:

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latestart.data import Images
+from latestart.data import Images, Placed
 from latestart.evaluation.copying import Copying, CopyingFrom
+from latestart.gaussians.components import EmptyComponent
 from latestart.gaussians.mixture import Mixture
 from latestart.sampling.late_start import late_start, start_level
 from latestart.sampling.loop import draw
@@ -74,25 +75,29 @@ def choose_components(
     steps: int = 5,
     samples: int = SAMPLES,
     seed: int = 0,
+    device: torch.device | str = "cpu",
     **fit: Any,
 ) -> ComponentsChoice:
     """Choose the number of components of a mixture for a late start at one level.
 
     Args:
-        images: to fit to, `Images` or `(N, *shape)` in the model's value range.
+        images: to fit to, `Images` (which stay bytes) or `(N, *shape)` in the model's value range.
         held_out: at least 400 others of the same kind; half of them serve as the second set of the copying check.
         sigma: the noise level of the start; with a model and `t_start` it is that of the run.
         candidates: numbers of components; by default 1, 2, 5, 10, 30, 100, 300, as far as there are 20 images for each.
         model, scheduler, t_start, steps: to look for copies among generated images, not the mixture's own samples.
         samples: number of samples that copies are looked for in.
         seed: of the fits, the noise and the samples.
+        device: to fit on.
         fit: what else `Mixture.fit` takes, such as `basis` and `rank`.
 
     Raises:
         ValueError: too few held-out images, images that are not finite, no level, no candidates or none that the images
-            suffice for, fewer than one sample, or no number of components within the bar of copying.
+            suffice for, fewer than one sample, no number of components within the bar of copying, and what
+            `Mixture.fit` raises; only numbers that the images cannot be told into are left out.
     """
-    fitted_to, others = _values("images", images), _values("held_out", held_out)
+    fitted_to = images if isinstance(images, Images) else _values("images", images)
+    others = _values("held_out", held_out)
     if len(others) < 400:
         raise ValueError(f"expected at least 400 held-out images, received {len(others)}")
     if samples < 1:
@@ -100,15 +105,16 @@ def choose_components(
     if model is not None:
         sigma = start_level(late_start(scheduler, _given("t_start", t_start), steps))
     sigma = _given("sigma", sigma)
-    mixtures = _fitted(fitted_to, _candidates(candidates, len(fitted_to)), seed, fit)
+    batches = Placed(fitted_to, device) if isinstance(fitted_to, Images) else fitted_to.to(device)
+    mixtures = _fitted(batches, _candidates(candidates, len(fitted_to)), seed, fit)
     y = others + sigma * white_noise(range(len(others)), tuple(others.shape[1:]), seed).to(others)
-    densities = {k: torch.cat([m.noised(sigma).log_prob(part) for part in y.split(256)]) for k, m in mixtures.items()}
+    densities = {k: _densities(m.noised(sigma), y) for k, m in mixtures.items()}
     check = _check(fitted_to, others)
     copies = {}
     for k, mixture in mixtures.items():
         z = white_noise(range(samples), mixture.shape, seed)
         drawn = (
-            mixture.push(z)
+            mixture.push(z.to(mixture.device)).cpu()
             if model is None
             else draw(model, scheduler, mixture, samples, steps, t_start, seed).samples.cpu()
         )
@@ -116,6 +122,11 @@ def choose_components(
     trials = _trials(densities, copies)
     chosen = _chosen(trials)
     return ComponentsChoice(chosen, mixtures[chosen], tuple(trials), float(sigma))
+
+
+def _densities(mixture: Mixture, y: Tensor) -> Tensor:
+    """Log-density of each image, on the processor."""
+    return torch.cat([mixture.log_prob(part.to(mixture.device)).cpu() for part in y.split(256)])
 
 
 def _trials(densities: dict[int, Tensor], copies: dict[int, Copying]) -> list[Trial]:
@@ -148,13 +159,14 @@ def _candidates(candidates: Sequence[int] | None, count: int) -> list[int]:
     return sorted(set(possible))
 
 
-def _fitted(images: Tensor, candidates: list[int], seed: int, options: dict[str, Any]) -> dict[int, Mixture]:
+def _fitted(images: Tensor | Placed, candidates: list[int], seed: int, options: dict[str, Any]) -> dict[int, Mixture]:
     """The mixtures that can be fitted; more components than the images can be told into are none."""
-    found, failure = {}, None
+    found: dict[int, Mixture] = {}
+    failure = None
     for k in candidates:
         try:
             found[k] = Mixture.fit(images, k, seed=seed, **options)
-        except ValueError as error:
+        except EmptyComponent as error:
             log.warning("%d components are left out: %s", k, error)
             failure = error
     if failure is not None and not found:
@@ -162,10 +174,10 @@ def _fitted(images: Tensor, candidates: list[int], seed: int, options: dict[str,
     return found
 
 
-def _check(fitted_to: Tensor, others: Tensor) -> CopyingFrom:
+def _check(fitted_to: Images | Tensor, others: Tensor) -> CopyingFrom:
     """Equal numbers of fitted and held-out images, and the rest of the held-out ones for the threshold."""
     n = min(SEEN, len(fitted_to), len(others) // 2)
-    return CopyingFrom(_unit(fitted_to[:n]), _unit(others[:n]), _unit(others[n:]))
+    return CopyingFrom(_unit(_values("images", fitted_to[:n])), _unit(others[:n]), _unit(others[n:]))
 
 
 def _unit(values: Tensor) -> Tensor:
