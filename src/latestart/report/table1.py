@@ -206,16 +206,20 @@ def _grid(axis: Axes, labels: list[str]) -> None:
     for place in range(0, len(labels), 2):
         axis.axhspan(place - 0.5, place + 0.5, color="#f2f2f2", zorder=0)
     axis.set_ylim(len(labels) - 0.5, -0.5)
-    low, high = axis.get_xlim()
-    ticks = [tick for tick in _ticks() if low <= tick <= high]
+    ticks = _ticks(*axis.get_xlim())
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
 
 
-def _ticks() -> Iterator[float]:
-    for power in range(-3, 6):
-        for digit in (1, 2, 5):
-            yield digit * 10.0**power
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two, at least three if there are so many."""
+    ticks: list[float] = []
+    for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), [1 + k / 10 for k in range(90)]):
+        every = (digit * 10.0**power for power in range(-3, 6) for digit in digits)
+        ticks = [tick for tick in every if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
 
 
 def headline(rows: Sequence[Row]) -> Iterator[str]:
