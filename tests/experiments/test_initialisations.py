@@ -16,7 +16,7 @@ from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import Estimate, feature_statistics
 from latestart.experiments import initialisations as experiment
 from latestart.experiments.initialisations import Point, Setting
-from latestart.experiments.judge import Figures, Judge, Reference
+from latestart.experiments.judge import Figures, Judge, Reference, over
 from latestart.experiments.starts import FlowConfig, NoisedImages
 from latestart.experiments.subjects import Subject
 from latestart.gaussians.basis import Isotropic
@@ -84,7 +84,7 @@ def test_the_datas_own_noised_distribution_reaches_the_upper_limit(result):
     """From exact starts of an exact model both are as good as each other, and low enough as unseen images."""
     for t_start in (LOW, HIGH):
         mixture, images = (at(result, kind, t_start) for kind in ("mixture", "images"))
-        ratio = experiment.over(mixture, images)
+        ratio = over(mixture, images)
         assert ratio.low < 1 < ratio.high
     assert at(result, "mixture", LOW).frechet.value < 1.5 * result.floor.frechet.value
     gaussian = at(result, "gaussian", LOW)

@@ -121,7 +121,7 @@ def gaussianity(
         prior: the Gaussian that they should come from, at their own level: `prior.noised(sigma)`. None asks whether
             they come from any.
         rank: leading directions that are tested (of the samples without a prior, else of the prior); by default as
-            many as 16, the dimensions, and a fifth of n allow.
+            many as 8, the dimensions, and a fifth of n allow.
         projections: random directions, besides the axes, among which the worst is looked for.
         replicates: of the statistics under the hypothesis; no p-value is below 1 / (replicates + 1). They are kept:
             the next set of the same size and rank costs little.

@@ -92,7 +92,7 @@ def _counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
 
 
 def _replicates(inside: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The share of rows with some drawn column inside, under each pair of resamples, moved to the share itself."""
+    """The share of rows with some drawn column inside, by pairs of resamples, moved to the share, within [0, 1]."""
     drawn = (inside.float() @ (columns > 0).float().T > 0).double()
     shares = (drawn * rows.T).sum(0) / rows.sum(1)
-    return shares - shares.mean() + _share(inside)
+    return (shares - shares.mean() + _share(inside)).clamp(0, 1)

@@ -34,10 +34,10 @@ from typing import Any
 from latestart import zoo
 from latestart.data import Images, load_images
 from latestart.evaluation.copying import BAR
-from latestart.evaluation.quality import Estimate, interval
+from latestart.evaluation.quality import Estimate
 from latestart.experiments.cells import Outcome, Planned, plan, read_cell
 from latestart.experiments.grid import FULL, Cell, Grid
-from latestart.experiments.judge import Figures, fingerprint
+from latestart.experiments.judge import Figures, fingerprint, over
 from latestart.experiments.starts import Box, Flow, FlowConfig, NoisedImages, Reshaped, fit_flow, kept, require_zuko
 from latestart.experiments.subjects import SHIPPED, Subject, open_subjects
 from latestart.experiments.sweep import Sweep
@@ -53,7 +53,6 @@ KINDS = ("isotropic", "uniform", "diagonal", "lowrank", "gaussian", "mixture", "
 STARTS = (200, 300, 400, 500, 600, 700, 800)  # in the scheduler's t, of 1,000
 EVALUATIONS = (3, 5, 10)
 RANK = 32  # of the low-rank Gaussian
-LEAST = 0.01  # of a distance, for its replicates
 
 Tell = Callable[[str], None]
 Progress = Callable[[int, int, str], None]
@@ -431,15 +430,6 @@ def _related(rows: list[Row]) -> Iterable[Row]:
     for row in sorted(rows, key=lambda row: row.nfe):
         known = base.get(row.nfe)
         yield row if known is None else replace(row, relative=over(row.figures, known))
-
-
-def over(one: Figures, other: Figures) -> Estimate:
-    """The ratio of two Frechet distances, with the interval of paired bootstrap replicates.
-
-    A replicate of a distance near to nothing may be negative: none is taken below a hundredth of the distance.
-    """
-    above, below = (f.replicates.clamp(min=max(LEAST * f.frechet.value, 1e-12)) for f in (one, other))
-    return interval(above / below, one.frechet.value / max(other.frechet.value, 1e-12))
 
 
 def _floor(subject: Subject, setting: Setting) -> Figures | None:

@@ -31,6 +31,7 @@ from latestart.gaussians.moments import Moments
 from latestart.processes import Processes
 
 REAL = 2000  # images that samples are compared with one by one
+LEAST = 0.01  # of a distance, for its replicates
 COMPARED = 5000  # samples so compared: all their distances are held in memory
 BATCH = 1000
 KIND = "feature-statistics"
@@ -86,6 +87,14 @@ class Judge:
         """How many features there are."""
         return len(self.reference.statistics.mean)
 
+    def floor(self, samples: int) -> tuple[int, Estimate] | None:
+        """How many images the model has not seen, at most `samples`, and their distance; None if there are none."""
+        if self.reference.copying is None:
+            return None
+        _, one, other = self.reference.copying
+        features = self.extract(torch.cat([one.unit(), other.unit()])[:samples])
+        return len(features), interval(self.frechet.replicates(features), self.frechet(features))
+
     def __call__(self, images: Tensor) -> Figures:
         """The figures of images `(N, C, H, W)` in [0, 1].
 
@@ -103,6 +112,15 @@ class Judge:
         return Figures(
             frechet, overlap.precision, overlap.recall, overlap.coverage, copied, replicates, overlap.recall_replicates
         )
+
+
+def over(one: Figures, other: Figures) -> Estimate:
+    """The ratio of two Frechet distances, with the interval of paired bootstrap replicates.
+
+    A replicate of a distance near to nothing may be negative: none is taken below a hundredth of the distance.
+    """
+    above, below = (f.replicates.clamp(min=max(LEAST * f.frechet.value, 1e-12)) for f in (one, other))
+    return interval(above / below, one.frechet.value / max(other.frechet.value, 1e-12))
 
 
 def fingerprint(*parts: Any) -> str:

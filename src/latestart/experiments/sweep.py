@@ -40,7 +40,7 @@ from latestart.experiments.cells import (
     write_cell,
 )
 from latestart.experiments.grid import FULL, Cell, Grid
-from latestart.experiments.judge import few_samples
+from latestart.experiments.judge import LEAST, few_samples
 from latestart.experiments.subjects import Subject, open_subjects
 from latestart.files import replacing
 from latestart.processes import Processes
@@ -54,6 +54,7 @@ COLUMNS = {
     **{"status": TEXT, "reason": TEXT},
     **{name: REAL for figure in FIGURES for name in (figure, f"{figure}_low", f"{figure}_high")},
 }
+TINY = 1e-12  # of a distance: no division by nothing
 POLL = 0.5  # seconds between two looks for the other processes' cells
 
 Tell = Callable[[str], None]
@@ -229,9 +230,8 @@ def add_gains(rows: list[dict[str, Any]], distances: list[Tensor | None]) -> Non
         ]
         if mine is not None and full:
             best, replicates = min(full, key=lambda pair: pair[0]["frechet"])
-            tiny = torch.finfo(torch.float64).tiny
-            ratio = best["frechet"] / max(row["frechet"], tiny)
-            row |= columns("gain", interval(replicates / mine.clamp(min=tiny), ratio))
+            value, least = max(row["frechet"], TINY), max(LEAST * row["frechet"], TINY)
+            row |= columns("gain", interval(replicates / mine.clamp(min=least), best["frechet"] / value))
 
 
 def _setting(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ only ratios compare. The shipped MNIST model gives 4.5 and 2.0 for the first two
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class Table:
 
     @property
     def cost(self) -> int:
-        """Network evaluations of all cells."""
+        """Network evaluations that all cells cost."""
         return sum(planned.cell.cost for planned in self.sweep.planned if planned.steps is not None)
 
 
@@ -112,6 +112,8 @@ def open_table(
 def results(table: Table, found: list[Row], dataset: str | None) -> dict[str, Any]:
     """All figures, ready for `results.json`."""
     options, subject = table.options, table.sweep.subjects[table.options.model]
+    floor = subject.judge.floor(options.grid.samples)
+    measured = {entry.planned.key: entry.planned.cell.cost for entry, _ in table.measured()}
     return {
         "model": Path(options.model).name,
         "weights": subject.weights,
@@ -120,7 +122,9 @@ def results(table: Table, found: list[Row], dataset: str | None) -> dict[str, An
         "seed": options.grid.seed,
         "dataset_in_the_paper": dataset,
         "cells": len(table.sweep.planned),
-        "measured": len({entry.planned.key for entry, _ in table.measured()}),
-        "evaluations": table.cost,
+        "measured": len(measured),
+        "evaluations": sum(measured.values()),
+        "planned": table.cost,
+        "floor": None if floor is None else {"images": floor[0], **asdict(floor[1])},
         "rows": [row.record() for row in found],
     }

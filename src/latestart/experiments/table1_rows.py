@@ -4,11 +4,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from latestart.evaluation.quality import Estimate, interval
+from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import FULL, Cell
-from latestart.experiments.judge import Figures
+from latestart.experiments.judge import Figures, over
 from latestart.experiments.published import Published, published
 from latestart.experiments.table1_cells import PAPER, Entry
 
@@ -108,9 +106,9 @@ def _row(part: str, sampler: str, number: int, cells: list[Done], theirs: Publis
         if entry.kind == FULL and entry.planned.cell.spacing in ("trailing", PAPER) and not entry.planned.cell.clip
     ]
     late = [kind for kind in best if kind != FULL]
-    ratios = {kind: ratio(best[FULL].figures, best[kind].figures) for kind in late if FULL in best}
+    ratios = {kind: over(best[FULL].figures, best[kind].figures) for kind in late if FULL in best}
     against = [_best(plain, FULL).figures] if plain and part != BEST else []
-    paper_ratios = {kind: ratio(full, best[kind].figures) for full in against for kind in late}
+    paper_ratios = {kind: over(full, best[kind].figures) for full in against for kind in late}
     nfe = max(entry.planned.cell.nfe for entry, _ in cells)
     return Row(part, sampler, number, nfe, best, ratios, paper_ratios, theirs)
 
@@ -119,10 +117,3 @@ def _best(cells: Iterable[Done], kind: str) -> Best:
     mine = [(entry.planned.cell, figures) for entry, figures in cells if entry.kind == kind]
     cell, figures = min(mine, key=lambda pair: pair[1].frechet.value)
     return Best(cell, figures, len(mine))
-
-
-def ratio(worse: Figures, better: Figures) -> Estimate:
-    """The ratio of two distances, with the interval of paired replicates."""
-    tiny = torch.finfo(torch.float64).tiny
-    value = worse.frechet.value / max(better.frechet.value, tiny)
-    return interval(worse.replicates / better.replicates.clamp(min=tiny), value)

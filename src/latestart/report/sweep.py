@@ -87,4 +87,5 @@ def _number(value: float) -> str:
 def _caption(rows: list[Row]) -> str:
     counts = " and ".join(sorted({f"{row['samples']:,} samples, seed {row['seed']}" for row in rows}))
     features = " and ".join(sorted({row["features"] for row in rows}))
-    return f"{counts}; features {features}; gain: on the best full noise at the same sampler and evaluations"
+    gain = "on the best of the full-noise cells above at the same sampler and evaluations"
+    return f"{counts}; features {features}; gain: {gain}"

@@ -123,6 +123,14 @@ def _times(estimate: Estimate | None) -> str:
     return "-" if estimate is None else f"{estimate.value:.2f}\n[{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
+def _both(mine: Estimate, theirs: Estimate) -> str:
+    return f"{_interval(mine)} against {_interval(theirs)}"
+
+
+def _interval(share: Estimate) -> str:
+    return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
+
+
 def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[str, Any]]) -> Report:
     """All blocks, the best ratios in words, and why cells were not measured.
 
@@ -134,6 +142,10 @@ def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[st
     names = ("model", "weights", "samples", "seed", "features", "measured", "evaluations")
     tables = [block.rich() for block in blocks(rows)]
     said = [*headline(rows), *not_measured(cells)]
+    if (floor := facts["floor"]) is not None:
+        distance = _spread(Estimate(floor["value"], floor["low"], floor["high"]))
+        said.insert(0, f"{floor['images']:,} images that the model has not seen score {distance}: the floor")
+    said.append("the best of several cells is chosen on the samples that it is measured on, on both sides of a ratio")
     pictures = ["table1.png"] if rows else []
     kept = {name: facts[name] for name in names}
     return Report(f"The paper's table: {facts['model']}", kept, tables, said, pictures)
@@ -232,5 +244,6 @@ def headline(rows: Sequence[Row]) -> Iterator[str]:
             yield (
                 f"NFE {row.number}: {KINDS[kind]} ({NAMES.get(late.cell.sampler)}) {_number(late.frechet.value)}, best "
                 f"full noise ({NAMES.get(full.cell.sampler)}) {_number(full.frechet.value)}: {found.value:.2f}x "
-                f"[{found.low:.2f}, {found.high:.2f}]"
+                f"[{found.low:.2f}, {found.high:.2f}]; recall {_both(late.figures.recall, full.figures.recall)}"
+                + ("" if late.figures.copied is None else f"; copied {_interval(late.figures.copied)}")
             )
