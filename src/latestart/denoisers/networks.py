@@ -184,14 +184,18 @@ class NetworkDenoiser:
         return self.convention.to_sample(out, y, sigma)
 
 
-class HalfPrecision:
-    """A network whose products are taken in bfloat16, by autocast, its output in float32; in all else the network."""
+class Wrapped:
+    """A network with a call of its own; in all else it is the network."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
+
+
+class HalfPrecision(Wrapped):
+    """A network whose products are taken in bfloat16, by autocast, its output in float32."""
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> SimpleNamespace:
         """The network's own call."""

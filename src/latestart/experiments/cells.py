@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latestart.denoisers.networks import Wrapped
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import Cell
 from latestart.experiments.judge import Figures, fingerprint
@@ -81,14 +82,12 @@ class Meter:
             self.progress(self.settled + self.running, self.total, self.note)
 
 
-class Metered:
-    """A model whose evaluations are told to a meter; in all else it is the model."""
+class Metered(Wrapped):
+    """A model whose evaluations are told to a meter."""
 
     def __init__(self, model: Any, meter: Meter) -> None:
-        self.model, self.meter = model, meter
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
+        super().__init__(model)
+        self.meter = meter
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The model's own call."""

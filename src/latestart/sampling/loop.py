@@ -15,7 +15,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from latestart.denoisers.networks import predict, sample_shape
+from latestart.denoisers.networks import Wrapped, predict, sample_shape
 from latestart.noise import Noise
 from latestart.sampling.late_start import (
     Prior,
@@ -52,14 +52,12 @@ class Result:
         return (self.samples / 2 + 0.5).clamp(0, 1)
 
 
-class Counted:
-    """A model that counts its evaluations, in samples; in all else it is the model."""
+class Counted(Wrapped):
+    """A model that counts its evaluations, in samples."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.evaluated = model, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
+        super().__init__(model)
+        self.evaluated = 0
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The model's own call."""
