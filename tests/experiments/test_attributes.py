@@ -145,22 +145,28 @@ def test_a_classifier_is_for_its_own_shape(reader):
         AttributeClassifier(reader.network, (1, 16, 16), {"tone": ("a", "b")}, {})
 
 
+def _save(path, known):
+    pixels = known.images.pixels.movedim(1, -1).numpy()
+    np.savez(path, images=pixels, **{name: index.numpy() for name, index in known.attributes.items()})
+    return pixels
+
+
+def _run(command, *args):
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, [str(a) for a in args], env={"COLUMNS": "200"})
+
+
 def test_the_command(tmp_path):
     known = _pictures(200)
-    pixels = known.images.pixels.movedim(1, -1).numpy()
-    np.savez(tmp_path / "some.npz", images=pixels, **{name: index.numpy() for name, index in known.attributes.items()})
-    app = typer.Typer()
-    app.command()(attributes)
-
-    def run(*args):
-        return CliRunner().invoke(app, [str(a) for a in args], env={"COLUMNS": "200"})
+    _save(tmp_path / "some.npz", known)
 
     out = tmp_path / "out" / "attributes.safetensors"
-    result = run(tmp_path / "some.npz", "--out", out, "--epochs", 1)
+    result = _run(attributes, tmp_path / "some.npz", "--out", out, "--epochs", 1)
     assert result.exit_code == 0, result.output
     assert "of 20 held-out pictures" in result.output and f"wrote {out}" in result.output
     assert set(AttributeClassifier.load(out).values) == set(VALUES)
-    wrong = run(tmp_path / "some.npz", "--out", tmp_path / "x.npz")
+    wrong = _run(attributes, tmp_path / "some.npz", "--out", tmp_path / "x.npz")
     assert wrong.exit_code == 2 and "ends in .safetensors" in wrong.output
 
 
@@ -178,17 +184,11 @@ def test_every_combination_of_attributes_is_a_class():
 
 def test_the_command_of_features(tmp_path):
     known = _pictures(600)
-    pixels = known.images.pixels.movedim(1, -1).numpy()
-    np.savez(tmp_path / "some.npz", images=pixels, **{name: index.numpy() for name, index in known.attributes.items()})
+    pixels = _save(tmp_path / "some.npz", known)
     np.savez(tmp_path / "few.npz", images=pixels[:100], labels=np.arange(100) % 2)
-    app = typer.Typer()
-    app.command()(classifier)
-
-    def run(*args):
-        return CliRunner().invoke(app, [str(a) for a in args], env={"COLUMNS": "200"})
 
     out = tmp_path / "out" / "classifier.safetensors"
-    result = run(tmp_path / "some.npz", "--out", out, "--epochs", 12)
+    result = _run(classifier, tmp_path / "some.npz", "--out", out, "--epochs", 12)
     assert result.exit_code == 0, result.output
     trained, unseen = Classifier.load(out), _pictures(200, seed=1)
     said = trained.classify(unseen.images.batches())
@@ -197,5 +197,5 @@ def test_the_command_of_features(tmp_path):
     assert right > 80 and "of 60 held-out images" in result.output
     for wrong, told in (((tmp_path / "some.npz", "--out", tmp_path / "x"), "ends in .safetensors"),
                         ((tmp_path / "few.npz", "--out", out), "at least 128 images")):  # fmt: skip
-        failed = run(*wrong)
+        failed = _run(classifier, *wrong)
         assert failed.exit_code == 2 and told in failed.output
