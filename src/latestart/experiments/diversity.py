@@ -7,15 +7,17 @@ distance beside. White noise and seeds are the same everywhere, so ratios of two
 
 Full noise is the best, by the Frechet distance, of leading and trailing spacing, clipped and unclipped; a late start
 the best of clipped and unclipped from the start that `choose_start` names, or of several starts given. What is best is
-not chosen by the attributes. All are in `results.json`.
+not chosen by the attributes, unless the features are those of a classifier of them, as they are for the faces. All are
+in `results.json`.
 
-Attributes are read by a classifier: of faces by the one that `experiment attributes` trains, of digits by the model's
-own. Samples and data are read alike, so that errors made on both cancel as far as they can, and what the classifier
+Attributes are read by a classifier: the one that `experiment attributes` trains, beside the model; digits, by one that
+the MNIST model brings along. Samples and data are read alike, so that errors made on both cancel as far as they can, and what the classifier
 gets wrong on held-out images is told. Errors that it makes on a sampler's images alone do not cancel, and look like a
 bias of the sampler: a digit under the noise that PNDM leaves from full noise in 4 steps is an 8 to the shipped
 classifier. So the share of a way's samples of which the classifier is less than 90% sure is told beside that of the
 data, and `experiment attributes` trains readers that noise does not mislead, of labelled images as well. Where the
-data's attributes are known exactly, the divergence from the exact shares stands beside that from the shares read.
+data's attributes are known exactly, the divergence from the exact shares stands beside that from the shares read, in
+`results.json`.
 
 Each way is kept the moment that it is sampled, as what the classifier and the features say of its images.
 

@@ -1,4 +1,5 @@
-"""Late start: any diffusers scheduler, over its last times only. The one file that knows schedulers' quirks.
+"""Late start: any diffusers scheduler, over its last times only. The file that knows schedulers' quirks, but
+for those of their spacings (`spacings.py`).
 
 A scheduler over the times [0, T) becomes one of the same kind over [0, start), with the same noise levels:
 
