@@ -10,13 +10,13 @@ the best of clipped and unclipped from the start that `choose_start` names, or o
 not chosen by the attributes, unless the features are those of a classifier of them, as they are for the faces. All are
 in `results.json`.
 
-Attributes are read by a classifier, the one that `experiment attributes` trains, beside the model. Samples and data are
-read alike, so that errors made on both cancel as far as they can, and what the classifier gets wrong on held-out images
-is told. Errors that it makes on a sampler's images alone do not cancel, and look like a bias of the sampler: a digit
-under the noise that PNDM leaves from full noise in 4 steps is an 8 to a classifier of clean digits. So these readers are
-trained under noise, of labelled images as well, and the share of a way's samples of which they are less than 90% sure is
-told beside that of the data. Where the data's attributes are known exactly, the divergence from the exact shares stands
-beside that from the shares read, in `results.json`.
+Attributes are read by a classifier, the one that `experiment attributes` trains, beside the model. Samples and data
+are read alike, so that errors made on both cancel as far as they can, and what the classifier gets wrong on held-out
+images is told. Errors that it makes on a sampler's images alone do not cancel, and look like a bias of the sampler: a
+digit under the noise that PNDM leaves from full noise in 4 steps is an 8 to a classifier of clean digits. So these
+readers are trained under noise, of labelled images as well, and the share of a way's samples of which they are less
+than 90% sure is told beside that of the data. Where the data's attributes are known exactly, the divergence from the
+exact shares stands beside that from the shares read, in `results.json`.
 
 Each way is kept the moment that it is sampled, as what the classifier and the features say of its images.
 
