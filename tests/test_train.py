@@ -63,6 +63,35 @@ def test_training_lowers_the_loss_below_the_best_constant(tmp_path, squares, pre
     assert math.isclose(record["loss"], losses[-1])
 
 
+@pytest.mark.parametrize("cap", [1.0, 5.0, 1e9])
+def test_a_capped_error_is_that_of_x_0_whatever_is_predicted(cap):
+    """The same wrong x_0, told as eps, as v and as x_0, costs the same: `min(SNR + 1, cap)` times its squared error."""
+    t, g = torch.tensor([1, 80, 400, 900]), torch.Generator().manual_seed(0)
+    x_0, eps, wrong = (torch.randn(4, 1, 2, 2, generator=g, dtype=torch.float64) for _ in range(3))
+    costs = {}
+    for prediction in ("epsilon", "v_prediction", "sample"):
+        config = TrainConfig(prediction=prediction, min_snr=cap)
+        scheduler = training.training_schedule(config)
+        x = scheduler.add_noise(x_0, eps, t)
+        sigma = Noise.from_scheduler(scheduler).sigma(t).view(-1, 1, 1, 1)
+        alpha = (1 + sigma**2) ** -0.5
+        implied = (x - alpha * wrong) / (alpha * sigma)  # the eps that goes with the wrong x_0 at this x_t
+        told = {"epsilon": implied, "v_prediction": alpha * implied - alpha * sigma * wrong, "sample": wrong}
+        true = {"epsilon": eps, "v_prediction": alpha * eps - alpha * sigma * x_0, "sample": x_0}
+        errors = (told[prediction] - true[prediction]).square().flatten(1).mean(1)
+        costs[prediction] = errors * training._weights(t, scheduler, config)
+    weights = (1 + sigma.flatten() ** -2).clamp(max=cap)
+    expected = weights * (wrong - x_0).square().flatten(1).mean(1)
+    for cost in costs.values():
+        assert torch.allclose(cost, expected, rtol=1e-3)
+
+
+def test_without_a_cap_the_capped_error_of_v_is_the_plain_one(tmp_path, squares):
+    plain = train(squares, tmp_path / "a", TrainConfig(steps=3, prediction="v_prediction", **TINY))
+    capped = train(squares, tmp_path / "b", TrainConfig(steps=3, prediction="v_prediction", min_snr=1e9, **TINY))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(plain.parameters(), capped.parameters()))
+
+
 def test_what_is_kept_is_the_moving_average(tmp_path, squares):
     config = TrainConfig(steps=6, patch=2, **TINY)
     model = train(squares, tmp_path, config, save_every=3)
@@ -163,6 +192,8 @@ def test_bad_settings_are_named(tmp_path, squares):
         ({"channels": ()}, "one or more positive numbers"),
         ({"channels": (8, -8)}, r"positive numbers, received \(8, -8\)"),
         ({"ema_decay": 2.0}, r"received 2\.0 and 0\.001"),
+        ({"min_snr": 0.5}, r"at least 1 and finite, received 0\.5"),
+        ({"min_snr": math.inf}, r"received inf"),
         ({"mixed_precision": "fp16"}, "one of no, bf16, received 'fp16'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -4,6 +4,11 @@ Diffusion: with `x_t = alpha_t x_0 + std_t eps` and `t` uniform, minimise `E |ta
 target is eps, v or x_0 by the scheduler's prediction type (Ho et al. 2020; Salimans and Ho 2022); the weights that are
 kept are an exponential moving average (EMA).
 
+With `min_snr` the error is that of x_0, with the weight `min(SNR_t + 1, min_snr)`, whatever the network predicts:
+`E w_t |x_0 - D(x_t)|^2`, where `SNR = 1 / sigma^2`. Without the cap that is the error of v. It is Min-SNR-gamma (Hang
+et al. 2023) with SNR + 1 for SNR, which leaves the highest levels their share; a baseline from full noise needs them.
+It matters for a network that predicts x_0, whose plain error is almost all at high noise.
+
 A network that will only be used below a late start need not know the levels above it. With `max_sigma` the schedule is
 cut to the times `t` with `sigma(t) <= max_sigma`, and `t` is uniform over those. The cut schedule is written beside the
 network as the one that it was trained with, so that all that asks which levels it knows is told the truth.
@@ -22,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
-from diffusers.training_utils import EMAModel
+from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
 from latestart.data import Images, to_floats
@@ -44,7 +49,8 @@ class TrainConfig:
 
     `channels` has one entry for each resolution; attention is in the middle block. `init` is the folder of a model of
     the same build to begin from; it may predict something else, since its layers serve as well. `max_sigma` is the
-    highest noise level, std over alpha, that the network is trained on; None for all of the schedule.
+    highest noise level, std over alpha, that the network is trained on; None for all of the schedule. `min_snr` caps
+    the weight of a level in the error of x_0; None for the plain error of what the network predicts.
     """
 
     steps: int = 10_000
@@ -61,6 +67,7 @@ class TrainConfig:
     mixed_precision: str = "no"
     init: str = ""
     max_sigma: float | None = None
+    min_snr: float | None = None
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -74,6 +81,8 @@ class TrainConfig:
             raise ValueError(
                 f"expected 0 <= ema_decay < 1 and learning_rate > 0, received {self.ema_decay} and {self.learning_rate}"
             )
+        if self.min_snr is not None and not 1 <= self.min_snr < float("inf"):
+            raise ValueError(f"min_snr is the highest weight, at least 1 and finite, received {self.min_snr:g}")
         if self.mixed_precision not in PRECISIONS:
             raise ValueError(
                 f"mixed_precision must be one of {', '.join(PRECISIONS)}, received {self.mixed_precision!r}"
@@ -297,7 +306,8 @@ def _step(step: int, run: _Run, network: nn.Module, optimizer: Any, accelerator:
     extra = {} if labels is None else {"class_labels": labels[mine].to(accelerator.device)}
     with accelerator.autocast():
         out = network(x, t, **extra).sample
-    loss = nn.functional.mse_loss(out.float(), target)
+    errors = nn.functional.mse_loss(out.float(), target, reduction="none").flatten(1).mean(1)
+    loss = (errors * _weights(t, run.scheduler, config)).mean()
     optimizer.zero_grad()
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(network.parameters(), 1.0)
@@ -307,6 +317,15 @@ def _step(step: int, run: _Run, network: nn.Module, optimizer: Any, accelerator:
         raise FloatingPointError(f"the loss is {value} at step {step}; try a lower learning rate")
     run.loss = value if np.isnan(run.loss) else 0.99 * run.loss + 0.01 * value
     return run.loss
+
+
+def _weights(t: Tensor, scheduler: Any, config: TrainConfig) -> Tensor:
+    """Weights `(B,)` of the squared errors of the target at the times `t`: `min(SNR + 1, min_snr)` on those of x_0."""
+    if config.min_snr is None:
+        return torch.ones_like(t, dtype=torch.float32)
+    snr = compute_snr(scheduler, t)
+    of_x_0 = {"sample": torch.ones_like(snr), "epsilon": snr, "v_prediction": snr + 1}[config.prediction]
+    return (snr + 1).clamp(max=config.min_snr) / of_x_0
 
 
 def _schedule(step: int, config: TrainConfig) -> float:
