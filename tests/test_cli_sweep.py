@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import typer
@@ -15,7 +16,8 @@ from latestart.experiments.grid import Grid, read_grid
 from tiny import tiny_folder
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "sweep.yaml"
-GRID = ("--sampler", "ddim", "--nfe", "2", "--t-start", "500", "--samples", "10")
+AXES = ("--sampler", "ddim", "--nfe", "2", "--t-start", "500", "--samples", "10")
+GRID = (*AXES, "--spacing", "trailing", "--clip", "false")
 
 app = typer.Typer()
 app.command()(sweep)
@@ -27,7 +29,9 @@ def run(*args):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny_folder(tmp_path_factory.mktemp("sweep"))
+    folder = tiny_folder(tmp_path_factory.mktemp("sweep"))
+    np.savez(folder / "few.npz", images=np.load(folder / "train.npz")["images"][:5])
+    return folder
 
 
 def own(folder):
@@ -45,6 +49,7 @@ def test_a_model_of_ones_own(folder, tmp_path, monkeypatch):
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert f"--images {folder.name}/train.npz --held-out" in report and str(folder) not in report
     assert "samples: 10; seed: 0; " in report and "| ddim | 2 | isotropic at 500 | " in report.replace("**", "")
+    assert "10 images that the model has not seen score " in report and ": the floor" in report
     assert "warning: the samples' feature covariance has rank 9 of 128 (10 images)" in first.output
     assert "computing the feature statistics of 220 images" in first.output
     rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
@@ -60,6 +65,27 @@ def test_a_model_of_ones_own(folder, tmp_path, monkeypatch):
     assert "computing" not in again.output and (tmp_path / "results.parquet").read_bytes() == written
     table = [output[output.index("Frechet distance to the data") :] for output in (first.output, again.output)]
     assert table[0] == table[1] and "isotropic at 500" in table[0]
+
+
+def test_by_default_late_starts_gain_on_the_best_of_four_ways_from_full_noise(folder, tmp_path):
+    result = run(*own(folder), *AXES, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    ways = [(row["prior"], row["spacing"], row["clip"]) for row in rows]
+    full = [("none", spacing, clip) for spacing in ("trailing", "leading") for clip in (False, True)]
+    assert ways == [*full, ("isotropic", "trailing", False), ("isotropic", "trailing", True)]
+    best = min(row["frechet"] for row in rows[:4])
+    assert max(row["frechet"] for row in rows[:4]) > 1.01 * best  # else any of them would do
+    for row in rows:
+        assert row["gain"] == pytest.approx(best / row["frechet"], rel=1e-9)
+    assert all(row["gain"] <= 1 for row in rows[:4]) and "gain: on the best of" in result.output
+
+
+@pytest.mark.parametrize("samples", [0, 1, 5])
+def test_fewer_samples_than_have_neighbours_are_refused_at_once(tmp_path, samples):
+    result = run("--samples", samples, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and f"received {samples}" in result.output
+    assert "samples: expected at least 6" in result.output and not (tmp_path / "out").exists()
 
 
 def test_a_budget_says_what_is_left(folder, tmp_path):
@@ -116,6 +142,21 @@ def test_torchrun_ends_with_the_table_of_one_process(folder, tmp_path):
         (("--held-out", "{}/unseen.npz"), "held-out images stand beside training images"),
         (("--features", "{}/classifier.safetensors"), "give the training images"),
         (("--features", "nowhere"), "neither shipped (mnist) nor a classifier's file"),
+        (("--features", "{}/train.npz"), "train.npz does not hold the weights of the FID Inception network"),
+        (("--features", "{}/prior.safetensors"), "prior.safetensors holds a gaussian of version 1, expected a class"),
+        (
+            (
+                "--model",
+                "{}/model",
+                "--images",
+                "{}/few.npz",
+                "--features",
+                "{}/classifier.safetensors",
+                "--prior",
+                "none",
+            ),
+            "few.npz: expected at least 6 images to hold samples against, received 5",
+        ),
         (("--prior", "nowhere.safetensors"), "there is no prior 'nowhere.safetensors'"),
         (("--prior", "{}/train.npz"), "train.npz"),
         (("{}/none.yaml",), "expected a YAML file"),

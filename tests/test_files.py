@@ -1,11 +1,13 @@
+import json
 import pickle
 import struct
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from latestart.files import VERSION, load_tensors, replacing, save_tensors, write_json
+from latestart.files import VERSION, load_tensors, read_json, replacing, save_tensors, sound, write_json
 
 
 def test_what_was_saved_is_loaded(tmp_path):
@@ -79,3 +81,36 @@ def test_damaged_metadata_are_a_damaged_file(tmp_path, metadata):
     save_file({"a": torch.zeros(2)}, path, header if metadata is None else {**header, "metadata": metadata})
     with pytest.raises(ValueError, match=r"thing file .* is damaged"):
         load_tensors(path, "thing")
+
+
+def test_kept_json_is_read_whole_or_not_at_all(tmp_path):
+    path, value = tmp_path / "levels.json", {"key": "a", "levels": [{"sigma": 0.5, "how": "“by hand”"}]}
+    assert read_json(path) is None
+    write_json(path, value)
+    whole = path.read_bytes()
+    assert read_json(path) == value
+    for length in range(len(whole.strip())):
+        path.write_bytes(whole[:length])
+        assert read_json(path) is None
+    for seed in range(50):
+        path.write_bytes(np.random.default_rng(seed).bytes(len(whole)))
+        assert read_json(path) is None
+    for odd in ([1], "text", 3, None, True):
+        path.write_text(json.dumps(odd))
+        assert read_json(path) is None
+    path.write_text("[" * 100_000)
+    assert read_json(path) is None
+
+
+def test_what_a_file_cannot_be_made_into_is_told_with_its_name():
+    def fails(make):
+        with pytest.raises(ValueError) as error, sound("here.safetensors", "thing"):
+            make()
+        return str(error.value)
+
+    begins = "here.safetensors does not hold a sound thing: "
+    assert fails(lambda: {}["shape"]) == begins + "'shape' is missing"
+    assert fails(lambda: [][0]).startswith(begins) and fails(lambda: 1 // 0).startswith(begins)
+    assert fails(lambda: torch.zeros(2) @ torch.zeros(3)).count("\n") == 0
+    with pytest.raises(KeyboardInterrupt), sound("here.safetensors", "thing"):
+        raise KeyboardInterrupt

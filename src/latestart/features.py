@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from latestart.data import to_pixels
-from latestart.files import load_tensors, save_tensors
+from latestart.device import own_device
+from latestart.files import load_tensors, require_finite, save_tensors, sound
 
 
 class Classifier(nn.Module):
@@ -64,10 +65,17 @@ class Classifier(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> "Classifier":
-        """Open what `save` wrote, in float32 and evaluation mode."""
+        """Open what `save` wrote, in float32 and evaluation mode.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it holds something else, or is damaged.
+        """
         tensors, metadata = load_tensors(path, "classifier")
-        model = cls(tuple(metadata["shape"]), metadata["classes"])
-        model.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in tensors.items()})
+        require_finite(path, {name: value for name, value in tensors.items() if value.is_floating_point()}, ())
+        with sound(path, "classifier"):
+            model = cls(tuple(metadata["shape"]), metadata["classes"])
+            model.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in tensors.items()})
         return model.eval()
 
 
@@ -91,27 +99,60 @@ class InceptionFeatures:
 
     Args:
         weights: the file of weights of torch-fidelity (`weights-inception-2015-12-05-*.pth`), already downloaded.
-        batch_size: images evaluated at once.
+        batch_size: images evaluated at once, however many are given.
+        device: where they are evaluated; that of this process by default.
 
     Raises:
         FileNotFoundError: there are no weights.
         ImportError: torch-fidelity is not installed (`pip install latestart[inception]`).
+        ValueError: the file is damaged, or holds something else; or batches of no images.
     """
 
-    def __init__(self, weights: str | Path, batch_size: int = 64) -> None:
-        if not Path(weights).is_file():
-            raise FileNotFoundError(f"expected the weights of the FID Inception network at {weights}, found none")
+    def __init__(self, weights: str | Path, batch_size: int = 64, device: torch.device | str | None = None) -> None:
+        if batch_size < 1:
+            raise ValueError(f"expected a batch size of at least 1, received {batch_size}")
+        _check_weights(Path(weights))
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(weights)).eval()
+        with sound(weights, "FID Inception network"):
+            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(weights)).eval()
         self.batch_size = batch_size
-        self.name = f"inception-{_fingerprint(self.network.state_dict().values())}"
+        self.name = f"inception-{_fingerprint(network.state_dict().values())}"
+        self.device = own_device() if device is None else torch.device(device)
+        self.network = network.to(self.device)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features `(B, 2048)` of images `(B, C, H, W)` in [0, 1]; one channel is repeated to three."""
-        pixels = to_pixels(images).expand(-1, 3, -1, -1)
-        return torch.cat([self.network(part)[0] for part in pixels.split(self.batch_size)])
+        """Features `(B, 2048)`, on the processor, of images `(B, C, H, W)` in [0, 1]; one channel is taken thrice.
+
+        Raises:
+            ValueError: images of other than one or three channels.
+        """
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(f"expected images (B, C, H, W) of one or three channels, received {tuple(images.shape)}")
+        return torch.cat([self._part(part) for part in images.split(self.batch_size)])
+
+    def _part(self, images: Tensor) -> Tensor:
+        pixels = to_pixels(images).to(self.device).expand(-1, 3, -1, -1)
+        return self.network(pixels)[0].cpu()
+
+
+def _check_weights(path: Path) -> None:
+    """Raise unless a file holds named tensors, as `torch.save` writes them, and nothing that could run."""
+    if not path.is_file():
+        raise FileNotFoundError(f"expected the weights of the FID Inception network at {path}, found none")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a spoilt pickle raises whatever its bytes happen to say
+        raise ValueError(
+            f"{path} does not hold the weights of the FID Inception network: it is damaged, or of another format than "
+            "torch.save's of tensors alone"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(
+            f"{path} does not hold the weights of the FID Inception network: expected named tensors, received a "
+            f"{type(state).__name__}"
+        )
 
 
 def _check_shape(images: Tensor, shape: tuple[int, ...], name: str) -> None:

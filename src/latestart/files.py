@@ -41,6 +41,18 @@ def write_json(path: str | Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def read_json(path: str | Path) -> dict[str, Any] | None:
+    """The names and values in what `write_json` wrote; None where there is no such file, or it was spoilt since.
+
+    For what a run keeps for itself and can make again; what a user hands over is refused where it is spoilt.
+    """
+    try:
+        value = json.loads(Path(path).read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
     """Write named tensors and JSON-able `metadata` to a safetensors file of the given `kind`."""
     header = {"format": "latestart", "kind": kind, "version": str(VERSION), "metadata": json.dumps(dict(metadata))}
@@ -100,6 +112,16 @@ def kind_of(path: str | Path) -> str | None:
             return (file.metadata() or {}).get("kind")
     except (SafetensorError, OSError):
         return None
+
+
+@contextmanager
+def sound(path: str | Path, what: str) -> Iterator[None]:
+    """What fails while a thing is made of what a file holds becomes a `ValueError` that names both."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        told = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ValueError(f"{path} does not hold a sound {what}: {told}") from error
 
 
 def require_finite(path: str | Path, tensors: Mapping[str, torch.Tensor], names: tuple[str, ...]) -> None:

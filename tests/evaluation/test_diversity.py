@@ -56,6 +56,22 @@ def test_probabilities_count_in_parts_and_certain_ones_are_indices():
     assert attribute(certain, hard).record() == attribute(hard, hard).record()
 
 
+def test_exact_shares_stand_as_they_are_and_leave_the_resamples_of_the_samples_alone():
+    samples, shares = _indices(60, 30, 10), torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
+    found, sampled = attribute(samples, shares), attribute(samples, _indices(25, 25, 50))
+    assert found.kl.value == pytest.approx(stats.entropy([0.6, 0.3, 0.1], shares.numpy()))
+    assert found.total_variation.value == pytest.approx(0.4)
+    assert [(one.low, one.value, one.high) for one in found.data] == [(q, q, q) for q in shares.tolist()]
+    assert (found.entropy_data.low, found.entropy_data.high) == pytest.approx((stats.entropy(shares.numpy()),) * 2)
+    assert found.samples == sampled.samples and found.entropy == sampled.entropy
+    assert found.kl.high - found.kl.low < sampled.kl.high - sampled.kl.low  # one source of chance less
+
+
+def test_shares_that_do_not_sum_to_1_are_neither_shares_nor_classes():
+    with pytest.raises(ValueError, match=r"expected class indices .* received torch.float32 \(2,\) from 0.5 to 0.6"):
+        attribute(_indices(3, 5), torch.tensor([0.5, 0.6]))
+
+
 def test_a_value_that_is_absent_among_the_samples_costs_nothing_and_among_the_data_everything():
     absent = attribute(_indices(5, 0, 5), _indices(2, 2, 2))
     assert absent.kl.value == pytest.approx(math.log(1.5))

@@ -63,7 +63,7 @@ def test_strays_with_wide_balls_raise_recall_but_not_coverage():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"more than 5 rows of features \(n, F\), received \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"at least 6 rows of features \(n, F\), received \(5, 2\)"):
         OverlapWith(torch.zeros(5, 2))
     with pytest.raises(ValueError, match="expected features of width 2, received 3"):
         OverlapWith(torch.rand(10, 2))(torch.rand(10, 3))

@@ -14,11 +14,18 @@ import latestart as ls
 from latestart.cli.diversity import diversity
 from latestart.evaluation.diversity import chance
 from latestart.experiments import diversity as experiment
+from latestart.experiments import diversity_ways, readers
+from latestart.experiments.diversity_data import drawn_with
+from latestart.experiments.diversity_records import Way
+from latestart.experiments.faces import SHARES, drawn
+from latestart.experiments.grid import Cell
 from latestart.experiments.judge import Judge, Reference
 from latestart.experiments.subjects import Subject
 from latestart.features import Classifier
 from latestart.gaussians.basis import Dense
 from latestart.report import diversity as report
+from latestart.report.record import markdown_table
+from rendezvous import together
 
 SHAPE, LEFT = (1, 2, 2), 0.7  # the share of the data that are dark
 POINTS = torch.tensor([[-0.5] * 4, [0.5] * 4]).view(2, *SHAPE)
@@ -69,7 +76,7 @@ def opened(subject, monkeypatch):
 
 def _settings(**changes):
     common = {"model": "exact", "samplers": ("ddim",), "nfe": 4, "samples": 400, "reference": 50}
-    return experiment.Settings(**{**common, **changes})
+    return diversity_ways.Settings(**{**common, **changes})
 
 
 def _measured(settings, out):
@@ -94,8 +101,8 @@ def test_the_shares_of_an_exact_model(opened, tmp_path):
     assert late.kl.value == pytest.approx(p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
     assert p < LEFT - 0.05  # a Gaussian with the mean -0.2 and the deviation 0.46 is below 0 in 0.67 of its samples
     assert ways["ddpm", "none"].diversity.coverage.value > 0.9
-    assert all(way.doubtful == {"shade": 0.0} for way in result.ways) and result.doubtful_data == {"shade": 0.0}
-    assert result.chance["shade"] == pytest.approx(chance(2, 400, 200)) == pytest.approx(0.5 * (1 / 400 + 1 / 200))
+    assert all(way.doubtful == {"shade": 0.0} for way in result.ways) and result.data.doubtful == {"shade": 0.0}
+    assert result.data.chance["shade"] == pytest.approx(chance(2, 400, 200)) == pytest.approx(0.5 * (1 / 400 + 1 / 200))
 
 
 def test_full_noise_is_the_best_of_its_settings_by_the_frechet_distance(opened, tmp_path):
@@ -123,7 +130,7 @@ def test_what_was_sampled_is_kept_and_a_start_is_chosen_once(opened, tmp_path, m
     first.measure(lambda *args: spent.append(args[:2]))
     assert spent[-1] == (6 * 4 * 20,) * 2
     assert first.choices[0]["t_start"] > 0 and first.choices[0]["nfe"] > 0
-    monkeypatch.setattr(experiment, "choose_start", None)
+    monkeypatch.setattr(diversity_ways, "choose_start", None)
     spent.clear()
     again = experiment.Experiment(settings, tmp_path)
     again.measure(lambda *args: spent.append(args[:2]))
@@ -165,7 +172,95 @@ def test_the_exact_attributes_of_the_data_stand_beside_those_read(opened, tmp_pa
         known, read = way.exact["shade"], way.diversity.attributes["shade"]
         assert known.data[1].value == read.data[1].value == pytest.approx(shade.mean())
         assert known.kl.value == pytest.approx(read.kl.value)
-    assert result.data == 500
+    against = result.data.against["shade"]
+    assert result.data.images == 500 and result.data.known == {"shade": "known of 500 images"}
+    assert against.kl.value == pytest.approx(0) and against.data[1].value == pytest.approx(shade.mean())
+
+
+class Bespectacled(Shade):
+    """Takes light faces for those with glasses, as probabilities that are never quite sure."""
+
+    name, values = "glasses", {"glasses": ("none", "glasses")}
+
+    def __call__(self, images):
+        (said,) = super().__call__(images).values()
+        return {"glasses": 0.98 * said + 0.01}
+
+
+def test_generated_faces_are_held_against_the_shares_that_they_are_drawn_with(opened, tmp_path, monkeypatch):
+    """Three in ten have glasses, whatever the share among the images at hand: of the exact shares no chance is left."""
+    monkeypatch.setattr(experiment, "open_reader", lambda *_: Bespectacled())
+    glasses = np.array([1] * 110 + [0] * 290)
+    pixels = (np.where(glasses == 1, 200, 60)[:, None, None, None] * np.ones((1, 2, 2, 1))).astype(np.uint8)
+    np.savez(tmp_path / "faces.npz", images=pixels, glasses=glasses)
+    settings = _settings(samples=40, starts=(300,), reference=0, images=str(tmp_path / "faces.npz"))
+    result = _measured(settings, tmp_path / "out")
+    way = result.shown[0]
+    p, q = way.exact["glasses"].samples[1].value, 0.3
+    by_hand = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    assert way.exact["glasses"].kl.value == pytest.approx(by_hand, rel=1e-4)
+    share = way.exact["glasses"].data[1]
+    assert (share.low, share.value, share.high) == pytest.approx((q, q, q))
+    assert way.diversity.attributes["glasses"].data[1].value == pytest.approx(0.98 * 110 / 400 + 0.01)
+    assert result.data.known == {"glasses": "with which faces are drawn"}
+    assert result.data.chance_exact["glasses"] == pytest.approx(0.5 / 40)
+    written = result.record()["data_against_exact_shares"]["glasses"]
+    assert written["shares"]["glasses"]["data"] == pytest.approx({"value": q, "low": q, "high": q})
+    lines = markdown_table(report.divergence_table(result, "glasses"))
+    assert "KL to exact" in lines and f"{way.exact['glasses'].kl.value:.3f} [" in lines
+    shares = markdown_table(report.shares_table(result, "glasses"))
+    assert "| exact, with which faces are drawn | 70.0 | 30.0 |" in shares
+    one = way.diversity.attributes["glasses"].samples[1]
+    assert f"{100 * one.value:.1f}" in shares and f"{100 * one.low:.1f}–{100 * one.high:.1f}" in shares
+
+
+def test_attributes_are_those_of_generated_faces_where_their_counts_can_be():
+    """Faces as they are drawn pass; a data set of its own, or with other values, does not."""
+    tones = list(SHARES["skin"])
+    index = torch.tensor([tones.index(drawn(np.random.default_rng((7, i)))[0]["skin"]) for i in range(300)])
+    shares = drawn_with("skin", tones, index)
+    torch.testing.assert_close(shares, torch.tensor(list(SHARES["skin"].values()), dtype=torch.float64))
+    assert drawn_with("skin", tones, torch.arange(700) % 7) is None
+    assert drawn_with("skin", ["a", "b"], index) is None and drawn_with("digit", list("0123456789"), index) is None
+
+
+def test_tables_give_every_figure_with_its_interval(opened, tmp_path):
+    result = _measured(_settings(starts=(400,), samples=60, reference=0), tmp_path)
+    late, (gain,) = result.shown[1], result.gains
+    read = late.diversity.attributes["shade"]
+
+    def told(estimate, form=".3f"):
+        return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+    ways = markdown_table(report.ways_table(result))
+    for figure in (late.diversity.recall, late.diversity.coverage):
+        assert told(figure) in ways
+    for figure in (late.frechet, late.diversity.vendi, late.diversity.vendi_data):
+        assert told(figure, ".1f") in ways
+    apart = markdown_table(report.divergence_table(result, "shade"))
+    for figure in (read.kl, read.total_variation, read.entropy, read.entropy_data):
+        assert told(figure) in apart
+    row = next(line for line in apart.splitlines() if f"| {report.name_of(late)} |" in line)
+    assert told(gain.factor, ".2f").replace("inf", "∞") in row and ("\\*" in row) == gain.apart
+    said = report.diversity_report(result).sentences
+    count, distance = result.floor
+    assert count == 60 and f"60 images that the model has not seen score {distance.value:.3g}" in said[0]
+
+
+def test_several_processes_share_the_ways_and_find_what_one_finds(opened, tmp_path):
+    settings = _settings(samples=20, starts=(400,), reference=8)
+    alone = _measured(settings, tmp_path / "one").record()
+    spent = [[], []]
+
+    def work(run):
+        found = experiment.Experiment(settings, tmp_path / "two", run=run)
+        found.measure(lambda done, total, _: spent[run.index].append((done, total)))
+        return found.result().record()
+
+    assert together(2, work) == [alone, alone]
+    totals = [told[-1] for told in spent]
+    assert all(done == total > 0 for done, total in totals)
+    assert sum(total for _, total in totals) == (6 * 4 + 8) * 20
 
 
 @pytest.mark.parametrize(
@@ -184,18 +279,18 @@ def test_mistakes_are_named(opened, tmp_path, settings, message):
 def test_readers(tmp_path):
     torch.manual_seed(0)
     Classifier((1, 8, 8), 3).save(tmp_path / "classifier.safetensors")
-    reader = experiment.open_reader(None, str(tmp_path))
+    reader = readers.open_reader(None, str(tmp_path))
     assert dict(reader.values) == {"class": ("0", "1", "2")} and reader.name.startswith("classifier-")
     said = reader(torch.rand(4, 1, 8, 8))["class"]
     torch.testing.assert_close(said.sum(1), torch.ones(4))
-    assert dict(experiment.open_reader(None, "mnist").values) == {"digit": tuple("0123456789")}
+    assert dict(readers.open_reader(None, "mnist").values) == {"digit": tuple("0123456789")}
     with pytest.raises(ValueError, match="brings no classifier"):
         (tmp_path / "empty").mkdir()
-        experiment.open_reader(None, str(tmp_path / "empty"))
+        readers.open_reader(None, str(tmp_path / "empty"))
     with pytest.raises(ValueError, match="race, gender, emotion, received 'age'"):
-        experiment.open_reader("deepface:age", "mnist")
+        readers.open_reader("deepface:age", "mnist")
     with pytest.raises(FileNotFoundError, match="classifier"):
-        experiment.open_reader(str(tmp_path / "none.safetensors"), "mnist")
+        readers.open_reader(str(tmp_path / "none.safetensors"), "mnist")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -213,7 +308,8 @@ def test_the_command_on_the_shipped_model(tmp_path):
         "--out", tmp_path, "--sampler", "ddim", "--nfe", 2, "--t-start", 500, "--samples", 20, "--reference", 4
     )
     assert result.exit_code == 0, result.output
-    assert "DDIM, digit: from full noise the divergence is" in result.output
+    assert "7 ways, 320 network evaluations" in result.output
+    assert "20 images that the model has not seen score " in result.output
     assert "digit is read rightly of 99." in result.output
     figures = json.loads((tmp_path / "results.json").read_text())
     assert len(figures["ways"]) == 7 and len(figures["shown"]) == 3 and len(figures["gains"]) == 1
@@ -223,6 +319,7 @@ def test_the_command_on_the_shipped_model(tmp_path):
     assert figures["ways"][0]["against_exact_shares"]["digit"]["kl"]["value"] > 0
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "samples: 20; seed: 0; " in report
+    assert "**Digit: the share of each value in percent" in report and "the shares by the labels of 2,000" in report
     for picture in ("diversity.png", "samples.png"):
         assert (tmp_path / picture).stat().st_size > 20_000 and f"({picture})" in report
 
@@ -233,6 +330,6 @@ def test_the_command_names_a_mistake(tmp_path):
 
 
 def test_a_way_is_named_by_what_it_is():
-    cell = experiment.Cell("m", "ddim", 5, "gaussian", 500.0, "trailing", True, 10, 0)
-    way = experiment.Way(cell, 5, None, None, {}, {}, torch.empty(0))
+    cell = Cell("m", "ddim", 5, "gaussian", 500.0, "trailing", True, 10, 0)
+    way = Way(cell, 5, None, None, {}, {}, torch.empty(0))
     assert report.name_of(way) == "DDIM, NFE 5, late from the Gaussian at t = 500, clipped"

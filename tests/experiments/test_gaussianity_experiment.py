@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from latestart import zoo
 from latestart.cli.early import gaussianity
+from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.gaussianity import TESTS
 from latestart.experiments import gaussianity as experiment
@@ -20,6 +21,7 @@ from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
 from latestart.report import early
 from latestart.sampling.seeds import white_noise
+from tiny import tiny_folder
 
 SHAPE = (1, 2, 2)
 SCHEDULER = DDPMScheduler(clip_sample=False)
@@ -30,15 +32,28 @@ def _gaussian():
 
 
 @pytest.fixture(scope="module")
-def result():
-    return experiment.run(120, starts=(800, 250), replicates=99)
+def result(tmp_path_factory):
+    settings = experiment.Settings(samples=120, starts=(800, 250), replicates=99)
+    levels = experiment.Levels(settings, tmp_path_factory.mktemp("gaussianity"))
+    levels.measure()
+    return levels.result()
 
 
-def test_the_early_phase_is_that_of_a_plain_run(monkeypatch):
+@pytest.fixture
+def exact(monkeypatch):
+    """A Gaussian's exact model, on its own samples, held against itself; the model has seen all of them."""
+    prior = Gaussian(torch.zeros(SHAPE), Diagonal(SHAPE), torch.tensor([0.08, 0.05, 0.02, 0.01]).double())
+    samples = prior.sample(300, torch.Generator().manual_seed(1))
+    monkeypatch.setattr(experiment, "open_images", lambda *_: (Images(to_pixels(samples / 2 + 0.5)), None))
+    monkeypatch.setattr(experiment, "open_network", lambda _: (as_model(prior, SCHEDULER), SCHEDULER, "exact"))
+    monkeypatch.setattr(experiment, "open_prior", lambda *_: (prior, "exact"))
+    return experiment.Settings("exact", samples=200, starts=(900, 600, 300), replicates=99)
+
+
+def test_the_early_phase_is_that_of_a_plain_run():
     """States of diffusers' own loop, at the times just below each start; several batches."""
-    monkeypatch.setattr(experiment, "BATCH", 3)
     model = as_model(_gaussian(), SCHEDULER)
-    found = list(experiment.early_phase(model, SCHEDULER, 7, (900, 850, 300), seed=5))
+    found = list(experiment.early_phase(model, SCHEDULER, 7, (900, 850, 300), 5, batch_size=3))
     plain = DDIMScheduler.from_config(SCHEDULER.config, timestep_spacing="trailing", clip_sample=False)
     plain.set_timesteps(40)
     x, states = white_noise(range(7), SHAPE, 5), {}
@@ -64,15 +79,84 @@ def test_starts_that_are_not_stops_are_refused(starts):
         next(experiment.early_phase(as_model(_gaussian(), SCHEDULER), SCHEDULER, 3, starts, 0))
 
 
-def test_more_samples_than_images_are_refused():
+def test_more_samples_than_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="2001 independent samples"):
-        experiment.run(2001)
+        experiment.Levels(experiment.Settings(samples=2001), tmp_path)
+
+
+@pytest.mark.parametrize(("asked", "least"), [({"samples": 5}, 10), ({"samples": 30, "rank": 20}, 40)])
+def test_too_few_samples_are_refused_before_any_work(asked, least):
+    with pytest.raises(ValueError, match=f"need at least {least}, received {asked['samples']}"):
+        experiment.Settings(**asked)
 
 
 def test_nats_between_levels_are_linear_in_log_sigma():
-    curve = SimpleNamespace(sigma=torch.tensor([4.0, 1.0]), nats=torch.tensor([0.0, 2.0]))
-    assert experiment.nats_at(curve, 2.0) == pytest.approx(1.0)
-    assert experiment.nats_at(curve, 1.0) == pytest.approx(2.0)
+    levels, values = torch.tensor([4.0, 1.0]), torch.tensor([0.0, 2.0])
+    assert experiment.nats_at([2.0, 1.0, 9.0], levels, values) == pytest.approx([1.0, 2.0, 0.0])
+
+
+def test_a_gaussian_is_not_rejected_and_has_no_nats(exact, tmp_path):
+    """The data are the prior: nothing is to be found, and the divergence is nothing at any level."""
+    levels = experiment.Levels(exact, tmp_path)
+    levels.measure()
+    found = levels.result()
+    for level in found.levels:
+        assert level.found["forward", "own"].p > 0.05 and level.found["forward", "prior"].p > 0.05
+        assert level.nats == pytest.approx(0, abs=1e-6)
+    assert found.one_nat is None and not found.unseen
+    sentences = early.gaussianity_report(found).sentences
+    assert "the divergence from the prior does not pass 1 nat" in sentences and early.SEEN in sentences
+    early.gaussianity(tmp_path / "picture.png", found)
+    assert (tmp_path / "picture.png").stat().st_size > 50_000
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_end(exact, tmp_path, monkeypatch):
+    whole, cut, tested = experiment.Levels(exact, tmp_path / "whole"), tmp_path / "cut", []
+    whole.measure()
+    test = experiment.gaussianity
+
+    def interrupted(*args, **options):
+        tested.append(args)
+        if len(tested) == 6:  # in the second level
+            raise KeyboardInterrupt
+        return test(*args, **options)
+
+    monkeypatch.setattr(experiment, "gaussianity", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.Levels(exact, cut).measure()
+    (kept,) = (cut / "levels").iterdir()
+    stamp, told = kept.stat().st_mtime_ns, []
+    again = experiment.Levels(exact, cut)
+    again.measure(lambda *args: told.append(args))
+    assert [args[:2] for args in told] == [(2, 3), (3, 3)]
+    assert kept.stat().st_mtime_ns == stamp
+    assert again.result().record() == whole.result().record()
+    again.measure(lambda *args: pytest.fail("all is there"))
+    more = experiment.Levels(replace(exact, starts=(900, 700)), cut)
+    more.measure(lambda *args: told.append(args))
+    assert told[-1] == (2, 2, "t = 700")  # the other is known
+
+
+def test_a_damaged_level_is_tested_again(exact, tmp_path):
+    settings, said = replace(exact, starts=(900,)), []
+    levels = experiment.Levels(settings, tmp_path, said.append)
+    levels.measure()
+    found = levels.result().record()
+    (path,) = (tmp_path / "levels").iterdir()
+    (nats,) = tmp_path.glob("nats-*.safetensors")
+    for damaged in (path, nats):
+        damaged.write_bytes(damaged.read_bytes()[:100])
+        levels.measure()
+        assert levels.result().record() == found
+    assert any("tested again" in line for line in said) and any("measured again" in line for line in said)
+
+
+def test_a_network_with_classes_is_refused(exact, tmp_path, monkeypatch):
+    model = as_model(_gaussian(), SCHEDULER)
+    model.config.num_class_embeds = 10
+    monkeypatch.setattr(experiment, "open_network", lambda _: (model, SCHEDULER, "exact"))
+    with pytest.raises(ValueError, match="networks without classes, received one with 10"):
+        experiment.Levels(exact, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -106,13 +190,19 @@ def test_the_forward_process_has_the_level_of_the_start(result):
     assert experiment.noised(images, 3.0, torch.Generator().manual_seed(0)).std() == pytest.approx(3.0, rel=0.03)
 
 
-def test_the_command_writes_the_figures_and_the_picture(result, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "run", lambda samples, seed, rank, progress: result)
+def _run(*args):
     command = typer.Typer()
     command.command()(gaussianity)
-    told = CliRunner().invoke(command, ["--out", str(tmp_path)], env={"COLUMNS": "200"})
+    return CliRunner().invoke(command, [str(a) for a in args], env={"COLUMNS": "200"})
+
+
+def test_the_command_writes_the_figures_and_the_picture(result, tmp_path, monkeypatch):
+    levels = SimpleNamespace(measure=lambda progress: None, result=lambda: result)
+    monkeypatch.setattr(experiment, "Levels", lambda *_: levels)
+    told = _run("--out", tmp_path, "--samples", 120)
     assert told.exit_code == 0, told.output
     assert "forward: any Gaussian is rejected from t = 250 down; the prior from t = 250 down" in told.output
+    assert early.SEEN not in told.output
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["samples"] == 120 and written["replicates"] == 99
     assert [row["t_start"] for row in written["levels"]] == [800, 250]
@@ -123,7 +213,7 @@ def test_the_command_writes_the_figures_and_the_picture(result, tmp_path, monkey
     assert written["rejected_from_t"]["forward, own"] == 250
     assert (tmp_path / "gaussianity.png").stat().st_size > 50_000
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "samples: 120; seed: 0; " in report
+    assert "model: mnist; " in report and "samples: 120; seed: 0; " in report
     high, low = (next(line for line in report.split("\n") if line.startswith(f"| {t} |")) for t in (800, 250))
     assert "**" not in high.split(" | ")[3] and "<br>" not in high.split(" | ")[3]
     rejected = [name for name, test in written["levels"][1]["forward, own"].items() if test["adjusted"] <= 0.05]
@@ -133,3 +223,40 @@ def test_the_command_writes_the_figures_and_the_picture(result, tmp_path, monkey
 def test_a_picture_without_any_rejection(result, tmp_path):
     early.gaussianity(tmp_path / "none.png", replace(result, levels=result.levels[:1]))
     assert (tmp_path / "none.png").stat().st_size > 50_000
+
+
+def test_the_command_on_a_model_of_ones_own(tmp_path, monkeypatch):
+    """A network that has learned nothing fits no prior: refused in a line, and tested once that is not asked."""
+    folder, out = tiny_folder(tmp_path), tmp_path / "out"
+    own = (folder / "model", "--images", folder / "train.npz", "--samples", 50, "--starts", "900,800", "--out", out)
+    told = _run(*own)
+    assert told.exit_code == 2 and "there is no prior 'gaussian' (prior.safetensors beside the model)" in told.output
+    own = (*own, "--prior", folder / "prior.safetensors")
+    told = _run(*own)
+    assert told.exit_code == 2 and "the prior and the model speak of different values" in told.output
+    monkeypatch.setattr(experiment, "check_prior", lambda *_: None)
+    assert _run(*own).exit_code == 0
+    report = (out / "report.md").read_text(encoding="utf-8")
+    assert f"- {early.SEEN}" in report and "model: model; " in report and str(folder) not in report
+    settings = json.loads((out / "results.json").read_text())["settings"]
+    assert settings["samples"] == 50 and len(list((out / "levels").iterdir())) == 2
+    told = _run(*own, "--held-out", folder / "unseen.npz")
+    assert told.exit_code == 0 and early.SEEN not in told.output
+    assert len(list((out / "levels").iterdir())) == 2 and len(list(out.glob("nats-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("nowhere",), "there is no shipped model 'nowhere'"),
+        (("--samples", 4), "samples: the tests need at least 10, received 4"),
+        (("--starts", "x"), "starts must be whole numbers"),
+        (("--starts", "910"), "multiples of 25 below 1000"),
+        (("--prior", "mixture"), "the prior mixture is a Mixture: expected a Gaussian"),
+        (("--held-out", "x.npz"), "give these too, or neither"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, args, message):
+    told = _run(*args, "--out", tmp_path / "out")
+    assert told.exit_code == 2 and message in told.output and "Traceback" not in told.output
+    assert not (tmp_path / "out").exists()

@@ -17,9 +17,11 @@ from latestart.evaluation.quality import Estimate, feature_statistics
 from latestart.experiments import initialisations as experiment
 from latestart.experiments.initialisations import Point, Setting
 from latestart.experiments.judge import Figures, Judge, Reference, over
-from latestart.experiments.starts import FlowConfig, NoisedImages
+from latestart.experiments.starts import FlowConfig, NoisedImages, Reshaped
 from latestart.experiments.subjects import Subject
 from latestart.gaussians.basis import Isotropic
+from latestart.report.initialisations import starts_picture, starts_report, starts_table
+from latestart.report.record import markdown_table
 
 SHAPE, LOW, HIGH = (1, 4, 4), 16, 448
 SCHEDULER = DDPMScheduler(clip_sample=False)
@@ -97,6 +99,27 @@ def test_starting_from_training_images_copies_them_and_the_mixture_does_not(resu
     assert at(result, "mixture", LOW).copied.low < 0.02
 
 
+def test_the_floor_is_the_judges_and_one_in_a_hundred_unseen_images_seems_a_copy(result, subject):
+    """Its share of copies is of 1,000 images, and the quantile that it is told by of 2,000: 0.01 give or take 0.004."""
+    count, distance = subject.judge.floor(400)
+    assert (result.unseen, result.floor.frechet) == (count, distance)
+    copied = result.floor.copied
+    assert 0 < copied.value < 0.025 and copied.low <= 0.01 <= copied.high
+    report = starts_report(result)
+    assert f"400 images that the model has not seen score {distance.value:.3g}" in report.sentences[0]
+    last = markdown_table(starts_table(result)).splitlines()[-3]
+    assert "400 unseen images" in last and f"{copied.value:.3f} [{copied.low:.3f}, {copied.high:.3f}]" in last
+
+
+def test_unseen_images_that_are_copies_are_found_to_be_so():
+    """Had every second held-out image been a training image, all of these would be copies; had the others, none."""
+    train, held_out, second = (pictures(200, seed) for seed in range(3))
+    for place, expected in ((1, 1), (0, 0)):
+        pixels = held_out.pixels.clone()
+        pixels[place::2] = train.pixels[:100]
+        assert experiment.unseen_copies(train, Images(pixels), second).value == expected
+
+
 def test_a_best_start_that_copies_has_one_beside_it_that_does_not(result):
     rows = [row for row in result.rows if row.kind == "images"]
     assert all(row.figures.copied.low <= 0.02 for row in result.rows if row.kind != "images")
@@ -160,7 +183,7 @@ def test_the_best_start_and_the_best_that_does_not_copy():
 
 
 def _rows(curves):
-    again = SimpleNamespace(figures=_point(0, 1, 0).figures)
+    again = _point(0, 1, 0).figures
     return [experiment._row(pick, curves[pick[:2]], again) for pick in experiment._picks(curves)]
 
 
@@ -198,7 +221,50 @@ def test_bad_settings_are_named(bad, message):
 
 def test_starts_that_cannot_be_run_are_told(subject, tmp_path):
     setting = Setting(("gaussian",), (2,), (8,), samples=20)
-    with pytest.raises(ValueError, match=r"no start of gaussian at 8 evaluations could be measured: .*leaves no time"):
+    message = r"could be measured, the first being gaussian at 8 evaluations, t = 2, seed 0: .*leaves no time"
+    with pytest.raises(ValueError, match=message):
+        experiment.compare("exact", subject, pictures(60, 0), tmp_path, setting)
+
+
+def test_a_kind_that_fails_is_told_with_its_reason_and_the_others_are_as_without_it(subject, tmp_path, monkeypatch):
+    """A fit that raises, and a start that is not finite: both are told, neither ends the rest."""
+    kinds = ("flow", "uniform", "gaussian", "images")
+    setting = Setting(kinds, (450,), (2, 3), 30, rank=4, flow=FlowConfig(2, 1, 8, steps=3))
+    data = pictures(60, 0)
+
+    def diverging(*_):
+        raise FloatingPointError("the flow's loss is nan at step 2; try a lower learning rate")
+
+    def infinite(self):
+        prior, _ = made(self)
+        return Reshaped(prior.gaussian, lambda u, sigma: u * torch.nan), "broken"
+
+    made = experiment._Starts._uniform
+    monkeypatch.setattr(experiment, "fit_flow", diverging)
+    monkeypatch.setattr(experiment._Starts, "_uniform", infinite)
+    told = []
+    found = experiment.compare("exact", subject, data, tmp_path / "some", setting, tell=told.append)
+    reasons = list(found.failed.items())
+    assert reasons[0] == ("flow", "FloatingPointError: the flow's loss is nan at step 2; try a lower learning rate")
+    named = [f"uniform at {nfe} evaluations, t = 450, seed 0" for nfe in (2, 3)]
+    assert [what for what, _ in reasons[1:]] == named and all("NaN" in why for _, why in reasons[1:])
+    assert "failed: flow: FloatingPointError: the flow's loss is nan at step 2; try a lower learning rate" in told
+    rest = experiment.compare("exact", subject, data, tmp_path / "rest", Setting(kinds[2:], (450,), (2, 3), 30))
+    assert [row.record() for row in found.rows] == [row.record() for row in rest.rows]
+    assert not rest.failed and experiment.results(found)["failed"] == found.failed
+    said = starts_report(found).sentences
+    assert [line for line in said if line.startswith("failed: ")] == [f"failed: {k}: {why}" for k, why in reasons]
+    starts_picture(tmp_path / "starts.png", found)
+    assert (tmp_path / "starts.png").stat().st_size > 30_000
+
+
+def test_where_no_kind_can_be_made_the_reason_is_told(subject, tmp_path, monkeypatch):
+    def diverging(*_):
+        raise FloatingPointError("the flow's loss is nan")
+
+    monkeypatch.setattr(experiment, "fit_flow", diverging)
+    setting = Setting(("flow",), (450,), (2,), 30, flow=FlowConfig(2, 1, 8, steps=3))
+    with pytest.raises(ValueError, match="could be made, the first being flow: FloatingPointError: the flow's loss"):
         experiment.compare("exact", subject, pictures(60, 0), tmp_path, setting)
 
 
@@ -227,7 +293,9 @@ def test_the_command_writes_a_table_a_picture_and_all_figures(tmp_path):
     assert rows["gaussian"]["sigma"] == pytest.approx(3.424, abs=0.001)
     assert len(written["grid"]) == 4
     assert (tmp_path / "initialisations.png").stat().st_size > 30_000
+    assert written["floor"]["images"] == 130 and written["floor"]["copied"]["value"] > 0 and not written["failed"]
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "130 images that the model has not seen score" in report and "130 unseen images" in report
     assert "samples: 130; seed: 0 for the choice of starts, 1 for the figures; " in report
     assert "| 2 | noised training images | " in report.replace("**", "")
 

@@ -18,7 +18,8 @@ from latestart.experiments.grid import Cell
 from latestart.experiments.judge import Figures, Judge, Reference
 from latestart.experiments.subjects import Subject
 from latestart.gaussians.basis import Dense
-from latestart.report.late_start import sentences
+from latestart.report.floor import floor_sentence
+from latestart.report.late_start import late_start_report, sentences
 from tiny import tiny_folder
 
 VARIANCES = torch.tensor([0.08, 0.05, 0.02, 0.01], dtype=torch.float64)  # of values in [-1, 1]: few are clipped
@@ -94,6 +95,7 @@ def test_the_curve_of_an_exact_gaussian_is_that_in_closed_form(subject, tmp_path
     assert isotropic.points[-1].relative.low > 3
     relative = isotropic.points[0].relative
     assert (relative.low, relative.value, relative.high) == pytest.approx((1, 1, 1))
+    assert result.floor is None and floor_sentence(None, 400) in late_start_report(result, "exact").sentences
 
 
 def test_starts_are_kept_the_moment_they_are_done(subject, tmp_path, monkeypatch):
@@ -267,16 +269,21 @@ def test_the_command_on_a_model_of_ones_own(folder, tmp_path):
     point = figures["lines"][0]["points"][1]
     assert f"| N(0, I) | 500 | {point['steps']} | {point['frechet']['value']:.3g} [" in report
     assert all(f"| {level['criterion']}" in report for level in figures["levels"])
+    assert figures["floor"]["images"] == 12 and "12 images that the model has not seen score" in report
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     stamps[tmp_path / "levels.json"] = (tmp_path / "levels.json").stat().st_mtime_ns
     assert _run(*args).exit_code == 0
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    (tmp_path / "levels.json").write_text("[1")
+    assert _run(*args).exit_code == 0  # what it keeps for itself is made again where it is spoilt
+    assert json.loads((tmp_path / "levels.json").read_text()) == kept
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (("nowhere",), "there is no shipped model 'nowhere'"),
+        (("--samples", "5"), "samples: expected at least 6"),
         (("--prior", "none"), "the full run is always measured"),
         (("--starts", "500,x"), "t-start: expected numbers"),
         (("--length", "7"), "must divide the 1000 times"),

@@ -23,7 +23,7 @@ from latestart.experiments import cells as cells_module
 from latestart.experiments import judge as judging
 from latestart.experiments import sweep as sweeping
 from latestart.experiments.cells import plan, read_cell, steps_for
-from latestart.experiments.grid import Cell, Grid, read_grid
+from latestart.experiments.grid import Cell, Grid, can_clip, read_grid
 from latestart.experiments.judge import Judge, Reference, reference_of
 from latestart.experiments.subjects import Subject, weights
 from latestart.experiments.sweep import Sweep, shares, within
@@ -447,7 +447,7 @@ def test_without_held_out_images_copies_are_not_looked_for(files):
 def test_what_does_not_apply_is_left_out():
     grid = Grid(
         sampler=("ddim", "dpm++"), nfe=(3,), prior=("none", "gaussian"), t_start=(300.0, 400.0),
-        spacing=("leading", "trailing", "karras"), samples=10,
+        spacing=("leading", "trailing", "karras"), clip=(False,), samples=10,
     )  # fmt: skip
     cells = grid.cells()
     assert len(cells) == len(set(cells)) == 2 * (3 + 2 * 2)
@@ -455,6 +455,32 @@ def test_what_does_not_apply_is_left_out():
         (None, "leading"), (None, "trailing"), (None, "karras"),
     }  # fmt: skip
     assert {c.spacing for c in cells if c.prior == "gaussian"} == {"trailing", "karras"}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_default_grid_has_every_way_from_full_noise(sampler):
+    cells = Grid(sampler=(sampler,)).cells()
+    assert len(cells) <= 18
+    assert all(make_sampler(sampler, SCHEDULER, **one.settings()) for one in cells if one.nfe == 3)
+    for nfe in (3, 5, 10):
+        ways = [[(c.spacing, c.clip) for c in cells if c.nfe == nfe and c.t_start == start] for start in (None, 500.0)]
+        clips = (False, True) if can_clip(sampler) else (False,)
+        assert ways == [list(product(spacings, clips)) for spacings in (("trailing", "leading"), ("trailing",))]
+    told = Grid(sampler=(sampler,), clip=(True,)).cells()
+    assert all(one.clip for one in told)  # what is asked for by name is not left out, but said to be impossible
+
+
+def test_gains_are_on_the_best_full_noise_and_on_none_while_one_is_left(judge, tmp_path):
+    grid = Grid(model=("exact",), nfe=(3,), samples=20)
+    sweep = sweep_in(tmp_path, judge, cells=grid.cells())
+    rows, _ = finish(sweep)
+    full = [row["frechet"] for row in rows if row["prior"] == "none"]
+    assert len(full) == 4 and len(rows) == 6 and max(full) > 1.02 * min(full)
+    assert [row["gain"] for row in rows] == pytest.approx([min(full) / row["frechet"] for row in rows], rel=1e-9)
+    sweep.file(sweep.planned[2]).unlink()
+    rows, _ = finish(sweep, budget=0)
+    assert [row["status"] for row in rows] == ["done", "done", "left", "done", "done", "done"]
+    assert all(row["gain"] is row["gain_low"] is row["gain_high"] is None for row in rows)
 
 
 def test_yaml_and_flags_give_the_same_grid(tmp_path):
@@ -479,7 +505,10 @@ def test_yaml_and_flags_give_the_same_grid(tmp_path):
         ("nfe: [0]", "nfe: expected at least 1, received 0"),
         ("nfe: []", "nfe: expected at least one value"),
         ("nfe: [[3]]", "nfe: expected a list of single values"),
-        ("samples: 0", "samples: expected at least 1, received 0"),
+        (
+            "samples: 5",
+            "samples: expected at least 6, since precision, recall and coverage look at neighbours, received 5",
+        ),
         ("t-start: [-5]", "t-start: expected numbers above 0"),
         ("t_start: soon", "t-start: expected numbers, received 'soon'"),
         ("clip: maybe", "clip: expected true or false, received 'maybe'"),

@@ -98,6 +98,22 @@ SPOILT = {
     "without one figure": (_rewritten(lambda _, m: m["figures"].pop("recall")), "does not hold a sound cell"),
     "with an odd figure": (_rewritten(lambda _, m: m["figures"].update(recall=0.5)), "does not hold a sound cell"),
     "without its replicates": (_rewritten(lambda t, _: t.pop("replicates")), "does not hold a sound cell"),
+    "of no status": (_rewritten(lambda _, m: m.pop("status")), "does not hold a sound cell"),
+    "left": (_rewritten(lambda _, m: m.update(status="left")), "expected a status of done, failed, received 'left'"),
+    "without an interval": (_rewritten(lambda _, m: m["figures"]["recall"].pop("low")), "does not hold a sound cell"),
+    "with figures in words": (
+        _rewritten(lambda _, m: m["figures"]["recall"].update(low="0")),
+        "a number, received '0'",
+    ),
+    "with NaN": (_rewritten(lambda _, m: m["figures"]["frechet"].update(value=float("nan"))), "a number, received nan"),
+    "with a list of figures": (_rewritten(lambda _, m: m.update(figures=[1, 2])), "does not hold a sound cell"),
+    "without a distance": (_rewritten(lambda _, m: m["figures"].update(frechet=None)), "does not hold a sound cell"),
+    "with its level in words": (_rewritten(lambda _, m: m.update(sigma="high")), "a number, received 'high'"),
+    "with replicates of NaN": (_rewritten(lambda t, _: t["replicates"].fill_(float("nan"))), "expected finite numbers"),
+    "with square replicates": (
+        _rewritten(lambda t, _: t.update(replicates=torch.ones(2, 2))),
+        "expected finite numbers",
+    ),
 }
 
 
@@ -115,6 +131,23 @@ def test_a_spoilt_cell_is_named_and_measured_again(judge, undisturbed, tmp_path,
     assert len(told) == 1 and words in told[0] and str(path) in told[0] and "measured again" in told[0]
     told.clear()
     assert finish(sweep_in(tmp_path, judge, tell=told.append)) == undisturbed and not told
+
+
+def spoilt(whole):
+    """A file cut at many lengths, and random bytes in its place."""
+    generator = np.random.default_rng(0)
+    lengths = sorted({0, 1, 7, 8, 9, len(whole) - 1, *generator.integers(len(whole), size=20).tolist()})
+    return [*(whole[:length] for length in lengths), *(generator.bytes(size) for size in (1, 8, 100, len(whole)))]
+
+
+def test_a_cell_cut_at_any_length_or_overwritten_is_none(judge, tmp_path):
+    sweep = sweep_in(tmp_path, judge, cells=CELLS[:1])
+    finish(sweep)
+    path = sweep.file(sweep.planned[0])
+    for content in spoilt(path.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=path.name):
+            read_cell(path, sweep.planned[0])
 
 
 @pytest.mark.parametrize("budget", [0, 12])
@@ -167,6 +200,20 @@ def test_a_table_cut_short_is_written_again(judge, undisturbed, tmp_path, length
     told = []
     assert finish(sweep_in(tmp_path, judge, tell=told.append)) == undisturbed
     assert len(told) == 1 and "cut short" in told[0] and str(path) in told[0]
+
+
+def test_a_table_cut_at_any_length_or_overwritten_is_written_again(judge, undisturbed, tmp_path):
+    told = []
+    sweep = sweep_in(tmp_path, judge, tell=told.append)
+    finish(sweep)
+    path = tmp_path / "results.parquet"
+    contents = spoilt(undisturbed[1])
+    contents += [b"PAR1" + content + b"PAR1" for content in contents[-4:]]
+    for count, content in enumerate(contents, 1):
+        path.write_bytes(content)
+        sweep.measure()
+        assert len(told) == count and "written again" in told[-1]
+    assert finish(sweep) == undisturbed
 
 
 # the statistics of features
@@ -234,9 +281,16 @@ def test_statistics_whose_words_do_not_fit_the_data_are_refused(files, name, val
 SPOILT_STATISTICS = {
     "no mean": (lambda t: t.pop("mean"), "expected also"),
     "NaN": (lambda t: t["variances"].fill_(float("nan")), "not finite"),
-    "a negative variance": (lambda t: t["variances"].neg_(), "does not hold sound feature statistics"),
-    "another width": (lambda t: t.update(mean=torch.zeros(5).double()), "does not hold sound feature statistics"),
-    "no basis": (lambda t: t.pop("vectors"), "does not hold sound feature statistics"),
+    "a negative variance": (lambda t: t["variances"].neg_(), "does not hold a sound set of feature statistics"),
+    "another width": (
+        lambda t: t.update(mean=torch.zeros(5).double()),
+        "does not hold a sound set of feature statistics",
+    ),
+    "no basis": (lambda t: t.pop("vectors"), "does not hold a sound set of feature statistics"),
+    "features of another width": (
+        lambda t: t.update(real=torch.zeros(9, 5)),
+        r"features \(9, 5\) beside a mean \(4,\)",
+    ),
 }
 
 
@@ -249,6 +303,22 @@ def test_statistics_that_make_no_sense_are_refused(files, how):
     save_tensors(kept, "feature-statistics", tensors, metadata)
     with pytest.raises(ValueError, match=message):
         opened(files, Pooled())
+
+
+def test_statistics_cut_at_any_length_or_overwritten_are_refused_by_name(files):
+    opened(files, Pooled())
+    kept = files / "statistics.safetensors"
+    for content in spoilt(kept.read_bytes()):
+        kept.write_bytes(content)
+        with pytest.raises(ValueError, match=r"statistics\.safetensors"):
+            opened(files, Pooled())
+
+
+def test_a_data_set_too_small_to_judge_by_is_refused_before_anything_is_kept(files):
+    _images(lambda pixels: pixels[:5])(files)
+    with pytest.raises(ValueError, match=r"train\.npz: expected at least 6 images .* received 5"):
+        opened(files, Pooled())
+    assert not (files / "statistics.safetensors").exists()
 
 
 def test_a_reference_of_other_images_has_another_fingerprint(files):

@@ -1,4 +1,4 @@
-"""The paper's table: its cells are at equal cost, its figures those of sampling by hand, and it goes on when killed."""
+"""The paper's table: cells at equal cost, figures as by hand, of samples that chose nothing; it goes on when killed."""
 
 from dataclasses import replace
 
@@ -11,16 +11,18 @@ import latestart as ls
 from latestart.cli import app
 from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
-from latestart.evaluation.quality import feature_statistics, frechet
+from latestart.evaluation.quality import Estimate, feature_statistics, frechet
 from latestart.experiments import paper_pndm, table1
-from latestart.experiments.grid import Grid
-from latestart.experiments.judge import Judge, Reference
+from latestart.experiments.cells import Outcome
+from latestart.experiments.grid import Cell, Grid
+from latestart.experiments.judge import Figures, Judge, Reference, over
 from latestart.experiments.published import dataset_of, published
 from latestart.experiments.subjects import Subject
 from latestart.experiments.sweep import Sweep
-from latestart.experiments.table1 import Table
-from latestart.experiments.table1_cells import Options, entries, sample
-from latestart.experiments.table1_rows import rows
+from latestart.experiments.table1 import Table, choosable
+from latestart.experiments.table1_cells import Options, again, can_clip, entries, sample
+from latestart.experiments.table1_rows import rows, winners
+from latestart.report.record import markdown_table
 from latestart.report.table1 import blocks, headline, table_report
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import make_sampler
@@ -61,9 +63,9 @@ def subject(judge):
     return Subject(EXACT, SCHEDULER, "weights", priors, judge)
 
 
-def options(**changes):
+def options(seed=0, **changes):
     known = {"evaluations": (3,), "solvers": ("heun", "ipndm"), "t_start": (500,), "starts": ("gaussian", "mixture")}
-    return Options(Grid(model=("exact",), samples=20), **{**known, **changes})
+    return Options(Grid(model=("exact",), samples=20, seed=seed), **{**known, **changes})
 
 
 def table_in(folder, subject, asked=None, sample=sample, **changes):
@@ -76,7 +78,7 @@ def table_in(folder, subject, asked=None, sample=sample, **changes):
 
 def finish(table):
     table.measure()
-    return table.sweep.write(table.sweep.table()).read_bytes(), rows(table.measured(), "mnist")
+    return table.whole.write(table.whole.table()).read_bytes(), table.rows("mnist")
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,119 @@ def test_a_start_too_low_for_its_steps_is_unavailable(subject):
     assert all("has 2 to 5 steps" in e.planned.reason for e in entries(low, subject) if e.kind == "gaussian")
 
 
+def test_a_cell_drawn_again_is_the_cell_of_a_table_of_the_next_seed(subject):
+    asked = {"samplers": ("ddim", "pndm"), "solvers": ("heun",), "starts": ("gaussian",)}
+    first, later = (entries(options(**asked, seed=seed), subject) for seed in (0, 1))
+    assert [again(entry.planned) for entry in first] == [entry.planned for entry in later]
+    assert not {entry.planned.key for entry in first} & {entry.planned.key for entry in later}
+
+
+# clipping
+
+
+def test_clipping_is_offered_to_all_that_know_it_from_full_noise_and_late(subject):
+    known = ("ddpm", "ddim", "dpm++", "unipc", "deis", "heun")
+    solvers = (*known, "pndm", "lms", "ipndm")
+    assert [name for name in solvers if can_clip(name)] == list(known)
+    found = entries(options(parts=("solvers",), solvers=("unipc", "heun", "ipndm"), starts=("gaussian",)), subject)
+    ways = {clip: set() for clip in (False, True)}
+    for entry in found:
+        cell = entry.planned.cell
+        ways[cell.clip].add((cell.sampler, cell.prior, cell.t_start, cell.spacing))
+        # what a sampler's class cannot spread, it can spread neither clipped nor unclipped
+        twin = [e for e in found if replace(e.planned.cell, clip=False) == replace(cell, clip=False)]
+        assert len({e.planned.steps for e in twin}) == 1
+    assert ways[True] == {way for way in ways[False] if way[0] in known}
+    assert {e.planned.cell.clip for e in entries(options(clips=(False,)), subject)} == {False}
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc", "deis", "heun"])
+@pytest.mark.parametrize("start", [None, 500.0])
+def test_one_clipped_step_is_that_of_the_clipped_prediction(subject, name, start):
+    """A step to the data gives the predicted image itself: the network's, and -1 or 1 where that is beyond."""
+    outside = as_model(ls.Gaussian.fit(3 * pictures(500, 0)), SCHEDULER)  # predicts images as far out as 3
+
+    def drawn(clip):
+        cell = Cell("exact", name, 1, "gaussian", start, "trailing", clip, 20, 0)
+        sampler = make_sampler(name, SCHEDULER, **cell.settings())
+        return draw(outside, sampler, None if start is None else PRIOR, 20, 1, start).samples
+
+    plain = drawn(False)
+    assert plain.abs().max() > 1.2
+    end = 0.05 if name == "deis" else 1e-4  # which ends at the lowest level, and leaves 0.01 of its noise
+    torch.testing.assert_close(drawn(True), plain.clamp(-1, 1), rtol=0, atol=end)
+
+
+# the choice
+
+
+def figures(distance, copied=0.01, low=None):
+    share = Estimate(0.5, 0.4, 0.6)
+    copies = Estimate(copied, copied if low is None else low, copied)
+    replicates = distance * torch.linspace(0.9, 1.1, 20, dtype=torch.float64)
+    spread = Estimate(distance, distance * 0.9, distance * 1.1)
+    return Figures(spread, share, share, share, copies, replicates, replicates / 100)
+
+
+def drawn_from_one_law(subject, planned, batch_size, meter):
+    """Whatever the cell, 40 images of the same distribution, and the distance of their features."""
+    images = pictures(40, int(planned.key, 16) % 2**31) / 2 + 0.5
+    return Outcome("done", "", figures(frechet(images, subject.judge.reference.statistics, pooled)), 1.0)
+
+
+def test_a_choice_among_equals_flatters_what_it_chose_and_not_what_is_drawn_again(subject, tmp_path):
+    every, chosen, fresh = [], [], []
+    for seed in range(0, 12, 2):
+        asked = options(parts=("paper",), t_start=None, seed=seed)
+        table = table_in(tmp_path / str(seed), subject, asked, drawn_from_one_law)
+        table.measure()
+        every += [f.frechet.value for e, f in table.measured() if e.kind == "gaussian"]
+        best = [row.best["gaussian"] for row in table.rows()]
+        assert [one.among for one in best] == [11, 11, 11]
+        chosen += [one.chosen.value for one in best]
+        fresh += [one.frechet.value for one in best]
+    every, chosen, fresh = (torch.tensor(values, dtype=torch.float64) for values in (every, chosen, fresh))
+    truth, error = every.mean(), every.std() / len(fresh) ** 0.5
+    assert chosen.mean() < truth - 3 * error  # the lowest of eleven
+    assert (fresh.mean() - truth).abs() < 2.5 * error
+
+
+def test_both_sides_of_every_ratio_are_of_one_seed_that_chose_nothing(undisturbed):
+    _, found, table = undisturbed
+    assert table.options.grid.seed == 0
+    for row in found:
+        assert {best.cell.seed for best in row.best.values()} == {1}
+        for kind, ratio in row.ratios.items():
+            assert ratio == over(row.best["none"].figures, row.best[kind].figures)
+    chosen = winners(table.measured(), table.drawn())
+    assert {again(entry.planned).key for entry in chosen} == {one.key for one in table.again.planned}
+    assert len(table.drawn()) == len(chosen)
+
+
+def test_where_the_best_copies_the_best_that_does_not_stands_beside(subject):
+    cells = entries(options(parts=("paper",), samplers=("ddim",), t_start=(100, 300, 500, 700)), subject)
+    full, at = cells[0], {entry.planned.cell.t_start: entry for entry in cells[1:]}
+    scan = {100: figures(1, 0.5), 300: figures(2, 0.03, 0.021), 500: figures(4), 700: figures(8)}
+    measured = [(full, figures(20, 0.9)), *((at[t], scan[t]) for t in scan)]
+
+    def wanted(drawn):
+        return [entry.planned.cell.t_start for entry in winners(measured, drawn)]
+
+    assert wanted({}) == [None, 100, 500]  # 300 copies as well
+    key = {t: entry.planned.key for t, entry in at.items()}
+    drawn = {full.planned.key: figures(30, 0.9), key[100]: figures(3, 0.5), key[500]: figures(5, 0.4)}
+    assert wanted(drawn) == [None, 100, 700]  # 500 copies as it is drawn again
+    (row,) = rows(measured, {**drawn, key[700]: figures(10)}, "mnist")
+    assert row.best["gaussian"].copies and row.best["gaussian"].frechet.value == 3
+    assert set(row.clean) == {"gaussian"} and row.clean["gaussian"].frechet.value == 10  # full noise has no other start
+    assert (row.clean["gaussian"].cell.t_start, row.clean["gaussian"].among) == (700, 1)
+    assert (row.ratios["gaussian"].value, row.clean_ratios["gaussian"].value) == (10, 3)
+    line = blocks([row])[0].lines[0]
+    assert "copies 0.500" in line[4] and "without copies:\n10.0 [9.00, 11.0]\nt = 700" in line[4]
+    assert line[5].startswith("10.00\n") and "without copies:\n3.00\n" in line[5]
+    assert rows(measured, drawn)[0].clean == {}  # not drawn again, so not told
+
+
 # the figures
 
 
@@ -163,7 +278,7 @@ def test_a_row_holds_what_sampling_by_hand_gives(subject, undisturbed):
     to = subject.judge.reference.statistics
 
     def paper(prior, t_start):
-        images = paper_pndm.draw(EXACT, SCHEDULER, "pndm", prior, 20, 3, t_start, batch_size=7).images
+        images = paper_pndm.draw(EXACT, SCHEDULER, "pndm", prior, 20, 3, t_start, seed=1, batch_size=7).images
         return frechet(images, to, pooled)
 
     pndm = row_of(found, "paper", "pndm")
@@ -175,27 +290,32 @@ def test_a_row_holds_what_sampling_by_hand_gives(subject, undisturbed):
     assert pndm.ratios["gaussian"].low <= full / late <= pndm.ratios["gaussian"].high
     assert pndm.published.late == 38.23
 
-    def exact(prior, start, **changes):
+    def exact(prior, start, seed, **changes):
         sampler = make_sampler("ddim", SCHEDULER, **changes)
-        return frechet(draw(EXACT, sampler, prior, 20, 3, start, batch_size=7).images, to, pooled)
+        return frechet(draw(EXACT, sampler, prior, 20, 3, start, seed, batch_size=7).images, to, pooled)
 
-    ways = [(spacing, clip) for spacing in ("trailing", "leading") for clip in (False, True)]
-    every = {way: exact(None, None, timestep_spacing=way[0], clip_sample=way[1]) for way in ways}
-    lates = [exact(PRIOR, 500, timestep_spacing="trailing", clip_sample=clip) for clip in (False, True)]
-    ddim = row_of(found, "exact", "ddim")
-    assert ddim.best["none"].frechet.value == pytest.approx(min(every.values()), rel=1e-9)
+    def both(prior, start, spacing, clip):
+        """The distance to choose by, and that to report."""
+        return tuple(exact(prior, start, seed, timestep_spacing=spacing, clip_sample=clip) for seed in (0, 1))
+
+    every = {(s, clip): both(None, None, s, clip) for s in ("trailing", "leading") for clip in (False, True)}
+    lates = [both(PRIOR, 500, "trailing", clip) for clip in (False, True)]
+    ddim, (chosen, full), (_, late) = row_of(found, "exact", "ddim"), min(every.values()), min(lates)
+    assert ddim.best["none"].chosen.value == pytest.approx(chosen, rel=1e-9)
+    assert ddim.best["none"].frechet.value == pytest.approx(full, rel=1e-9)
     assert ddim.best["none"].among == 4
-    assert ddim.ratios["gaussian"].value == pytest.approx(min(every.values()) / min(lates), rel=1e-9)
-    assert ddim.paper_ratios["gaussian"].value == pytest.approx(every["trailing", False] / min(lates), rel=1e-9)
+    assert ddim.ratios["gaussian"].value == pytest.approx(full / late, rel=1e-9)
+    assert ddim.paper_ratios["gaussian"].value == pytest.approx(every["trailing", False][1] / late, rel=1e-9)
 
 
 def test_the_best_of_all_is_the_best_at_equal_cost(undisturbed):
     _, found, table = undisturbed
-    best = row_of(found, "best", "best")
+    best, drawn = row_of(found, "best", "best"), table.drawn()
     for kind in ("none", "gaussian", "mixture"):
-        values = [f.frechet.value for e, f in table.measured() if e.kind == kind and e.part != "paper"]
-        assert best.best[kind].frechet.value == min(values)
-        assert best.best[kind].among == len(values)
+        known = [(f.frechet.value, e.planned.key) for e, f in table.measured() if e.kind == kind and e.part != "paper"]
+        assert best.best[kind].chosen.value == min(known)[0]
+        assert best.best[kind].frechet == drawn[min(known)[1]].frechet
+        assert best.best[kind].among == len(known)
     ratio = best.ratios["mixture"]
     assert ratio.value == best.best["none"].frechet.value / best.best["mixture"].frechet.value
     assert best.paper_ratios == {}
@@ -234,9 +354,31 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(subject, tmp_path, mo
     content, found = finish(table_in(tmp_path / "killed", subject, asked, lives))
     assert content == undisturbed[0]
     assert [row.record() for row in found] == [row.record() for row in undisturbed[1]]
-    assert len(told) == len(set(told)) == 6  # no cell twice
+    assert len(told) == len(set(told)) == 12  # no cell twice
     finish(table_in(tmp_path / "killed", subject, asked, lives))
-    assert len(told) == 6
+    assert len(told) == 12
+
+
+def test_a_folder_of_cells_to_choose_from_needs_no_more_than_what_is_chosen(subject, tmp_path):
+    told, asked = [], options(parts=("exact",), samplers=("ddim",), t_start=(300, 500))
+
+    def counted(subject, planned, *others):
+        told.append(planned.cell)
+        return sample(subject, planned, *others)
+
+    undisturbed = finish(table_in(tmp_path / "undisturbed", subject, asked))
+    old = table_in(tmp_path / "old", subject, asked)
+    old.sweep.measure()  # the cells of one seed, and none drawn again
+    old.sweep.write(old.sweep.table())
+    table = table_in(tmp_path / "old", subject, asked, counted)
+    content, found = finish(table)
+    assert content == undisturbed[0]
+    assert [row.record() for row in found] == [row.record() for row in undisturbed[1]]
+    assert {cell.seed for cell in told} == {1}
+    assert told == [one.cell for one in table.again.planned] and len(told) <= 4 < len(table.entries)
+    results = table1.results(table, found, None)
+    assert results["measured"] == results["cells"] == len(table.entries) + len(told)
+    assert results["planned"] == results["evaluations"] == 60 * results["cells"]
 
 
 def test_a_cell_that_fails_is_recorded_and_the_table_goes_on(subject, tmp_path, monkeypatch):
@@ -254,15 +396,42 @@ def test_a_cell_that_fails_is_recorded_and_the_table_goes_on(subject, tmp_path, 
 
 def test_what_the_budget_leaves_is_left_out(subject, tmp_path):
     table = table_in(tmp_path, subject, options(parts=("paper",)))
-    table.measure(budget=20 * (3 + 3 + 3))
-    found = rows(table.measured())
+    told = []
+    table.measure(20 * 2 * (3 + 3 + 3), progress=lambda done, total, _: told.append((done, total)))
+    assert told[-1] == (180, 180) and (180, 180) in told[:-1]  # those to choose from, and those drawn again
+    found = table.rows()
     assert [(row.part, row.sampler) for row in found] == [("paper", "ddpm"), ("paper", "ddim")]
     assert set(found[0].ratios) == {"gaussian"} and found[1].ratios == {}  # its late start is beyond the budget
     assert found[0].published is None
-    assert table.cost == sum(e.planned.cell.cost for e in table.entries)
-    text = table_report(table1.results(table, found, None), found, table.sweep.table()).markdown()
+    text = table_report(table1.results(table, found, None), found, table.whole.table()).markdown()
     last = next(line for line in text.split("\n") if line.startswith("| DDIM | 3 | 3 | "))
     assert last.endswith("| - | - |") and "\n- left, beyond the budget: " in text
+    assert table.cost == sum(e.planned.cell.cost for e in table.entries) + 180
+
+
+def test_no_late_start_gains_on_less_than_all_of_full_noise(subject, tmp_path):
+    """A folder without clipping that goes on with it: the clipped full noise may be the better."""
+    asked = {"parts": ("exact",), "samplers": ("ddim", "pndm"), "starts": ("gaussian",)}
+    old = table_in(tmp_path, subject, options(**asked, clips=(False,)), drawn_from_one_law)
+    old.measure()
+    assert [row.sampler for row in old.rows()] == ["ddim", "pndm", "best"]
+    table = table_in(tmp_path, subject, options(**asked), drawn_from_one_law)
+    table.measure(budget=0)
+    assert [row.sampler for row in table.rows()] == ["pndm"]  # which cannot clip
+    table.measure()
+    assert [row.best["none"].among for row in table.rows()] == [4, 2, 6]
+
+
+@pytest.mark.parametrize("budget", [0, 119, 120, 500, 1500])
+def test_a_budget_is_for_both_draws(subject, tmp_path, budget):
+    table = table_in(tmp_path, subject, options(solvers=("heun",), starts=("gaussian",)), drawn_from_one_law)
+    table.measure(budget)
+    spent = [one.cell.cost for one in table.whole.planned if table.sweep.file(one).is_file()]
+    assert sum(spent) <= budget
+    assert choosable(table.entries, budget) <= sum(spent)
+    chosen = [entry.planned.key for entry in winners(table.measured(), table.drawn(), table.left())]
+    assert set(chosen) == set(table.drawn())
+    assert bool(spent) == (budget >= 120)
 
 
 # the report
@@ -274,6 +443,13 @@ def test_the_report_says_what_was_measured(undisturbed):
     line = next(line for line in paper.lines if line[0] == "PNDM")
     ratio = row_of(found, "paper", "pndm").ratios["gaussian"]
     assert line[1:3] == ("3", "12") and line[6:] == ("154.89", "38.23", "4.05")
+    doubtful = next(line for line in paper.lines if line[0] == "DDPM")
+    assert doubtful[6:] == ("42.63 (a)", "11.92 (a)", "3.58 (a)")
+    assert paper.notes == exact.notes == ("identical to the ddim row in the source: probably a copy error there",)
+    assert markdown_table(paper.rich()).endswith(
+        "\n\n(a) identical to the ddim row in the source: probably a copy error there"
+    )
+    assert solvers.notes == ()
     assert line[5] == f"{ratio.value:.2f}\n[{ratio.low:.2f}, {ratio.high:.2f}]"
     assert [len(block.lines) for block in (paper, exact, solvers, best)] == [3, 3, 2, 1]
     assert all(len(line) == len(block.columns) for block in (paper, exact, solvers, best) for line in block.lines)
@@ -293,6 +469,7 @@ def test_options_that_cannot_be():
         ({"starts": ("uniform",)}, "expected a kind of start of isotropic, gaussian, mixture, received 'uniform'"),
         ({"evaluations": (1,)}, "at least 2 steps on the paper's grid"),
         ({"t_start": (0,)}, "expected start times of at least 1"),
+        ({"clips": ()}, "expected clipping, no clipping, or both, received neither"),
     ):
         with pytest.raises(ValueError, match=message):
             options(**changes)
@@ -316,7 +493,7 @@ def test_the_command_writes_the_table_and_does_not_measure_twice(tmp_path, monke
     assert "left, beyond the budget" in first.output
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     table = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert f"latestart {' '.join(asked)}\n" in table and "samples: 8; seed: 0; " in table
+    assert f"latestart {' '.join(asked)}\n" in table and "seed: 0 to choose, 1 for the figures; " in table
     again = RUNNER.invoke(app, [*asked, "--out", str(tmp_path)])
     assert again.exit_code == 0, again.output
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == kept

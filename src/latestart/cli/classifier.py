@@ -40,7 +40,8 @@ def classifier(
             )
         trained.save(out)
         assert held.labels is not None
-        score = counted(held.labels, trained.classify(held.batches()), tuple(map(str, range(trained.classes))))
+        classes = max(trained.classes, int(held.labels.max()) + 1)  # a rare one may be among those held out alone
+        score = counted(held.labels, trained.classify(held.batches()), tuple(map(str, range(classes))))
     right = score.accuracy
     say(f"{right.value:.2%} right [{right.low:.2%}, {right.high:.2%}] of {len(held):,} held-out images")
     say(f"wrote {out}")

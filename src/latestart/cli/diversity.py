@@ -88,12 +88,13 @@ def diversity(
 ) -> None:
     """Attributes of few-step samples against the data's: full noise, late start, and DDPM in many steps.
 
-    Each way is kept the moment it is sampled: a run that was cut off goes on.
+    Each way is kept the moment it is sampled: a run that was cut off goes on. Under `torchrun`, with all its processes.
     """
     with friendly():
         from latestart.experiments import diversity as experiment
         from latestart.experiments.grid import Grid
         from latestart.files import write_json
+        from latestart.processes import processes
         from latestart.report import diversity as report
 
         check_folder(out)
@@ -104,9 +105,14 @@ def diversity(
             held_out=held_out, batch_size=batch_size,
             mixed_precision=mixed_precision,
         )  # fmt: skip
-        measured = experiment.Experiment(settings, out, say)
-        with bar("evaluating") as advance:
+        run = processes()
+        measured = experiment.Experiment(settings, out, say if run.first else lambda _: None, run)
+        if run.first:
+            say(f"{len(measured.planned)} ways, {measured.cost:,} network evaluations")
+        with bar("evaluating", run.first) as advance:
             measured.measure(advance)
+        if not run.first:
+            return
         result = measured.result()
         write_json(out / "results.json", result.record())
         report.diversity(out / "diversity.png", result)

@@ -5,50 +5,122 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import SampleSeed, bar, check_folder, friendly
+from latestart.cli.support import (
+    BatchSize,
+    Features,
+    HeldOut,
+    MixedPrecision,
+    Model,
+    SampleSeed,
+    TrainingSet,
+    bar,
+    check_folder,
+    friendly,
+    say,
+    whole_numbers,
+)
 
 
 def gaussianity(
-    out: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path(
+    model: Model = "mnist",
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the figures; goes on where it was cut.")] = Path(
         "out/experiments/gaussianity"
     ),
-    samples: Annotated[int, typer.Option(min=10, help="Samples at each level, of each process.")] = 1000,
+    prior: Annotated[
+        str, typer.Option(help="gaussian, the one beside the model, or the file of a Gaussian.")
+    ] = "gaussian",
+    starts: Annotated[
+        str,
+        typer.Option(help="In the scheduler's t, multiples of a 40th of it, between commas; default: 15 from the top."),
+    ] = "",
+    samples: Annotated[int, typer.Option(help="Samples at each level, of each process, at least 10.")] = 1000,
     rank: Annotated[int | None, typer.Option(min=1, help="Leading directions that are tested; default 8.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise and of the tests.")] = 0,
+    images: TrainingSet = None,
+    held_out: Annotated[
+        str | None, typer.Option(help="Images that the model has not seen, for the divergence in nats.")
+    ] = None,
+    batch_size: BatchSize = 250,
 ) -> None:
-    """Test whether noised images, and a network's early samples, are Gaussian, at each level beside its nats."""
+    """Test whether noised images, and a network's early samples, are Gaussian, at each level beside its nats.
+
+    Each level is kept the moment it is done: a run that was cut off goes on.
+    """
     with friendly():
         from latestart.experiments import gaussianity as experiment
         from latestart.files import write_json
         from latestart.report import early
 
         check_folder(out)
+        settings = experiment.Settings(
+            model, prior, images, held_out, samples, rank, seed, whole_numbers("starts", starts) if starts else (),
+            batch_size=batch_size,
+        )  # fmt: skip
+        levels = experiment.Levels(settings, out, say)
         with bar("testing") as advance:
-            result = experiment.run(samples, seed, rank, progress=advance)
-        write_json(out / "results.json", experiment.results(result))
+            levels.measure(advance)
+        result = levels.result()
+        write_json(out / "results.json", result.record())
         early.gaussianity(out / "gaussianity.png", result)
-        early.gaussianity_report(result, seed).publish(out, "results.json")
+        early.gaussianity_report(result).publish(out, "results.json", "levels")
 
 
 def sensitivity(
-    out: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path(
+    model: Model = "mnist",
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the figures; goes on where it was cut.")] = Path(
         "out/experiments/sensitivity"
     ),
-    samples: Annotated[int, typer.Option(min=2, help="Samples from each start.")] = 500,
-    step: Annotated[int, typer.Option(min=1, help="Between two starts, in t.")] = 25,
+    prior: Annotated[
+        str,
+        typer.Option(help="gaussian, mixture, or files of priors, between commas; default: those beside the model."),
+    ] = "",
+    nfe: Annotated[str, typer.Option(help="Network evaluations for each sample.")] = "3,5,10",
+    starts: Annotated[
+        str, typer.Option(help="In the scheduler's t, between commas; default: a range for each kind of prior.")
+    ] = "",
+    step: Annotated[int, typer.Option(min=1, help="Between two of the default starts, in t of 1,000.")] = 25,
+    samples: Annotated[int, typer.Option(help="Samples from each start, at least 6.")] = 500,
     seed: SampleSeed = 0,
+    features: Features = None,
+    images: TrainingSet = None,
+    held_out: HeldOut = None,
+    batch_size: BatchSize = 256,
+    mixed_precision: MixedPrecision = "no",
+    budget: Annotated[
+        int | None,
+        typer.Option(min=0, help="Network evaluations that the starts may cost, those spent before counted."),
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Measure the starts anew that have failed.")] = False,
 ) -> None:
-    """Quality against the start of a late start: how wide is the window within 5% of the best, in t and in nats."""
+    """Quality against the start of a late start: how wide is the window within 5% of the best, in t and in nats.
+
+    Each start is kept the moment it is done; under `torchrun` its processes share them.
+    """
     with friendly():
         from latestart.experiments import sensitivity as experiment
+        from latestart.experiments.grid import Grid
         from latestart.files import write_json
+        from latestart.processes import processes
         from latestart.report import early
 
         check_folder(out)
-        with bar("sampling") as advance:
-            curves = experiment.run(samples, seed, step, progress=advance)
-        figures = experiment.results(curves, samples, seed)
-        write_json(out / "results.json", figures)
-        early.sensitivity(out / "sensitivity.png", curves, samples)
-        facts = {name: figures[name] for name in ("model", "samples", "seed", "features")}
-        early.sensitivity_report(curves, facts).publish(out, "results.json")
+        given = (("prior", prior), ("nfe", nfe), ("t-start", starts))
+        axes = Grid.of({name: text for name, text in given if text})
+        settings = experiment.Settings(
+            model=model, priors=axes.prior if prior else (), evaluations=axes.nfe,
+            starts=axes.t_start if starts else (), step=step, samples=samples, seed=seed, features=features,
+            images=images, held_out=held_out, batch_size=batch_size, mixed_precision=mixed_precision,
+        )  # fmt: skip
+        run = processes()
+        measured = experiment.Sensitivity(settings, out, run, say if run.first else lambda _: None)
+        if run.first:
+            say(f"{len(measured.sweep.planned)} starts, {measured.cost:,} network evaluations")
+        with bar("evaluating", run.first) as advance:
+            measured.measure(budget, retry, advance)
+        if not run.first:
+            return
+        result = measured.result()
+        write_json(out / "results.json", result.record())
+        if result.curves:
+            early.sensitivity(out / "sensitivity.png", result.curves, samples)
+        early.sensitivity_report(result).publish(out, "results.json", "results.parquet", "cells")

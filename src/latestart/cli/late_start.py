@@ -33,7 +33,7 @@ def late_start(
         int | None,
         typer.Option(help="Steps of the full run; default: all times on an accelerator, a quarter on a processor."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=2, help="Samples from each start.")] = 500,
+    samples: Annotated[int, typer.Option(help="Samples from each start, at least 6.")] = 500,
     seed: SampleSeed = 0,
     clip: Annotated[bool, typer.Option("--clip", help="Clip the predicted image at every step.")] = False,
     features: Features = None,

@@ -34,11 +34,13 @@ def sweep(
     spacing: Annotated[
         str | None,
         typer.Option(
-            help="trailing, leading, linspace (times), karras, log-snr, karras+1, log-snr+1 (levels); default: trailing"
+            help="trailing, leading, linspace (times), karras, log-snr, karras+1, log-snr+1 (levels); default: "
+            "trailing,leading; a late start has no other spacing of times than trailing."
         ),
     ] = None,
     clip: Annotated[
-        str | None, typer.Option(help="Clip the predicted image at every step: false, true; default: false.")
+        str | None,
+        typer.Option(help="Clip the predicted image at every step: false, true; default: both where the sampler can."),
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Samples of each cell; default: 1000.")] = None,
     seed: Annotated[int | None, typer.Option(help="Sample i depends on the seed and i alone; default: 0.")] = None,
@@ -85,6 +87,7 @@ def sweep(
             return
         rows = opened.table()
         path = opened.write(rows)
-        sweep_report(asked, rows).publish(out, path.name, "cells")
+        floors = {name: subject.judge.floor(asked.samples) for name, subject in opened.subjects.items()}
+        sweep_report(asked, rows, floors).publish(out, path.name, "cells")
         if any(row["status"] == "failed" for row in rows) and not retry:
             say("run it again with --retry to measure anew what has failed")

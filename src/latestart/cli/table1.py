@@ -45,6 +45,9 @@ def table1(
         str | None,
         typer.Option(help="Where late starts begin, in the scheduler's t; default: some for each kind of start."),
     ] = None,
+    clip: Annotated[
+        str, typer.Option(help="Whether the predicted image is clipped: false, true, or both; not in the part `paper`.")
+    ] = "false,true",
     nfe: Annotated[str, typer.Option(help="Steps in the part `paper`, network evaluations in the others.")] = "3,5,10",
     paper: Annotated[
         str | None,
@@ -69,7 +72,6 @@ def table1(
         from latestart.experiments.grid import Grid
         from latestart.experiments.published import dataset_of, published
         from latestart.experiments.table1_cells import Options
-        from latestart.experiments.table1_rows import rows as best_rows
         from latestart.files import write_json
         from latestart.processes import processes
         from latestart.report import table1 as report
@@ -78,7 +80,7 @@ def table1(
         dataset = dataset_of(model) if paper is None else paper
         published(dataset)  # refused before any work
         given = {"images": images, "held_out": held_out, "features": features, "statistics": statistics}
-        given |= {"mixed_precision": mixed_precision}
+        given |= {"mixed_precision": mixed_precision, "clip": clip}
         grid = Grid.of({"model": model, "samples": samples, "seed": seed, "batch_size": batch_size, **given})
         options = Options(
             grid,
@@ -89,22 +91,27 @@ def table1(
             _names(starts),
             None if t_start is None else whole_numbers("t-start", t_start),
             {kind: file for kind, file in (("gaussian", gaussian), ("mixture", mixture)) if file is not None},
+            grid.clip,
         )
         run = processes()
         table = experiment.open_table(options, out, run, say if run.first else lambda _: None)
         if run.first:
-            say(f"{len(table.sweep.planned)} cells, {table.cost:,} network evaluations")
+            say(
+                f"{len(table.sweep.planned)} cells to choose from, {table.cost:,} network evaluations; "
+                f"the best are drawn again with seed {seed + 1}"
+            )
         with bar("evaluating", run.first) as advance:
             table.measure(budget, retry, advance)
         if not run.first:
             return
-        rows = best_rows(table.measured(), dataset)
-        all_rows = table.sweep.table()
-        table.sweep.write(all_rows)
+        rows, whole = table.rows(dataset), table.whole
+        all_rows = whole.table()
+        whole.write(all_rows)
         figures = experiment.results(table, rows, dataset)
         write_json(out / "results.json", figures)
         if rows:
-            heading = f"{Path(model).name}: {samples:,} samples of each cell, seed {seed}, features {table.features}"
+            heading = f"{Path(model).name}: {samples:,} samples of each cell, features {table.features}"
+            heading += f"\nchosen with seed {seed}, drawn again with seed {seed + 1}"
             report.picture(out / "table1.png", rows, heading)
         report.table_report(figures, rows, all_rows).publish(out, "results.json", "results.parquet")
 

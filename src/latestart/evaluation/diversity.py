@@ -7,7 +7,8 @@ With p and q the shares of an attribute's values among the samples and among the
     total variation   1/2 sum |p - q|                           the share of samples that would have to change
 
 A classifier that gives probabilities counts in parts: shares are mean probabilities. A classifier's own errors are in
-p and q alike, so the data's shares are best read by the same one; where they are known exactly, compare with that too.
+p and q alike, so the data's shares are best read by the same one; where they are known exactly, compare with that too:
+exact shares have no interval, and are resampled to themselves.
 
 Every figure has the interval of bootstrap replicates, of samples and data both. Resamples of sets of equal size and
 seed are alike, so that two ways to sample are compared in pairs (`ratio`). A plug-in estimate of a divergence is too
@@ -148,10 +149,17 @@ def attribute(
 ) -> Attribute:
     """One attribute from what a classifier said, or from what is known: class indices `(N,)` or probabilities `(N, K)`.
 
+    Args:
+        samples: of each sample.
+        data: of each image of the data; or their exact shares, floats `(K,)` that sum to 1.
+        values: the names of the values.
+        resamples: bootstrap replicates of every figure; those of equal samples are alike, whatever the data.
+        seed: of the resamples.
+
     Raises:
-        ValueError: neither of the two, or more classes than names.
+        ValueError: none of these, or more classes than names.
     """
-    classes = max(_classes(samples), _classes(data), len(values or ()))
+    classes = max(_classes(samples), len(data) if _exact(data) else _classes(data), len(values or ()))
     if values is not None and classes > len(values):
         raise ValueError(f"{len(values)} values were named ({', '.join(values)}), received {classes} classes")
     names = tuple(values) if values is not None else tuple(map(str, range(classes)))
@@ -199,8 +207,10 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(-1)
 
 
-def chance(values: int, n: int, m: int) -> float:
+def chance(values: int, n: float, m: float) -> float:
     """The mean plug-in divergence of n samples from m images of the same distribution over so many values, in nats.
+
+    From exact shares, m is infinite.
 
     `(K - 1) / 2 (1 / n + 1 / m)`, by 2 n KL being chi-square with K - 1 degrees of freedom where all values are common.
     """
@@ -286,7 +296,10 @@ def _estimate(replicates: Tensor, value: float) -> Estimate:
 
 
 def _shares(classes: Tensor, k: int, resamples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The share of each class `(K,)`, and those of resamples `(R, K)`."""
+    """The share of each class `(K,)`, and those of resamples `(R, K)`; exact shares as they are."""
+    if _exact(classes):
+        shares = torch.nn.functional.pad(classes.double(), (0, k - len(classes)))
+        return shares, shares.expand(resamples, k)
     rows = classes.double() if classes.ndim == 2 else torch.nn.functional.one_hot(classes.long(), k).double()
     rows = torch.nn.functional.pad(rows, (0, k - rows.shape[1]))
     n = len(rows)
@@ -294,6 +307,13 @@ def _shares(classes: Tensor, k: int, resamples: int, generator: torch.Generator)
         torch.randint(n, (n,), generator=generator).bincount(minlength=n).double() @ rows for _ in range(resamples)
     ]
     return rows.mean(0), torch.stack(counts) / n
+
+
+def _exact(said: Tensor) -> bool:
+    """Whether these are shares `(K,)`, and not what was said of each image."""
+    if said.ndim != 1 or not said.is_floating_point() or not bool((said >= 0).all()):
+        return False
+    return abs(float(said.double().sum()) - 1) < 1e-6
 
 
 def _classes(said: Tensor) -> int:

@@ -20,6 +20,7 @@ from latestart.evaluation.quality import Estimate, interval
 
 NEIGHBOURS = 3
 COVERAGE_NEIGHBOURS = 5
+FEWEST = max(NEIGHBOURS, COVERAGE_NEIGHBOURS) + 1  # points of a set: each has its neighbours beside itself
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,8 @@ class OverlapWith:
 
 
 def _rows(features: Tensor) -> Tensor:
-    most = max(NEIGHBOURS, COVERAGE_NEIGHBOURS)
-    if features.ndim != 2 or len(features) <= most:
-        raise ValueError(f"expected more than {most} rows of features (n, F), received {tuple(features.shape)}")
+    if features.ndim != 2 or len(features) < FEWEST:
+        raise ValueError(f"expected at least {FEWEST} rows of features (n, F), received {tuple(features.shape)}")
     return features.double()
 
 

@@ -12,10 +12,12 @@ the value said. That speaks of sound pictures only. How sure the classifier is o
 `diversity.py` gives beside.
 """
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments.faces import SHARES
 from latestart.experiments.judge import fingerprint
 from latestart.features import Classifier
-from latestart.files import load_tensors, require_finite, save_tensors
+from latestart.files import load_tensors, require_finite, save_tensors, sound
 
 KIND = "attribute-classifier"
 FILE = "attributes.safetensors"  # beside a model
@@ -134,15 +136,13 @@ class AttributeClassifier:
         """
         tensors, metadata = load_tensors(path, KIND)
         require_finite(path, {name: value for name, value in tensors.items() if value.is_floating_point()}, ())
-        try:
+        with sound(path, "attribute classifier"):
             shape = tuple(metadata["shape"])
             values = {name: tuple(names) for name, names in metadata["values"].items()}
             network = Classifier(averaged_shape(shape), sum(map(len, values.values())))
             network.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in tensors.items()})
             scores = {name: Score(values[name], torch.tensor(counts)) for name, counts in metadata["counts"].items()}
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"{path} does not hold a sound attribute classifier: {error}") from error
-        return cls(network, shape, values, scores)
+            return cls(network, shape, values, scores)
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,12 @@ def known_attributes(path: str | Path, limit: int | None = None) -> dict[str, Te
     """
     if Path(path).suffix != ".npz":
         return {}
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name][:limit] for name in file.files if name not in ("images", "labels")}
-        n = len(file["images"][:limit]) if arrays else 0
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name][:limit] for name in file.files if name not in ("images", "labels")}
+            n = len(file["images"][:limit]) if arrays else 0
+    except (BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise ValueError(f"the attributes in {path} cannot be read: {error}") from error
     for name, index in arrays.items():
         if index.shape != (n,) or not np.issubdtype(index.dtype, np.integer) or (n and index.min() < 0):
             raise ValueError(f"{path}: expected a class index for each of {n} images as {name}, received {index.shape}")

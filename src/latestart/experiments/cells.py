@@ -24,13 +24,14 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import Cell
 from latestart.experiments.judge import Figures, fingerprint
 from latestart.experiments.subjects import Subject
-from latestart.files import load_tensors, save_tensors
+from latestart.files import load_tensors, save_tensors, sound
 from latestart.sampling.late_start import late_start
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import make_sampler
 
 VERSION = 1  # of the cells' files
 KIND = "sweep-cell"
+MEASURED = ("done", "failed")  # what a cell's file says of it
 ESTIMATES = ("frechet", "precision", "recall", "coverage", "copied")
 REPLICATES = ("replicates", "recall_replicates")
 
@@ -196,16 +197,30 @@ def read_cell(path: Path, planned: Planned) -> Outcome:
         raise ValueError(f"{path} is a cell of version {version}, expected version {VERSION}")
     if metadata.get("configuration") != planned.configuration:
         raise ValueError(f"{path} holds another cell than {describe(planned.cell)}")
-    try:
-        figures = _figures(metadata["figures"], tensors) if metadata["status"] == "done" else None
-        return Outcome(metadata["status"], metadata["reason"], figures, metadata["sigma"], metadata["seconds"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} does not hold a sound cell: {error}") from error
+    with sound(path, "cell"):
+        if (status := metadata["status"]) not in MEASURED:
+            raise ValueError(f"expected a status of {', '.join(MEASURED)}, received {status!r}")
+        figures = _figures(metadata["figures"], tensors) if status == MEASURED[0] else None
+        sigma = None if metadata["sigma"] is None else _number(metadata["sigma"])
+        return Outcome(status, str(metadata["reason"]), figures, sigma, _number(metadata["seconds"]))
 
 
 def _figures(estimates: dict[str, Any], tensors: dict[str, Tensor]) -> Figures:
-    known: dict[str, Any] = {name: estimates[name] and Estimate(**estimates[name]) for name in ESTIMATES}
-    return Figures(**known | {name: tensors[name] for name in REPLICATES})
+    known: dict[str, Any] = {name: _estimate(**estimates[name]) for name in ESTIMATES if estimates[name] is not None}
+    for name in REPLICATES:
+        if tensors[name].ndim != 1 or not tensors[name].isfinite().all():
+            raise ValueError(f"expected finite numbers in a row as {name}, received {tuple(tensors[name].shape)}")
+    return Figures(**{"copied": None} | known | {name: tensors[name] for name in REPLICATES})
+
+
+def _estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(_number(value), _number(low), _number(high))
+
+
+def _number(number: Any) -> float:
+    if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(number):
+        raise ValueError(f"expected a number, received {number!r}")
+    return number
 
 
 def first_line(error: Exception) -> str:

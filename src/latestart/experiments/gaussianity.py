@@ -19,39 +19,97 @@ Beside them stands KL(p_sigma || prior_sigma) of held-out images, in nats (`theo
 can see: n samples tell two distributions apart about when n KL exceeds a few nats, but each of the tests here looks at
 a few directions and moments only.
 
+Each level is kept in the experiment's folder the moment that it is tested: a run that was cut off goes on, walking the
+network's paths down to the levels that are missing, and ends with the same figures.
+
+    levels/KEY.json    the tests of one level; the key is of all that they depend on
+
 Expected on the shipped MNIST model, 1,000 samples: "any Gaussian" is rejected from t = 450 down for both processes, a
 little after the divergence passes 1 nat, at t = 481; the prior is rejected from t = 550 down (0.2 nats) for the forward
 process, and from about 700 for the network, whose DDIM paths are a little narrower than the prior (kurtosis below 1).
 """
 
-import math
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from latestart import zoo
-from latestart.denoisers.networks import from_diffusers, sample_shape
-from latestart.evaluation.gaussianity import REPLICATES, Gaussianity, gaussianity
+from latestart.data import Images
+from latestart.denoisers.networks import sample_shape
+from latestart.evaluation.gaussianity import REPLICATES, Gaussianity, Test, gaussianity
+from latestart.experiments import divergence
+from latestart.experiments.divergence import kept_divergence, nats_at, require_no_classes, some
+from latestart.experiments.judge import fingerprint
+from latestart.experiments.subjects import open_images, open_network, open_prior
+from latestart.files import read_json, write_json
+from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
 from latestart.sampling.late_start import Run, initial_sample
-from latestart.sampling.loop import trajectory
+from latestart.sampling.loop import check_level, trajectory
+from latestart.sampling.matching import check_prior
 from latestart.sampling.samplers import make_sampler
-from latestart.sampling.seeds import white_noise
+from latestart.sampling.seeds import sample_generator, white_noise
 from latestart.theory.levels import CriticalLevel
-from latestart.theory.nats import NatsCurve, nats
+from latestart.theory.nats import NatsCurve
 
-STARTS = tuple(range(900, 199, -50))  # of 1,000
-STRIDE = 25  # of DDIM, in t: its stops are the starts
+SHARES = tuple(k / 20 for k in range(18, 3, -1))  # of the schedule: the starts
+STOPS = 40  # of DDIM on the whole schedule; the starts are some of them
 PROCESSES, HYPOTHESES = ("forward", "network"), ("own", "prior")
+PANELS = tuple(product(PROCESSES, HYPOTHESES))
 BUDGET = 1.0  # nats
-IMAGES, BATCH = 100, 250
+FEWEST = 10  # samples of a test
+STREAM = 2**33  # of the forward process' noise, by levels; those of samples and of nats are below
+VERSION = 1  # of the levels' files
+
 Progress = Callable[[int, int, str], None]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is tested.
+
+    Attributes:
+        model: the name of a shipped model, or a folder.
+        prior: `gaussian`, the one beside the model, or a file of a Gaussian.
+        images: the training images, as `load_images` reads them; the shipped model's own if not given.
+        held_out: images that the model has not seen, for the divergence.
+        samples: at each level, of each process.
+        rank: leading directions that are tested; by default as `evaluation.gaussianity` has it.
+        seed: of the noise and of the tests.
+        starts: in the scheduler's t; if not given, every twentieth of the schedule from nine tenths down to a fifth.
+        replicates: of the tests under their hypothesis.
+        batch_size: samples that the network evaluates at once.
+
+    Raises:
+        ValueError: fewer samples than the tests need.
+    """
+
+    model: str = "mnist"
+    prior: str = "gaussian"
+    images: str | None = None
+    held_out: str | None = None
+    samples: int = 1000
+    rank: int | None = None
+    seed: int = 0
+    starts: tuple[int, ...] = ()
+    replicates: int = REPLICATES
+    batch_size: int = 250
+
+    def __post_init__(self) -> None:
+        least = max(FEWEST, 2 * (self.rank or 1))
+        if self.samples < least:
+            directions = "" if self.rank is None else f" on {self.rank} directions"
+            raise ValueError(f"samples: the tests{directions} need at least {least}, received {self.samples}")
+        if self.replicates < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"expected replicates and a batch size of at least 1, received {self.replicates} and {self.batch_size}"
+            )
 
 
 @dataclass(frozen=True)
@@ -73,12 +131,25 @@ class Level:
 
 @dataclass(frozen=True)
 class Result:
-    """All levels, highest first, the curve of the divergence, and its time `t` at each of the curve's levels."""
+    """All levels, highest first, and the divergence.
+
+    Attributes:
+        levels: that were tested.
+        curve: of the divergence.
+        t: its time at each of the curve's levels.
+        one_nat: where it passes 1 nat; None where it never does.
+        unseen: whether it is of images that the model has not seen.
+        weights: the fingerprint of the model.
+        settings: what was asked for.
+    """
 
     levels: list[Level]
     curve: NatsCurve
     t: Tensor
-    one_nat: CriticalLevel
+    one_nat: CriticalLevel | None
+    unseen: bool = True
+    weights: str = ""
+    settings: Settings = field(default_factory=Settings)
 
     def onset(self, process: str, hypothesis: str, level: float = 0.05) -> int | None:
         """The highest start from which on down every level is rejected; None if not even the lowest is."""
@@ -86,42 +157,152 @@ class Result:
         count = [*rejected, False].index(False)
         return self.levels[-count].t_start if count else None
 
+    def record(self) -> dict[str, Any]:
+        """All figures of the experiment, ready for `results.json`."""
+        first = self.levels[0].found["forward", "own"]
+        return {
+            "settings": asdict(self.settings),
+            "weights": self.weights,
+            "samples": first.n,
+            "rank": first.rank,
+            "replicates": first.replicates,
+            "one_nat": None if self.one_nat is None else self.one_nat.record(),
+            "rejected_from_t": {", ".join(panel): self.onset(*panel) for panel in PANELS},
+            "levels": [_row(level) for level in self.levels],
+            "nats": {**divergence.record(self.curve), "t": self.t.tolist(), "unseen_images": self.unseen},
+        }
 
-def run(
-    samples: int = 1000,
-    seed: int = 0,
-    rank: int | None = None,
-    name: str = "mnist",
-    starts: tuple[int, ...] = STARTS,
-    replicates: int = REPLICATES,
-    progress: Progress | None = None,
-) -> Result:
-    """Test both processes at every start, on a shipped model; `progress(done, total, what)` is told of every level.
+
+def _row(level: Level) -> dict[str, Any]:
+    tests = {", ".join(panel): found.record()["tests"] for panel, found in level.found.items()}
+    return {"t_start": level.t_start, "sigma": level.sigma, "nats": level.nats, **tests}
+
+
+class Levels:
+    """The tests of both processes in a folder, where each level is kept the moment that it is done.
+
+    Args:
+        settings: what is tested.
+        out: the folder.
+        tell: told what is worth knowing.
 
     Raises:
-        ValueError: more samples than the bundle has training images, too few, or starts between the stops of DDIM.
+        ValueError: something that the settings name does not exist or does not fit the rest; more samples than images;
+            starts between the stops of DDIM.
     """
-    bundle = zoo.load(name)
-    noise, starts = Noise.from_scheduler(bundle.scheduler), tuple(sorted(starts, reverse=True))
-    images = bundle.images("train").floats()
+
+    def __init__(self, settings: Settings, out: Path, tell: Tell = lambda _: None) -> None:
+        self.settings, self.out, self.tell = settings, out, tell
+        images, self.unseen = open_images(settings.model, settings.images, settings.held_out)
+        self.network, self.scheduler, self.weights = open_network(settings.model)
+        require_no_classes(self.network)
+        self.prior = open_prior(settings.model, settings.prior)
+        self.images = chosen(images, settings.samples, sample_shape(self.network))
+        if not isinstance(self.prior[0], Gaussian):
+            kind = type(self.prior[0]).__name__
+            raise ValueError(f"the prior {settings.prior} is a {kind}: expected a Gaussian, which is what is tested")
+        check_level(self.network, self.scheduler, None)
+        check_prior(self.network, self.scheduler, self.prior[0])
+        stride = stride_of(self.scheduler)
+        asked = settings.starts or tuple(round(share * STOPS) * stride for share in SHARES)
+        self.starts = tuple(sorted(set(asked), reverse=True))
+        stops_of(self.scheduler, self.starts)
+        self.noise = Noise.from_scheduler(self.scheduler)
+        named = {"weights": self.weights, "prior": self.prior[1], "images": fingerprint(self.images.pixels)}
+        named |= {name: getattr(settings, name) for name in ("samples", "rank", "seed", "replicates")}
+        self.configuration: dict[str, Any] = {"version": VERSION, "stops": STOPS, **named}
+
+    def measure(self, progress: Progress | None = None) -> None:
+        """Test what is missing, from the highest noise down; `progress(done, total, what)` is told of every level."""
+        missing = [t for t in self.starts if self._stored(t) is None]
+        if not missing:
+            return
+        done = len(self.starts) - len(missing)
+        settings, images = self.settings, self.images.floats()
+        walk = early_phase(
+            self.network, self.scheduler, settings.samples, tuple(missing), settings.seed, settings.batch_size
+        )
+        for t_start, walked in zip(missing, walk):
+            sigma = self.noise.sigma(float(t_start - 1))
+            fresh = sample_generator(settings.seed, STREAM + t_start)
+            self._keep(t_start, sigma, {"forward": noised(images, sigma, fresh), "network": walked.cpu()})
+            done += 1
+            if progress is not None:
+                progress(done, len(self.starts), f"t = {t_start}")
+
+    def result(self) -> Result:
+        """All levels, from the folder, beside the divergence; what `measure` has done."""
+        seen = self.images if self.unseen is None else self.unseen
+        curve = kept_divergence(self.out, self.network, self.scheduler, self.weights, self.prior, seen, self.tell)
+        levels = []
+        for t_start in self.starts:
+            found = self._stored(t_start)
+            assert found is not None
+            sigma = self.noise.sigma(float(t_start - 1))
+            nats = float(nats_at(torch.tensor([sigma]), curve.sigma, curve.nats)[0])
+            levels.append(Level(t_start, sigma, nats, found))
+        t = torch.as_tensor(self.noise.time(curve.sigma))
+        return Result(
+            levels, curve, t, one_nat(curve, self.noise), self.unseen is not None, self.weights, self.settings
+        )
+
+    def _keep(self, t_start: int, sigma: float, sets: dict[str, Tensor]) -> None:
+        settings, prior = self.settings, self.prior[0].to("cpu").noised(sigma)
+        found = {
+            ", ".join((process, hypothesis)): asdict(
+                gaussianity(y, against, settings.rank, replicates=settings.replicates, seed=settings.seed)
+            )
+            for process, y in sets.items()
+            for hypothesis, against in zip(HYPOTHESES, (None, prior))
+        }
+        write_json(self._file(t_start), {"configuration": self._named(t_start), "found": found})
+
+    def _named(self, t_start: int) -> dict[str, Any]:
+        return {**self.configuration, "t_start": t_start}
+
+    def _file(self, t_start: int) -> Path:
+        return self.out / "levels" / f"{fingerprint(json.dumps(self._named(t_start), sort_keys=True))}.json"
+
+    def _stored(self, t_start: int) -> dict[tuple[str, str], Gaussianity] | None:
+        """What is kept of a level; None where there is nothing, or nothing sound."""
+        path = self._file(t_start)
+        if not path.is_file():
+            return None
+        try:
+            known = read_json(path) or {}
+            if known["configuration"] != self._named(t_start):
+                raise ValueError("it holds another level")
+            return {panel: _found(known["found"][", ".join(panel)]) for panel in PANELS}
+        except (ValueError, KeyError, TypeError) as error:
+            self.tell(f"{path} does not hold a sound level ({error}): it is tested again")
+            return None
+
+
+def _found(known: dict[str, Any]) -> Gaussianity:
+    names = [each.name for each in fields(Test)]
+    tests = tuple(Test(**{name: test[name] for name in names}) for test in known["tests"])
+    return Gaussianity(known["hypothesis"], known["n"], known["rank"], known["replicates"], tests)
+
+
+def chosen(images: Images, samples: int, shape: tuple[int, ...]) -> Images:
+    """As many of the images as there are samples, each its own.
+
+    Raises:
+        ValueError: too few of them, or of another shape than the model's samples.
+    """
+    if images.shape != shape:
+        raise ValueError(f"the model's samples are {shape}, the images {images.shape}")
     if samples > len(images):
         raise ValueError(f"{samples} independent samples need as many images, received {len(images)}")
-    curve = divergence(bundle, bundle.prior)
-    levels = []
-    fresh = torch.Generator().manual_seed(seed)
-    for t_start, walked in zip(starts, early_phase(bundle.model, bundle.scheduler, samples, starts, seed)):
-        sigma = noise.sigma(float(t_start - 1))
-        sets = {"forward": noised(images[:samples], sigma, fresh), "network": walked}
-        found = {
-            (process, hypothesis): gaussianity(y, prior, rank, replicates=replicates, seed=seed)
-            for process, y in sets.items()
-            for hypothesis, prior in zip(HYPOTHESES, (None, bundle.prior.noised(sigma)))
-        }
-        levels.append(Level(t_start, sigma, nats_at(curve, sigma), found))
-        if progress is not None:
-            progress(len(levels), len(starts), f"t = {t_start}")
-    t = torch.as_tensor(noise.time(curve.sigma))
-    return Result(levels, curve, t, curve.level(BUDGET, noise))
+    return some(images, samples)
+
+
+def one_nat(curve: NatsCurve, noise: Noise) -> CriticalLevel | None:
+    """Where the divergence passes `BUDGET`; None where it does not, within the curve and the schedule."""
+    try:
+        return curve.level(BUDGET, noise)
+    except ValueError:
+        return None
 
 
 def noised(images: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
@@ -129,18 +310,44 @@ def noised(images: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
     return images + sigma * torch.randn(images.shape, generator=generator)
 
 
-def early_phase(model: Any, scheduler: Any, n: int, starts: tuple[int, ...], seed: int) -> Iterator[Tensor]:
+def stride_of(scheduler: Any) -> int:
+    """Times of a schedule between two stops of DDIM.
+
+    Raises:
+        ValueError: no beta-based schedule, or one whose times the stops do not divide.
+    """
+    betas: Tensor | None = getattr(scheduler, "alphas_cumprod", None)
+    if betas is None or len(betas) % STOPS:
+        told = type(scheduler).__name__ if betas is None else f"one of {len(betas)}"
+        raise ValueError(f"DDIM is stopped on beta-based schedules of a multiple of {STOPS} times, received {told}")
+    return len(betas) // STOPS
+
+
+def stops_of(scheduler: Any, starts: Sequence[int]) -> list[int]:
+    """How many steps of DDIM lie above each start.
+
+    Raises:
+        ValueError: a start that DDIM does not stop at, or starts that do not fall.
+    """
+    stride = stride_of(scheduler)
+    top = stride * STOPS
+    steps = [(top - t) // stride for t in starts]
+    if any((top - t) % stride or not 0 < t < top for t in starts) or steps != sorted(set(steps)):
+        raise ValueError(f"expected falling starts that are multiples of {stride} below {top}, received {starts}")
+    return steps
+
+
+def early_phase(
+    model: Any, scheduler: Any, n: int, starts: tuple[int, ...], seed: int, batch_size: int = 250
+) -> Iterator[Tensor]:
     """The scaled samples `x_t / alpha_t` `(n, *shape)` of DDIM from full noise when it comes to each start's time.
 
     Raises:
         ValueError: a start that DDIM does not stop at, or starts that do not fall.
     """
-    top = len(scheduler.alphas_cumprod)
-    steps = [(top - t) // STRIDE for t in starts]
-    if any((top - t) % STRIDE or not 0 < t < top for t in starts) or steps != sorted(set(steps)):
-        raise ValueError(f"expected falling starts that are multiples of {STRIDE} below {top}, received {starts}")
-    noise, stops = Noise.from_scheduler(scheduler), top // STRIDE
-    batches = [_walk(model, scheduler, range(i, min(i + BATCH, n)), seed, stops) for i in range(0, n, BATCH)]
+    steps, noise = stops_of(scheduler, starts), Noise.from_scheduler(scheduler)
+    ranges = [range(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
+    batches = [_walk(model, scheduler, index, seed) for index in ranges]
     x, done = torch.empty(0), 0
     for t, step in zip(starts, steps):
         for _ in range(step - done):
@@ -150,42 +357,8 @@ def early_phase(model: Any, scheduler: Any, n: int, starts: tuple[int, ...], see
 
 
 @torch.no_grad()
-def _walk(model: Any, scheduler: Any, index: range, seed: int, steps: int) -> Iterator[Tensor]:
+def _walk(model: Any, scheduler: Any, index: range, seed: int) -> Iterator[Tensor]:
     own = make_sampler("ddim", scheduler, spacing="trailing", clip_sample=False)
-    own.set_timesteps(steps)
+    own.set_timesteps(STOPS)
     z = white_noise(index, sample_shape(model), seed).to(model.device)
     yield from trajectory(Run(own), model, initial_sample(own, z))
-
-
-def divergence(bundle: zoo.Bundle, prior: Any) -> NatsCurve:
-    """The divergence of held-out images from a prior; where the network is worse than the prior, that is recorded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # told by the curve's `worse`
-        denoiser = from_diffusers(bundle.model, bundle.scheduler)
-        return nats(denoiser, prior, bundle.images("heldout-a").floats()[:IMAGES])
-
-
-def nats_at(curve: NatsCurve, sigma: float) -> float:
-    """The divergence at a level, linear in log sigma between two levels of the curve."""
-    return float(np.interp(math.log(sigma), curve.sigma.log().flip(0), curve.nats.flip(0)))
-
-
-def results(result: Result) -> dict[str, Any]:
-    """All figures of the experiment, ready for `results.json`."""
-    panels = list(product(PROCESSES, HYPOTHESES))
-    first = result.levels[0].found["forward", "own"]
-    return {
-        "samples": first.n,
-        "rank": first.rank,
-        "replicates": first.replicates,
-        "one_nat": result.one_nat.record(),
-        "rejected_from_t": {", ".join(panel): result.onset(*panel) for panel in panels},
-        "levels": [_row(level) for level in result.levels],
-        "nats": {name: getattr(result.curve, name).tolist() for name in ("sigma", "nats", "error", "worse")}
-        | {"t": result.t.tolist()},
-    }
-
-
-def _row(level: Level) -> dict[str, Any]:
-    tests = {", ".join(panel): found.record()["tests"] for panel, found in level.found.items()}
-    return {"t_start": level.t_start, "sigma": level.sigma, "nats": level.nats, **tests}

@@ -4,7 +4,10 @@
 
 Each axis is a list, or text with commas. What does not apply to a cell is left out of it, so that no cell is measured
 twice: full noise (the prior `none`) has no start; a late start begins at its start, so that of the spacings of times
-only `trailing` is left, beside the curved ones, which spread noise levels.
+only `trailing` is left, beside the curved ones, which spread noise levels; a sampler that cannot clip does without.
+
+What late starts gain is gained on the best full noise of the grid. So that it is no weak one, the grid has both leading
+and trailing spacing, clipped and unclipped, unless it is told otherwise.
 
     model: mnist
     sampler: [ddim, dpm++]
@@ -26,6 +29,7 @@ from typing import Any
 import diffusers
 import yaml
 
+from latestart.evaluation.manifold import FEWEST
 from latestart.sampling.samplers import SAMPLERS
 from latestart.sampling.spacings import SPACINGS, TIMES
 
@@ -67,7 +71,10 @@ class Cell:
 
     def settings(self) -> dict[str, Any]:
         """What `make_sampler` is to be told of the sampler."""
-        clips = self.clip or "clip_sample" in signature(getattr(diffusers, SAMPLERS[self.sampler]).__init__).parameters
+        known = signature(getattr(diffusers, SAMPLERS[self.sampler]).__init__).parameters
+        if self.clip and "clip_sample" not in known and "thresholding" in known:
+            return {"spacing": self.spacing, "thresholding": True, "sample_max_value": 1.0}  # which is to clip
+        clips = self.clip or "clip_sample" in known
         return {"spacing": self.spacing, **({"clip_sample": self.clip} if clips else {})}
 
 
@@ -97,8 +104,8 @@ class Grid:
     nfe: tuple[int, ...] = (3, 5, 10)
     prior: tuple[str, ...] = (FULL, "gaussian")
     t_start: tuple[float, ...] = (500.0,)
-    spacing: tuple[str, ...] = ("trailing",)
-    clip: tuple[bool, ...] = (False,)
+    spacing: tuple[str, ...] = ("trailing", "leading")
+    clip: tuple[bool, ...] = (False, True)
     samples: int = 1000
     seed: int = 0
     features: str | None = None
@@ -114,8 +121,10 @@ class Grid:
         _known("mixed-precision", (self.mixed_precision,), PRECISIONS)
         if wrong := [start for start in self.t_start if not (math.isfinite(start) and start > 0)]:
             raise ValueError(f"t-start: expected numbers above 0, in the scheduler's t, received {wrong[0]:g}")
-        for name in ("samples", "batch_size"):
-            _at_least_one(name.replace("_", "-"), getattr(self, name))
+        if self.samples < FEWEST:
+            near = "precision, recall and coverage look at neighbours"
+            raise ValueError(f"samples: expected at least {FEWEST}, since {near}, received {self.samples}")
+        _at_least_one("batch-size", self.batch_size)
         for nfe in self.nfe:
             _at_least_one("nfe", nfe)
 
@@ -139,7 +148,7 @@ class Grid:
 
     def _cells(self) -> Iterator[Cell]:
         for model, sampler, nfe, prior in product(self.model, self.sampler, self.nfe, self.prior):
-            for start, spacing, clip in product(self._starts(prior), self._spacings(prior), self.clip):
+            for start, spacing, clip in product(self._starts(prior), self._spacings(prior), self._clips(sampler)):
                 yield Cell(model, sampler, nfe, prior, start, spacing, clip, self.samples, self.seed)
 
     def _starts(self, prior: str) -> tuple[float | None, ...]:
@@ -147,6 +156,15 @@ class Grid:
 
     def _spacings(self, prior: str) -> tuple[str, ...]:
         return self.spacing if prior == FULL else tuple(TIMES[0] if s in TIMES else s for s in self.spacing)
+
+    def _clips(self, sampler: str) -> tuple[bool, ...]:
+        return self.clip if can_clip(sampler) or False not in self.clip else (False,)
+
+
+def can_clip(sampler: str) -> bool:
+    """Whether a sampler, by its short name, can clip the predicted image at every step."""
+    known = signature(getattr(diffusers, SAMPLERS[sampler]).__init__).parameters
+    return "clip_sample" in known or "thresholding" in known
 
 
 def read_grid(path: str | Path) -> dict[str, Any]:

@@ -17,7 +17,11 @@ copies: where the best start copies, in that the interval of its share of copies
 that do not is reported beside it.
 
 The ratios to the Gaussian are of paired bootstrap replicates: sample i has the same white noise in all rows. The noised
-images are drawn from the very images that copies are looked for in, so that none escapes.
+images are drawn from the very images that copies are looked for in, so that none escapes. The floor is what images
+score that the model has not seen; their share of copies is that of every second held-out image, told by the others with
+as many training images, and is 0.01 but for chance: an image held against itself would never be a copy.
+
+A kind of start that cannot be fitted, or measured anywhere, has failed, and is told with its reason; the others go on.
 
 Expected, at 3 evaluations on the shipped MNIST model: the noised images are lowest at low starts, where they are
 copies. With the right two moments the shape matters little where one Gaussian is a good start, near t = 500: the
@@ -31,11 +35,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from latestart import zoo
 from latestart.data import Images, load_images
-from latestart.evaluation.copying import BAR
+from latestart.evaluation.copying import BAR, CopyingFrom
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.cells import Outcome, Planned, plan, read_cell
+from latestart.experiments.cells import Outcome, Planned, first_line, plan, read_cell
 from latestart.experiments.grid import FULL, Cell, Grid
 from latestart.experiments.judge import Figures, fingerprint, over
 from latestart.experiments.starts import Box, Flow, FlowConfig, NoisedImages, Reshaped, fit_flow, kept, require_zuko
@@ -144,8 +150,10 @@ class Result:
         model, features: their names.
         curves: by kind and evaluations, the starts of the grid, rising, with the noise of `setting.seed`.
         rows: the best starts, by evaluations and kind, with the noise of the next seed.
-        floor: the figures of as many images that the model has not seen, or None without such.
+        floor: the figures of images that the model has not seen, or None without such.
+        unseen: how many these are: as many as samples, if there are so many.
         fitted: by kind, what it is and how many images it was fitted to.
+        failed: what could not be fitted or measured, by its name, with the reason.
         gains: of the flow over the Gaussian that it reshapes, as `(sigma, nats)` on held-out images; or empty.
     """
 
@@ -155,7 +163,9 @@ class Result:
     curves: dict[tuple[str, int], list[Point]]
     rows: list[Row]
     floor: Figures | None
+    unseen: int
     fitted: dict[str, str]
+    failed: dict[str, str]
     gains: list[tuple[float, float]]
 
 
@@ -188,7 +198,7 @@ def run(
 
     Raises:
         ImportError: the flow is asked for and zuko is not installed.
-        ValueError: what does not exist or does not fit; a class-conditional model; every start of one kind has failed.
+        ValueError: what does not exist or does not fit; a class-conditional model; all has failed.
     """
     setting = setting or Setting()
     if "flow" in setting.kinds:
@@ -219,24 +229,42 @@ def compare(
     if getattr(subject.network.config, "num_class_embeds", None):
         raise ValueError(f"{model} is class-conditional: these start distributions know no classes")
     known = _Starts(subject, data, out, setting, folder, tell, progress)
-    priors = {kind: known.made(kind) for kind in setting.kinds}
-    subject = replace(subject, priors=priors)
+    priors, failed = _made(known, setting.kinds, tell)
+    subject, able = replace(subject, priors=priors), replace(setting, kinds=tuple(priors))
 
     def measured(cells: list[Cell]) -> dict[Cell, Outcome]:
         return _measured(cells, {model: subject}, out, batch_size, tell, progress)
 
-    first = measured(list(_grid(model, subject, setting)))
-    curves = _curves(first, setting)
-    picks = list(_picks(curves))
-    second = measured([_cell(model, setting, *pick[:2], pick[2].t_start, setting.seed + 1) for pick in picks])
-    rows = [
-        _row(pick, curves[pick[:2]], _done(second[_cell(model, setting, *pick[:2], pick[2].t_start, setting.seed + 1)]))
-        for pick in picks
-    ]
+    first = measured(list(_grid(model, subject, able)))
+    curves = _curves(first)
+    picks = {_cell(model, setting, *pick[:2], pick[2].t_start, setting.seed + 1): pick for pick in _picks(curves)}
+    second = measured(list(picks))
+    again = {cell: outcome.figures for cell, outcome in second.items() if outcome.figures is not None}
+    rows = [_row(pick, curves[pick[:2]], again[cell]) for cell, pick in picks.items() if cell in again]
+    failed |= _missing(first) | _missing(second)
+    if not rows:
+        what, reason = next(iter(failed.items()))
+        raise ValueError(f"no start distribution could be measured, the first being {what}: {reason}")
+    floor, unseen = _floor(subject, setting)
     return Result(
-        setting, model, subject.judge.features, curves, list(_related(rows)), _floor(subject, setting),
-        known.told, known.gains,
+        setting, model, subject.judge.features, curves, list(_related(rows)), floor, unseen, known.told, failed,
+        known.gains,
     )  # fmt: skip
+
+
+def _made(known: "_Starts", kinds: tuple[str, ...], tell: Tell) -> tuple[dict[str, tuple[Any, str]], dict[str, str]]:
+    """The start distributions that could be made, and why others could not."""
+    priors, failed = {}, {}
+    for kind in kinds:
+        try:
+            priors[kind] = known.made(kind)
+        except Exception as error:  # whatever a fit raises: the other kinds are still worth measuring
+            failed[kind] = first_line(error)
+            tell(f"failed: {kind}: {failed[kind]}")
+    if not priors:
+        kind, reason = next(iter(failed.items()))
+        raise ValueError(f"no start distribution could be made, the first being {kind}: {reason}")
+    return priors, failed
 
 
 class _Starts:
@@ -375,27 +403,26 @@ def _outcome(sweep: Sweep, planned: Planned) -> Outcome:
     return read_cell(sweep.file(planned), planned)
 
 
-def _done(outcome: Outcome) -> Outcome:
-    if outcome.figures is None or outcome.sigma is None:
-        raise ValueError(f"the best start could not be measured again: {outcome.reason}")
-    return outcome
-
-
-def _curves(outcomes: dict[Cell, Outcome], setting: Setting) -> dict[tuple[str, int], list[Point]]:
-    """By kind and evaluations, the starts that could be measured."""
+def _curves(outcomes: dict[Cell, Outcome]) -> dict[tuple[str, int], list[Point]]:
+    """By kind and evaluations, the starts that could be measured; none that has no such start."""
     curves: dict[tuple[str, int], list[Point]] = {}
-    reasons: dict[tuple[str, int], str] = {}
     for cell, outcome in outcomes.items():
-        key = (cell.prior, cell.nfe)
-        curve = curves.setdefault(key, [])
         if outcome.figures is not None and outcome.sigma is not None and cell.t_start is not None:
-            curve.append(Point(cell.t_start, outcome.sigma, outcome.figures))
-        else:
-            reasons[key] = outcome.reason
-    if empty := [key for key, curve in curves.items() if not curve]:
-        kind, nfe = empty[0]
-        raise ValueError(f"no start of {kind} at {nfe} evaluations could be measured: {reasons[empty[0]]}")
+            point = Point(cell.t_start, outcome.sigma, outcome.figures)
+            curves.setdefault((cell.prior, cell.nfe), []).append(point)
     return curves
+
+
+def _missing(outcomes: dict[Cell, Outcome]) -> dict[str, str]:
+    """Why starts could not be measured, those of one kind and one reason together."""
+    groups: dict[tuple[str, int, int, str], list[str]] = {}
+    for cell, outcome in outcomes.items():
+        if outcome.figures is None:
+            groups.setdefault((cell.prior, cell.nfe, cell.seed, outcome.reason), []).append(f"{cell.t_start:g}")
+    return {
+        f"{kind} at {nfe} evaluations, t = {', '.join(starts)}, seed {seed}": reason
+        for (kind, nfe, seed, reason), starts in groups.items()
+    }
 
 
 def _picks(curves: dict[tuple[str, int], list[Point]]) -> Iterable[tuple[str, int, Point, bool]]:
@@ -416,12 +443,11 @@ def _copies(point: Point) -> bool:
     return copied is not None and copied.low > BAR
 
 
-def _row(pick: tuple[str, int, Point, bool], curve: list[Point], again: Outcome) -> Row:
+def _row(pick: tuple[str, int, Point, bool], curve: list[Point], again: Figures) -> Row:
     kind, nfe, point, clean = pick
-    assert again.figures is not None
     ends = {curve[0].t_start: "low", curve[-1].t_start: "high"}
     edge = ends.get(point.t_start, "") if len(curve) > 1 and not clean else ""
-    return Row(kind, nfe, point.t_start, point.sigma, clean, edge, point.figures.frechet, again.figures)
+    return Row(kind, nfe, point.t_start, point.sigma, clean, edge, point.figures.frechet, again)
 
 
 def _related(rows: list[Row]) -> Iterable[Row]:
@@ -432,10 +458,22 @@ def _related(rows: list[Row]) -> Iterable[Row]:
         yield row if known is None else replace(row, relative=over(row.figures, known))
 
 
-def _floor(subject: Subject, setting: Setting) -> Figures | None:
-    """The figures of images that the model has not seen, as many as there are samples if there are so many."""
+def _floor(subject: Subject, setting: Setting) -> tuple[Figures | None, int]:
+    """The figures of images that the model has not seen, and how many these are: at most as many as samples."""
     copying = subject.judge.reference.copying
-    return None if copying is None else subject.judge(copying[1][: setting.samples].unit())
+    if copying is None:
+        return None, 0
+    unseen = Images(torch.cat([copying[1].pixels, copying[2].pixels]))[: setting.samples]
+    return replace(subject.judge(unseen.unit()), copied=unseen_copies(*copying)), len(unseen)
+
+
+def unseen_copies(train: Images, held_out: Images, second: Images) -> Estimate | None:
+    """The share of copies among every second held-out image, told by the others; None if there is but one.
+
+    The images that samples are told by cannot be told by themselves: each is at no distance from its own set.
+    """
+    near, far = held_out[1::2], held_out[::2][: len(held_out) // 2]
+    return CopyingFrom(train[: len(far)], far, second)(near).copied if len(near) else None
 
 
 def estimates(figures: Figures) -> dict[str, Any]:
@@ -457,7 +495,8 @@ def results(result: Result) -> dict[str, Any]:
         "fitted": result.fitted,
         "flow": asdict(setting.flow) if "flow" in setting.kinds else None,
         "flow_gain": [{"sigma": sigma, "nats": nats} for sigma, nats in result.gains],
-        "floor": None if result.floor is None else estimates(result.floor),
+        "floor": None if result.floor is None else {"images": result.unseen, **estimates(result.floor)},
+        "failed": result.failed,
         "rows": [row.record() for row in result.rows],
         "grid": [
             {"kind": kind, "nfe": nfe, "t_start": p.t_start, "sigma": p.sigma, **estimates(p.figures)}

@@ -21,10 +21,10 @@ from torch import Tensor
 from latestart import zoo
 from latestart.data import Images, load_images
 from latestart.evaluation.copying import CopyingFrom
-from latestart.evaluation.manifold import OverlapWith
+from latestart.evaluation.manifold import FEWEST, OverlapWith
 from latestart.evaluation.quality import Estimate, FrechetTo, checked, interval
 from latestart.features import Classifier, ClassifierFeatures, InceptionFeatures
-from latestart.files import load_tensors, require_finite, save_tensors
+from latestart.files import load_tensors, require_finite, save_tensors, sound
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.moments import Moments
@@ -183,6 +183,8 @@ def reference_of(
         ValueError: the file holds statistics of other features or other images; too few images, or of two shapes.
     """
     data = load_images(images)
+    if len(data) < FEWEST:
+        raise ValueError(f"{images}: expected at least {FEWEST} images to hold samples against, received {len(data)}")
     unseen = None if held_out is None else load_images(held_out)
     if unseen is not None and unseen.shape != data.shape:
         raise ValueError(f"the images are {data.shape}, those held out {unseen.shape}: expected one shape")
@@ -221,10 +223,10 @@ def _opened(path: Path, known: dict[str, Any]) -> tuple[Gaussian, Tensor]:
             )
     require_finite(path, tensors, ("mean", "variances", "real"))
     mean, variances, real = (tensors.pop(name) for name in ("mean", "variances", "real"))
-    try:
+    with sound(path, "set of feature statistics"):
+        if real.ndim != 2 or real.shape[1:] != mean.shape:
+            raise ValueError(f"features {tuple(real.shape)} beside a mean {tuple(mean.shape)}")
         return Gaussian(mean, Dense.from_tensors(tuple(mean.shape), tensors), variances, metadata["count"]), real
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold sound feature statistics: {error}") from error
 
 
 def _statistics(data: Images, extract: Any, run: Processes) -> Gaussian:

@@ -44,7 +44,7 @@ from latestart.experiments.judge import Figures, few_samples, fingerprint
 from latestart.experiments.subjects import SHIPPED, Subject, open_subjects
 from latestart.experiments.sweep import Sweep
 from latestart.features import ClassifierFeatures
-from latestart.files import write_json
+from latestart.files import read_json, write_json
 from latestart.gaussians.gaussian import Gaussian, load_gaussian
 from latestart.processes import Processes
 from latestart.sampling.spacings import TIMES
@@ -205,6 +205,7 @@ class Result:
         length: steps of the full run.
         features: what the distance is taken in.
         settings: what was asked for.
+        floor: how many images the model has not seen, and their distance; None where there are none.
     """
 
     lines: tuple[Line, ...]
@@ -214,6 +215,7 @@ class Result:
     length: int
     features: str
     settings: Settings
+    floor: tuple[int, Estimate] | None = None
 
     def record(self) -> dict[str, Any]:
         """All figures, ready for `results.json`."""
@@ -222,6 +224,7 @@ class Result:
             "length": self.length,
             "features": self.features,
             "within": WITHIN,
+            "floor": None if self.floor is None else {"images": self.floor[0], **asdict(self.floor[1])},
             "lines": [line.record() for line in self.lines],
             "levels": [asdict(level) for level in self.levels],
             "missing": list(self.missing),
@@ -278,9 +281,13 @@ class Curve:
         named = {"weights": self.subject.weights, "reference": self.subject.judge.reference.fingerprint}
         key = fingerprint(json.dumps([named, self.settings.criteria, self.settings.seed]))
         kept = self.out / "levels.json"
-        if (known := _read(kept)) is None or known.get("key") != key:
-            known = {"key": key, **self._analysis(progress)}
-            write_json(kept, known)
+        if (known := read_json(kept)) is not None and known.get("key") == key:
+            try:
+                return _levels(known)
+            except ValueError as error:
+                self.tell(f"{kept}: {error}: the levels are looked for again")
+        known = {"key": key, **self._analysis(progress)}
+        write_json(kept, known)
         return _levels(known)
 
     def _analysis(self, progress: Progress | None) -> dict[str, Any]:
@@ -316,8 +323,9 @@ class Curve:
         assert full is not None
         by_prior = {p.cell.prior: [(q, o) for q, o in done if q.cell.prior == p.cell.prior] for p, _ in done}
         lines = tuple(line_of(prior, mine, full) for prior, mine in by_prior.items())
-        features = self.subject.judge.features
-        return Result(lines, levels, missing, tuple(failed), self.length, features, self.settings)
+        judge = self.subject.judge
+        floor = judge.floor(self.settings.samples)
+        return Result(lines, levels, missing, tuple(failed), self.length, judge.features, self.settings, floor)
 
     def _outcome(self, planned: Planned) -> Outcome:
         if planned.steps is None:

@@ -1,18 +1,24 @@
 """How far off may the start be? Quality against the start of a late start, at a fine grid of starts.
 
-For DDIM with 3, 5 and 10 evaluations, started from the Gaussian of the training images and, where the bundle has one,
-from their mixture, the Frechet distance d(t) to the training set at every start t of a grid, all with the same white
-noise. The window of a curve is the run of starts around the best one with
+For DDIM with 3, 5 and 10 evaluations, started from the Gaussian and from the mixture of the training images, the
+Frechet distance d(t) to the training set at every start t of a grid, all with the same white noise. Three readings:
 
-    d(t) <= 1.05 d(best),
+    window    the run of starts around the best one with `d(t) <= 1.05 d(best)`, its ends linear in t between two starts
+    in t      `d(best + e) / d(best)` for starts that are e too early or too late
+    in nats   `d(t_b) / d(best)`, where t_b is the start at which the divergence of held-out images from the prior
+              (`theory/nats.py`) is b: what a fixed budget of nats costs
 
-its ends linear in t between two starts of the grid. It is given in t, and in nats by the divergence of held-out images
-from the prior at both ends (`theory/nats.py`): how wrong the prior may be, from the most that is still good (the low
-end in t) to the least. Its interval is that of the windows of the bootstrap replicates; the resamples are the same at
-every start, so that they move together as the curve does, but a resampled curve is rougher than the curve, and its
-window rather narrower. A window that reaches an end of the grid is at least so wide.
+The window is given in t, and in nats by the divergence at both ends: how wrong the prior may be, from the most that is
+still good (the low end in t) to the least. Intervals are those of bootstrap replicates; the resamples of the samples
+are the same at every start, so that they move together as the curve does, and those of the divergence are over its
+images. A resampled curve is rougher than the curve, and its window rather narrower. A window that reaches an end of the
+grid is at least so wide.
 
-Starts are those that were run: a truncated schedule begins at a multiple of the number of steps.
+Each start is a cell of a sweep (`experiments/sweep.py`): kept the moment that it is done, skipped when it is there.
+Starts are those that are run: a truncated schedule begins at a multiple of the number of steps.
+
+    cells/KEY.safetensors     one start; nats-KEY.safetensors: the divergence from one prior
+    results.parquet           the table of the cells, results.json all else
 
 Expected on the shipped MNIST model: from the Gaussian with 3, 5 and 10 evaluations the best starts are near 500, 575
 and 650, and the windows about 80, 120 and 240 wide: the more evaluations, the earlier one can start and the less it
@@ -20,29 +26,97 @@ matters, while at 350, 8 nats off, all three are as bad as each other. From the 
 its gain is lost within 50 above t = 500: what was decided for the samples there, the network decides anew.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from latestart import zoo
-from latestart.evaluation.quality import Estimate, FrechetTo, interval
-from latestart.experiments.gaussianity import divergence, nats_at
-from latestart.noise import Noise
-from latestart.sampling.loop import draw
-from latestart.sampling.matching import check_prior
-from latestart.sampling.samplers import make_sampler
+from latestart.data import Images
+from latestart.evaluation.quality import Estimate, interval
+from latestart.experiments.cells import Outcome, Planned, Progress, plan, read_cell
+from latestart.experiments.divergence import kept_divergence, nats_at, require_no_classes
+from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
+from latestart.experiments.judge import LEAST, few_samples
+from latestart.experiments.subjects import Subject, beside, open_images, open_subjects
+from latestart.experiments.sweep import Sweep
+from latestart.gaussians.mixture import Mixture
+from latestart.processes import Processes
+from latestart.sampling.spacings import TIMES
 from latestart.theory.nats import NatsCurve
 
 EVALUATIONS = (3, 5, 10)
-STARTS = {"gaussian": (350, 800), "mixture": (200, 650)}  # lowest and highest, of 1,000
+RANGES = {"gaussian": (350, 800), "mixture": (200, 650)}  # lowest and highest start by default, of 1,000
 STEP = 25
+FEWEST = 3  # starts of a curve
 WITHIN = 0.05  # of the best
-RESAMPLES = 100
-Progress = Callable[[int, int, str], None]
+OFFSETS = (-100, -50, -25, 25, 50, 100)  # from the best start, in t
+BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)  # nats
+TINY = 1e-12  # of a distance
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        model: the name of a shipped model, or a folder.
+        priors: `gaussian`, `mixture`, or files; those that lie beside the model if not given.
+        evaluations: of the network, for each sample.
+        starts: in the scheduler's t, of every prior; by default a range for each kind of prior.
+        step: between two of the default starts, in t of 1,000.
+        samples, seed: as in `Grid`.
+        features, images, held_out, batch_size, mixed_precision: as in `Grid`.
+    """
+
+    model: str = "mnist"
+    priors: tuple[str, ...] = ()
+    evaluations: tuple[int, ...] = EVALUATIONS
+    starts: tuple[float, ...] = ()
+    step: int = STEP
+    samples: int = 500
+    seed: int = 0
+    features: str | None = None
+    images: str | None = None
+    held_out: str | None = None
+    batch_size: int = 256
+    mixed_precision: str = "no"
+
+    def grid(self) -> Grid:
+        """The model, the priors and the data, as a sweep opens them.
+
+        Raises:
+            ValueError: no prior, one that is none, too few starts, or a number that makes no sense.
+        """
+        priors = self.priors or beside(self.model)
+        if not priors or {FULL, PLAIN} & set(priors):
+            raise ValueError(
+                f"a start is held against the nats of a prior: expected priors beside the model {self.model} or files "
+                f"that `latestart fit` wrote, received {', '.join(priors) or 'none'}"
+            )
+        if self.starts and len(set(self.starts)) < FEWEST:
+            told = ", ".join(f"{t:g}" for t in self.starts)
+            raise ValueError(f"a window needs at least {FEWEST} starts, received {told}")
+        if self.step < 1:
+            raise ValueError(f"step: expected at least 1, in t, received {self.step}")
+        return Grid(
+            model=(self.model,),
+            sampler=("ddim",),
+            nfe=self.evaluations,
+            prior=priors,
+            t_start=self.starts or (1.0,),
+            samples=self.samples,
+            seed=self.seed,
+            features=self.features,
+            images=self.images,
+            held_out=self.held_out,
+            batch_size=self.batch_size,
+            mixed_precision=self.mixed_precision,
+        )
 
 
 @dataclass(frozen=True)
@@ -53,7 +127,8 @@ class Window:
         best: the best start, in t.
         low, high: the ends, in t, each with its interval over resamples.
         width: their difference, likewise.
-        nats_low, nats_high: divergence of the data from the prior at the high end and at the low end.
+        nats_low, nats_high: divergence of the data from the prior at the high end and at the low end, likewise.
+        nats_width: their difference, likewise.
         closed: whether the curve rises above the bound on the low and on the high side, within the grid.
     """
 
@@ -61,9 +136,25 @@ class Window:
     low: Estimate
     high: Estimate
     width: Estimate
-    nats_low: float
-    nats_high: float
+    nats_low: Estimate
+    nats_high: Estimate
+    nats_width: Estimate
     closed: tuple[bool, bool]
+
+
+@dataclass(frozen=True)
+class Off:
+    """What a start that is not the best costs.
+
+    Attributes:
+        by: how far it is off: t from the best start, or the nats at which it lies.
+        t: the start.
+        relative: the distance over that of the best start, with the interval of paired replicates.
+    """
+
+    by: float
+    t: float
+    relative: Estimate
 
 
 @dataclass(frozen=True)
@@ -71,14 +162,16 @@ class Curve:
     """The distance at each start, for one prior and one number of evaluations.
 
     Attributes:
-        prior: "gaussian" or "mixture".
+        prior: "gaussian", "mixture", or a file.
         nfe: evaluations for each sample, as counted.
         t: the starts that were run, rising, `(S,)`.
         sigma: their levels, `(S,)`.
-        nats: divergence of held-out images from the prior there, `(S,)`.
+        nats: divergence of the data from the prior there, `(S,)`.
         frechet: the distances, with their intervals.
         relative: the distances over that of the best start, each with the interval of paired replicates.
         window: the starts within 5% of the best.
+        off_t: starts that are `OFFSETS` off the best, within the grid.
+        off_nats: starts at which the divergence is one of `BUDGETS`, within the grid.
     """
 
     prior: str
@@ -89,96 +182,214 @@ class Curve:
     frechet: list[Estimate]
     relative: list[Estimate]
     window: Window
+    off_t: list[Off]
+    off_nats: list[Off]
 
     def record(self) -> dict[str, Any]:
         """All figures, for JSON."""
-        arrays = {name: getattr(self, name).tolist() for name in ("t", "sigma", "nats")}
-        return {**asdict(self), **arrays}
-
-
-def run(
-    samples: int = 500,
-    seed: int = 0,
-    step: int = STEP,
-    name: str = "mnist",
-    evaluations: tuple[int, ...] = EVALUATIONS,
-    starts: dict[str, tuple[int, int]] | None = None,
-    progress: Progress | None = None,
-) -> list[Curve]:
-    """Every curve on a shipped model; `progress(done, total, what)` counts evaluations of the network for one sample.
-
-    Raises:
-        ValueError: fewer than 2 samples, or a grid of fewer than 3 starts.
-    """
-    bundle = zoo.load(name)
-    priors = available_priors(bundle, starts or STARTS)
-    grids = {prior: _grid(low, high, step) for prior, (_, low, high) in priors.items()}
-    total, done = sum(map(len, grids.values())) * sum(evaluations), 0
-    to_train, curves = FrechetTo(bundle.statistics("train")), []
-    for prior, (distribution, *_) in priors.items():
-        check_prior(bundle.model, bundle.scheduler, distribution)
-        nats = divergence(bundle, distribution)
-        for nfe in evaluations:
-            measured = []
-            for point in _measure(bundle, distribution, nfe, grids[prior], to_train, samples, seed):
-                measured.append(point)
-                done += nfe
-                if progress is not None:
-                    progress(done, total, f"{prior}, NFE {nfe}, t = {point.t:.0f}")
-            curves.append(_curve(prior, nfe, measured, nats))
-    return curves
-
-
-def available_priors(bundle: zoo.Bundle, starts: dict[str, tuple[int, int]]) -> dict[str, tuple[Any, int, int]]:
-    """By name, the priors that the bundle has a file of, each with its lowest and highest start."""
-    files = {"gaussian": "prior", "mixture": "mixture"}
-    kept = [name for name in starts if (bundle.path / f"{files[name]}.safetensors").is_file()]
-    return {name: (getattr(bundle, files[name]), *starts[name]) for name in kept}
+        arrays = {name: getattr(self, name).tolist() for name in ("t", "nats")}
+        finite = np.isfinite(self.sigma)
+        sigma = [float(s) if known else None for s, known in zip(self.sigma, finite)]
+        return {**asdict(self), **arrays, "sigma": sigma}
 
 
 @dataclass(frozen=True)
-class _Point:
-    t: float
-    sigma: float
-    frechet: Estimate
-    replicates: Tensor
+class Result:
+    """All curves.
+
+    Attributes:
+        curves: those of which at least three starts are done, by prior and number of evaluations.
+        rows: of every start, as `Sweep.table` has them.
+        floor: how many images the model has not seen, and their distance; None where there are none.
+        features: what the distance is taken in.
+        weights: the fingerprint of the model.
+        settings: what was asked for.
+    """
+
+    curves: list[Curve]
+    rows: list[dict[str, Any]]
+    floor: tuple[int, Estimate] | None
+    features: str
+    weights: str
+    settings: Settings
+
+    def record(self) -> dict[str, Any]:
+        """All figures, ready for `results.json`."""
+        done = [row for row in self.rows if row["status"] == "done"]
+        return {
+            "settings": asdict(self.settings),
+            "weights": self.weights,
+            "features": self.features,
+            "within": WITHIN,
+            "cells": len(self.rows),
+            "measured": len(done),
+            "evaluations": sum(row["nfe"] * row["samples"] for row in done),
+            "floor": None if self.floor is None else {"images": self.floor[0], **asdict(self.floor[1])},
+            "curves": [curve.record() for curve in self.curves],
+        }
 
 
-def _measure(
-    bundle: zoo.Bundle, prior: Any, nfe: int, grid: list[int], to_train: FrechetTo, samples: int, seed: int
-) -> Iterator[_Point]:
-    scheduler = make_sampler("ddim", bundle.scheduler, clip_sample=False)
-    noise = Noise.from_scheduler(scheduler)
-    for t_start in grid:
-        result = draw(bundle.model, scheduler, prior, samples, nfe, t_start, seed)
-        features = bundle.features(result.images)
-        replicates = to_train.replicates(features, RESAMPLES)
-        t = round(noise.time(result.sigma)) + 1.0
-        yield _Point(t, result.sigma, interval(replicates, to_train(features)), replicates)
+@dataclass
+class Sensitivity:
+    """The measurement in a folder: each start is kept there the moment that it is done, as a sweep keeps its cells.
+
+    Args:
+        settings: what is measured.
+        out: the folder.
+        run: the processes that share the starts; the present one alone by default.
+        tell: told what is worth knowing.
+
+    Raises:
+        ValueError: something that the settings name does not exist or does not fit the rest, or too few starts.
+    """
+
+    settings: Settings
+    out: Path
+    run: Processes = field(default_factory=Processes)
+    tell: Tell = lambda _: None
+
+    def __post_init__(self) -> None:
+        grid, model = self.settings.grid(), self.settings.model
+        (subject,) = open_subjects(grid, self.out / "statistics.safetensors", self.run, self.tell).values()
+        require_no_classes(subject.network)
+        if (warning := few_samples(grid.samples, subject.judge)) is not None:
+            self.tell(warning)
+        self.subject = subject
+        planned = plan(cells_of(self.settings, subject), {model: subject})
+        self.sweep = Sweep(planned, {model: subject}, self.out, grid.batch_size, self.run, self.tell)
+
+    @property
+    def cost(self) -> int:
+        """Network evaluations of all starts."""
+        return sum(planned.cell.cost for planned in self.sweep.planned if planned.steps is not None)
+
+    def measure(self, budget: int | None = None, retry: bool = False, progress: Progress | None = None) -> None:
+        """Measure every start that is missing, as `Sweep.measure`."""
+        self.sweep.measure(budget, retry, progress)
+
+    def result(self) -> Result:
+        """The curves from what was measured, beside the divergence."""
+        judge = self.subject.judge
+        rows = self.sweep.table()
+        self.sweep.write(rows)
+        floor = judge.floor(self.settings.samples)
+        return Result(self._curves(), rows, floor, judge.features, self.subject.weights, self.settings)
+
+    def _curves(self) -> list[Curve]:
+        known = [(planned, outcome) for planned in self.sweep.planned if (outcome := self._done(planned)) is not None]
+        places = dict.fromkeys((planned.cell.prior, planned.cell.nfe) for planned in self.sweep.planned)
+        curves = []
+        for prior, nfe in places:
+            mine = [(p, o) for p, o in known if (p.cell.prior, p.cell.nfe) == (prior, nfe)]
+            if len(mine) >= FEWEST:
+                curves.append(curve_of(prior, nfe, mine, self._divergence(prior)))
+        return curves
+
+    def _done(self, planned: Planned) -> Outcome | None:
+        try:
+            outcome = None if planned.steps is None else read_cell(self.sweep.file(planned), planned)
+        except (FileNotFoundError, ValueError):  # left by the budget; a damaged one was told of by the sweep
+            return None
+        return outcome if outcome is not None and outcome.figures is not None else None
+
+    def _divergence(self, prior: str) -> NatsCurve:
+        """From its file but for the first time."""
+        subject = self.subject
+        return kept_divergence(
+            self.out,
+            subject.network,
+            subject.scheduler,
+            subject.weights,
+            subject.priors[prior],
+            self._pictures(),
+            self.tell,
+        )
+
+    def _pictures(self) -> Images:
+        """Images that the model has not seen, or else training images."""
+        if (sets := self.subject.judge.reference.copying) is not None:
+            return sets[1]
+        return open_images(self.settings.model, self.settings.images, None)[0]
 
 
-def _grid(low: int, high: int, step: int) -> list[int]:
-    grid = list(range(low, high + 1, step))
-    if len(grid) < 3:
-        raise ValueError(f"a window needs at least 3 starts, received {grid} from {low} to {high} by {step}")
-    return grid
+def cells_of(settings: Settings, subject: Subject) -> list[Cell]:
+    """The starts of every prior and number of evaluations, rising, each where a schedule so cut begins.
+
+    Raises:
+        ValueError: no beta-based schedule, fewer than three starts of a curve, or starts that are not on the schedule.
+    """
+    betas = getattr(subject.scheduler, "alphas_cumprod", None)
+    if betas is None:
+        raise ValueError(f"starts are those of beta-based schedules, received a {type(subject.scheduler).__name__}")
+    top, cells = len(betas), []
+    for prior in subject.priors:
+        asked = starts_of(settings, isinstance(subject.priors[prior][0], Mixture), top)
+        for nfe in settings.evaluations:
+            starts = sorted({nfe * int(t // nfe) for t in asked} - {0})
+            if len(starts) < FEWEST or starts[-1] > top:
+                raise ValueError(
+                    f"a window needs at least {FEWEST} starts, up to {top}, in steps of {nfe}: received "
+                    f"{', '.join(f'{t:g}' for t in asked)}"
+                )
+            cells += [
+                Cell(settings.model, "ddim", nfe, prior, float(t), TIMES[0], False, settings.samples, settings.seed)
+                for t in starts
+            ]
+    return cells
 
 
-def _curve(prior: str, nfe: int, points: list[_Point], nats: NatsCurve) -> Curve:
-    points = list({p.t: p for p in points}.values())  # two starts of a fine grid can be cut to the same
-    t, sigma = np.array([p.t for p in points]), np.array([p.sigma for p in points])
-    left = np.array([nats_at(nats, s) for s in sigma])
-    replicates = torch.stack([p.replicates for p in points], 1).numpy()
-    d = np.array([p.frechet.value for p in points])
-    relative = [
-        interval(torch.from_numpy(replicates[:, i] / replicates[:, d.argmin()]), value / d.min())
-        for i, value in enumerate(d.tolist())
-    ]
-    window = find_window(t, d, replicates, left)
-    return Curve(prior, nfe, t, sigma, left, [p.frechet for p in points], relative, window)
+def starts_of(settings: Settings, mixture: bool, top: int) -> Sequence[float]:
+    """Those that were asked for, or the default ones of a kind of prior, on a schedule of `top` times."""
+    if settings.starts:
+        return settings.starts
+    low, high = RANGES["mixture" if mixture else "gaussian"]
+    return [t * top / 1000 for t in range(low, high + 1, settings.step)]
 
 
-def find_window(t: np.ndarray, d: np.ndarray, replicates: np.ndarray, nats: np.ndarray) -> Window:
+def curve_of(prior: str, nfe: int, measured: list[tuple[Planned, Outcome]], divergence: NatsCurve) -> Curve:
+    """A curve from its starts by rising t, and the divergence from the prior."""
+    figures = [outcome.figures for _, outcome in measured if outcome.figures is not None]
+    t = np.array([planned.cell.t_start for planned, _ in measured], dtype=float)
+    sigma = np.array([np.inf if outcome.sigma is None else outcome.sigma for _, outcome in measured])
+    d = np.array([each.frechet.value for each in figures])
+    replicates = torch.stack([each.replicates for each in figures], 1).double().numpy()
+    nats = nats_at(sigma, divergence.sigma, divergence.nats)
+    relative = [at_start(t, d, replicates, start) for start in t]
+    best = t[d.argmin()]
+    window = find_window(t, d, replicates, nats, nats_replicates(divergence, sigma, len(replicates)))
+    off_t = [Off(e, best + e, at_start(t, d, replicates, best + e)) for e in OFFSETS if t[0] <= best + e <= t[-1]]
+    found = [(budget, start_at(t, nats, budget)) for budget in BUDGETS]
+    off_nats = [Off(b, start, at_start(t, d, replicates, start)) for b, start in found if start is not None]
+    return Curve(prior, nfe, t, sigma, nats, [each.frechet for each in figures], relative, window, off_t, off_nats)
+
+
+def at_start(t: np.ndarray, d: np.ndarray, replicates: np.ndarray, start: float) -> Estimate:
+    """The distance at a start, linear between two of the grid, over that of the best, with paired replicates."""
+    best = d.argmin()
+    least = np.maximum(replicates[:, best], max(LEAST * d[best], TINY))
+    spread = np.array([np.interp(start, t, row) for row in replicates]) / least
+    return interval(torch.from_numpy(spread), float(np.interp(start, t, d) / max(d[best], TINY)))
+
+
+def start_at(t: np.ndarray, nats: np.ndarray, budget: float) -> float | None:
+    """The highest start, of rising ones, at which the divergence is a budget; None where it is not on the grid."""
+    falling = np.maximum.accumulate(nats[::-1])  # with falling t: what an error of its estimate lowers is levelled
+    if not falling[0] <= budget <= falling[-1]:
+        return None
+    return float(np.interp(budget, falling, t[::-1]))
+
+
+def nats_replicates(divergence: NatsCurve, sigma: np.ndarray, count: int) -> np.ndarray:
+    """The divergence at the levels sigma `(S,)` for so many resamples of its images, `(count, S)`."""
+    generator = torch.Generator().manual_seed(0)
+    integrals = divergence.integrals
+    index = torch.randint(len(integrals), (count, len(integrals)), generator=generator)
+    return np.stack([nats_at(sigma, divergence.sigma, integrals[row].mean(0)) for row in index])
+
+
+def find_window(
+    t: np.ndarray, d: np.ndarray, replicates: np.ndarray, nats: np.ndarray, nats_replicates: np.ndarray
+) -> Window:
     """The starts within 5% of the best.
 
     Args:
@@ -186,19 +397,28 @@ def find_window(t: np.ndarray, d: np.ndarray, replicates: np.ndarray, nats: np.n
         d: the distance at each.
         replicates: of the distances, resampled alike, `(R, S)`.
         nats: the divergence at each start.
+        nats_replicates: of the divergence, `(R, S)`.
     """
-    low, high = window_ends(t, d)
-    spread = torch.from_numpy(np.array([window_ends(t, row) for row in replicates]))
-    nats_low, nats_high = np.interp([high, low], t, nats).tolist()
+    ends = window_ends(t, d)
+    spread = np.array([window_ends(t, row) for row in replicates])
+    nats_ends = np.interp(ends, t, nats)
+    nats_spread = np.array([np.interp(pair, t, row) for pair, row in zip(spread, nats_replicates)])
+    low, high = (_estimate(spread[:, i], ends[i]) for i in (0, 1))
+    nats_high, nats_low = (_estimate(nats_spread[:, i], nats_ends[i]) for i in (0, 1))
     return Window(
         best=float(t[d.argmin()]),
-        low=interval(spread[:, 0], low),
-        high=interval(spread[:, 1], high),
-        width=interval(spread[:, 1] - spread[:, 0], high - low),
+        low=low,
+        high=high,
+        width=_estimate(spread[:, 1] - spread[:, 0], ends[1] - ends[0]),
         nats_low=nats_low,
         nats_high=nats_high,
-        closed=(bool(low > t[0]), bool(high < t[-1])),
+        nats_width=_estimate(nats_spread[:, 0] - nats_spread[:, 1], nats_ends[0] - nats_ends[1]),
+        closed=(bool(ends[0] > t[0]), bool(ends[1] < t[-1])),
     )
+
+
+def _estimate(replicates: np.ndarray, value: float) -> Estimate:
+    return interval(torch.from_numpy(replicates), float(value))
 
 
 def window_ends(t: np.ndarray, d: np.ndarray, within: float = WITHIN) -> tuple[float, float]:
@@ -213,15 +433,3 @@ def _end(t: np.ndarray, d: np.ndarray, bound: float) -> float:
         return float(t[-1])
     i = above[0]
     return float(t[i - 1] + (bound - d[i - 1]) / (d[i] - d[i - 1]) * (t[i] - t[i - 1]))
-
-
-def results(curves: list[Curve], samples: int, seed: int, name: str = "mnist") -> dict[str, Any]:
-    """All figures of the experiment, ready for `results.json`."""
-    return {
-        "model": name,
-        "samples": samples,
-        "seed": seed,
-        "within": WITHIN,
-        "features": zoo.load(name).features.name,
-        "curves": [curve.record() for curve in curves],
-    }

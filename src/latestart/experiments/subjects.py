@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latestart import zoo
+from latestart.data import Images, load_images
 from latestart.denoisers.networks import HalfPrecision, Unshuffled, load_model, sample_shape
 from latestart.device import own_device
 from latestart.experiments.grid import FULL, PLAIN, Grid
@@ -77,6 +78,48 @@ def _judges(
     extract = _extractor(bundles[grid.model[0]], grid)
     common = Judge(extract, reference_of(grid.images, grid.held_out, extract, kept, run, tell))
     return dict.fromkeys(grid.model, common)
+
+
+def open_network(model: str, precision: str = "no") -> tuple[Any, Any, str]:
+    """A model without priors and judge: the network on its device, its scheduler, and the fingerprint of both.
+
+    Raises:
+        ValueError: it is neither a shipped model nor a folder with one.
+    """
+    return _precise(*load_model(_bundle(model).path, own_device()), precision)
+
+
+def open_prior(model: str, name: str) -> tuple[Any, str]:
+    """A prior that lies beside a model, or in a file, on its device, and the fingerprint of its file.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    return _prior(name, _bundle(model).path)
+
+
+def beside(model: str) -> tuple[str, ...]:
+    """The names of the priors that lie beside a model."""
+    return tuple(name for name, file in SHIPPED.items() if (_bundle(model).path / file).is_file())
+
+
+def open_images(model: str, images: str | None, held_out: str | None) -> tuple[Images, Images | None]:
+    """The training images, and those that the model has not seen, if any: given ones, or the shipped model's own.
+
+    Raises:
+        ValueError: a model without images and none given, held-out images alone, or images of two shapes.
+    """
+    if images is not None:
+        data, unseen = load_images(images), None if held_out is None else load_images(held_out)
+        if unseen is not None and unseen.shape != data.shape:
+            raise ValueError(f"the images are {data.shape}, those held out {unseen.shape}: expected one shape")
+        return data, unseen
+    bundle = _bundle(model)
+    if not (bundle.path / "train.png").is_file():
+        raise ValueError(f"{bundle.path} brings no images: give its training images")
+    if held_out is not None:
+        raise ValueError("held-out images stand beside training images of one's own: give these too, or neither")
+    return bundle.images("train"), bundle.images("heldout-a")
 
 
 def _bundle(name: str) -> zoo.Bundle:

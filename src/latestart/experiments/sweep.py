@@ -162,6 +162,7 @@ class Sweep:
         except Exception as error:  # whatever schedulers and devices raise: the other cells are still worth measuring
             outcome = Outcome("failed", first_line(error))
             self.tell(f"failed: {describe(planned.cell)}: {outcome.reason}")
+        if outcome.status == "failed":  # only here is what the error held of the device's memory let go
             torch.cuda.empty_cache()
         meter.settle(planned.cell.cost)
         return replace(outcome, seconds=time.monotonic() - began)
@@ -220,16 +221,16 @@ def shares(costs: list[int], count: int) -> list[list[int]]:
 def add_gains(rows: list[dict[str, Any]], distances: list[Tensor | None]) -> None:
     """To each row the factor by which its distance is below the best from full noise at the same sampler and NFE.
 
-    With the 95% interval of paired bootstrap replicates, in the columns `gain`, `gain_low`, `gain_high`.
+    With the 95% interval of paired bootstrap replicates, in the columns `gain`, `gain_low`, `gain_high`. None where one
+    of these is left, beyond the budget: it may be the best.
     """
     for row, mine in zip(rows, distances):
         full = [
-            (other, theirs)
-            for other, theirs in zip(rows, distances)
-            if theirs is not None and other["prior"] == FULL and _setting(other) == _setting(row)
+            pair for pair in zip(rows, distances) if pair[0]["prior"] == FULL and _setting(pair[0]) == _setting(row)
         ]
-        if mine is not None and full:
-            best, replicates = min(full, key=lambda pair: pair[0]["frechet"])
+        done = [(other, theirs) for other, theirs in full if theirs is not None]
+        if mine is not None and done and all(other["status"] != "left" for other, _ in full):
+            best, replicates = min(done, key=lambda pair: pair[0]["frechet"])
             value, least = max(row["frechet"], TINY), max(LEAST * row["frechet"], TINY)
             row |= columns("gain", interval(replicates / mine.clamp(min=least), best["frechet"] / value))
 

@@ -1,9 +1,16 @@
-"""The cells of the paper's table: what is sampled, and how; `table1.py` says what they are."""
+"""The cells of the paper's table: what is sampled, and how; `table1.py` says what they are.
+
+Clipping of the predicted image to [-1, 1] is offered, from full noise and from late starts alike, to every sampler
+whose class knows it: DDPM, DDIM and Heun by `clip_sample`, DPM++, UniPC and DEIS by `thresholding` at no more than 1,
+which is the same. PNDM, LMS and iPNDM know neither. On the paper's grid nothing is clipped.
+"""
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from itertools import product
+from typing import Any
 
 import torch
 
@@ -12,7 +19,7 @@ from latestart.experiments.cells import Meter, Metered, Outcome, Planned, first_
 from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
 from latestart.experiments.judge import fingerprint
 from latestart.experiments.subjects import Subject
-from latestart.sampling.samplers import SAMPLERS
+from latestart.sampling.samplers import SAMPLERS, sampler_class
 from latestart.sampling.spacings import CURVED, SPENT
 
 PARTS = ("paper", "exact", "solvers")
@@ -38,6 +45,7 @@ class Options:
         starts: kinds of late start, of `LATE`.
         t_start: start times in place of the default ones, in the scheduler's t.
         files: of priors, in place of those beside the model, by the kind of start.
+        clips: whether the predicted image is clipped, of the last two parts; a sampler that cannot clip does not.
 
     Raises:
         ValueError: a part, solver or kind of start that there is not, or none of one of them.
@@ -51,12 +59,15 @@ class Options:
     starts: tuple[str, ...] = tuple(LATE)
     t_start: tuple[int, ...] | None = None
     files: dict[str, str] = field(default_factory=dict)
+    clips: tuple[bool, ...] = (False, True)
 
     def __post_init__(self) -> None:
         _known("part", self.parts, PARTS)
         _known("sampler", self.samplers, paper_pndm.SAMPLERS)
         _known("solver", self.solvers, tuple(SAMPLERS))
         _known("kind of start", self.starts, tuple(LATE))
+        if not self.clips:
+            raise ValueError("expected clipping, no clipping, or both, received neither")
         if not self.evaluations or min(self.evaluations) < 1 or (PAPER in self.parts and min(self.evaluations) < 2):
             raise ValueError(
                 f"expected numbers of evaluations of at least 1 (at least 2 steps on the paper's grid), received "
@@ -140,19 +151,33 @@ def _paper_planned(cell: Cell, steps: int, subject: Subject) -> Planned:
             paper_pndm.paper_grid(int(cell.t_start), steps)
     except ValueError as error:
         reason = first_line(error)
-    key = fingerprint(json.dumps(configuration, sort_keys=True))
-    return Planned(cell, key, configuration, None if reason else steps, reason)
+    return Planned(cell, _key(configuration), configuration, None if reason else steps, reason)
+
+
+def again(planned: Planned) -> Planned:
+    """The same cell with the next seed, as a table of that seed would have it."""
+    cell = replace(planned.cell, seed=planned.cell.seed + 1)
+    configuration = planned.configuration | {"seed": cell.seed}
+    return replace(planned, cell=cell, configuration=configuration, key=_key(configuration))
+
+
+def _key(configuration: dict[str, Any]) -> str:
+    return fingerprint(json.dumps(configuration, sort_keys=True))
+
+
+def can_clip(sampler: str) -> bool:
+    """Whether the class of a sampler can clip the predicted image."""
+    return bool({"clip_sample", "thresholding"} & set(signature(sampler_class(sampler).__init__).parameters))  # type: ignore[misc]
 
 
 def _exact(options: Options, subject: Subject) -> Iterator[Entry]:
     for sampler, number in product(options.samplers, options.evaluations):
-        clips = (False,) if sampler == "pndm" else (False, True)
-        yield from _at_equal_cost("exact", options, subject, sampler, number, ("trailing", "leading"), clips)
+        yield from _at_equal_cost("exact", options, subject, sampler, number, ("trailing", "leading"))
 
 
 def _solvers(options: Options, subject: Subject) -> Iterator[Entry]:
     for sampler, number in product(options.solvers, options.evaluations):
-        yield from _at_equal_cost("solvers", options, subject, sampler, number, SOLVER_SPACINGS, (False,))
+        yield from _at_equal_cost("solvers", options, subject, sampler, number, SOLVER_SPACINGS)
 
 
 _MAKERS: dict[str, Callable[[Options, Subject], Iterator[Entry]]] = {
@@ -163,15 +188,10 @@ _MAKERS: dict[str, Callable[[Options, Subject], Iterator[Entry]]] = {
 
 
 def _at_equal_cost(
-    part: str,
-    options: Options,
-    subject: Subject,
-    sampler: str,
-    number: int,
-    spacings: tuple[str, ...],
-    clips: tuple[bool, ...],
+    part: str, options: Options, subject: Subject, sampler: str, number: int, spacings: tuple[str, ...]
 ) -> Iterator[Entry]:
-    """Full noise with every spacing, and every late start with those that a late start can have."""
+    """Full noise with every spacing, and every late start with those that a late start can have, all clipped or not."""
+    clips = options.clips if can_clip(sampler) else (False,)
     top = subject.scheduler.config["num_train_timesteps"]
     late = tuple(spacing for spacing in spacings if spacing == "trailing" or spacing in SPENT)
     ways: list[tuple[str, float | None, str]] = [(FULL, None, spacing) for spacing in spacings]

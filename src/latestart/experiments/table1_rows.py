@@ -1,43 +1,67 @@
-"""The rows of the paper's table: the best cell of each kind of start, and what a late start gains; see `table1.py`."""
+"""The rows of the paper's table: the best cell of each kind of start, and what a late start gains; see `table1.py`.
 
-from collections.abc import Iterable, Iterator
+What is best is chosen by one seed and measured with the next. The lowest of k distances that scatter by s about equal
+means is too low, by 1.6 s for k = 11 independent ones, and the side of a ratio with more cells is too low by more; a
+distance that is drawn again owes nothing to the choice. So a row holds distances of cells that were drawn again only.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from latestart.evaluation.copying import BAR
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import FULL, Cell
 from latestart.experiments.judge import Figures, over
 from latestart.experiments.published import Published, published
-from latestart.experiments.table1_cells import PAPER, Entry
+from latestart.experiments.table1_cells import PAPER, Entry, again
 
 BEST = "best"  # of all samplers of the other parts
+Done = tuple[Entry, Figures]
+Drawn = Mapping[str, Figures]  # the figures of cells that were drawn again, by the keys of those that were chosen
+Left = Collection[tuple[str, str, int]]  # part, sampler and number of rows that lack some of their full noise
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best cell of several: the cell, its figures, and how many there were."""
+    """The best cell of several.
+
+    Attributes:
+        cell: as it was drawn again.
+        figures: of that.
+        chosen: the distance that it was chosen by, lowest of several and so too low.
+        among: how many there were.
+    """
 
     cell: Cell
     figures: Figures
+    chosen: Estimate
     among: int
 
     @property
     def frechet(self) -> Estimate:
-        """Its distance."""
+        """Its distance, drawn again."""
         return self.figures.frechet
+
+    @property
+    def copies(self) -> bool:
+        """Whether more of its samples than of new images are copies, beyond chance."""
+        return _copies(self.figures)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sampler at one number.
+    """One sampler at one number. All figures are of cells that were drawn again.
 
     Attributes:
         part, sampler: which; the sampler `best` is the best of all solvers of all parts at equal evaluations.
         number: steps in the paper's part, else evaluations.
         nfe: network evaluations spent, at most, by one of its cells.
         best: by kind of start (`none` is full noise), of those that were measured.
+        clean: by kind of late start, where the best copies: the best of those that do not, if there are any.
         ratios: full noise over each kind of late start.
-        paper_ratios: the same over trailing, unclipped full noise.
+        clean_ratios: full noise over `clean`.
+        paper_ratios: trailing, unclipped full noise over each kind of late start.
         published: the paper's figures for the same.
     """
 
@@ -46,45 +70,85 @@ class Row:
     number: int
     nfe: int
     best: dict[str, Best]
+    clean: dict[str, Best]
     ratios: dict[str, Estimate]
+    clean_ratios: dict[str, Estimate]
     paper_ratios: dict[str, Estimate]
     published: Published | None
 
     def record(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        best = {kind: _record(best) for kind, best in self.best.items()}
+        chosen = {
+            name: {kind: _record(best) for kind, best in getattr(self, name).items()} for name in ("best", "clean")
+        }
         ratios = {
             name: {kind: asdict(ratio) for kind, ratio in getattr(self, name).items()}
-            for name in ("ratios", "paper_ratios")
+            for name in ("ratios", "clean_ratios", "paper_ratios")
         }
         theirs = None if self.published is None else asdict(self.published) | {"ratio": self.published.ratio}
         told = {"part": self.part, "sampler": self.sampler, "number": self.number, "nfe": self.nfe}
-        return {**told, "best": best, **ratios, "published": theirs}
+        return {**told, **chosen, **ratios, "published": theirs}
 
 
 def _record(best: Best) -> dict[str, Any]:
     cell, figures = best.cell, best.figures
     known = {name: getattr(figures, name) for name in ("frechet", "precision", "recall", "coverage", "copied")}
-    where = {name: getattr(cell, name) for name in ("sampler", "nfe", "prior", "t_start", "spacing", "clip")}
-    return {**where, "among": best.among, **{name: value and asdict(value) for name, value in known.items()}}
+    where = {name: getattr(cell, name) for name in ("sampler", "nfe", "prior", "t_start", "spacing", "clip", "seed")}
+    told = {"among": best.among, "chosen_by": asdict(best.chosen)}
+    return {**where, **told, **{name: value and asdict(value) for name, value in known.items()}}
 
 
-Done = tuple[Entry, Figures]
+@dataclass(frozen=True)
+class _Group:
+    """The cells that compete in a row."""
+
+    part: str
+    sampler: str
+    number: int
+    cells: list[Done]
 
 
-def rows(measured: list[Done], dataset: str | None = None) -> list[Row]:
-    """The table.
+@dataclass(frozen=True)
+class _Chosen:
+    """The cells that a row needs, with how many there were: see `Row`; `plain` is trailing, unclipped full noise."""
+
+    best: dict[str, tuple[Done, int]]
+    clean: dict[str, tuple[Done, int]]
+    plain: Done | None
+
+    def entries(self) -> Iterator[Entry]:
+        """All of them."""
+        yield from (done[0] for done, _ in (*self.best.values(), *self.clean.values()))
+        yield from () if self.plain is None else (self.plain[0],)
+
+
+def winners(measured: list[Done], drawn: Drawn, left: Left = ()) -> list[Entry]:
+    """The cells that the rows need drawn again, in their order.
 
     Args:
-        measured: the cells that were, with their figures.
+        measured: the cells to choose from, with their figures.
+        drawn: what was drawn again so far: a cell that copies in either of its draws copies.
+        left: rows that are not to be, since a late start must not gain on less than all of full noise.
+    """
+    found = [entry for group in _groups(measured, left) for entry in _choose(group, drawn).entries()]
+    return list({entry.planned.key: entry for entry in found}.values())
+
+
+def rows(measured: list[Done], drawn: Drawn, dataset: str | None = None, left: Left = ()) -> list[Row]:
+    """The table, of what was drawn again.
+
+    Args:
+        measured: the cells to choose from, with their figures.
+        drawn: the figures of the `winners`.
         dataset: whose figures in the paper stand beside; None for none.
+        left: as in `winners`.
     """
     theirs = {(row.sampler, row.steps): row for row in published(dataset)} if dataset is not None else {}
-    groups: dict[tuple[str, str, int], list[Done]] = {}
-    for entry, figures in measured:
-        groups.setdefault((entry.part, entry.planned.cell.sampler, entry.number), []).append((entry, figures))
-    found = [_row(*key, cells, _comparable(key[0], theirs.get(key[1:]))) for key, cells in groups.items()]
-    return [*found, *_best_rows(measured)]
+    found = [
+        _row(group, drawn, _comparable(group.part, theirs.get((group.sampler, group.number))))
+        for group in _groups(measured, left)
+    ]
+    return [row for row in found if row.best]
 
 
 def _comparable(part: str, row: Published | None) -> Published | None:
@@ -92,28 +156,65 @@ def _comparable(part: str, row: Published | None) -> Published | None:
     return row if row is not None and (part == PAPER or row.steps == row.nfe) else None
 
 
-def _best_rows(measured: list[Done]) -> Iterator[Row]:
+def _groups(measured: list[Done], left: Left) -> list[_Group]:
+    groups: dict[tuple[str, str, int], list[Done]] = {}
+    for entry, figures in measured:
+        groups.setdefault((entry.part, entry.planned.cell.sampler, entry.number), []).append((entry, figures))
     equal = [(entry, figures) for entry, figures in measured if entry.part != PAPER]
     for number in sorted({entry.number for entry, _ in equal}):
-        yield _row(BEST, BEST, number, [done for done in equal if done[0].number == number], None)
+        groups[BEST, BEST, number] = [done for done in equal if done[0].number == number]
+    wanting = {*left, *((BEST, BEST, number) for part, _, number in left if part != PAPER)}
+    return [_Group(*key, cells) for key, cells in groups.items() if key not in wanting]
 
 
-def _row(part: str, sampler: str, number: int, cells: list[Done], theirs: Published | None) -> Row:
-    best = {kind: _best(cells, kind) for kind in dict.fromkeys(entry.kind for entry, _ in cells)}
-    plain = [
-        (entry, figures)
-        for entry, figures in cells
-        if entry.kind == FULL and entry.planned.cell.spacing in ("trailing", PAPER) and not entry.planned.cell.clip
-    ]
-    late = [kind for kind in best if kind != FULL]
-    ratios = {kind: over(best[FULL].figures, best[kind].figures) for kind in late if FULL in best}
-    against = [_best(plain, FULL).figures] if plain and part != BEST else []
-    paper_ratios = {kind: over(full, best[kind].figures) for full in against for kind in late}
-    nfe = max(entry.planned.cell.nfe for entry, _ in cells)
-    return Row(part, sampler, number, nfe, best, ratios, paper_ratios, theirs)
+def _choose(group: _Group, drawn: Drawn) -> _Chosen:
+    best, clean = {}, {}
+    for kind in dict.fromkeys(entry.kind for entry, _ in group.cells):
+        mine = [done for done in group.cells if done[0].kind == kind]
+        others = [done for done in mine if not _ever_copies(done, drawn)]
+        best[kind] = (_lowest(mine), len(mine))
+        if kind != FULL and others and _ever_copies(best[kind][0], drawn):
+            clean[kind] = (_lowest(others), len(others))
+    plain = [done for done in group.cells if _is_plain(done[0])]
+    return _Chosen(best, clean, plain[0] if plain and group.part != BEST else None)
 
 
-def _best(cells: Iterable[Done], kind: str) -> Best:
-    mine = [(entry.planned.cell, figures) for entry, figures in cells if entry.kind == kind]
-    cell, figures = min(mine, key=lambda pair: pair[1].frechet.value)
-    return Best(cell, figures, len(mine))
+def _lowest(cells: Iterable[Done]) -> Done:
+    return min(cells, key=lambda done: done[1].frechet.value)
+
+
+def _is_plain(entry: Entry) -> bool:
+    cell = entry.planned.cell
+    return entry.kind == FULL and cell.spacing in ("trailing", PAPER) and not cell.clip
+
+
+def _ever_copies(done: Done, drawn: Drawn) -> bool:
+    entry, figures = done
+    return _copies(figures) or _copies(drawn.get(entry.planned.key))
+
+
+def _copies(figures: Figures | None) -> bool:
+    return figures is not None and figures.copied is not None and figures.copied.low > BAR
+
+
+def _row(group: _Group, drawn: Drawn, theirs: Published | None) -> Row:
+    chosen = _choose(group, drawn)
+    best, clean = _drawn_again(chosen.best, drawn), _drawn_again(chosen.clean, drawn)
+    full = best[FULL].figures if FULL in best else None
+    plain = None if chosen.plain is None else drawn.get(chosen.plain[0].planned.key)
+    ratios, clean_ratios, paper_ratios = (_ratios(full, best), _ratios(full, clean), _ratios(plain, best))
+    nfe = max(entry.planned.cell.nfe for entry, _ in group.cells)
+    return Row(group.part, group.sampler, group.number, nfe, best, clean, ratios, clean_ratios, paper_ratios, theirs)
+
+
+def _drawn_again(chosen: dict[str, tuple[Done, int]], drawn: Drawn) -> dict[str, Best]:
+    return {
+        kind: Best(again(entry.planned).cell, drawn[entry.planned.key], figures.frechet, among)
+        for kind, ((entry, figures), among) in chosen.items()
+        if entry.planned.key in drawn
+    }
+
+
+def _ratios(full: Figures | None, late: dict[str, Best]) -> dict[str, Estimate]:
+    known = {} if full is None else late
+    return {kind: over(full, one.figures) for kind, one in known.items() if full is not None and kind != FULL}

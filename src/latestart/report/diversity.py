@@ -1,4 +1,8 @@
-"""The diversity of ways to sample: the chart of shares, samples, and the table. Drawn as handed over."""
+"""The diversity of ways to sample: the chart of shares, samples, and the tables. Drawn as handed over.
+
+ways                        a row for each: distance, recall, coverage, Vendi score
+for each attribute          the divergence of its shares from the data's and from the exact ones; and the shares
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +20,10 @@ from rich.table import Table
 
 from latestart.evaluation.diversity import Attribute
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.diversity import Result, Way
+from latestart.experiments.diversity_records import Gain, Result, Way
 from latestart.experiments.grid import FULL
 from latestart.files import replacing
+from latestart.report.floor import floor_sentence
 from latestart.report.plots import sample_sheet
 from latestart.report.record import Report
 
@@ -52,7 +57,7 @@ def diversity(path: str | Path, result: Result) -> None:
     _vendi(axes[2], result, colors)
     handles = [plt.Rectangle((0, 0), 1, 1, facecolor=DATA, edgecolor="black")]
     handles += [plt.Rectangle((0, 0), 1, 1, facecolor=color) for color in colors]
-    data = f"the data, {result.data:,} images"
+    data = f"the data, {result.data.images:,} images"
     figure.legend(
         handles, [data, *map(name_of, result.shown)], loc="outside lower center", ncols=min(3, len(handles)), fontsize=9
     )
@@ -102,16 +107,16 @@ def _bars(axis: Axes, x: np.ndarray, values: list[Estimate], place: int, count: 
 
 
 def _divergence(axis: Axes, result: Result, colors: list[str]) -> None:
-    names = list(result.chance)
+    names = list(result.data.chance)
     for place, (way, color) in enumerate(zip(result.shown, colors)):
         values = [way.diversity.attributes[name].kl for name in names]
         _bars(axis, np.arange(len(names)), values, place, len(colors), color)
     for k, name in enumerate(names):
-        axis.plot([k - 0.47, k + 0.47], [result.chance[name]] * 2, color="black", linestyle="--", linewidth=1)
+        axis.plot([k - 0.47, k + 0.47], [result.data.chance[name]] * 2, color="black", linestyle="--", linewidth=1)
     axis.plot([], [], color="black", linestyle="--", linewidth=1, label="as many images of the data, on average")
     axis.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
     axis.set(title="Divergence of the shares from the data's", ylabel="KL(samples || data), nats")
-    linear, top = 2 * max(result.chance.values()), axis.get_ylim()[1]
+    linear, top = 2 * max(result.data.chance.values()), axis.get_ylim()[1]
     if top > 5 * linear:  # or what is small could not be seen
         axis.set_yscale("symlog", linthresh=linear, linscale=1.0)
         ticks = [tick for tick in (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if linear / 2 < tick < 1.2 * top]
@@ -188,75 +193,131 @@ def _prior(name: str) -> str:
 
 
 def diversity_report(result: Result) -> Report:
-    """The table of attributes, what late starts gain, and ways that could not be measured."""
+    """All tables, the floor, how far the reader can be relied on, and ways that could not be measured."""
     settings = result.settings
     facts = {"model": Path(settings.model).name, "samples": settings.samples, "seed": settings.seed}
     facts |= {"features": result.features, "classifier": result.classifier}
-    said = [*sentences(result), *(f"not measured: {line}" for line in result.failed)]
+    said = [floor_sentence(result.floor, settings.samples), *sentences(result)]
+    said += [f"not measured: {line}" for line in result.failed]
     pictures = ["diversity.png", "samples.png"]
-    return Report(f"Diversity: {facts['model']}", facts, [diversity_table(result)], said, pictures)
+    return Report(f"Diversity: {facts['model']}", facts, list(tables(result)), said, pictures)
 
 
-def diversity_table(result: Result) -> Table:
-    """A row for each attribute of each way that is shown, with intervals."""
-    table = Table(
-        title="Attributes against the data's, with 95% intervals (entropy and KL in nats), and how much of it is met",
-        title_justify="left",
-        box=SIMPLE,
-        caption=f"{result.settings.samples:,} samples, seed {result.settings.seed}; features {result.features}; "
-        f"classifier {result.classifier}",
+def tables(result: Result) -> Iterator[Table]:
+    """The ways; and for each attribute, how far its shares are from the data's, and the shares."""
+    yield ways_table(result)
+    for name in result.data.chance:
+        yield divergence_table(result, name)
+        yield shares_table(result, name)
+
+
+def ways_table(result: Result) -> Table:
+    """A row for each way that is shown: what is of no single attribute."""
+    table = _table(
+        "How good the samples are, how much of the data they meet, and how many differ, with 95% intervals",
+        f"{result.settings.samples:,} samples of each way, seed {result.settings.seed}; features {result.features}; "
+        "Vendi: how many different images",
+        ("Frechet", "recall", "coverage", "Vendi"),
     )
-    table.add_column("way", min_width=30, overflow="fold")
-    table.add_column("attribute")
-    for name in ("KL", "variation", "entropy", "recall", "coverage", "Vendi", "Frechet"):
-        table.add_column(name, justify="right", no_wrap=True)
     for way in result.shown:
-        for place, (name, one) in enumerate(way.diversity.attributes.items()):
-            figures = (_interval(one.kl), f"{one.total_variation.value:.3f}", f"{one.entropy.value:.3f}")
-            called, whole = ("", ("",) * 4) if place else (escape(name_of(way)), _beside(way))
-            table.add_row(called, name.replace("_", " "), *map(escape, figures), *whole)
-        table.add_section()
-    for place, (name, one) in enumerate(result.shown[0].diversity.attributes.items()):
-        figures = (f"{result.chance[name]:.3f}", "", f"{one.entropy_data.value:.3f}")
-        called, score = ("", "") if place else ("as many images of the data", _vendi_data(result))
-        table.add_row(called, name.replace("_", " "), *figures, "", "", score, "", style="dim")
+        found = way.diversity
+        shares = (_interval(one) for one in (found.recall, found.coverage))
+        _row(table, name_of(way), _interval(way.frechet, ".1f"), *shares, _interval(found.vendi, ".1f"))
+    score = result.shown[0].diversity.vendi_data
+    _row(table, "as many images of the data", "", "", "", _interval(score, ".1f"), dim=True)
     return table
 
 
-def _beside(way: Way) -> tuple[str, ...]:
-    found: Any = way.diversity
-    shares = (f"{found.recall.value:.3f}", f"{found.coverage.value:.3f}", f"{found.vendi.value:.1f}")
-    return *shares, f"{way.frechet.value:.1f}"
+def divergence_table(result: Result, name: str) -> Table:
+    """A row for each way that is shown: one attribute's shares against the data's, and against the exact ones."""
+    data, exact = result.data, result.data.against.get(name)
+    known = "" if exact is None else f"; exact: the shares {data.known[name]}"
+    table = _table(
+        f"{_title(name)}: how far its shares are from the data's, with 95% intervals (KL and entropy in nats)",
+        f"data: {data.images:,} images, read by {result.classifier}, as are the samples{known}; gain: the "
+        "divergence of full noise from the data over that of the late start, * where the intervals of the two do not "
+        "overlap; unsure: read with less than 90% certainty",
+        ("KL to data", *(() if exact is None else ("KL to exact",)), "gain", "variation", "entropy", "unsure"),
+    )
+    gains = {(gain.sampler, gain.prior): gain for gain in result.gains if gain.attribute == name}
+    for way in result.shown:
+        one, theirs = way.diversity.attributes[name], way.exact.get(name)
+        beside = () if exact is None else ("-" if theirs is None else _interval(theirs.kl),)
+        figures = (_interval(one.total_variation), _interval(one.entropy), _percent(way.doubtful.get(name)))
+        gain = gains.get((way.cell.sampler, way.cell.prior))
+        _row(table, name_of(way), _interval(one.kl), *beside, _gain(gain), *figures)
+    entropy = _interval(result.shown[0].diversity.attributes[name].entropy_data)
+    by_chance = () if exact is None else (f"{data.chance_exact[name]:.3f}",)
+    itself = () if exact is None else (_interval(exact.kl),)
+    _row(table, "as many images of the data, on average", f"{data.chance[name]:.3f}", *by_chance, *("",) * 4, dim=True)
+    _row(table, "the data, as read", "", *itself, "", "", entropy, _percent(data.doubtful.get(name)), dim=True)
+    return table
 
 
-def _vendi_data(result: Result) -> str:
-    score = result.shown[0].diversity.vendi_data
-    return "" if score is None else f"{score.value:.1f}"
+def shares_table(result: Result, name: str) -> Table:
+    """A row for each way that is shown: the share of every value of one attribute."""
+    first, exact = result.shown[0].diversity.attributes[name], result.data.against.get(name)
+    table = _table(
+        f"{_title(name)}: the share of each value in percent, with 95% intervals",
+        "bold: an interval that the data's does not overlap",
+        tuple(value.replace("_", " ") for value in first.values),
+    )
+    for way in result.shown:
+        one = way.diversity.attributes[name]
+        cells = (_share(p, apart=p.low > q.high or p.high < q.low) for p, q in zip(one.samples, one.data))
+        _row(table, name_of(way), *cells, marked=True)
+    table.add_section()
+    _row(table, "the data, as read", *map(_share, first.data), dim=True, marked=True)
+    if exact is not None:
+        named = f"exact, {result.data.known[name]}"
+        _row(table, named, *(f"{100 * share.value:.1f}" for share in exact.data), dim=True)
+    return table
+
+
+def _table(title: str, caption: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE, caption=caption)
+    table.add_column("way", min_width=30, overflow="fold")
+    for name in columns:
+        table.add_column(escape(name), justify="right", no_wrap=True)
+    return table
+
+
+def _row(table: Table, *cells: str, dim: bool = False, marked: bool = False) -> None:
+    first, *rest = cells
+    table.add_row(escape(first), *(rest if marked else map(escape, rest)), style="dim" if dim else "")
 
 
 def sentences(result: Result) -> Iterator[str]:
-    """What a late start gains for each attribute, and how far the classifier can be relied on."""
-    for gain in result.gains:
-        times = f"{gain.factor.value:.2f} times [{gain.factor.low:.2f}, {gain.factor.high:.2f}]"
-        apart = "the intervals of the two do not overlap" if gain.apart else "the intervals of the two overlap"
-        yield (
-            f"{gain.sampler.upper()}, {gain.attribute.replace('_', ' ')}: from full noise the divergence is {times} "
-            f"that of the late start from {_prior(gain.prior)}; {apart}"
-        )
+    """How far the classifier can be relied on."""
     for name, score in result.scores.items():
         right = score.accuracy
         yield (
             f"{name.replace('_', ' ')} is read rightly of {right.value:.2%} [{right.low:.2%}, {right.high:.2%}] of "
             f"{int(score.counts.sum()):,} held-out images; its errors move {score.bias:.2%} of the shares"
         )
-    for way in result.shown:
-        if way.doubtful:
-            told = ", ".join(
-                f"{name.replace('_', ' ')} {share:.1%} (data {result.doubtful_data[name]:.1%})"
-                for name, share in way.doubtful.items()
-            )
-            yield f"{name_of(way)}: read with less than 90% certainty: {told}"
 
 
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _gain(gain: Gain | None) -> str:
+    return "-" if gain is None else f"{_interval(gain.factor, '.2f')}{' *' if gain.apart else ''}"
+
+
+def _share(estimate: Estimate, apart: bool = False) -> str:
+    text = f"{100 * estimate.value:.1f}\n{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
+    return f"[bold]{text}[/]" if apart else text
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _interval(estimate: Estimate | None, form: str = ".3f") -> str:
+    if estimate is None:
+        return "-"
+    value, low, high = (
+        format(x, form) if np.isfinite(x) else "∞" for x in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} [{low}, {high}]"

@@ -1,7 +1,6 @@
 """The early phase: normality by level, and quality by start. Everything is drawn and told as it was handed over."""
 
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,16 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments import gaussianity as normal
 from latestart.experiments import sensitivity as start
 from latestart.files import replacing
-from latestart.report.record import Report, machine_kind
+from latestart.report.floor import floor_sentence
+from latestart.report.record import Report
+from latestart.report.sweep import not_measured
 
 COLORS = dict(zip(TESTS, ("#2166ac", "#67a9cf", "#1b7837", "#b2182b", "#8073ac")))
 GREY = "#707070"
 TIME = "start t, in the scheduler's time: noise falls to the right"
 LEAST_NATS = 1e-3  # below it the curve is noise
 REJECTED = 0.05
+SEEN = "the nats are of training images, which network and prior were fitted to: no others are at hand"
 NFE_COLORS = ("#b2182b", "#2166ac", "#1b7837", "#8073ac")
 TITLES = {
     ("forward", "own"): "Training images under exact noise: is it any Gaussian?",
@@ -89,8 +91,8 @@ def _nats(axis: Axes, result: normal.Result) -> None:
 
 
 def _mark(axis: Axes, result: normal.Result) -> None:
-    assert result.one_nat.t is not None
-    axis.axvline(result.one_nat.t + 1, color="black", linestyle="--", linewidth=1)
+    if result.one_nat is not None and result.one_nat.t is not None:
+        axis.axvline(result.one_nat.t + 1, color="black", linestyle="--", linewidth=1)
     axis.set_xlim(result.levels[0].t_start + 15, result.levels[-1].t_start - 15)
 
 
@@ -124,9 +126,10 @@ def sensitivity(path: str | Path, curves: list[start.Curve], samples: int) -> No
         for place, curve in enumerate(mine):
             window, nats = curve.window, np.maximum(curve.nats, LEAST_NATS)
             _relative(row[0], curve, curve.t, (window.low.value, window.high.value), place)
-            _relative(row[1], curve, nats, (max(window.nats_low, LEAST_NATS), window.nats_high), place)
+            ends = (max(window.nats_low.value, LEAST_NATS), window.nats_high.value)
+            _relative(row[1], curve, nats, ends, place)
         row[0].set(
-            title=f"Late start from the {prior.replace('gaussian', 'Gaussian')}",
+            title=f"Late start from {_title(prior)}",
             xlabel="start t, in the scheduler's time",
         )
         row[1].set(title="The same, by how wrong the prior is there", xscale="log")
@@ -160,18 +163,14 @@ def _scale(axis: Axes, highest: float) -> None:
     axis.minorticks_off()
 
 
-def gaussianity_report(result: normal.Result, seed: int) -> Report:
+def gaussianity_report(result: normal.Result) -> Report:
     """The tests at each level and from where on down they reject."""
-    first = result.levels[0].found["forward", "own"]
-    facts = {"samples": first.n, "seed": seed, "directions": first.rank, "replicates": first.replicates}
-    return Report(
-        "Gaussianity of the early distribution",
-        facts,
-        [normality_table(result)],
-        list(_onsets(result)),
-        ["gaussianity.png"],
-        machine=machine_kind(accelerated=False),
-    )
+    first, settings = result.levels[0].found["forward", "own"], result.settings
+    model = Path(settings.model).name
+    facts = {"model": model, "weights": result.weights, "samples": first.n, "seed": settings.seed}
+    facts |= {"directions": first.rank, "replicates": first.replicates}
+    title = f"Gaussianity of the early distribution: {model}"
+    return Report(title, facts, [normality_table(result)], list(_onsets(result)), ["gaussianity.png"])
 
 
 def normality_table(result: normal.Result) -> Table:
@@ -184,11 +183,10 @@ def normality_table(result: normal.Result) -> Table:
     )
     for name in ("start t", "sigma", "nats"):
         table.add_column(name, justify="right")
-    panels = list(product(normal.PROCESSES, normal.HYPOTHESES))
-    for process, hypothesis in panels:
+    for process, hypothesis in normal.PANELS:
         table.add_column(f"{process}:\n{'any Gaussian' if hypothesis == 'own' else 'the prior'}")
     for level in result.levels:
-        told = (_rejections(level.found[panel]) for panel in panels)
+        told = (_rejections(level.found[panel]) for panel in normal.PANELS)
         table.add_row(str(level.t_start), f"{level.sigma:.3g}", f"{level.nats:.2g}", *told)
     return table
 
@@ -199,7 +197,11 @@ def _rejections(found: Gaussianity) -> str:
 
 
 def _onsets(result: normal.Result) -> Iterator[str]:
-    yield f"the divergence from the prior passes {normal.BUDGET:g} nat at t = {result.one_nat.t:.0f}"
+    passed = "does not pass" if result.one_nat is None else "passes"
+    at = "" if result.one_nat is None else f" at t = {result.one_nat.t:.0f}"
+    yield f"the divergence from the prior {passed} {normal.BUDGET:g} nat{at}"
+    if not result.unseen:
+        yield SEEN
     for process in normal.PROCESSES:
         own, prior = (result.onset(process, hypothesis) for hypothesis in normal.HYPOTHESES)
         yield f"{process}: any Gaussian is rejected {_below(own)}; the prior {_below(prior)}"
@@ -209,15 +211,18 @@ def _below(t: int | None) -> str:
     return "at no level" if t is None else f"from t = {t} down"
 
 
-def sensitivity_report(curves: list[start.Curve], facts: dict[str, Any]) -> Report:
-    """The windows of all curves; `facts` are the model, the samples, the seed and the features."""
-    return Report(
-        f"Sensitivity to the start: {facts['model']}",
-        facts,
-        [windows_table(curves)],
-        pictures=["sensitivity.png"],
-        machine=machine_kind(accelerated=False),
-    )
+def sensitivity_report(result: start.Result) -> Report:
+    """The windows of all curves, what a start that is off costs in t and in nats, the floor, and what is missing."""
+    settings, model = result.settings, Path(result.settings.model).name
+    facts = {"model": model, "weights": result.weights, "samples": settings.samples, "seed": settings.seed}
+    facts |= {"features": result.features}
+    said = [floor_sentence(result.floor, settings.samples), *([] if result.floor else [SEEN])]
+    said += not_measured(result.rows)
+    if not result.curves:
+        said.append(f"no prior has {start.FEWEST} starts measured at any number of evaluations: there is no curve yet")
+        return Report(f"Sensitivity to the start: {model}", facts, sentences=said)
+    tables = [windows_table(result.curves), off_table(result.curves, True), off_table(result.curves, False)]
+    return Report(f"Sensitivity to the start: {model}", facts, tables, said, ["sensitivity.png"])
 
 
 def windows_table(curves: list[start.Curve]) -> Table:
@@ -226,19 +231,66 @@ def windows_table(curves: list[start.Curve]) -> Table:
         title=f"Starts within {start.WITHIN:.0%} of the best, with 95% intervals",
         title_justify="left",
         box=SIMPLE,
-        caption="≤ ≥ the end of the grid of starts; nats: divergence of the data from the prior at the two ends",
+        caption="≤ ≥ the end of the grid of starts; nats: divergence of the data from the prior; a resampled curve is "
+        "rougher than the curve and its window narrower: an interval may lie below its value",
     )
     table.add_column("prior")
-    for name in ("NFE", "best t", "Fréchet there", "from t", "to t", "wide", "nats"):
+    for name in (
+        "NFE",
+        "best t",
+        "Fréchet there",
+        "from t",
+        "nats there",
+        "to t",
+        "nats there",
+        "wide in t",
+        "in nats",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for curve in curves:
         w = curve.window
         low, high = ("" if closed else mark for closed, mark in zip(w.closed, "≤≥"))
+        wider = "≥" if low or high else ""
         best = min(curve.frechet, key=lambda estimate: estimate.value)
-        ends = (low + _spread(w.low), high + _spread(w.high), ("≥" if low or high else "") + _spread(w.width))
-        nats = f"{w.nats_high:.2g} to {w.nats_low:.2g}"
-        table.add_row(curve.prior, str(curve.nfe), f"{w.best:.0f}", _spread(best, ".1f"), *ends, nats)
+        below = (low + _spread(w.low), ("≥" if low else "") + _spread(w.nats_high, ".2g"))
+        above = (high + _spread(w.high), ("≤" if high else "") + _spread(w.nats_low, ".2g"))
+        wide = (wider + _spread(w.width), wider + _spread(w.nats_width, ".2g"))
+        told = (f"{w.best:.0f}", _spread(best, ".1f"), *below, *above, *wide)
+        table.add_row(_title(curve.prior), str(curve.nfe), *told)
     return table
+
+
+def off_table(curves: list[start.Curve], in_t: bool) -> Table:
+    """What starts cost that are off by so much t, or that lie at so many nats: the distance over the best start's."""
+    title = "a start that is off by so much t" if in_t else "the start at so many nats, wherever that is"
+    caption = "so much earlier (+: more noise) or later (-) than the best start" if in_t else "t in brackets"
+    table = Table(
+        title=f"Distance of {title}, over that of the best start, with 95% intervals",
+        title_justify="left",
+        box=SIMPLE,
+        caption=f"{caption}; - off the grid of starts",
+    )
+    table.add_column("prior")
+    names = [f"{e:+d}" for e in start.OFFSETS] if in_t else [f"{b:g} nats" for b in start.BUDGETS]
+    for name in ("NFE", "best t" if in_t else "best at nats", *names):
+        table.add_column(name, justify="right", no_wrap=True)
+    for curve in curves:
+        off = {each.by: each for each in (curve.off_t if in_t else curve.off_nats)}
+        at_best = float(curve.nats[[e.value for e in curve.frechet].index(min(e.value for e in curve.frechet))])
+        best = f"{curve.window.best:.0f}" if in_t else f"{at_best:.2g}"
+        found = [off.get(by) for by in (start.OFFSETS if in_t else start.BUDGETS)]
+        cells = ["-" if each is None else _off(each, in_t) for each in found]
+        table.add_row(_title(curve.prior), str(curve.nfe), best, *cells)
+    return table
+
+
+def _off(off: start.Off, in_t: bool) -> str:
+    told = _spread(off.relative, ".2f")
+    return told if in_t else f"{told}\n({off.t:.0f})"
+
+
+def _title(prior: str) -> str:
+    return {"gaussian": "the Gaussian", "mixture": "the mixture"}.get(prior, Path(prior).name)
 
 
 def _spread(estimate: Estimate, form: str = ".0f") -> str:

@@ -20,6 +20,7 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments import initialisations as starts
 from latestart.experiments import late_training as training
 from latestart.files import replacing
+from latestart.report.floor import floor_sentence
 from latestart.report.record import Report
 
 TITLES = {
@@ -40,11 +41,14 @@ PAIR = {"all": ("all levels", "#2166ac"), "late": ("below the start only", "#b21
 
 
 def starts_report(result: starts.Result) -> Report:
-    """The table of start distributions, what each is, and what the flow gains."""
+    """The table of start distributions, the floor, what each is, what the flow gains, and what has failed."""
     setting = result.setting
     seed = f"{setting.seed} for the choice of starts, {setting.seed + 1} for the figures"
     facts = {"model": result.model, "samples": setting.samples, "seed": seed, "features": result.features}
-    said = [f"{kind}: {told}" for kind, told in result.fitted.items()]
+    floor = None if result.floor is None else (result.unseen, result.floor.frechet)
+    said = [floor_sentence(floor, setting.samples)]
+    said += [f"failed: {what}: {reason}" for what, reason in result.failed.items()]
+    said += [f"{kind}: {told}" for kind, told in result.fitted.items()]
     said += [
         f"the flow at sigma = {s:.3g}: {n:+.3f} nats over its Gaussian, on held-out images" for s, n in result.gains
     ]
@@ -61,13 +65,14 @@ def starts_table(result: starts.Result) -> Table:
         box=SIMPLE,
         caption=f"{samples:,} samples; starts chosen with seed {seed}, all figures with seed {seed + 1}, with 95% "
         "intervals, paired for the ratio to the Gaussian; ≤ ≥ the end of the grid of "
-        f"starts; * the best start that does not copy (copied above {BAR:g}) where the best of all does",
+        f"starts; * the best start that does not copy (copied above {BAR:g}) where the best of all does"
+        + ("" if result.floor is None else "; copied of unseen images: every second one, told by the others"),
     )
     for name in ("NFE", "start distribution", "t"):
         table.add_column(name, justify="left" if "dist" in name else "right", no_wrap=True)
     for name in ("Fréchet", "/ Gaussian", "recall", "copied"):
         table.add_column(name, justify="right", no_wrap=True)
-    for nfe in result.setting.nfe:
+    for nfe in _counts(result):
         mine = [row for row in result.rows if row.nfe == nfe]
         best = min(row.figures.frechet.value for row in mine)
         for row in mine:
@@ -76,8 +81,21 @@ def starts_table(result: starts.Result) -> Table:
         table.add_section()
     if result.floor is not None:
         floor = result.floor
-        table.add_row("", "unseen images", "", _spread(floor.frechet), "", _share(floor.recall), _share(floor.copied))
+        table.add_row(
+            "",
+            f"{result.unseen:,} unseen images",
+            "",
+            _spread(floor.frechet),
+            "",
+            _share(floor.recall),
+            _share(floor.copied),
+        )
     return table
+
+
+def _counts(result: starts.Result) -> list[int]:
+    """The numbers of evaluations at which something could be measured."""
+    return [nfe for nfe in result.setting.nfe if any(row.nfe == nfe for row in result.rows)]
 
 
 def _title(row: starts.Row) -> str:
@@ -107,7 +125,7 @@ def _share(estimate: Estimate | None) -> str:
 
 def starts_picture(path: str | Path, result: starts.Result) -> None:
     """For each number of evaluations, distance against the start; below, distance, recall and copies at the best."""
-    counts = result.setting.nfe
+    counts = _counts(result)
     rows = ("curve", "frechet", "recall", "copied")
     size = (max(5.2 * len(counts) + 1.6, 9.5), 15)  # a legend and a title must fit above a single column
     figure, axes = plt.subplots(
@@ -134,7 +152,9 @@ def starts_picture(path: str | Path, result: starts.Result) -> None:
 
 def _curves(axis: Axes, result: starts.Result, nfe: int, rows: Sequence[starts.Row]) -> None:
     for kind in result.setting.kinds:
-        points = result.curves[kind, nfe]
+        points = result.curves.get((kind, nfe), [])
+        if not points:
+            continue
         t = [point.t_start for point in points]
         low, value, high = (
             [getattr(point.figures.frechet, end) for point in points] for end in ("low", "value", "high")
@@ -147,7 +167,7 @@ def _curves(axis: Axes, result: starts.Result, nfe: int, rows: Sequence[starts.R
     if result.floor is not None:
         axis.axhline(result.floor.frechet.value, color="black", linestyle=":", linewidth=1)
         axis.annotate(
-            "as many unseen images", (0.99, result.floor.frechet.value), xycoords=("axes fraction", "data"),
+            f"{result.unseen:,} unseen images", (0.99, result.floor.frechet.value), xycoords=("axes fraction", "data"),
             ha="right", va="bottom", fontsize=8,
         )  # fmt: skip
     axis.set(yscale="log", title=f"{nfe} evaluations", xlabel="start t, in the scheduler's time")

@@ -17,6 +17,7 @@ from rich.table import Table
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.late_start_curve import WITHIN, Level, Line, Point, Result
 from latestart.files import replacing
+from latestart.report.floor import floor_sentence
 from latestart.report.record import Report
 
 COLORS = ("#b2182b", "#2166ac", "#1b7837", "#8073ac", "#b35806")
@@ -106,7 +107,9 @@ def late_start_report(result: Result, weights: str) -> Report:
     settings = result.settings
     facts = {"model": Path(settings.model).name, "weights": weights, "samples": settings.samples}
     facts |= {"seed": settings.seed, "steps of the full run": result.length, "features": result.features}
-    said = list(sentences(result))
+    said = [*sentences(result), floor_sentence(result.floor, settings.samples)]
+    if result.floor is None and settings.criteria and settings.levels is None:
+        said.append("the critical levels are of training images alone, since no others are at hand")
     said += [f"no level: {line}" for line in result.missing] + [f"not measured: {line}" for line in result.failed]
     tables = [starts_table(result), *([levels_table(result.levels)] if result.levels else [])]
     return Report(f"Late-start curve: {facts['model']}", facts, tables, said, ["late-start.png"])

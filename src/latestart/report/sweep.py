@@ -1,6 +1,6 @@
-"""The table of a sweep for the terminal: one row for each cell that was measured, and below it what was not."""
+"""The table of a sweep: one row for each cell that was measured, and below it the floor, and what was not measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +8,35 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import Grid
+from latestart.report.floor import floor_sentence
 from latestart.report.record import Report
 
 Row = dict[str, Any]
 
 
-def sweep_report(grid: Grid, rows: list[Row]) -> Report:
-    """The table of the cells that were measured, and why others were not."""
+def sweep_report(grid: Grid, rows: list[Row], floors: Mapping[str, tuple[int, Estimate] | None]) -> Report:
+    """The table of the cells that were measured, the floor of each model's distances, and why others were not.
+
+    Args:
+        grid: what was asked for.
+        rows: as `Sweep.table` returns them.
+        floors: of each model, as `Judge.floor` returns it.
+    """
     facts = {"model": ", ".join(Path(model).name for model in grid.model), "samples": grid.samples, "seed": grid.seed}
     facts |= {"features": ", ".join(sorted({row["features"] for row in rows}))}
-    return Report(f"Sweep: {facts['model']}", facts, [sweep_table(rows)], list(not_measured(rows)))
+    said = [*floor_sentences(floors, grid.samples), *not_measured(rows)]
+    return Report(f"Sweep: {facts['model']}", facts, [sweep_table(rows)], said)
+
+
+def floor_sentences(floors: Mapping[str, tuple[int, Estimate] | None], samples: int) -> Iterator[str]:
+    """What no model can be expected to fall below, told once where it is the same for all, or that it is not known."""
+    told = {model: floor_sentence(floor, samples) for model, floor in floors.items()}
+    if len(set(told.values())) == 1:
+        yield next(iter(told.values()))
+    else:
+        yield from (f"{Path(model).name}: {line}" for model, line in told.items())
 
 
 def sweep_table(rows: list[Row]) -> Table:

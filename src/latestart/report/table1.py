@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import matplotlib
@@ -15,11 +16,13 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from latestart.evaluation.copying import BAR, QUANTILE
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import FULL, PLAIN
 from latestart.experiments.table1_cells import GAUSSIAN, MIXTURE, PAPER
 from latestart.experiments.table1_rows import BEST, Best, Row
 from latestart.files import replacing
+from latestart.report.floor import floor_sentence
 from latestart.report.record import Report
 from latestart.report.sweep import not_measured
 
@@ -28,6 +31,9 @@ NAMES |= {"deis": "DEIS", "heun": "Heun", "lms": "LMS", BEST: "best of all"}
 KINDS = {FULL: "full noise", PLAIN: "late, N(0, I)", GAUSSIAN: "late, Gaussian", MIXTURE: "late, mixture"}
 COLORS = {FULL: "#707070", PLAIN: "#8073ac", GAUSSIAN: "#2166ac", MIXTURE: "#b2182b"}
 MARKERS = {FULL: "o", PLAIN: "s", GAUSSIAN: "D", MIXTURE: "^"}
+ENDS = ("value", "low", "high")
+CLEAN = "without copies"
+MARKS = ascii_lowercase  # of notes
 TITLES = {
     PAPER: "As the paper did it: steps, on its grid, which ends at t = 0",
     "exact": "On exact grids, at equal network evaluations",
@@ -38,15 +44,17 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Block:
-    """One table of text: its title, the names of its columns, and its lines; a cell may have two lines."""
+    """One table of text: its title, the names of its columns, its lines, whose cells may have several, and notes."""
 
     title: str
     columns: tuple[str, ...]
     lines: list[tuple[str, ...]]
+    notes: tuple[str, ...] = ()
 
     def rich(self) -> Table:
         """For the terminal, and for a report."""
-        table = Table(title=self.title, title_justify="left", box=SIMPLE)
+        notes = "; ".join(f"({mark}) {escape(note)}" for mark, note in zip(MARKS, self.notes)) or None
+        table = Table(title=self.title, title_justify="left", box=SIMPLE, caption=notes, caption_justify="left")
         for k, name in enumerate(self.columns):
             table.add_column(name, justify="left" if k == 0 else "right")
         for k, line in enumerate(self.lines):
@@ -68,32 +76,54 @@ def _block(part: str, rows: list[Row]) -> Block:
 
 def _paper(rows: list[Row]) -> Block:
     columns: tuple[str, ...] = ("sampler", "steps", "NFE", "vanilla", "late start, Gaussian", "ratio")
-    theirs = any(row.published is not None for row in rows)
+    theirs, notes = any(row.published is not None for row in rows), _notes(rows)
     columns += ("paper: vanilla", "late start", "ratio") if theirs else ()
     lines = []
     for row in rows:
-        ours = (*(_where(row.best.get(kind)) for kind in (FULL, GAUSSIAN)), _times(row.ratios.get(GAUSSIAN)))
-        known = row.published
-        beside = (f"{known.vanilla:.2f}", f"{known.late:.2f}", f"{known.ratio:.2f}") if known else ("-",) * 3
-        lines.append((NAMES[row.sampler], str(row.number), str(row.nfe), *ours, *(beside if theirs else ())))
-    return Block(TITLES[PAPER], columns, lines)
+        late = _late(row, GAUSSIAN)
+        ours = (_where(row.best.get(FULL)), late, _two(row.ratios.get(GAUSSIAN), row.clean_ratios.get(GAUSSIAN)))
+        beside = _published(row, notes, ("vanilla", "late", "ratio")) if theirs else ()
+        lines.append((NAMES[row.sampler], str(row.number), str(row.nfe), *ours, *beside))
+    return Block(TITLES[PAPER], columns, lines, tuple(notes))
 
 
 def _equal(part: str, rows: list[Row]) -> Block:
     kinds = [kind for kind in KINDS if any(kind in row.best for row in rows)]
-    theirs = any(row.published is not None for row in rows)
+    theirs, notes = any(row.published is not None for row in rows), _notes(rows)
     columns = ("sampler", "NFE", *(KINDS[kind] for kind in kinds))
     columns += ("Gaussian: gain on\ntrailing, unclipped", "paper's\nratio") if theirs else ()
     lines = []
     for row in rows:
-        ours = (_where(row.best.get(kind), row.ratios.get(kind), part == BEST) for kind in kinds)
-        beside = (_times(row.paper_ratios.get(GAUSSIAN)), f"{row.published.ratio:.2f}" if row.published else "-")
-        lines.append((NAMES.get(row.sampler, row.sampler), _spent(row), *ours, *(beside if theirs else ())))
-    return Block(TITLES[part], columns, lines)
+        ours = (_late(row, kind, part == BEST, gains=True) for kind in kinds)
+        beside = (_times(row.paper_ratios.get(GAUSSIAN)), *_published(row, notes, ("ratio",))) if theirs else ()
+        lines.append((NAMES.get(row.sampler, row.sampler), _spent(row), *ours, *beside))
+    return Block(TITLES[part], columns, lines, tuple(notes))
+
+
+def _notes(rows: list[Row]) -> list[str]:
+    """What the paper's figures have for notes, each once."""
+    return list(dict.fromkeys(row.published.note for row in rows if row.published is not None and row.published.note))
+
+
+def _published(row: Row, notes: list[str], names: tuple[str, ...]) -> tuple[str, ...]:
+    """The paper's figures, with the marks of their notes."""
+    known = row.published
+    if known is None:
+        return ("-",) * len(names)
+    mark = f" ({MARKS[notes.index(known.note)]})" if known.note else ""
+    return tuple(f"{getattr(known, name):.2f}{mark}" for name in names)
 
 
 def _spent(row: Row) -> str:
     return str(row.number) if row.nfe == row.number else f"{row.number} ({row.nfe})"
+
+
+def _late(row: Row, kind: str, named: bool = False, gains: bool = False) -> str:
+    """The best cell of a kind, and below it, where it copies, the best that does not."""
+    told = [_where(row.best.get(kind), row.ratios.get(kind) if gains else None, named)]
+    if (clean := row.clean.get(kind)) is not None:
+        told += [f"{CLEAN}:", _where(clean, row.clean_ratios.get(kind) if gains else None, named)]
+    return "\n".join(told)
 
 
 def _where(best: Best | None, gain: Estimate | None = None, named: bool = False) -> str:
@@ -105,10 +135,22 @@ def _where(best: Best | None, gain: Estimate | None = None, named: bool = False)
     told += [] if cell.spacing == PAPER or (cell.t_start is not None and cell.spacing == "trailing") else [cell.spacing]
     told += ["clipped"] if cell.clip else []
     shares = [f"recall {figures.recall.value:.2f}"]
-    shares += [] if figures.copied is None or cell.t_start is None else [f"copied {figures.copied.value:.3f}"]
+    shares += [] if figures.copied is None or cell.t_start is None else [_copied(best, figures.copied)]
     factor = "" if gain is None else f"gain {gain.value:.2f} [{gain.low:.2f}, {gain.high:.2f}]"
     lines = [_spread(best.frechet), factor, ", ".join(told), ", ".join(shares)]
     return "\n".join(line for line in lines if line)
+
+
+def _copied(best: Best, copied: Estimate) -> str:
+    return (
+        f"copies {copied.value:.3f} [{copied.low:.3f}, {copied.high:.3f}]"
+        if best.copies
+        else f"copied {copied.value:.3f}"
+    )
+
+
+def _two(one: Estimate | None, clean: Estimate | None) -> str:
+    return _times(one) if clean is None else f"{_times(one)}\n{CLEAN}:\n{_times(clean)}"
 
 
 def _spread(estimate: Estimate) -> str:
@@ -139,20 +181,36 @@ def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[st
         rows: of the table.
         cells: all of them, as `Sweep.table` returns them.
     """
-    names = ("model", "weights", "samples", "seed", "features", "measured", "evaluations")
+    names = ("model", "weights", "samples", "features", "measured", "drawn_again", "evaluations")
     tables = [block.rich() for block in blocks(rows)]
     said = [*headline(rows), *not_measured(cells)]
-    if (floor := facts["floor"]) is not None:
-        distance = _spread(Estimate(floor["value"], floor["low"], floor["high"]))
-        said.insert(0, f"{floor['images']:,} images that the model has not seen score {distance}: the floor")
-    said.append("the best of several cells is chosen on the samples that it is measured on, on both sides of a ratio")
+    floor = facts["floor"] and (facts["floor"]["images"], Estimate(**{name: facts["floor"][name] for name in ENDS}))
+    said.insert(0, floor_sentence(floor, facts["samples"]))
+    said.append(_method(facts))
+    if any(row.clean for row in rows):
+        said.append(
+            f"{CLEAN}: the best of the late starts whose share of copies is not above {BAR:g} with either seed (it is "
+            f"{QUANTILE:g} for new images), where the best of all is"
+        )
     pictures = ["table1.png"] if rows else []
-    kept = {name: facts[name] for name in names}
+    kept = {name.replace("_", " "): facts[name] for name in names}
+    kept["seed"] = f"{facts['seed_chosen_by']} to choose, {facts['seed_reported']} for the figures"
     return Report(f"The paper's table: {facts['model']}", kept, tables, said, pictures)
 
 
+def _method(facts: dict[str, Any]) -> str:
+    return (
+        f"start, spacing, clipping and the best sampler were chosen by the lowest distance with seed "
+        f"{facts['seed_chosen_by']}, for full noise and each late start alike; every figure, on both sides of a ratio, "
+        f"is of what was chosen, drawn again with seed {facts['seed_reported']}, by which nothing was chosen"
+    )
+
+
 def picture(path: str | Path, rows: Sequence[Row], heading: str) -> None:
-    """Distances above, ratios below, a column for each number, a line for each sampler; the paper's ratios as stars."""
+    """Distances above, ratios below, a column for each number, a line for each sampler; the paper's ratios as stars.
+
+    Hollow marks are of late starts that do not copy where the best do, and hollow stars of figures with a note.
+    """
     numbers = sorted({row.number for row in rows})
     labels = list(dict.fromkeys(_label(row) for row in rows))
     size = (4.6 * len(numbers) + 2.2, 2 * (0.36 * len(labels) + 1.1) + 1.2)
@@ -166,7 +224,8 @@ def picture(path: str | Path, rows: Sequence[Row], heading: str) -> None:
     for axis in axes[:, 0]:
         axis.set_yticks(range(len(labels)), labels)
     handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=9)
+    wide = max(3, 2 * len(numbers))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=wide, fontsize=9)
     figure.suptitle(heading)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
@@ -181,7 +240,9 @@ def _label(row: Row) -> str:
 def _distances(axis: Axes, rows: list[Row], labels: list[str]) -> None:
     for kind in KINDS:
         points = [(labels.index(_label(row)), row.best[kind].frechet) for row in rows if kind in row.best]
+        clean = [(labels.index(_label(row)), row.clean[kind].frechet) for row in rows if kind in row.clean]
         _points(axis, points, kind)
+        _points(axis, clean, kind, hollow=True)
     axis.set_xscale("log")
     _grid(axis, labels)
 
@@ -189,29 +250,37 @@ def _distances(axis: Axes, rows: list[Row], labels: list[str]) -> None:
 def _ratios(axis: Axes, rows: list[Row], labels: list[str]) -> None:
     for kind in (PLAIN, GAUSSIAN, MIXTURE):
         points = [(labels.index(_label(row)), row.ratios[kind]) for row in rows if kind in row.ratios]
+        clean = [(labels.index(_label(row)), row.clean_ratios[kind]) for row in rows if kind in row.clean_ratios]
         _points(axis, points, kind)
-    stars = [(labels.index(_label(row)) + 0.32, row.published.ratio) for row in rows if row.published is not None]
-    if stars:
-        places, values = zip(*stars)
-        axis.scatter(
-            values, places, marker="*", s=110, color="#e6a700", edgecolors="black", zorder=4, label="the paper"
-        )
+        _points(axis, clean, kind, hollow=True)
+    for noted, label in ((False, "the paper"), (True, "the paper, with a note")):
+        stars = [(labels.index(_label(row)) + 0.32, row.published) for row in rows if row.published is not None]
+        _stars(axis, [(place, known.ratio) for place, known in stars if bool(known.note) == noted], label, noted)
     axis.set_xscale("log")
     axis.axvline(1, color="black", linewidth=0.8)
     _grid(axis, labels)
 
 
-def _points(axis: Axes, points: list[tuple[int, Estimate]], kind: str) -> None:
+def _stars(axis: Axes, points: list[tuple[float, float]], label: str, hollow: bool) -> None:
+    if points:
+        places, values = zip(*points)
+        color = "white" if hollow else "#e6a700"
+        axis.scatter(values, places, marker="*", s=110, color=color, edgecolors="black", zorder=4, label=label)
+
+
+def _points(axis: Axes, points: list[tuple[int, Estimate]], kind: str, hollow: bool = False) -> None:
     if not points:
         return
     # side by side, so that intervals do not hide each other
-    place = np.array([place for place, _ in points]) + 0.16 * (list(KINDS).index(kind) - 1.5)
+    shift = 0.16 * (list(KINDS).index(kind) - 1.5) + (0.06 if hollow else 0)
+    place = np.array([place for place, _ in points]) + shift
     value, low, high = (
         np.array([getattr(estimate, end) for _, estimate in points]) for end in ("value", "low", "high")
     )
     spread = np.maximum(np.stack([value - low, high - value]), 0)
     style = {"fmt": MARKERS[kind], "color": COLORS[kind], "markersize": 5, "linewidth": 1.2, "zorder": 3}
-    axis.errorbar(value, place, xerr=spread, label=KINDS[kind], **style)  # type: ignore[arg-type]
+    style |= {"markerfacecolor": "white", "label": f"{KINDS[kind]}, {CLEAN}"} if hollow else {"label": KINDS[kind]}
+    axis.errorbar(value, place, xerr=spread, **style)  # type: ignore[arg-type]
 
 
 def _grid(axis: Axes, labels: list[str]) -> None:
@@ -235,15 +304,22 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def headline(rows: Sequence[Row]) -> Iterator[str]:
-    """A line for each number: the best late start over the best full noise, by kind of start."""
+    """A line for each number: the best late start over the best full noise, by kind of start; and without copies."""
     for row in rows:
         if row.part != BEST or FULL not in row.best:
             continue
         for kind, found in row.ratios.items():
-            full, late = row.best[FULL], row.best[kind]
-            yield (
-                f"NFE {row.number}: {KINDS[kind]} ({NAMES.get(late.cell.sampler)}) {_number(late.frechet.value)}, best "
-                f"full noise ({NAMES.get(full.cell.sampler)}) {_number(full.frechet.value)}: {found.value:.2f}x "
-                f"[{found.low:.2f}, {found.high:.2f}]; recall {_both(late.figures.recall, full.figures.recall)}"
-                + ("" if late.figures.copied is None else f"; copied {_interval(late.figures.copied)}")
-            )
+            yield _gained(row, KINDS[kind], row.best[kind], found)
+            if kind in row.clean_ratios:
+                yield _gained(row, f"{KINDS[kind]}, {CLEAN}", row.clean[kind], row.clean_ratios[kind])
+
+
+def _gained(row: Row, what: str, late: Best, found: Estimate) -> str:
+    full, copied = row.best[FULL], late.figures.copied
+    return (
+        f"NFE {row.number}: {what} ({NAMES.get(late.cell.sampler, late.cell.sampler)}) {_number(late.frechet.value)}, "
+        f"best full noise ({NAMES.get(full.cell.sampler, full.cell.sampler)}) {_number(full.frechet.value)}: "
+        f"{found.value:.2f}x [{found.low:.2f}, {found.high:.2f}]; "
+        f"recall {_both(late.figures.recall, full.figures.recall)}"
+        + ("" if copied is None else f"; copied {_interval(copied)}")
+    )

@@ -1,0 +1,156 @@
+"""What an experiment of diversity found: each way with its figures, what the data are, and what late starts gain."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from latestart.evaluation.diversity import Attribute, Diversity, ratio
+from latestart.evaluation.quality import Estimate
+from latestart.experiments.attributes import Score
+from latestart.experiments.diversity_ways import Settings
+from latestart.experiments.grid import FULL, Cell
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """One way to sample, with its figures.
+
+    Attributes:
+        cell: sampler, prior, start, spacing, clipping.
+        steps: of the sampler.
+        frechet: of its features to the whole data set's.
+        diversity: attributes against those read of the data, Vendi score, recall and coverage.
+        exact: attributes against the exact shares, where these are known.
+        doubtful: by attribute, the share of samples of which the reader is less than 90% sure; none for a reader that
+            gives no probabilities.
+        images: the first, `(16, C, H, W)` in [0, 1].
+    """
+
+    cell: Cell
+    steps: int
+    frechet: Estimate
+    diversity: Diversity
+    exact: dict[str, Attribute]
+    doubtful: dict[str, float]
+    images: Tensor = field(repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """All figures, for JSON."""
+        exact = {name: one.record() for name, one in self.exact.items()}
+        beside = {"steps": self.steps, "frechet": asdict(self.frechet), "doubtful": self.doubtful}
+        return {**asdict(self.cell), **beside, **self.diversity.record(), "against_exact_shares": exact}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How many times smaller a divergence a late start has than full noise with the same sampler, for one attribute.
+
+    `apart` says whether the intervals of the two divergences do not overlap.
+    """
+
+    sampler: str
+    prior: str
+    attribute: str
+    factor: Estimate
+    apart: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What was read and is known of the data.
+
+    Attributes:
+        images: whose attributes were read.
+        doubtful: by attribute, the share of them of which the reader is less than 90% sure.
+        chance: by attribute, the divergence that as many images as samples would have from these on average.
+        known: by attribute, in words, where its exact shares are from; without those that are not known.
+        against: what was read of these images, against the exact shares: how far the reader and chance move them.
+        chance_exact: by attribute, the divergence from the exact shares that as many images would have on average.
+    """
+
+    images: int
+    doubtful: dict[str, float]
+    chance: dict[str, float]
+    known: dict[str, str] = field(default_factory=dict)
+    against: dict[str, Attribute] = field(default_factory=dict)
+    chance_exact: dict[str, float] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """All figures, for JSON."""
+        exact = {
+            name: {"from": self.known[name], "chance": self.chance_exact[name], **one.record()}
+            for name, one in self.against.items()
+        }
+        beside = {"doubtful_data": self.doubtful, "chance": self.chance}
+        return {"data": self.images, **beside, "data_against_exact_shares": exact}
+
+
+@dataclass(frozen=True)
+class Result:
+    """All ways, and what they say together.
+
+    Attributes:
+        ways: all that were measured.
+        shown: the best of each sampler and prior by the Frechet distance, in the order of the chart.
+        gains: of the late starts.
+        data: the images that attributes were read of.
+        scores: of the reader, on held-out images by attribute, where these are known.
+        choices: the starts that were chosen, and why.
+        failed: ways that could not be measured, and why.
+        features, classifier: what was read with.
+        floor: how many images the model has not seen, and their Frechet distance; None without such.
+        settings: what was asked for.
+    """
+
+    ways: tuple[Way, ...]
+    shown: tuple[Way, ...]
+    gains: tuple[Gain, ...]
+    data: Facts
+    scores: dict[str, Score]
+    choices: tuple[dict[str, Any], ...]
+    failed: tuple[str, ...]
+    features: str
+    classifier: str
+    floor: tuple[int, Estimate] | None
+    settings: Settings
+
+    def record(self) -> dict[str, Any]:
+        """All figures, ready for `results.json`."""
+        return {
+            "settings": asdict(self.settings),
+            "features": self.features,
+            "classifier": self.classifier,
+            "floor": None if self.floor is None else {"images": self.floor[0], **asdict(self.floor[1])},
+            "scores": {name: score.record() for name, score in self.scores.items()},
+            **self.data.record(),
+            "choices": list(self.choices),
+            "failed": list(self.failed),
+            "shown": [self.ways.index(way) for way in self.shown],
+            "ways": [way.record() for way in self.ways],
+            "gains": [{**asdict(gain), "factor": _finite(gain.factor)} for gain in self.gains],
+        }
+
+
+def shown_of(ways: tuple[Way, ...]) -> tuple[Way, ...]:
+    """The best by the Frechet distance of each sampler, prior and number of evaluations, in their order."""
+    groups: dict[tuple[str, str, int], list[Way]] = {}
+    for way in ways:
+        groups.setdefault((way.cell.sampler, way.cell.prior, way.cell.nfe), []).append(way)
+    return tuple(min(group, key=lambda way: way.frechet.value) for group in groups.values())
+
+
+def gains_of(shown: tuple[Way, ...]) -> list[Gain]:
+    """Every late start that is shown against full noise with the same sampler, for every attribute."""
+    full = {(way.cell.sampler, way.cell.nfe): way for way in shown if way.cell.prior == FULL}
+    return [
+        Gain(late.cell.sampler, late.cell.prior, name, ratio(theirs, mine), mine.kl.high < theirs.kl.low)
+        for late in shown
+        if late.cell.prior != FULL and (base := full.get((late.cell.sampler, late.cell.nfe))) is not None
+        for name, mine in late.diversity.attributes.items()
+        for theirs in (base.diversity.attributes[name],)
+    ]
+
+
+def _finite(estimate: Estimate) -> dict[str, float | None]:
+    return {end: value if abs(value) < float("inf") else None for end, value in asdict(estimate).items()}

@@ -1,0 +1,187 @@
+"""The ways to sample that an experiment of diversity compares, and how each is chosen.
+
+    full noise    each fast sampler with leading and trailing spacing, unclipped and, where it can, clipped
+    late start    from each prior, unclipped and clipped, at the starts given; or at the one that `choose_start` names
+                  for that sampler and prior, chosen once and kept in starts/
+    reference     DDPM in many steps from full noise
+
+All but the reference are at equal network evaluations.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latestart.experiments.cells import Planned, plan
+from latestart.experiments.grid import FULL, Cell, Grid, can_clip
+from latestart.experiments.judge import fingerprint
+from latestart.experiments.subjects import Subject
+from latestart.files import read_json, write_json
+from latestart.sampling.choose import choose_start
+from latestart.sampling.samplers import make_sampler
+from latestart.sampling.spacings import TIMES
+
+NFE, REFERENCE = 5, "ddpm"
+LONG, SHORT = 1000, 200  # steps of the reference, on an accelerator and on a processor
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        model: the name of a shipped model, or a folder.
+        samplers: the fast ones.
+        nfe: their network evaluations for each sample.
+        priors: of the late starts: `gaussian`, `mixture`, `isotropic`, or files.
+        starts: in the scheduler's t; by default one for each sampler and prior, by `choose_start`.
+        reference: steps of DDPM from full noise; 1,000, and 200 on a processor, by default; 0 leaves it out.
+        samples: of each way.
+        seed: sample i depends on the seed and i alone.
+        classifier: as `readers.open_reader` takes it.
+        features, images, held_out: as a sweep's grid has them.
+        batch_size: samples evaluated at once.
+        mixed_precision: `bf16` evaluates the network in half precision.
+    """
+
+    model: str = "mnist"
+    samplers: tuple[str, ...] = ("ddim", "pndm")
+    nfe: int = NFE
+    priors: tuple[str, ...] = ("gaussian",)
+    starts: tuple[float, ...] = ()
+    reference: int | None = None
+    samples: int = 1000
+    seed: int = 0
+    classifier: str | None = None
+    features: str | None = None
+    images: str | None = None
+    held_out: str | None = None
+    batch_size: int = 256
+    mixed_precision: str = "no"
+
+    @property
+    def length(self) -> int:
+        """Steps of the reference."""
+        return self.reference if self.reference is not None else LONG if torch.cuda.is_available() else SHORT
+
+    def grid(self) -> Grid:
+        """The model, the priors and the data, as a sweep opens them.
+
+        Raises:
+            ValueError: a name that is not known, a number that makes no sense, or full noise among the priors.
+        """
+        if FULL in self.priors:
+            raise ValueError(f"full noise is always measured: expected priors other than {FULL}")
+        return Grid(
+            model=(self.model,),
+            sampler=self.samplers,
+            nfe=(self.nfe,),
+            prior=(FULL, *self.priors),
+            t_start=self.starts or (1.0,),
+            samples=self.samples,
+            seed=self.seed,
+            features=self.features,
+            images=self.images,
+            held_out=self.held_out,
+            batch_size=self.batch_size,
+            mixed_precision=self.mixed_precision,
+        )
+
+
+def planned_ways(settings: Settings, subject: Subject, choices: list[dict[str, Any]]) -> list[Planned]:
+    """The ways with their steps, those left out that have none; each once.
+
+    Args:
+        settings: what is measured.
+        subject: the model.
+        choices: the starts of `chosen`, where none are given.
+    """
+    starts: dict[tuple[str, str], tuple[float, ...]] = {
+        (one["sampler"], one["prior"]): (one["t_start"],) for one in choices
+    }
+    cells = [cell for sampler in settings.samplers for cell in _of(settings, sampler, starts)]
+    if settings.length:
+        cells.append(_cell(settings, REFERENCE, settings.length))
+    return [one for one in plan(dict.fromkeys(cells), {settings.model: subject}) if one.steps is not None]
+
+
+def chosen(settings: Settings, subject: Subject, folder: Path, tell: Tell) -> list[dict[str, Any]]:
+    """The start of every sampler and prior, each chosen once and kept in a folder; none where starts are given.
+
+    Raises:
+        ValueError: a prior that no start can be chosen for, or a sampler that cannot spend the evaluations.
+    """
+    if settings.starts:
+        return []
+    pairs = product(settings.samplers, dict.fromkeys(settings.priors))
+    return [_choice(settings, subject, folder, tell, sampler, prior) for sampler, prior in pairs]
+
+
+def _of(settings: Settings, sampler: str, starts: dict[tuple[str, str], tuple[float, ...]]) -> list[Cell]:
+    """The cells of one fast sampler: from full noise, and late from each prior."""
+    clips = (False, True) if can_clip(sampler) else (False,)
+    full = [
+        _cell(settings, sampler, settings.nfe, spacing=spacing, clip=clip)
+        for spacing, clip in product(TIMES[:2], clips)
+    ]
+    late = [
+        _cell(settings, sampler, settings.nfe, prior, start, clip=clip)
+        for prior in dict.fromkeys(settings.priors)
+        for start, clip in product(settings.starts or starts[sampler, prior], clips)
+    ]
+    return full + late
+
+
+def _cell(
+    settings: Settings,
+    sampler: str,
+    nfe: int,
+    prior: str = FULL,
+    start: float | None = None,
+    spacing: str = TIMES[0],
+    clip: bool = False,
+) -> Cell:
+    return Cell(settings.model, sampler, nfe, prior, start, spacing, clip, settings.samples, settings.seed)
+
+
+def _choice(settings: Settings, subject: Subject, folder: Path, tell: Tell, sampler: str, prior: str) -> dict[str, Any]:
+    """The start of one sampler and prior, from its file or chosen now."""
+    (distribution, print_), judge = subject.priors[prior], subject.judge
+    steps = _steps(settings, subject, sampler)
+    data = (judge.reference.fingerprint, judge.features)
+    named = [subject.weights, print_ or prior, sampler, steps, *data, settings.seed]
+    path = folder / f"{fingerprint(json.dumps(named))}.json"
+    if isinstance(known := read_json(path), dict) and "t_start" in known:
+        return known
+    if distribution is None:
+        raise ValueError("a start is chosen for a prior; for N(0, I) give --t-start")
+    tell(f"choosing a start for {sampler} from {prior}")
+    unseen = None if judge.reference.copying is None else judge.reference.copying[1]
+    conditional = getattr(subject.network.config, "num_class_embeds", None)
+    choice = choose_start(
+        subject.network,
+        make_sampler(sampler, subject.scheduler, spacing=TIMES[0]),
+        distribution,
+        unseen,
+        steps,
+        features=None if unseen is None else judge.extract,
+        labels=unseen.labels if conditional and unseen is not None else None,
+        seed=settings.seed,
+    )
+    kept = {"sampler": sampler, "prior": prior, "t_start": choice.t_start, "nfe": choice.nfe, "how": choice.how}
+    write_json(path, kept)
+    return kept
+
+
+def _steps(settings: Settings, subject: Subject, sampler: str) -> int:
+    """Steps at which a sampler costs the evaluations asked for."""
+    (one,) = plan([_cell(settings, sampler, settings.nfe)], {settings.model: subject})
+    if one.steps is None:
+        raise ValueError(one.reason)
+    return one.steps
