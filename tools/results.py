@@ -1,14 +1,17 @@
 """Put the reports of experiments together: `python tools/results.py FOLDER... --out docs/results.md`.
 
 Each folder is one that a command of `latestart` wrote to. Its report becomes a section, its pictures, in fewer colours
-and at most 1,600 pixels wide, come to lie in a folder beside the page, and both are called by the folder's name.
+and at most 1,600 pixels wide, come to lie in a folder beside the page, and both are called by the folder's name. Before
+them all stand the gains of late start in every table of the paper among them, from its `results.json`.
 """
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -22,6 +25,20 @@ INTRODUCTION = (
     "number of samples, the seed and the kind of machine. Intervals, in brackets, are of 95%. Put together by "
     "`python tools/results.py FOLDER... --out docs/results.md`."
 )
+SUMMARY = (
+    "## The gains of a late start\n\nThe Frechet distance from full noise over that of the late start, at equal "
+    "evaluations. First the paper's own figure and the same measured here, on its grid and on an exact one; then on "
+    "the best full noise that DDIM reaches, whatever its spacing and clipping; last the best late start of all "
+    "samplers on the best full noise of all of them."
+)
+GAINS = {  # part, sampler, which ratio, kind of start
+    "DDIM, Gaussian,<br>as the paper did it": ("paper", "ddim", "ratios", "gaussian"),
+    "exact grid, on the<br>paper's baseline": ("exact", "ddim", "paper_ratios", "gaussian"),
+    "on DDIM's best<br>full noise": ("exact", "ddim", "ratios", "gaussian"),
+    "DDIM, mixture": ("exact", "ddim", "ratios", "mixture"),
+    "best of all,<br>Gaussian": ("best", "best", "ratios", "gaussian"),
+    "best of all,<br>mixture": ("best", "best", "ratios", "mixture"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,8 +73,40 @@ def read(folder: Path) -> Section:
 def page(sections: Sequence[Section], pictures: Path) -> str:
     """All sections below a table of contents; their pictures are copied to the folder `pictures` beside the page."""
     contents = [f"- [{section.title}](#{section.name})" for section in sections]
-    parts = ["# Results", INTRODUCTION, "\n".join(contents), *(_told(section, pictures) for section in sections)]
-    return "\n\n".join(parts) + "\n"
+    parts = ["# Results", INTRODUCTION, "\n".join(contents), *gains(sections)]
+    return "\n\n".join([*parts, *(_told(section, pictures) for section in sections)]) + "\n"
+
+
+def gains(sections: Sequence[Section]) -> list[str]:
+    """The gains in every table of the paper among the sections, with intervals; nothing if there is none."""
+    lines = [line for section in sections for line in _gains(section)]
+    if not lines:
+        return []
+    columns = ("table", "NFE", "paper", *GAINS)
+    return ["\n".join([SUMMARY, "", _line(columns), _line(["---"] + ["---:"] * (len(columns) - 1)), *lines])]
+
+
+def _gains(section: Section) -> list[str]:
+    path = section.folder / "results.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("rows", []) if path.is_file() else []
+    if not all(isinstance(row, dict) and "paper_ratios" in row for row in found):
+        return []  # rows of another experiment
+    rows = {(row["part"], row["sampler"], row["number"]): row for row in found}
+    return [_row(section, number, rows) for number in sorted({number for _, _, number in rows})]
+
+
+def _row(section: Section, number: int, rows: dict[tuple[str, str, int], Any]) -> str:
+    theirs = [row["published"] for (_, sampler, n), row in rows.items() if (sampler, n) == ("ddim", number)]
+    paper = next((f"{one['ratio']:.2f}" for one in theirs if one), "-")
+    ours = [
+        rows.get((part, sampler, number), {}).get(which, {}).get(kind) for part, sampler, which, kind in GAINS.values()
+    ]
+    told = ["-" if one is None else f"{one['value']:.2f}<br>[{one['low']:.2f}, {one['high']:.2f}]" for one in ours]
+    return _line((f"[{section.name}](#{section.name})", str(number), paper, *told))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _told(section: Section, pictures: Path) -> str:

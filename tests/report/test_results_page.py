@@ -1,5 +1,6 @@
 """`tools/results.py`: the page holds every report and its pictures, and a folder without one is refused."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -50,6 +51,22 @@ def test_reports_become_sections_and_pictures_lie_beside_the_page(run, folders, 
     with Image.open(pictures[1]) as picture:
         assert picture.size == (1600, 240)
     assert str(tmp_path) not in text
+
+
+def test_the_gains_of_every_table_stand_first(run, folders, tmp_path):
+    estimate = {"value": 2.346, "low": 2.0, "high": 3.0}
+    row = {"part": "exact", "sampler": "ddim", "published": {"ratio": 3.576}, "paper_ratios": {"gaussian": estimate}}
+    rows = [row | {"number": number, "ratios": {"mixture": {**estimate, "value": number}}} for number in (10, 3)]
+    (folders[0] / "results.json").write_text(json.dumps({"rows": rows}))
+    (folders[1] / "results.json").write_text(json.dumps({"rows": [{"way": "ddim"}]}))  # no table of the paper
+    run(*folders, "--out", tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
+    lines = [line.split(" | ") for line in text.split("\n") if line.startswith("| [sphere](#sphere)")]
+    assert [line[1:3] for line in lines] == [["3", "3.58"], ["10", "3.58"]]
+    gaussian, mixture = "2.35<br>[2.00, 3.00]", "3.00<br>[2.00, 3.00]"
+    assert lines[0][3:] == ["-", gaussian, "-", mixture, "-", "- |"]
+    assert text.index("The gains of a late start") < text.index("## About sphere")
+    assert "[diversity](#diversity) |" not in text
 
 
 def test_short_thin_lines_keep_their_colours(run, folders, tmp_path):
