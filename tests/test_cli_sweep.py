@@ -112,7 +112,7 @@ def test_a_shipped_model_and_flags_over_a_file(tmp_path):
 
 def test_the_example_is_a_grid():
     cells = Grid.of(read_grid(EXAMPLE)).cells()
-    assert len(cells) == 3 * 3 * (2 + 3 * 3)
+    assert len(cells) == 3 * 3 * (2 + 3 * 3) * 2
 
 
 def test_torchrun_ends_with_the_table_of_one_process(folder, tmp_path):
