@@ -20,7 +20,7 @@ from latestart.experiments.published import dataset_of, published
 from latestart.experiments.subjects import Subject
 from latestart.experiments.sweep import Sweep
 from latestart.experiments.table1 import Table, choosable
-from latestart.experiments.table1_cells import Options, again, can_clip, entries, sample
+from latestart.experiments.table1_cells import LATE, Options, again, can_clip, entries, sample
 from latestart.experiments.table1_rows import rows, winners
 from latestart.report.record import markdown_table
 from latestart.report.table1 import blocks, headline, table_report
@@ -64,7 +64,9 @@ def subject(judge):
 
 
 def options(seed=0, **changes):
-    known = {"evaluations": (3,), "solvers": ("heun", "ipndm"), "t_start": (500,), "starts": ("gaussian", "mixture")}
+    known = {"evaluations": (3,), "solvers": ("heun", "ipndm"), "starts": ("gaussian", "mixture")}
+    times = changes.pop("t_start", (500,))
+    known["t_start"] = times if isinstance(times, dict) else {} if times is None else dict.fromkeys(LATE, times)
     return Options(Grid(model=("exact",), samples=20, seed=seed), **{**known, **changes})
 
 
@@ -131,6 +133,12 @@ def test_start_times_are_parts_of_the_schedule(subject):
     assert asked.paper_times(100) == (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
     assert asked.times("gaussian", 500, "exact") == (200, 250, 300, 350)
     assert options(t_start=(77,)).times("gaussian", 500, "solvers") == (77,)
+    each = options(t_start={"mixture": (77,)}, parts=("exact", "paper"), samplers=("ddim",))
+    begun = {(e.part, e.kind): [] for e in entries(each, subject)}
+    for entry in entries(each, subject):
+        begun[entry.part, entry.kind].append(entry.planned.cell.t_start)
+    assert set(begun["exact", "mixture"]) == {77.0} and set(begun["exact", "gaussian"]) == {400, 500, 600, 700}
+    assert begun["paper", "gaussian"] == list(map(float, paper_pndm.STARTS))
     assert asked.priors == ("none", "mixture", "gaussian")
     assert options(files={"mixture": "m.safetensors"}).priors == ("none", "gaussian", "m.safetensors")
 
@@ -468,7 +476,9 @@ def test_options_that_cannot_be():
         ({"solvers": ()}, "expected a solver of ddpm, ddim, .*, received none"),
         ({"starts": ("uniform",)}, "expected a kind of start of isotropic, gaussian, mixture, received 'uniform'"),
         ({"evaluations": (1,)}, "at least 2 steps on the paper's grid"),
-        ({"t_start": (0,)}, "expected start times of at least 1"),
+        ({"t_start": (0,)}, r"expected start times of at least 1, .* received \(0,\) for isotropic"),
+        ({"t_start": {"mixture": ()}}, r"expected start times of at least 1, .* received \(\) for mixture"),
+        ({"t_start": {"uniform": (5,)}}, "expected a kind of start of isotropic, .*, received 'uniform'"),
         ({"clips": ()}, "expected clipping, no clipping, or both, received neither"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -480,6 +490,20 @@ def test_options_that_cannot_be():
 pytestmark = pytest.mark.filterwarnings("ignore:the feature covariance of")  # few samples, on purpose
 RUNNER = CliRunner()
 ARGUMENTS = ["experiment", "table1", "mnist", "--samples", "8", "--nfe", "3", "--t-start", "500"]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("gaussian=400;mixture=now", "t-start must be whole numbers between commas, received 'now'"),
+        ("gaussian=400;gaussian=500", "each kind of start once, received 'gaussian=400;gaussian=500'"),
+        ("uniform=400", "a kind of start of isotropic, gaussian, mixture, received 'uniform'"),
+    ],
+)
+def test_start_times_that_cannot_be_are_told(tmp_path, text, message):
+    result = RUNNER.invoke(app, [*ARGUMENTS[:-1], text, "--out", str(tmp_path / "table")])
+    assert result.exit_code != 0 and message in " ".join(result.output.split())
+    assert not (tmp_path / "table").exists()
 
 
 def test_the_command_writes_the_table_and_does_not_measure_twice(tmp_path, monkeypatch):

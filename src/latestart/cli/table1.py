@@ -1,5 +1,6 @@
 """The command of the paper's table: vanilla against late start, as the paper did it and at equal evaluations."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,10 @@ def table1(
     starts: Annotated[str, typer.Option(help="Kinds of late start.")] = "isotropic,gaussian,mixture",
     t_start: Annotated[
         str | None,
-        typer.Option(help="Where late starts begin, in the scheduler's t; default: some for each kind of start."),
+        typer.Option(
+            help="Where late starts begin, in the scheduler's t: 200,500 for all kinds, or "
+            "gaussian=400,500;mixture=200; default: some for each kind."
+        ),
     ] = None,
     clip: Annotated[
         str, typer.Option(help="Whether the predicted image is clipped: false, true, or both; not in the part `paper`.")
@@ -71,7 +75,7 @@ def table1(
         from latestart.experiments import table1 as experiment
         from latestart.experiments.grid import Grid
         from latestart.experiments.published import dataset_of, published
-        from latestart.experiments.table1_cells import Options
+        from latestart.experiments.table1_cells import LATE, Options
         from latestart.files import write_json
         from latestart.processes import processes
         from latestart.report import table1 as report
@@ -89,7 +93,7 @@ def table1(
             _names(samplers),
             _names(solvers),
             _names(starts),
-            None if t_start is None else whole_numbers("t-start", t_start),
+            _times(t_start, LATE),
             {kind: file for kind, file in (("gaussian", gaussian), ("mixture", mixture)) if file is not None},
             grid.clip,
         )
@@ -114,6 +118,19 @@ def table1(
             heading += f"\nchosen with seed {seed}, drawn again with seed {seed + 1}"
             report.picture(out / "table1.png", rows, heading)
         report.table_report(figures, rows, all_rows).publish(out, "results.json", "results.parquet")
+
+
+def _times(text: str | None, kinds: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Start times by the kind of start: `200,500` for all kinds, or `gaussian=400,500;mixture=200`."""
+    if text is None:
+        return {}
+    if "=" not in text:
+        return dict.fromkeys(kinds, whole_numbers("t-start", text))
+    pairs = [part.partition("=") for part in text.split(";")]
+    given = {kind.strip(): whole_numbers("t-start", times) for kind, _, times in pairs}
+    if len(given) < len(pairs):
+        raise ValueError(f"t-start: expected each kind of start once, received {text!r}")
+    return given
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class Options:
         samplers: of the first two parts, of the paper's.
         solvers: samplers of the third part.
         starts: kinds of late start, of `LATE`.
-        t_start: start times in place of the default ones, in the scheduler's t.
+        t_start: start times in place of the default ones, in the scheduler's t, by the kind of start.
         files: of priors, in place of those beside the model, by the kind of start.
         clips: whether the predicted image is clipped, of the last two parts; a sampler that cannot clip does not.
 
@@ -57,7 +57,7 @@ class Options:
     samplers: tuple[str, ...] = paper_pndm.SAMPLERS
     solvers: tuple[str, ...] = SOLVERS
     starts: tuple[str, ...] = tuple(LATE)
-    t_start: tuple[int, ...] | None = None
+    t_start: dict[str, tuple[int, ...]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     clips: tuple[bool, ...] = (False, True)
 
@@ -73,8 +73,12 @@ class Options:
                 f"expected numbers of evaluations of at least 1 (at least 2 steps on the paper's grid), received "
                 f"{', '.join(map(str, self.evaluations)) or 'none'}"
             )
-        if self.t_start is not None and (not self.t_start or min(self.t_start) < 1):
-            raise ValueError(f"expected start times of at least 1, in the scheduler's t, received {self.t_start}")
+        _known("kind of start", (*self.starts, *self.t_start), tuple(LATE))
+        for kind, times in self.t_start.items():
+            if min(times, default=0) < 1:
+                raise ValueError(
+                    f"expected start times of at least 1, in the scheduler's t, received {times} for {kind}"
+                )
 
     @property
     def model(self) -> str:
@@ -93,14 +97,14 @@ class Options:
 
     def times(self, kind: str, top: int, part: str) -> tuple[float, ...]:
         """Where a kind of late start begins in a part, on a schedule of `top` times."""
-        if self.t_start is not None:
-            return tuple(map(float, self.t_start))
+        if kind in self.t_start:
+            return tuple(map(float, self.t_start[kind]))
         return tuple(float(round(t * top / 1000)) for t in (LATE_SOLVERS if part == "solvers" else LATE)[kind])
 
     def paper_times(self, top: int) -> tuple[float, ...]:
         """The same for the paper's grid, whose highest time is `top - 1`."""
-        if self.t_start is not None:
-            return tuple(map(float, self.t_start))
+        if GAUSSIAN in self.t_start:
+            return tuple(map(float, self.t_start[GAUSSIAN]))
         return tuple(float(min(round(t * top / 1000), top - 1)) for t in paper_pndm.STARTS)
 
 
