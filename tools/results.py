@@ -28,8 +28,8 @@ INTRODUCTION = (
 SUMMARY = (
     "## The gains of a late start\n\nThe Frechet distance from full noise over that of the late start, at equal "
     "evaluations. First the paper's own figure and the same measured here, on its grid and on an exact one; then on "
-    "the best full noise that DDIM reaches, whatever its spacing and clipping; last the best late start of all "
-    "samplers on the best full noise of all of them."
+    "the best full noise of DDIM that its table tried; last the best late start of all samplers on the best full noise "
+    "of all of them. Recall and the share of copies are the late start's: beside which others, the tables below say."
 )
 GAINS = {  # part, sampler, which ratio, kind of start
     "DDIM, Gaussian,<br>as the paper did it": ("paper", "ddim", "ratios", "gaussian"),
@@ -39,6 +39,8 @@ GAINS = {  # part, sampler, which ratio, kind of start
     "best of all,<br>Gaussian": ("best", "best", "ratios", "gaussian"),
     "best of all,<br>mixture": ("best", "best", "ratios", "mixture"),
 }
+
+BESIDE = {"recall": 2, "copied": 3}  # with their digits
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,24 @@ def _gains(section: Section) -> list[str]:
 def _row(section: Section, number: int, rows: dict[tuple[str, str, int], Any]) -> str:
     theirs = [row["published"] for (_, sampler, n), row in rows.items() if (sampler, n) == ("ddim", number)]
     paper = next((f"{one['ratio']:.2f}" for one in theirs if one), "-")
-    ours = [
-        rows.get((part, sampler, number), {}).get(which, {}).get(kind) for part, sampler, which, kind in GAINS.values()
-    ]
-    told = ["-" if one is None else f"{one['value']:.2f}<br>[{one['low']:.2f}, {one['high']:.2f}]" for one in ours]
-    return _line((f"[{section.name}](#{section.name})", str(number), paper, *told))
+    ours = [_gain(rows.get((part, sampler, number)), which, kind) for part, sampler, which, kind in GAINS.values()]
+    return _line((f"[{section.name}](#{section.name})", str(number), paper, *ours))
+
+
+def _gain(row: dict[str, Any] | None, which: str, kind: str) -> str:
+    """A gain with its interval; recall and copies of the late start; the gain without copies, where there are any."""
+    if row is None or kind not in row[which]:
+        return "-"
+    best = row["best"][kind]
+    known = [f"{name} {best[name]['value']:.{digits}f}" for name, digits in BESIDE.items() if best[name]]
+    lines = [_interval(row[which][kind]), *([", ".join(known)] if known else [])]
+    if clean := row.get("clean_ratios", {}).get(kind):
+        lines.append(f"without copies: {_interval(clean)}")
+    return "<br>".join(lines)
+
+
+def _interval(ratio: dict[str, float]) -> str:
+    return f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
 
 
 def _line(cells: Sequence[str]) -> str:

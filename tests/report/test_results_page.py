@@ -55,15 +55,18 @@ def test_reports_become_sections_and_pictures_lie_beside_the_page(run, folders, 
 
 def test_the_gains_of_every_table_stand_first(run, folders, tmp_path):
     estimate = {"value": 2.346, "low": 2.0, "high": 3.0}
-    row = {"part": "exact", "sampler": "ddim", "published": {"ratio": 3.576}, "paper_ratios": {"gaussian": estimate}}
-    rows = [row | {"number": number, "ratios": {"mixture": {**estimate, "value": number}}} for number in (10, 3)]
+    late = {"recall": estimate | {"value": 0.8}, "copied": estimate | {"value": 0.004}}
+    known = {"part": "exact", "sampler": "ddim", "published": {"ratio": 3.576}, "paper_ratios": {"gaussian": estimate}}
+    known |= {"best": {"gaussian": {**late, "copied": None}, "mixture": late}, "clean_ratios": {"mixture": estimate}}
+    rows = [known | {"number": number, "ratios": {"mixture": {**estimate, "value": number}}} for number in (10, 3)]
     (folders[0] / "results.json").write_text(json.dumps({"rows": rows}))
     (folders[1] / "results.json").write_text(json.dumps({"rows": [{"way": "ddim"}]}))  # no table of the paper
     run(*folders, "--out", tmp_path / "results.md")
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
     lines = [line.split(" | ") for line in text.split("\n") if line.startswith("| [sphere](#sphere)")]
     assert [line[1:3] for line in lines] == [["3", "3.58"], ["10", "3.58"]]
-    gaussian, mixture = "2.35<br>[2.00, 3.00]", "3.00<br>[2.00, 3.00]"
+    gaussian = "2.35 [2.00, 3.00]<br>recall 0.80"
+    mixture = "3.00 [2.00, 3.00]<br>recall 0.80, copied 0.004<br>without copies: 2.35 [2.00, 3.00]"
     assert lines[0][3:] == ["-", gaussian, "-", mixture, "-", "- |"]
     assert text.index("The gains of a late start") < text.index("## About sphere")
     assert "[diversity](#diversity) |" not in text
