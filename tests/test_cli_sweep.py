@@ -103,7 +103,7 @@ def test_a_sampler_without_such_a_count_is_told(folder, tmp_path):
 
 def test_a_shipped_model_and_flags_over_a_file(tmp_path):
     args = ("--sampler", "ddim", "--nfe", 1, "--prior", "mixture", "--t-start", "400", "--samples", 8)
-    result = run(EXAMPLE, *args, "--out", tmp_path)
+    result = run(EXAMPLE, *args, "--clip", "false", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
     assert [(row["model"], row["prior"], row["nfe"], row["samples"]) for row in rows] == [("mnist", "mixture", 1, 8)]

@@ -15,6 +15,7 @@ from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import Estimate, feature_statistics
 from latestart.experiments import initialisations as experiment
+from latestart.experiments.cells import Outcome
 from latestart.experiments.initialisations import Point, Setting
 from latestart.experiments.judge import Figures, Judge, Reference, over
 from latestart.experiments.starts import FlowConfig, NoisedImages, Reshaped
@@ -173,18 +174,50 @@ def _point(t_start, value, copied):
 
 def test_the_best_start_and_the_best_that_does_not_copy():
     curves = {("images", 3): [_point(200, 1, 0.9), _point(300, 2, 0.021), _point(400, 3, 0.02), _point(500, 4, 0)]}
-    picks = [(point.t_start, clean) for _, _, point, clean in experiment._picks(curves)]
+    picks = [(point.t_start, clean) for _, _, point, clean in experiment._picks(curves, {})]
     assert picks == [(200, False), (400, True)]
+    again = {("images", 3, 400): curves["images", 3][0].figures}  # copies as it is drawn again
+    picks = [(point.t_start, clean) for _, _, point, clean in experiment._picks(curves, again)]
+    assert picks == [(200, False), (500, True)]
     assert [row.edge for row in _rows(curves)] == ["low", ""]
     curves = {("mixture", 3): [_point(200, 1, 0.9), _point(300, 2, 0.5)]}
-    assert [point.t_start for _, _, point, _ in experiment._picks(curves)] == [200]
+    assert [point.t_start for _, _, point, _ in experiment._picks(curves, {})] == [200]
     curves = {("mixture", 3): [_point(200, 3, 0), _point(300, 1, 0), _point(400, 2, 0)]}
     assert [row.edge for row in _rows(curves)] == [""]
 
 
+def test_what_turns_out_to_copy_as_it_is_drawn_again_has_another_beside_it(subject, tmp_path, monkeypatch):
+    """The best start copies with the second seed alone: so does the next one, and the third does not."""
+    setting = Setting(("isotropic",), (300, 500, 700), (3,), 10)
+    place, drawn = {300.0: 1, 500.0: 2, 700.0: 3, 1000.0: 4}, []
+
+    def measured(cells, *_):
+        drawn.append([(cell.t_start, cell.seed) for cell in cells])
+        points = {c: _point(c.t_start, place[c.t_start], 0.5 * (c.seed == 1 and c.t_start < 600)) for c in cells}
+        return {cell: Outcome("done", "", point.figures, 1.0) for cell, point in points.items()}
+
+    monkeypatch.setattr(experiment, "_measured", measured)
+    result = experiment.compare("exact", subject, pictures(20, 0), tmp_path, setting)
+    assert drawn[1:] == [[(300, 1)], [(500, 1)], [(700, 1)]]
+    assert [(row.t_start, row.clean) for row in result.rows] == [(300, False), (700, True)]
+
+
+def test_start_distributions_are_where_the_network_is(subject, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "own_device", lambda: "there")
+    for kind in (ls.Gaussian, ls.Mixture, Reshaped):
+        monkeypatch.setattr(kind, "to", lambda prior, device: (type(prior), device))
+    data = pictures(100, 0)
+    setting = Setting(("isotropic", "uniform", "gaussian", "mixture"), components=2)
+    known = experiment._Starts(subject, data, tmp_path, setting, None, lambda _: None, None)
+    priors, failed = experiment._made(known, setting.kinds, lambda _: None)
+    assert not failed and priors["isotropic"] == (None, "")
+    moved = [priors[kind][0] for kind in ("uniform", "gaussian", "mixture")]
+    assert moved == [(Reshaped, "there"), (ls.Gaussian, "there"), (ls.Mixture, "there")]
+
+
 def _rows(curves):
     again = _point(0, 1, 0).figures
-    return [experiment._row(pick, curves[pick[:2]], again) for pick in experiment._picks(curves)]
+    return [experiment._row(pick, curves[pick[:2]], again) for pick in experiment._picks(curves, {})]
 
 
 def test_a_run_that_was_cut_off_goes_on_and_fits_nothing_twice(subject, tmp_path, monkeypatch):

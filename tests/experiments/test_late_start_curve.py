@@ -17,6 +17,7 @@ from latestart.experiments.cells import Outcome, Planned
 from latestart.experiments.grid import Cell
 from latestart.experiments.judge import Figures, Judge, Reference
 from latestart.experiments.subjects import Subject
+from latestart.files import write_json
 from latestart.gaussians.basis import Dense
 from latestart.report.floor import floor_sentence
 from latestart.report.late_start import late_start_report, sentences
@@ -177,6 +178,22 @@ def test_the_line_says_plateau_fall_and_exceptions():
     assert not _line([1, 1, 0.9]).falls
     none = experiment._found(np.array([3.0, 2, 1]), np.full(3, 2.0), np.full((5, 3), 2.0), 1.1)
     assert none is None
+
+
+def test_a_full_run_of_hardly_any_distance_leaves_finite_figures(tmp_path):
+    """Replicates of a small distance pass through nothing, some to the other side."""
+    share = Estimate(0.8, 0.7, 0.9)
+    replicates = 1e-9 * torch.linspace(-1, 3, 100, dtype=torch.float64)
+    figures = Figures(Estimate(1e-9, 0.0, 3e-9), share, share, share, None, replicates, replicates)
+    late = Figures(Estimate(2.0, 1.9, 2.1), share, share, share, None, torch.full_like(replicates, 2.0), replicates)
+    measured = [
+        (Planned(Cell("m", "ddpm", t // 4, "isotropic", float(t), "trailing", False, 10, 0), "", {}, t // 4), outcome)
+        for t, outcome in ((1000, Outcome("done", "", figures)), (500, Outcome("done", "", late)))
+    ]
+    line = experiment.line_of("isotropic", measured, figures)
+    relative = line.points[1].relative
+    assert 0 < relative.low <= relative.value <= relative.high <= 2 / (0.01 * 1e-9)
+    write_json(tmp_path / "line.json", line.record())
 
 
 def _result(lines, levels=()):

@@ -84,6 +84,22 @@ def test_a_figure_is_that_of_sampling_by_hand(done, judge):
     assert pair.ratio == pair.late.frechet.value / pair.all.frechet.value
 
 
+def test_networks_and_priors_are_on_the_device_of_the_process(done, judge, monkeypatch):
+    out, _ = done
+    device, told = torch.device("cpu"), []
+
+    def opened(folder, *where):
+        told.append(where)
+        return load_model(folder, *where)
+
+    monkeypatch.setattr(experiment, "own_device", lambda: device)
+    monkeypatch.setattr(experiment, "load_model", opened)
+    experiment.compare(squares(), judge, out, TINY)
+    assert len(told) == 4 and all(where == (device,) for where in told)
+    monkeypatch.setattr(Gaussian, "to", lambda prior, where: where)
+    assert experiment._prior(TINY, squares(), out, lambda _: None)[0] == device
+
+
 def test_intervals_are_students_over_the_seeds(done):
     """For 1, 2, 3: mean 2, s = 1, t = 4.3027 on two degrees of freedom, so 2 +- 2.4841."""
     over = over_seeds([1.0, 2.0, 3.0])

@@ -189,6 +189,16 @@ def test_a_sample_depends_on_its_seed_alone(data, sampler):
     assert not torch.allclose(other.samples, whole.samples)
 
 
+def test_a_network_is_not_asked_above_its_levels(data):
+    """One that learned the levels up to that of t = 499 can begin there, and no higher; full noise it cannot at all."""
+    model = as_model(data, SCHEDULER)
+    model.max_sigma = NOISE.sigma(499.0)
+    assert draw(model, SCHEDULER, "ddim", None, 2, 3, 499).sigma == model.max_sigma
+    for t_start, what in ((500, "t_start="), (None, "full noise")):
+        with pytest.raises(ValueError, match=f"noise levels up to sigma = .* only, and {what}"):
+            draw(model, SCHEDULER, "ddim", None, 2, 3, t_start)
+
+
 def test_what_cannot_be_sampled_is_refused(data):
     model = as_model(data, SCHEDULER)
     with pytest.raises(ValueError, match="the paper's samplers are ddpm, ddim, pndm, received 'euler'"):

@@ -88,6 +88,9 @@ def test_what_a_start_costs_is_linear_between_two_and_paired():
     apart[:, 1] = 10
     found = experiment.at_start(t, d, apart, 300)
     assert (found.low, found.high) == pytest.approx((4 * 0.81, 4 * 1.19))
+    apart[:, 1] = np.linspace(-1e-9, 1e-9, 41)  # a best distance of nothing, some of its replicates below it
+    found = experiment.at_start(t, np.array([20, 0.0, 40]), apart, 300)
+    assert 0 < found.low <= found.high and np.isfinite([found.low, found.value, found.high]).all()
 
 
 def test_the_start_of_a_budget_is_the_highest_that_has_it():

@@ -23,14 +23,14 @@ from latestart.experiments import cells as cells_module
 from latestart.experiments import judge as judging
 from latestart.experiments import sweep as sweeping
 from latestart.experiments.cells import plan, read_cell, steps_for
-from latestart.experiments.grid import Cell, Grid, can_clip, read_grid
+from latestart.experiments.grid import Cell, Grid, read_grid
 from latestart.experiments.judge import Judge, Reference, reference_of
 from latestart.experiments.subjects import Subject, weights
-from latestart.experiments.sweep import Sweep, shares, within
+from latestart.experiments.sweep import Sweep, add_gains, shares, within
 from latestart.files import load_tensors, save_tensors
 from latestart.processes import Processes
 from latestart.sampling.loop import Counted, draw
-from latestart.sampling.samplers import SAMPLERS, make_sampler
+from latestart.sampling.samplers import SAMPLERS, can_clip, make_sampler
 from rendezvous import together
 
 SHAPE = (1, 4, 4)
@@ -481,6 +481,33 @@ def test_gains_are_on_the_best_full_noise_and_on_none_while_one_is_left(judge, t
     rows, _ = finish(sweep, budget=0)
     assert [row["status"] for row in rows] == ["done", "done", "left", "done", "done", "done"]
     assert all(row["gain"] is row["gain_low"] is row["gain_high"] is None for row in rows)
+
+
+def test_gains_are_on_none_while_a_full_noise_has_failed_but_need_not_what_cannot_be():
+    def gains(status):
+        common = {"model": "m", "sampler": "ddim", "nfe": 3, "samples": 20, "seed": 0}
+        rows = [
+            {**common, "prior": "none", "status": "done", "frechet": 4.0},
+            {**common, "prior": "none", "status": status, "frechet": None},
+            {**common, "prior": "gaussian", "status": "done", "frechet": 2.0},
+        ]
+        add_gains(rows, [torch.full((9,), 4.0), None, torch.full((9,), 2.0)])
+        return [row.get("gain") for row in rows]
+
+    assert gains("failed") == gains("left") == [None, None, None]
+    assert gains("unavailable") == [1, None, 2]
+
+
+def test_an_outcome_is_what_the_cells_file_says(judge, undisturbed, tmp_path):
+    sweep = sweep_in(tmp_path, judge)
+    finish(sweep)
+    first, last = sweep.planned[0], sweep.planned[-1]
+    assert sweep.outcome(first).figures.frechet.value == undisturbed[0][0]["frechet"]
+    sweep.file(first).write_bytes(b"cut short")
+    sweep.file(last).unlink()
+    assert [sweep.outcome(one).status for one in (first, last)] == ["left", "left"]
+    impossible = replace(first, steps=None, reason="too few")
+    assert (sweep.outcome(impossible).status, sweep.outcome(impossible).reason) == ("unavailable", "too few")
 
 
 def test_yaml_and_flags_give_the_same_grid(tmp_path):

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import latestart as ls
 from latestart.cli import app
+from latestart.cli.table1 import _times
 from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import Estimate, feature_statistics, frechet
@@ -20,12 +21,12 @@ from latestart.experiments.published import dataset_of, published
 from latestart.experiments.subjects import Subject
 from latestart.experiments.sweep import Sweep
 from latestart.experiments.table1 import Table, choosable
-from latestart.experiments.table1_cells import LATE, Options, again, can_clip, entries, sample
+from latestart.experiments.table1_cells import Options, again, entries, sample
 from latestart.experiments.table1_rows import rows, winners
 from latestart.report.record import markdown_table
 from latestart.report.table1 import blocks, headline, table_report
 from latestart.sampling.loop import draw
-from latestart.sampling.samplers import make_sampler
+from latestart.sampling.samplers import can_clip, make_sampler
 
 torch.set_num_threads(1)
 
@@ -66,8 +67,11 @@ def subject(judge):
 def options(seed=0, **changes):
     known = {"evaluations": (3,), "solvers": ("heun", "ipndm"), "starts": ("gaussian", "mixture")}
     times = changes.pop("t_start", (500,))
-    known["t_start"] = times if isinstance(times, dict) else {} if times is None else dict.fromkeys(LATE, times)
-    return Options(Grid(model=("exact",), samples=20, seed=seed), **{**known, **changes})
+    known |= changes
+    parts = known.get("parts", ("paper", "exact"))
+    begun = (*(known["starts"] if parts != ("paper",) else ()), *(("paper",) if "paper" in parts else ()))
+    known["t_start"] = times if isinstance(times, dict) else {} if times is None else dict.fromkeys(begun, times)
+    return Options(Grid(model=("exact",), samples=20, seed=seed), **known)
 
 
 def table_in(folder, subject, asked=None, sample=sample, **changes):
@@ -133,13 +137,15 @@ def test_start_times_are_parts_of_the_schedule(subject):
     assert asked.paper_times(100) == (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
     assert asked.times("gaussian", 500, "exact") == (200, 250, 300, 350)
     assert options(t_start=(77,)).times("gaussian", 500, "solvers") == (77,)
-    each = options(t_start={"mixture": (77,)}, parts=("exact", "paper"), samplers=("ddim",))
+    each = options(t_start={"mixture": (77,), "gaussian": (400, 500)}, parts=("exact", "paper"), samplers=("ddim",))
     begun = {(e.part, e.kind): [] for e in entries(each, subject)}
     for entry in entries(each, subject):
         begun[entry.part, entry.kind].append(entry.planned.cell.t_start)
-    assert set(begun["exact", "mixture"]) == {77.0} and set(begun["exact", "gaussian"]) == {400, 500, 600, 700}
-    assert begun["paper", "gaussian"] == list(map(float, paper_pndm.STARTS))
-    assert asked.priors == ("none", "mixture", "gaussian")
+    assert set(begun["exact", "mixture"]) == {77.0} and set(begun["exact", "gaussian"]) == {400, 500}
+    assert begun["paper", "gaussian"] == list(map(float, paper_pndm.STARTS))  # its own, whatever the Gaussian's are
+    asked = options(t_start={"paper": (200, 500)}, parts=("exact", "paper"), samplers=("ddim",))
+    assert asked.paper_times(1000) == (200, 500) and asked.times("gaussian", 1000, "exact") == (400, 500, 600, 700)
+    assert options(t_start=None, parts=("paper",), starts=("mixture",)).priors == ("none", "mixture", "gaussian")
     assert options(files={"mixture": "m.safetensors"}).priors == ("none", "gaussian", "m.safetensors")
 
 
@@ -412,6 +418,7 @@ def test_what_the_budget_leaves_is_left_out(subject, tmp_path):
     assert set(found[0].ratios) == {"gaussian"} and found[1].ratios == {}  # its late start is beyond the budget
     assert found[0].published is None
     text = table_report(table1.results(table, found, None), found, table.whole.table()).markdown()
+    assert "what is missing may be the best: paper: PNDM at 3 (1 left)" in text and "best of all at" not in text
     last = next(line for line in text.split("\n") if line.startswith("| DDIM | 3 | 3 | "))
     assert last.endswith("| - | - |") and "\n- left, beyond the budget: " in text
     assert table.cost == sum(e.planned.cell.cost for e in table.entries) + 180
@@ -428,6 +435,36 @@ def test_no_late_start_gains_on_less_than_all_of_full_noise(subject, tmp_path):
     assert [row.sampler for row in table.rows()] == ["pndm"]  # which cannot clip
     table.measure()
     assert [row.best["none"].among for row in table.rows()] == [4, 2, 6]
+
+
+def test_full_noise_that_failed_is_not_measured(subject, tmp_path):
+    """DDIM fails from full noise with leading spacing, clipped: which may be the best, as far as one knows."""
+
+    def fails(subject, planned, *others):
+        cell = planned.cell
+        if (cell.sampler, cell.prior, cell.spacing, cell.clip) == ("ddim", "none", "leading", True):
+            raise FloatingPointError("the samples hold NaN or infinite values")
+        return drawn_from_one_law(subject, planned, *others)
+
+    asked = options(parts=("exact",), samplers=("ddim", "pndm"), starts=("gaussian",))
+    table = table_in(tmp_path, subject, asked, fails)
+    table.measure()
+    assert [row.sampler for row in table.rows()] == ["pndm"]  # nor is there a best of all
+    assert {one.cell.sampler for one in table.again.planned} == {"pndm"}
+    report = table_report(table1.results(table, table.rows(), None), table.rows(), table.whole.table()).markdown()
+    assert "what is missing may be the best: exact: DDIM at 3 (1 failed)" in report
+    assert "left out for the same reason: best of all at 3" in report
+    mended = table_in(tmp_path, subject, asked, drawn_from_one_law)
+    mended.measure(retry=True)
+    assert [row.sampler for row in mended.rows()] == ["ddim", "pndm", "best"]
+    assert table1.results(mended, mended.rows(), None)["left_out"] == []
+
+
+def test_what_no_sampler_can_do_is_not_lacking(subject, tmp_path):
+    table = table_in(tmp_path, subject, options(parts=("solvers",), solvers=("ddim",)), drawn_from_one_law)
+    assert any(e.planned.steps is None for e in table.entries if e.kind == "none")
+    table.measure()
+    assert [row.sampler for row in table.rows()] == ["ddim", "best"]
 
 
 @pytest.mark.parametrize("budget", [0, 119, 120, 500, 1500])
@@ -470,15 +507,38 @@ def test_the_report_says_what_was_measured(undisturbed):
     assert f"{row_of(found, 'best', 'best').ratios['mixture'].value:.2f}x" in said[1]
 
 
+@pytest.mark.parametrize(
+    ("clips", "fact", "best"),
+    [
+        ((False, True), "clipped and not, where a sampler can", "best full noise"),
+        ((False,), "none tried", "best unclipped full noise"),
+        ((True,), "clipped only, where a sampler can", "best clipped full noise"),
+    ],
+)
+def test_the_report_claims_the_best_of_what_was_tried_alone(subject, tmp_path, clips, fact, best):
+    asked = options(parts=("exact",), samplers=("ddim",), clips=clips)
+    table = table_in(tmp_path, subject, asked, drawn_from_one_law)
+    table.measure()
+    found = table.rows()
+    told = table_report(table1.results(table, found, None), found, table.whole.table())
+    assert told.facts["clipping"] == fact
+    (line, *_), (_, block) = headline(found, clips), blocks(found, clips)
+    assert f", {best} (" in line and block.title.endswith(f"against the {best} of any sampler")
+    assert ("clipping" in told.sentences[-1]) == (len(clips) == 2)  # what was chosen
+
+
 def test_options_that_cannot_be():
     for changes, message in (
         ({"parts": ("all",)}, "expected a part of paper, exact, solvers, received 'all'"),
         ({"solvers": ()}, "expected a solver of ddpm, ddim, .*, received none"),
         ({"starts": ("uniform",)}, "expected a kind of start of isotropic, gaussian, mixture, received 'uniform'"),
         ({"evaluations": (1,)}, "at least 2 steps on the paper's grid"),
-        ({"t_start": (0,)}, r"expected start times of at least 1, .* received \(0,\) for isotropic"),
+        ({"t_start": (0,)}, r"expected start times of at least 1, .* received \(0,\) for gaussian"),
         ({"t_start": {"mixture": ()}}, r"expected start times of at least 1, .* received \(\) for mixture"),
-        ({"t_start": {"uniform": (5,)}}, "expected a kind of start of isotropic, .*, received 'uniform'"),
+        ({"t_start": {"uniform": (5,)}}, "received start times of 'uniform', .* of gaussian, mixture, paper"),
+        ({"t_start": {"isotropic": (5,)}}, "received start times of 'isotropic', .* of gaussian, mixture, paper"),
+        ({"t_start": {"paper": (5,)}, "parts": ("exact",)}, "received start times of 'paper', .* of gaussian, mixture"),
+        ({"t_start": {"mixture": (5,)}, "parts": ("paper",)}, "received start times of 'mixture', .* some of paper"),
         ({"clips": ()}, "expected clipping, no clipping, or both, received neither"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -489,7 +549,7 @@ def test_options_that_cannot_be():
 
 pytestmark = pytest.mark.filterwarnings("ignore:the feature covariance of")  # few samples, on purpose
 RUNNER = CliRunner()
-ARGUMENTS = ["experiment", "table1", "mnist", "--samples", "8", "--nfe", "3", "--t-start", "500"]
+ARGUMENTS = ["experiment", "table1", "mnist", "--samples", "8", "--nfe", "3", "--t-start", "paper=500"]
 
 
 @pytest.mark.parametrize(
@@ -497,13 +557,20 @@ ARGUMENTS = ["experiment", "table1", "mnist", "--samples", "8", "--nfe", "3", "-
     [
         ("gaussian=400;mixture=now", "t-start must be whole numbers between commas, received 'now'"),
         ("gaussian=400;gaussian=500", "each kind of start once, received 'gaussian=400;gaussian=500'"),
-        ("uniform=400", "a kind of start of isotropic, gaussian, mixture, received 'uniform'"),
+        ("uniform=400", "received start times of 'uniform', which the parts paper, exact, solvers do not have"),
     ],
 )
 def test_start_times_that_cannot_be_are_told(tmp_path, text, message):
     result = RUNNER.invoke(app, [*ARGUMENTS[:-1], text, "--out", str(tmp_path / "table")])
     assert result.exit_code != 0 and message in " ".join(result.output.split())
     assert not (tmp_path / "table").exists()
+
+
+def test_start_times_without_a_kind_are_of_the_kinds_asked_for(subject):
+    asked = options(t_start=_times("300,500", ("mixture",)), starts=("mixture",), parts=("exact", "paper"))
+    assert {e.planned.cell.t_start for e in entries(asked, subject) if e.part == "exact"} == {None, 300, 500}
+    assert asked.paper_times(1000) == tuple(map(float, paper_pndm.STARTS))
+    assert _times("paper=200,500;mixture=100", ()) == {"paper": (200, 500), "mixture": (100,)}
 
 
 def test_the_command_writes_the_table_and_does_not_measure_twice(tmp_path, monkeypatch):

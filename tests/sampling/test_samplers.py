@@ -10,7 +10,7 @@ from oracle import GaussianData, Network, columns, error, run
 
 from latestart.noise import Noise
 from latestart.sampling.late_start import Run, late_start, start_sample
-from latestart.sampling.samplers import IPNDM, SAMPLERS, make_sampler, sampler_class
+from latestart.sampling.samplers import IPNDM, SAMPLERS, can_clip, clipping, make_sampler, sampler_class
 from latestart.sampling.spacings import CURVED, SPENT
 
 diffusers.utils.logging.set_verbosity_error()
@@ -162,3 +162,15 @@ def test_a_class_for_every_name():
         late_start(diffusers.IPNDMScheduler(), 0.5, 5)
     with pytest.raises(ValueError, match="IPNDM has no setting clip_sample"):
         make_sampler("ipndm", TRAINED, clip_sample=True)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_sampler_that_can_clip_does_so_when_told_and_only_then(name, clip):
+    if clip and not can_clip(name):
+        with pytest.raises(ValueError, match="has no setting clip_sample"):
+            make_sampler(name, TRAINED, **clipping(name, clip))
+        return
+    config = make_sampler(name, TRAINED, **clipping(name, clip)).config
+    clips = config.get("clip_sample", False) or (config.get("thresholding", False) and config["sample_max_value"] == 1)
+    assert bool(clips) == clip

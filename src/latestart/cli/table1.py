@@ -45,8 +45,9 @@ def table1(
     t_start: Annotated[
         str | None,
         typer.Option(
-            help="Where late starts begin, in the scheduler's t: 200,500 for all kinds, or "
-            "gaussian=400,500;mixture=200; default: some for each kind."
+            help="Where late starts begin, in the scheduler's t: 200,500 for all kinds in --starts, or "
+            "gaussian=400,500;mixture=200; default: some for each kind. The part `paper` has the paper's eleven, or "
+            "those of paper=200,500."
         ),
     ] = None,
     clip: Annotated[
@@ -75,7 +76,7 @@ def table1(
         from latestart.experiments import table1 as experiment
         from latestart.experiments.grid import Grid
         from latestart.experiments.published import dataset_of, published
-        from latestart.experiments.table1_cells import LATE, Options
+        from latestart.experiments.table1_cells import Options
         from latestart.files import write_json
         from latestart.processes import processes
         from latestart.report import table1 as report
@@ -93,7 +94,7 @@ def table1(
             _names(samplers),
             _names(solvers),
             _names(starts),
-            _times(t_start, LATE),
+            _times(t_start, _names(starts)),
             {kind: file for kind, file in (("gaussian", gaussian), ("mixture", mixture)) if file is not None},
             grid.clip,
         )
@@ -121,7 +122,7 @@ def table1(
 
 
 def _times(text: str | None, kinds: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Start times by the kind of start: `200,500` for all kinds, or `gaussian=400,500;mixture=200`."""
+    """Start times by the kind of start: `200,500` for all kinds, or `gaussian=400;mixture=200;paper=500`."""
     if text is None:
         return {}
     if "=" not in text:

@@ -51,7 +51,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell: `done` with its figures and the level at which it began, or `failed` with the reason."""
+    """What became of a cell: `done` with its figures and the level at which it began, or else why not.
+
+    `failed` where it was tried, `unavailable` where it cannot be, `left` where the budget ended before it.
+    """
 
     status: str
     reason: str

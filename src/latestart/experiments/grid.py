@@ -21,16 +21,14 @@ and trailing spacing, clipped and unclipped, unless it is told otherwise.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import yaml
 
 from latestart.evaluation.manifold import FEWEST
-from latestart.sampling.samplers import SAMPLERS
+from latestart.sampling.samplers import SAMPLERS, can_clip, clipping
 from latestart.sampling.spacings import SPACINGS, TIMES
 
 FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
@@ -71,11 +69,7 @@ class Cell:
 
     def settings(self) -> dict[str, Any]:
         """What `make_sampler` is to be told of the sampler."""
-        known = signature(getattr(diffusers, SAMPLERS[self.sampler]).__init__).parameters
-        if self.clip and "clip_sample" not in known and "thresholding" in known:
-            return {"spacing": self.spacing, "thresholding": True, "sample_max_value": 1.0}  # which is to clip
-        clips = self.clip or "clip_sample" in known
-        return {"spacing": self.spacing, **({"clip_sample": self.clip} if clips else {})}
+        return {"spacing": self.spacing, **clipping(self.sampler, self.clip)}
 
 
 @dataclass(frozen=True)
@@ -159,12 +153,6 @@ class Grid:
 
     def _clips(self, sampler: str) -> tuple[bool, ...]:
         return self.clip if can_clip(sampler) or False not in self.clip else (False,)
-
-
-def can_clip(sampler: str) -> bool:
-    """Whether a sampler, by its short name, can clip the predicted image at every step."""
-    known = signature(getattr(diffusers, SAMPLERS[sampler]).__init__).parameters
-    return "clip_sample" in known or "thresholding" in known
 
 
 def read_grid(path: str | Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ For each, a deterministic sampler with 3, 5 and 10 evaluations begins at every s
 one seed; the start with the lowest Frechet distance is then measured again with the noise of the next seed, and only
 that is reported: a lowest of many noisy figures is too low, and what is measured anew is not. (The images that the
 flow, the mixture and the others were fitted to are the same in both.) A quality is no quality where it is bought by
-copies: where the best start copies, in that the interval of its share of copies lies above 0.02, the best of those
-that do not is reported beside it.
+copies: where the best start copies in either draw, in that the interval of its share of copies lies above 0.02, the
+best of those that do not is drawn again too, and reported beside it.
 
 The ratios to the Gaussian are of paired bootstrap replicates: sample i has the same white noise in all rows. The noised
 images are drawn from the very images that copies are looked for in, so that none escapes. The floor is what images
@@ -30,7 +30,7 @@ gained beyond the Gaussian is gained at lower levels by what knows of the cluste
 and a small flow, though likelier than the Gaussian by a nat at t = 300, hardly gains.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,12 @@ import torch
 
 from latestart import zoo
 from latestart.data import Images, load_images
-from latestart.evaluation.copying import BAR, CopyingFrom
+from latestart.device import own_device
+from latestart.evaluation.copying import CopyingFrom
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.cells import Outcome, Planned, first_line, plan, read_cell
+from latestart.experiments.cells import Outcome, first_line, plan
 from latestart.experiments.grid import FULL, Cell, Grid
-from latestart.experiments.judge import Figures, fingerprint, over
+from latestart.experiments.judge import Figures, choose, fingerprint, over
 from latestart.experiments.starts import Box, Flow, FlowConfig, NoisedImages, Reshaped, fit_flow, kept, require_zuko
 from latestart.experiments.subjects import SHIPPED, Subject, open_subjects
 from latestart.experiments.sweep import Sweep
@@ -107,6 +108,10 @@ class Point:
     t_start: float
     sigma: float
     figures: Figures
+
+
+Place = tuple[str, int, float]  # kind, evaluations and start
+Pick = tuple[str, int, Point, bool]  # kind, evaluations, the start, and whether it is the best that does not copy
 
 
 @dataclass(frozen=True)
@@ -237,10 +242,13 @@ def compare(
 
     first = measured(list(_grid(model, subject, able)))
     curves = _curves(first)
-    picks = {_cell(model, setting, *pick[:2], pick[2].t_start, setting.seed + 1): pick for pick in _picks(curves)}
-    second = measured(list(picks))
-    again = {cell: outcome.figures for cell, outcome in second.items() if outcome.figures is not None}
-    rows = [_row(pick, curves[pick[:2]], again[cell]) for cell, pick in picks.items() if cell in again]
+    second: dict[Cell, Outcome] = {}
+    again: dict[Place, Figures] = {}
+    while fresh := _drawn_next(model, setting, _picks(curves, again), second):
+        second |= measured(fresh)
+        again = {_place(cell): outcome.figures for cell, outcome in second.items() if outcome.figures is not None}
+    picks = [(pick, (*pick[:2], pick[2].t_start)) for pick in _picks(curves, again)]
+    rows = [_row(pick, curves[pick[:2]], again[place]) for pick, place in picks if place in again]
     failed |= _missing(first) | _missing(second)
     if not rows:
         what, reason = next(iter(failed.items()))
@@ -257,7 +265,8 @@ def _made(known: "_Starts", kinds: tuple[str, ...], tell: Tell) -> tuple[dict[st
     priors, failed = {}, {}
     for kind in kinds:
         try:
-            priors[kind] = known.made(kind)
+            prior, print_ = known.made(kind)
+            priors[kind] = (prior.to(own_device()) if hasattr(prior, "to") else prior), print_
         except Exception as error:  # whatever a fit raises: the other kinds are still worth measuring
             failed[kind] = first_line(error)
             tell(f"failed: {kind}: {failed[kind]}")
@@ -394,13 +403,7 @@ def _measured(
     planned = plan(cells, subjects)
     sweep = Sweep(planned, subjects, out, batch_size, tell=tell)
     sweep.measure(retry=True, progress=progress)
-    return {one.cell: _outcome(sweep, one) for one in planned}
-
-
-def _outcome(sweep: Sweep, planned: Planned) -> Outcome:
-    if planned.steps is None:
-        return Outcome("unavailable", planned.reason)
-    return read_cell(sweep.file(planned), planned)
+    return {one.cell: sweep.outcome(one) for one in planned}
 
 
 def _curves(outcomes: dict[Cell, Outcome]) -> dict[tuple[str, int], list[Point]]:
@@ -425,25 +428,31 @@ def _missing(outcomes: dict[Cell, Outcome]) -> dict[str, str]:
     }
 
 
-def _picks(curves: dict[tuple[str, int], list[Point]]) -> Iterable[tuple[str, int, Point, bool]]:
-    """Kind, evaluations and the best start of each curve; where it copies, also the best of those that do not."""
+def _picks(curves: dict[tuple[str, int], list[Point]], again: Mapping[Place, Figures]) -> Iterator[Pick]:
+    """The best start of each curve; where it copies, also the best of those that do not. See `judge.choose`."""
     for (kind, nfe), curve in curves.items():
-        best = _best(curve)
-        yield kind, nfe, best, False
-        if _copies(best) and (others := [point for point in curve if not _copies(point)]):
-            yield kind, nfe, _best(others), True
+
+        def drawn(point: Point, kind: str = kind, nfe: int = nfe) -> Figures | None:
+            return again.get((kind, nfe, point.t_start))
+
+        choice = choose(curve, lambda point: point.figures, drawn)
+        yield kind, nfe, choice.best, False
+        if choice.clean is not None:
+            yield kind, nfe, choice.clean, True
 
 
-def _best(points: list[Point]) -> Point:
-    return min(points, key=lambda point: point.figures.frechet.value)
+def _drawn_next(model: str, setting: Setting, picks: Iterable[Pick], known: Collection[Cell]) -> list[Cell]:
+    """The cells of the next seed that picks need and that were not drawn yet."""
+    cells = [_cell(model, setting, *pick[:2], pick[2].t_start, setting.seed + 1) for pick in picks]
+    return [cell for cell in cells if cell not in known]
 
 
-def _copies(point: Point) -> bool:
-    copied = point.figures.copied
-    return copied is not None and copied.low > BAR
+def _place(cell: Cell) -> Place:
+    assert cell.t_start is not None
+    return cell.prior, cell.nfe, cell.t_start
 
 
-def _row(pick: tuple[str, int, Point, bool], curve: list[Point], again: Figures) -> Row:
+def _row(pick: Pick, curve: list[Point], again: Figures) -> Row:
     kind, nfe, point, clean = pick
     ends = {curve[0].t_start: "low", curve[-1].t_start: "high"}
     edge = ends.get(point.t_start, "") if len(curve) > 1 and not clean else ""

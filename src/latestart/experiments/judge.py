@@ -10,17 +10,17 @@ processes, and kept in a file that says which extractor and which images it is o
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from latestart import zoo
 from latestart.data import Images, load_images
-from latestart.evaluation.copying import CopyingFrom
+from latestart.evaluation.copying import BAR, CopyingFrom
 from latestart.evaluation.manifold import FEWEST, OverlapWith
 from latestart.evaluation.quality import Estimate, FrechetTo, checked, interval
 from latestart.features import Classifier, ClassifierFeatures, InceptionFeatures
@@ -32,9 +32,11 @@ from latestart.processes import Processes
 
 REAL = 2000  # images that samples are compared with one by one
 LEAST = 0.01  # of a distance, for its replicates
+TINY = 1e-12  # of a distance: no division by nothing
 COMPARED = 5000  # samples so compared: all their distances are held in memory
 BATCH = 1000
 KIND = "feature-statistics"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Figures:
     copied: Estimate | None
     replicates: Tensor
     recall_replicates: Tensor
+
+    @property
+    def copies(self) -> bool:
+        """Whether more of the samples than of new images are copies, beyond chance."""
+        return self.copied is not None and self.copied.low > BAR
 
 
 @dataclass(frozen=True)
@@ -114,13 +121,61 @@ class Judge:
         )
 
 
+@dataclass(frozen=True)
+class Choice(Generic[T]):
+    """What was chosen of a scan.
+
+    Attributes:
+        best: of the lowest distance.
+        clean: where that copies: of the lowest distance of those that do not; None if there are none of these.
+        honest: how many do not copy.
+    """
+
+    best: T
+    clean: T | None
+    honest: int
+
+
+def choose(scan: Sequence[T], first: Callable[[T], Figures], again: Callable[[T], Figures | None]) -> Choice[T]:
+    """The best of a scan by its distance, and the best that does not copy: by one seed, of which some are drawn again.
+
+    What copies in either draw copies. What is chosen may so change once it is drawn again: draw, and choose again,
+    until nothing new is chosen.
+
+    Args:
+        scan: what to choose from, not empty.
+        first: the figures of each with the seed to choose by.
+        again: those with the next seed; None where it was not drawn again.
+    """
+
+    def lowest(some: Sequence[T]) -> T:
+        return min(some, key=lambda one: first(one).frechet.value)
+
+    def copies(one: T) -> bool:
+        later = again(one)
+        return first(one).copies or (later is not None and later.copies)
+
+    best, honest = lowest(scan), [one for one in scan if not copies(one)]
+    return Choice(best, lowest(honest) if honest and copies(best) else None, len(honest))
+
+
 def over(one: Figures, other: Figures) -> Estimate:
-    """The ratio of two Frechet distances, with the interval of paired bootstrap replicates.
+    """The ratio of two Frechet distances, with the interval of paired bootstrap replicates."""
+    return ratio((one.frechet.value, one.replicates), (other.frechet.value, other.replicates))
+
+
+def ratio(above: tuple[float, Tensor], below: tuple[float, Tensor]) -> Estimate:
+    """The ratio of two distances, each with its replicates `(R,)`, and the interval of `ratio_replicates`."""
+    return interval(ratio_replicates(above, below), above[0] / max(below[0], TINY))
+
+
+def ratio_replicates(above: tuple[float, Tensor], below: tuple[float, Tensor]) -> Tensor:
+    """The replicates `(R,)` of the ratio of two distances, each with its paired replicates `(R,)`; all are finite.
 
     A replicate of a distance near to nothing may be negative: none is taken below a hundredth of the distance.
     """
-    above, below = (f.replicates.clamp(min=max(LEAST * f.frechet.value, 1e-12)) for f in (one, other))
-    return interval(above / below, one.frechet.value / max(other.frechet.value, 1e-12))
+    one, other = (replicates.clamp(min=max(LEAST * value, TINY)) for value, replicates in (above, below))
+    return one / other
 
 
 def fingerprint(*parts: Any) -> str:

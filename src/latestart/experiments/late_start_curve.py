@@ -38,9 +38,9 @@ from latestart.experiments import analyze
 from latestart.experiments.analysis import CLOUD
 from latestart.experiments.analysis_task import Settings as Fineness
 from latestart.experiments.analysis_task import prepare
-from latestart.experiments.cells import Outcome, Planned, Progress, plan, read_cell
+from latestart.experiments.cells import Outcome, Planned, Progress, plan
 from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
-from latestart.experiments.judge import Figures, few_samples, fingerprint
+from latestart.experiments.judge import Figures, few_samples, fingerprint, ratio, ratio_replicates
 from latestart.experiments.subjects import SHIPPED, Subject, open_subjects
 from latestart.experiments.sweep import Sweep
 from latestart.features import ClassifierFeatures
@@ -314,7 +314,7 @@ class Curve:
         Raises:
             ValueError: the full run could not be measured.
         """
-        outcomes = [(planned, self._outcome(planned)) for planned in self.sweep.planned]
+        outcomes = [(planned, self.sweep.outcome(planned)) for planned in self.sweep.planned]
         done = [(planned, outcome) for planned, outcome in outcomes if outcome.figures is not None]
         failed = [f"{_place(planned.cell)}: {outcome.reason}" for planned, outcome in outcomes if not outcome.figures]
         if not done or done[0][0] is not self.sweep.planned[0]:
@@ -326,11 +326,6 @@ class Curve:
         judge = self.subject.judge
         floor = judge.floor(self.settings.samples)
         return Result(lines, levels, missing, tuple(failed), self.length, judge.features, self.settings, floor)
-
-    def _outcome(self, planned: Planned) -> Outcome:
-        if planned.steps is None:
-            return Outcome("unavailable", planned.reason)
-        return read_cell(self.sweep.file(planned), planned)
 
 
 def cells_of(settings: Settings, priors: tuple[str, ...], times: int) -> tuple[int, list[Cell]]:
@@ -361,10 +356,10 @@ def line_of(prior: str, measured: list[tuple[Planned, Outcome]], full: Figures) 
     points, relative = [], []
     for planned, outcome in measured:
         assert outcome.figures is not None and planned.cell.t_start is not None
-        ratios = outcome.figures.replicates / full.replicates.clamp(min=torch.finfo(torch.float64).tiny)
-        estimate = interval(ratios, outcome.figures.frechet.value / full.frechet.value)
-        relative.append(ratios)
-        points.append(Point(planned.cell.t_start, planned.cell.nfe, outcome.sigma, outcome.figures, estimate))
+        mine, whole = ((each.frechet.value, each.replicates) for each in (outcome.figures, full))
+        relative.append(ratio_replicates(mine, whole))
+        told = ratio(mine, whole)
+        points.append(Point(planned.cell.t_start, planned.cell.nfe, outcome.sigma, outcome.figures, told))
     t, d = np.array([p.t for p in points]), np.array([p.relative.value for p in points])
     replicates = torch.stack(relative, 1).numpy()
     plateau = _found(t, d, replicates, 1 + WITHIN)

@@ -30,8 +30,9 @@ from scipy import stats
 from latestart import zoo
 from latestart.data import Images, load_images
 from latestart.denoisers.networks import SIDECAR, load_model
+from latestart.device import own_device
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.cells import plan, read_cell
+from latestart.experiments.cells import plan
 from latestart.experiments.grid import Cell
 from latestart.experiments.judge import Figures, Judge, fingerprint, open_features, reference_of, shipped_judge
 from latestart.experiments.starts import kept
@@ -201,7 +202,7 @@ def compare(
     losses = _train_all(data, out, setting, progress)
     subjects = {}
     for network, seed in _runs(setting):
-        model, scheduler = load_model(_folder(out, network, seed))
+        model, scheduler = load_model(_folder(out, network, seed), own_device())
         subjects[f"{network}-{seed}"] = Subject(model, scheduler, weights(model, scheduler), prior, judge)
     pairs = _pairs(subjects, out, setting, tell, progress)
     summaries = [_summary([pair for pair in pairs if pair.nfe == nfe]) for nfe in setting.nfe]
@@ -213,7 +214,8 @@ def _prior(setting: Setting, data: Images, out: Path, tell: Tell) -> tuple[Any, 
         tell(f"fitting the {setting.prior} of {len(data)} images")
         return Gaussian.fit(data) if setting.prior == "gaussian" else Mixture.fit(data)
 
-    return kept(out, setting.prior, fit, load_prior, fingerprint(data.pixels))
+    prior, known = kept(out, setting.prior, fit, load_prior, fingerprint(data.pixels))
+    return prior.to(own_device()), known
 
 
 def _runs(setting: Setting) -> list[tuple[str, int]]:
@@ -252,10 +254,9 @@ def _pairs(
     sweep.measure(retry=True, progress=progress)
     found = {}
     for key, one in zip(cells, planned):
-        outcome = None if one.steps is None else read_cell(sweep.file(one), one)
-        if outcome is None or outcome.figures is None or outcome.sigma is None:
-            reason = one.reason if outcome is None else outcome.reason
-            raise ValueError(f"{key[0]} at {key[2]} evaluations could not be sampled: {reason}")
+        outcome = sweep.outcome(one)
+        if outcome.figures is None or outcome.sigma is None:
+            raise ValueError(f"{key[0]} at {key[2]} evaluations could not be sampled: {outcome.reason}")
         found[key] = (outcome.figures, outcome.sigma)
     return [
         Pair(seed, nfe, found["all", seed, nfe][1], *(found[network, seed, nfe][0] for network in NETWORKS))

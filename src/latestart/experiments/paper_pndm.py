@@ -46,7 +46,7 @@ from torch import Tensor
 from latestart.denoisers.networks import from_diffusers, sample_shape
 from latestart.noise import Noise
 from latestart.sampling.late_start import Prior, of_classes, whole_number
-from latestart.sampling.loop import Counted, Result
+from latestart.sampling.loop import Counted, Result, check_level
 from latestart.sampling.seeds import sample_generator
 
 SAMPLERS = ("ddpm", "ddim", "pndm")
@@ -179,7 +179,8 @@ def draw(
         batch_size: samples evaluated at once.
 
     Raises:
-        ValueError: a sampler, start or number of steps that there is not; a scheduler without betas.
+        ValueError: a sampler, start or number of steps that there is not; a scheduler without betas; a start above the
+            levels that the network was trained on.
         FloatingPointError: the samples hold NaN or infinite values.
     """
     if sampler not in SAMPLERS:
@@ -188,6 +189,8 @@ def draw(
     if noise.kind != "vp":
         raise ValueError(f"the paper's grid is one of whole times: expected betas, received a {noise.kind} process")
     times = paper_grid(int(noise.t_range[1] if t_start is None else t_start), steps)
+    # a late start there begins one time below its name, here at it
+    check_level(model, scheduler, None if t_start is None else times[0] + 1)
     shape, counted, parts = sample_shape(model), Counted(model), []
     for begin in range(0, n, batch_size):
         generators = [sample_generator(seed, i) for i in range(begin, min(begin + batch_size, n))]

@@ -36,10 +36,10 @@ import torch
 
 from latestart.data import Images
 from latestart.evaluation.quality import Estimate, interval
-from latestart.experiments.cells import Outcome, Planned, Progress, plan, read_cell
+from latestart.experiments.cells import Outcome, Planned, Progress, plan
 from latestart.experiments.divergence import kept_divergence, nats_at, require_no_classes
 from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
-from latestart.experiments.judge import LEAST, few_samples
+from latestart.experiments.judge import few_samples, ratio
 from latestart.experiments.subjects import Subject, beside, open_images, open_subjects
 from latestart.experiments.sweep import Sweep
 from latestart.gaussians.mixture import Mixture
@@ -54,7 +54,6 @@ FEWEST = 3  # starts of a curve
 WITHIN = 0.05  # of the best
 OFFSETS = (-100, -50, -25, 25, 50, 100)  # from the best start, in t
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)  # nats
-TINY = 1e-12  # of a distance
 
 Tell = Callable[[str], None]
 
@@ -276,7 +275,8 @@ class Sensitivity:
         return Result(self._curves(), rows, floor, judge.features, self.subject.weights, self.settings)
 
     def _curves(self) -> list[Curve]:
-        known = [(planned, outcome) for planned in self.sweep.planned if (outcome := self._done(planned)) is not None]
+        outcomes = [(planned, self.sweep.outcome(planned)) for planned in self.sweep.planned]
+        known = [(planned, outcome) for planned, outcome in outcomes if outcome.figures is not None]
         places = dict.fromkeys((planned.cell.prior, planned.cell.nfe) for planned in self.sweep.planned)
         curves = []
         for prior, nfe in places:
@@ -284,13 +284,6 @@ class Sensitivity:
             if len(mine) >= FEWEST:
                 curves.append(curve_of(prior, nfe, mine, self._divergence(prior)))
         return curves
-
-    def _done(self, planned: Planned) -> Outcome | None:
-        try:
-            outcome = None if planned.steps is None else read_cell(self.sweep.file(planned), planned)
-        except (FileNotFoundError, ValueError):  # left by the budget; a damaged one was told of by the sweep
-            return None
-        return outcome if outcome is not None and outcome.figures is not None else None
 
     def _divergence(self, prior: str) -> NatsCurve:
         """From its file but for the first time."""
@@ -366,9 +359,8 @@ def curve_of(prior: str, nfe: int, measured: list[tuple[Planned, Outcome]], dive
 def at_start(t: np.ndarray, d: np.ndarray, replicates: np.ndarray, start: float) -> Estimate:
     """The distance at a start, linear between two of the grid, over that of the best, with paired replicates."""
     best = d.argmin()
-    least = np.maximum(replicates[:, best], max(LEAST * d[best], TINY))
-    spread = np.array([np.interp(start, t, row) for row in replicates]) / least
-    return interval(torch.from_numpy(spread), float(np.interp(start, t, d) / max(d[best], TINY)))
+    here = torch.from_numpy(np.array([np.interp(start, t, row) for row in replicates]))
+    return ratio((float(np.interp(start, t, d)), here), (float(d[best]), torch.from_numpy(replicates[:, best])))
 
 
 def start_at(t: np.ndarray, nats: np.ndarray, budget: float) -> float | None:

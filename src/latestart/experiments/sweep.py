@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from latestart.evaluation.quality import Estimate, interval
+from latestart.evaluation.quality import Estimate
 from latestart.experiments.cells import (
     ESTIMATES,
     VERSION,
@@ -40,7 +40,7 @@ from latestart.experiments.cells import (
     write_cell,
 )
 from latestart.experiments.grid import FULL, Cell, Grid
-from latestart.experiments.judge import LEAST, few_samples
+from latestart.experiments.judge import few_samples, ratio
 from latestart.experiments.subjects import Subject, open_subjects
 from latestart.files import replacing
 from latestart.processes import Processes
@@ -54,7 +54,7 @@ COLUMNS = {
     **{"status": TEXT, "reason": TEXT},
     **{name: REAL for figure in FIGURES for name in (figure, f"{figure}_low", f"{figure}_high")},
 }
-TINY = 1e-12  # of a distance: no division by nothing
+WANTING = ("failed", "left")  # what could be measured and is not
 POLL = 0.5  # seconds between two looks for the other processes' cells
 
 Tell = Callable[[str], None]
@@ -87,6 +87,18 @@ class Sweep:
         """Where a cell is kept."""
         return self.out / "cells" / f"{planned.key}.safetensors"
 
+    def outcome(self, planned: Planned) -> Outcome:
+        """What became of a cell, from its file: `done` or `failed`, else `unavailable` or `left`.
+
+        A damaged file counts as none: the cell is told of, and measured again, by `measure`.
+        """
+        if planned.steps is None:
+            return Outcome("unavailable", planned.reason)
+        try:
+            return read_cell(self.file(planned), planned)
+        except (FileNotFoundError, ValueError):
+            return Outcome("left", "beyond the budget")
+
     def measure(self, budget: int | None = None, retry: bool = False, progress: Progress | None = None) -> None:
         """Measure every cell that is missing, in order.
 
@@ -115,7 +127,7 @@ class Sweep:
 
     def table(self) -> list[dict[str, Any]]:
         """The rows of the table, from the files: one for each cell, its columns `COLUMNS`."""
-        outcomes = [self._known(planned) for planned in self.planned]
+        outcomes = [self.outcome(planned) for planned in self.planned]
         rows = [self._row(planned, outcome) for planned, outcome in zip(self.planned, outcomes)]
         add_gains(rows, [None if outcome.figures is None else outcome.figures.replicates for outcome in outcomes])
         return rows
@@ -148,11 +160,6 @@ class Sweep:
         except ValueError as error:
             self.tell(f"{error}: the cell is measured again")
             return None
-
-    def _known(self, planned: Planned) -> Outcome:
-        if planned.steps is None:
-            return Outcome("unavailable", planned.reason)
-        return self._stored(planned) or Outcome("left", "beyond the budget")
 
     def _outcome(self, planned: Planned, meter: Meter) -> Outcome:
         began = time.monotonic()
@@ -222,17 +229,16 @@ def add_gains(rows: list[dict[str, Any]], distances: list[Tensor | None]) -> Non
     """To each row the factor by which its distance is below the best from full noise at the same sampler and NFE.
 
     With the 95% interval of paired bootstrap replicates, in the columns `gain`, `gain_low`, `gain_high`. None where one
-    of these is left, beyond the budget: it may be the best.
+    of these has failed or is left, beyond the budget: it may be the best. One that no sampler can do cannot be.
     """
     for row, mine in zip(rows, distances):
         full = [
             pair for pair in zip(rows, distances) if pair[0]["prior"] == FULL and _setting(pair[0]) == _setting(row)
         ]
         done = [(other, theirs) for other, theirs in full if theirs is not None]
-        if mine is not None and done and all(other["status"] != "left" for other, _ in full):
-            best, replicates = min(done, key=lambda pair: pair[0]["frechet"])
-            value, least = max(row["frechet"], TINY), max(LEAST * row["frechet"], TINY)
-            row |= columns("gain", interval(replicates / mine.clamp(min=least), best["frechet"] / value))
+        if mine is not None and done and not any(other["status"] in WANTING for other, _ in full):
+            best, theirs = min(done, key=lambda pair: pair[0]["frechet"])
+            row |= columns("gain", ratio((best["frechet"], theirs), (row["frechet"], mine)))
 
 
 def _setting(row: dict[str, Any]) -> tuple[Any, ...]:

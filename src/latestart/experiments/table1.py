@@ -25,7 +25,8 @@ unclipped), drawn again as well. So all that a row reports is of one seed, by wh
 noisy distances is too low, and what is drawn again is not. What was chosen from stands in `results.parquet`. A quality
 is no quality where it is bought by copies: where the best late start copies in either draw, in that the interval of its
 share of copies lies above 0.02 (it is 0.01 for new images), the best of those that do not is drawn again too, and
-reported beside it. A row whose full noise is not measured as a whole is left out: it may lack the better of it.
+reported beside it. A row whose full noise is not measured as a whole, since a cell of it has failed or is beyond the
+budget, is left out: it may lack the better of it. What no sampler can do is not lacking.
 
 A sampler that cannot spend the evaluations asked for (Heun spends an odd number) spends one less, and is compared so.
 
@@ -40,13 +41,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from latestart.experiments.cells import Planned, Progress, read_cell
+from latestart.experiments.cells import Planned, Progress
 from latestart.experiments.grid import FULL
 from latestart.experiments.judge import Figures, few_samples
 from latestart.experiments.subjects import open_subjects
-from latestart.experiments.sweep import Sweep
-from latestart.experiments.table1_cells import Entry, Options, again, entries, sample
-from latestart.experiments.table1_rows import Done, Row, rows, winners
+from latestart.experiments.sweep import WANTING, Sweep
+from latestart.experiments.table1_cells import PAPER, Entry, Options, again, entries, sample
+from latestart.experiments.table1_rows import Done, Key, Row, rows, winners
 from latestart.processes import Processes
 
 
@@ -85,25 +86,28 @@ class Table:
 
     def measured(self) -> list[Done]:
         """The cells to choose from that are done, with their figures, from their files."""
-        known = [(entry, self._figures(entry.planned)) for entry in self.entries]
+        known = [(entry, self.sweep.outcome(entry.planned).figures) for entry in self.entries]
         return [(entry, figures) for entry, figures in known if figures is not None]
 
     def drawn(self) -> dict[str, Figures]:
         """The figures of the cells that were drawn again, from their files, by the keys of those that were chosen."""
         planned = {one.key: one for one in self.again.planned}
         known = {entry.planned.key: planned.get(again(entry.planned).key) for entry in self.entries}
-        figures = {key: self._figures(one) for key, one in known.items() if one is not None}
+        figures = {key: self.sweep.outcome(one).figures for key, one in known.items() if one is not None}
         return {key: found for key, found in figures.items() if found is not None}
 
     def rows(self, dataset: str | None = None) -> list[Row]:
         """The rows, with the paper's figures for a data set beside them."""
         return rows(self.measured(), self.drawn(), dataset, self.left())
 
-    def left(self) -> set[tuple[str, str, int]]:
-        """Part, sampler and number of the rows whose full noise is not measured as a whole: those are left out."""
-        full = [entry for entry in self.entries if entry.kind == FULL and entry.planned.steps is not None]
-        missing = [entry for entry in full if not self.sweep.file(entry.planned).is_file()]
-        return {(entry.part, entry.planned.cell.sampler, entry.number) for entry in missing}
+    def left(self) -> dict[Key, list[str]]:
+        """The rows whose full noise is not measured as a whole, which are left out: what its missing cells are."""
+        full = [entry for entry in self.entries if entry.kind == FULL]
+        found: dict[Key, list[str]] = {}
+        for entry, status in ((entry, self.sweep.outcome(entry.planned).status) for entry in full):
+            if status in WANTING:
+                found.setdefault((entry.part, entry.planned.cell.sampler, entry.number), []).append(status)
+        return found
 
     @property
     def whole(self) -> Sweep:
@@ -120,14 +124,6 @@ class Table:
     def _spent(self) -> int:
         known = (one for one in self.whole.planned if one.steps is not None)
         return sum(one.cell.cost for one in known if self.sweep.file(one).is_file())
-
-    def _figures(self, planned: Planned) -> Figures | None:
-        if planned.steps is None:
-            return None
-        try:
-            return read_cell(self.sweep.file(planned), planned).figures
-        except (FileNotFoundError, ValueError):  # left by the budget; a damaged one was told of by the sweep
-            return None
 
     @property
     def features(self) -> str:
@@ -196,7 +192,7 @@ def open_table(
 def results(table: Table, found: list[Row], dataset: str | None) -> dict[str, Any]:
     """All figures, ready for `results.json`."""
     options, subject = table.options, table.sweep.subjects[table.options.model]
-    floor = subject.judge.floor(options.grid.samples)
+    floor, left = subject.judge.floor(options.grid.samples), table.left()
     measured = {entry.planned.key: entry.planned.cell.cost for entry, _ in table.measured()}
     drawn = {key: measured[key] for key in table.drawn()}
     return {
@@ -207,11 +203,13 @@ def results(table: Table, found: list[Row], dataset: str | None) -> dict[str, An
         "seed_chosen_by": options.grid.seed,
         "seed_reported": options.grid.seed + 1,
         "dataset_in_the_paper": dataset,
+        "clips": list(options.clips) if set(options.parts) != {PAPER} else [],
         "cells": len(table.whole.planned),
         "measured": len(measured) + len(drawn),
         "drawn_again": len(drawn),
         "evaluations": sum(measured.values()) + sum(drawn.values()),
         "planned": table.cost,
         "floor": None if floor is None else {"images": floor[0], **asdict(floor[1])},
+        "left_out": [dict(zip(("part", "sampler", "number", "missing"), (*key, by))) for key, by in left.items()],
         "rows": [row.record() for row in found],
     }

@@ -8,7 +8,6 @@ which is the same. PNDM, LMS and iPNDM know neither. On the paper's grid nothing
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from itertools import product
 from typing import Any
 
@@ -19,7 +18,7 @@ from latestart.experiments.cells import Meter, Metered, Outcome, Planned, first_
 from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
 from latestart.experiments.judge import fingerprint
 from latestart.experiments.subjects import Subject
-from latestart.sampling.samplers import SAMPLERS, sampler_class
+from latestart.sampling.samplers import SAMPLERS, can_clip
 from latestart.sampling.spacings import CURVED, SPENT
 
 PARTS = ("paper", "exact", "solvers")
@@ -43,12 +42,14 @@ class Options:
         samplers: of the first two parts, of the paper's.
         solvers: samplers of the third part.
         starts: kinds of late start, of `LATE`.
-        t_start: start times in place of the default ones, in the scheduler's t, by the kind of start.
+        t_start: start times in place of the default ones, in the scheduler's t, by the kind of start; of the first
+            part, whose start times are the paper's own, by `paper`.
         files: of priors, in place of those beside the model, by the kind of start.
         clips: whether the predicted image is clipped, of the last two parts; a sampler that cannot clip does not.
 
     Raises:
-        ValueError: a part, solver or kind of start that there is not, or none of one of them.
+        ValueError: a part, solver or kind of start that there is not, or none of one of them; start times of a kind
+            that is not asked for.
     """
 
     grid: Grid = field(default_factory=Grid)
@@ -73,8 +74,13 @@ class Options:
                 f"expected numbers of evaluations of at least 1 (at least 2 steps on the paper's grid), received "
                 f"{', '.join(map(str, self.evaluations)) or 'none'}"
             )
-        _known("kind of start", (*self.starts, *self.t_start), tuple(LATE))
+        begun = (*(self.starts if set(self.parts) != {PAPER} else ()), *((PAPER,) if PAPER in self.parts else ()))
         for kind, times in self.t_start.items():
+            if kind not in begun:
+                raise ValueError(
+                    f"received start times of {kind!r}, which the parts {', '.join(self.parts)} do not have with these "
+                    f"kinds of start: expected some of {', '.join(begun)} (`{PAPER}` is the paper's own grid)"
+                )
             if min(times, default=0) < 1:
                 raise ValueError(
                     f"expected start times of at least 1, in the scheduler's t, received {times} for {kind}"
@@ -102,9 +108,9 @@ class Options:
         return tuple(float(round(t * top / 1000)) for t in (LATE_SOLVERS if part == "solvers" else LATE)[kind])
 
     def paper_times(self, top: int) -> tuple[float, ...]:
-        """The same for the paper's grid, whose highest time is `top - 1`."""
-        if GAUSSIAN in self.t_start:
-            return tuple(map(float, self.t_start[GAUSSIAN]))
+        """Where the Gaussian late start begins on the paper's grid, whose highest time is `top - 1`."""
+        if PAPER in self.t_start:
+            return tuple(map(float, self.t_start[PAPER]))
         return tuple(float(min(round(t * top / 1000), top - 1)) for t in paper_pndm.STARTS)
 
 
@@ -167,11 +173,6 @@ def again(planned: Planned) -> Planned:
 
 def _key(configuration: dict[str, Any]) -> str:
     return fingerprint(json.dumps(configuration, sort_keys=True))
-
-
-def can_clip(sampler: str) -> bool:
-    """Whether the class of a sampler can clip the predicted image."""
-    return bool({"clip_sample", "thresholding"} & set(signature(sampler_class(sampler).__init__).parameters))  # type: ignore[misc]
 
 
 def _exact(options: Options, subject: Subject) -> Iterator[Entry]:

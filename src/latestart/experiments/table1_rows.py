@@ -5,21 +5,21 @@ means is too low, by 1.6 s for k = 11 independent ones, and the side of a ratio 
 distance that is drawn again owes nothing to the choice. So a row holds distances of cells that were drawn again only.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from latestart.evaluation.copying import BAR
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import FULL, Cell
-from latestart.experiments.judge import Figures, over
+from latestart.experiments.judge import Figures, choose, over
 from latestart.experiments.published import Published, published
 from latestart.experiments.table1_cells import PAPER, Entry, again
 
 BEST = "best"  # of all samplers of the other parts
 Done = tuple[Entry, Figures]
 Drawn = Mapping[str, Figures]  # the figures of cells that were drawn again, by the keys of those that were chosen
-Left = Collection[tuple[str, str, int]]  # part, sampler and number of rows that lack some of their full noise
+Key = tuple[str, str, int]  # part, sampler and number
+Left = Collection[Key]  # of rows that lack some of their full noise
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Best:
     @property
     def copies(self) -> bool:
         """Whether more of its samples than of new images are copies, beyond chance."""
-        return _copies(self.figures)
+        return self.figures.copies
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _comparable(part: str, row: Published | None) -> Published | None:
 
 
 def _groups(measured: list[Done], left: Left) -> list[_Group]:
-    groups: dict[tuple[str, str, int], list[Done]] = {}
+    groups: dict[Key, list[Done]] = {}
     for entry, figures in measured:
         groups.setdefault((entry.part, entry.planned.cell.sampler, entry.number), []).append((entry, figures))
     equal = [(entry, figures) for entry, figures in measured if entry.part != PAPER]
@@ -171,30 +171,17 @@ def _choose(group: _Group, drawn: Drawn) -> _Chosen:
     best, clean = {}, {}
     for kind in dict.fromkeys(entry.kind for entry, _ in group.cells):
         mine = [done for done in group.cells if done[0].kind == kind]
-        others = [done for done in mine if not _ever_copies(done, drawn)]
-        best[kind] = (_lowest(mine), len(mine))
-        if kind != FULL and others and _ever_copies(best[kind][0], drawn):
-            clean[kind] = (_lowest(others), len(others))
+        choice = choose(mine, lambda done: done[1], lambda done: drawn.get(done[0].planned.key))
+        best[kind] = (choice.best, len(mine))
+        if kind != FULL and choice.clean is not None:
+            clean[kind] = (choice.clean, choice.honest)
     plain = [done for done in group.cells if _is_plain(done[0])]
     return _Chosen(best, clean, plain[0] if plain and group.part != BEST else None)
-
-
-def _lowest(cells: Iterable[Done]) -> Done:
-    return min(cells, key=lambda done: done[1].frechet.value)
 
 
 def _is_plain(entry: Entry) -> bool:
     cell = entry.planned.cell
     return entry.kind == FULL and cell.spacing in ("trailing", PAPER) and not cell.clip
-
-
-def _ever_copies(done: Done, drawn: Drawn) -> bool:
-    entry, figures = done
-    return _copies(figures) or _copies(drawn.get(entry.planned.key))
-
-
-def _copies(figures: Figures | None) -> bool:
-    return figures is not None and figures.copied is not None and figures.copied.low > BAR
 
 
 def _row(group: _Group, drawn: Drawn, theirs: Published | None) -> Row:

@@ -1,5 +1,6 @@
 """The paper's table beside ours, as tables and as a picture. Everything is as it was handed over."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +34,16 @@ COLORS = {FULL: "#707070", PLAIN: "#8073ac", GAUSSIAN: "#2166ac", MIXTURE: "#b21
 MARKERS = {FULL: "o", PLAIN: "s", GAUSSIAN: "D", MIXTURE: "^"}
 ENDS = ("value", "low", "high")
 CLEAN = "without copies"
+BEST_FULL = "best full noise"  # of all: unclipped and clipped
+BOTH = (False, True)
 MARKS = ascii_lowercase  # of notes
 TITLES = {
     PAPER: "As the paper did it: steps, on its grid, which ends at t = 0",
     "exact": "On exact grids, at equal network evaluations",
     "solvers": "Other solvers, at equal network evaluations",
-    BEST: "The best late start of any sampler against the best full noise of any sampler",
+    BEST: f"The best late start of any sampler against the {BEST_FULL} of any sampler",
 }
+Clips = Sequence[bool]  # whether the predicted image was clipped: what was tried, of the samplers that can
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,14 @@ class Block:
         return table
 
 
-def blocks(rows: Sequence[Row]) -> list[Block]:
-    """The parts of the table, each a block, in order."""
+def blocks(rows: Sequence[Row], clips: Clips = BOTH) -> list[Block]:
+    """The parts of the table, each a block, in order; `clips` is which clippings were tried."""
     parts = dict.fromkeys(row.part for row in rows)
-    return [_block(part, [row for row in rows if row.part == part]) for part in parts]
+    return [_block(part, [row for row in rows if row.part == part], clips) for part in parts]
 
 
-def _block(part: str, rows: list[Row]) -> Block:
-    return _paper(rows) if part == PAPER else _equal(part, rows)
+def _block(part: str, rows: list[Row], clips: Clips) -> Block:
+    return _paper(rows) if part == PAPER else _equal(part, rows, clips)
 
 
 def _paper(rows: list[Row]) -> Block:
@@ -87,7 +91,7 @@ def _paper(rows: list[Row]) -> Block:
     return Block(TITLES[PAPER], columns, lines, tuple(notes))
 
 
-def _equal(part: str, rows: list[Row]) -> Block:
+def _equal(part: str, rows: list[Row], clips: Clips) -> Block:
     kinds = [kind for kind in KINDS if any(kind in row.best for row in rows)]
     theirs, notes = any(row.published is not None for row in rows), _notes(rows)
     columns = ("sampler", "NFE", *(KINDS[kind] for kind in kinds))
@@ -97,7 +101,7 @@ def _equal(part: str, rows: list[Row]) -> Block:
         ours = (_late(row, kind, part == BEST, gains=True) for kind in kinds)
         beside = (_times(row.paper_ratios.get(GAUSSIAN)), *_published(row, notes, ("ratio",))) if theirs else ()
         lines.append((NAMES.get(row.sampler, row.sampler), _spent(row), *ours, *beside))
-    return Block(TITLES[part], columns, lines, tuple(notes))
+    return Block(TITLES[part].replace(BEST_FULL, _best_full(clips)), columns, lines, tuple(notes))
 
 
 def _notes(rows: list[Row]) -> list[str]:
@@ -182,8 +186,9 @@ def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[st
         cells: all of them, as `Sweep.table` returns them.
     """
     names = ("model", "weights", "samples", "features", "measured", "drawn_again", "evaluations")
-    tables = [block.rich() for block in blocks(rows)]
-    said = [*headline(rows), *not_measured(cells)]
+    clips = facts["clips"]
+    tables = [block.rich() for block in blocks(rows, clips)]
+    said = [*headline(rows, clips), *left_out(facts["left_out"]), *not_measured(cells)]
     floor = facts["floor"] and (facts["floor"]["images"], Estimate(**{name: facts["floor"][name] for name in ENDS}))
     said.insert(0, floor_sentence(floor, facts["samples"]))
     said.append(_method(facts))
@@ -194,13 +199,44 @@ def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[st
         )
     pictures = ["table1.png"] if rows else []
     kept = {name.replace("_", " "): facts[name] for name in names}
+    kept["clipping"] = clipping(clips)
     kept["seed"] = f"{facts['seed_chosen_by']} to choose, {facts['seed_reported']} for the figures"
     return Report(f"The paper's table: {facts['model']}", kept, tables, said, pictures)
 
 
+def clipping(clips: Clips) -> str:
+    """Which clippings were tried, in words; the paper's grid has none."""
+    if set(clips) == set(BOTH):
+        return "clipped and not, where a sampler can"
+    return "clipped only, where a sampler can" if True in clips else "none tried"
+
+
+def _best_full(clips: Clips) -> str:
+    """What a late start is held against: the best of all only where both clippings were tried."""
+    if set(clips) == set(BOTH):
+        return BEST_FULL
+    return BEST_FULL.replace("full", "clipped full" if True in clips else "unclipped full")
+
+
+def left_out(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A line for the rows that are left out, as `results` has them, and for the best of all at the same numbers."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for row in found:
+        many = Counter(row["missing"])
+        lacking = " and ".join(f"{many[status]} {status}" for status in sorted(many))
+        name = NAMES.get(row["sampler"], row["sampler"])
+        places.setdefault((row["part"], name), []).append(f"{row['number']} ({lacking})")
+    if places:
+        told = "; ".join(f"{part}: {name} at {', '.join(numbers)}" for (part, name), numbers in places.items())
+        yield f"left out, since full noise was not measured as a whole and what is missing may be the best: {told}"
+    if numbers := sorted({row["number"] for row in found if row["part"] != PAPER}):
+        yield f"left out for the same reason: {NAMES[BEST]} at {', '.join(map(str, numbers))}"
+
+
 def _method(facts: dict[str, Any]) -> str:
+    clipped = ", clipping" if set(facts["clips"]) == set(BOTH) else ""
     return (
-        f"start, spacing, clipping and the best sampler were chosen by the lowest distance with seed "
+        f"start, spacing{clipped} and the best sampler were chosen by the lowest distance with seed "
         f"{facts['seed_chosen_by']}, for full noise and each late start alike; every figure, on both sides of a ratio, "
         f"is of what was chosen, drawn again with seed {facts['seed_reported']}, by which nothing was chosen"
     )
@@ -303,22 +339,22 @@ def _ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def headline(rows: Sequence[Row]) -> Iterator[str]:
+def headline(rows: Sequence[Row], clips: Clips = BOTH) -> Iterator[str]:
     """A line for each number: the best late start over the best full noise, by kind of start; and without copies."""
     for row in rows:
         if row.part != BEST or FULL not in row.best:
             continue
         for kind, found in row.ratios.items():
-            yield _gained(row, KINDS[kind], row.best[kind], found)
+            yield _gained(row, KINDS[kind], row.best[kind], found, clips)
             if kind in row.clean_ratios:
-                yield _gained(row, f"{KINDS[kind]}, {CLEAN}", row.clean[kind], row.clean_ratios[kind])
+                yield _gained(row, f"{KINDS[kind]}, {CLEAN}", row.clean[kind], row.clean_ratios[kind], clips)
 
 
-def _gained(row: Row, what: str, late: Best, found: Estimate) -> str:
+def _gained(row: Row, what: str, late: Best, found: Estimate, clips: Clips) -> str:
     full, copied = row.best[FULL], late.figures.copied
     return (
         f"NFE {row.number}: {what} ({NAMES.get(late.cell.sampler, late.cell.sampler)}) {_number(late.frechet.value)}, "
-        f"best full noise ({NAMES.get(full.cell.sampler, full.cell.sampler)}) {_number(full.frechet.value)}: "
+        f"{_best_full(clips)} ({NAMES.get(full.cell.sampler, full.cell.sampler)}) {_number(full.frechet.value)}: "
         f"{found.value:.2f}x [{found.low:.2f}, {found.high:.2f}]; "
         f"recall {_both(late.figures.recall, full.figures.recall)}"
         + ("" if copied is None else f"; copied {_interval(copied)}")

@@ -62,6 +62,29 @@ def sampler_class(name: str) -> type:
     return IPNDM if name == "ipndm" else getattr(diffusers, SAMPLERS[name])
 
 
+def can_clip(name: str) -> bool:
+    """Whether the class of the sampler called `name` can clip the predicted image to [-1, 1] at every step."""
+    return any(setting in _settings(sampler_class(name)) for setting in ("clip_sample", "thresholding"))
+
+
+def clipping(name: str, clip: bool) -> dict[str, Any]:
+    """What `make_sampler` is to be told so that the sampler called `name` clips the predicted image, or does not.
+
+    A dynamic threshold of no more than 1 is to clip, for the classes that know no other way. One that cannot clip at
+    all is told to by a setting that it does not have, and so refused by `make_sampler`.
+    """
+    known = _settings(sampler_class(name))
+    if "clip_sample" in known:
+        return {"clip_sample": clip}
+    if not clip:
+        return {}
+    return {"thresholding": True, "sample_max_value": 1.0} if "thresholding" in known else {"clip_sample": True}
+
+
+def _settings(kind: Any) -> Any:
+    return inspect.signature(kind.__init__).parameters
+
+
 def make_sampler(name: str, trained: Any, spacing: str | None = None, **changes: Any) -> Any:
     """The diffusers scheduler called `name`, over the levels of the scheduler `trained`.
 
@@ -75,7 +98,7 @@ def make_sampler(name: str, trained: Any, spacing: str | None = None, **changes:
         ValueError: a name is not known, or the class has no such setting.
     """
     kind: Any = sampler_class(name)
-    parameters = inspect.signature(kind.__init__).parameters
+    parameters = _settings(kind)
     if spacing is not None:
         kind, settings = spaced(kind, spacing)
         changes = {**settings, **changes}
