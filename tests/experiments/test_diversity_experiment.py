@@ -15,6 +15,7 @@ from latestart.cli.diversity import diversity
 from latestart.evaluation.diversity import chance
 from latestart.experiments import diversity as experiment
 from latestart.experiments import diversity_ways, readers
+from latestart.experiments.cells import Meter, measured
 from latestart.experiments.diversity_data import drawn_with
 from latestart.experiments.diversity_records import Way
 from latestart.experiments.faces import SHARES, drawn
@@ -22,6 +23,7 @@ from latestart.experiments.grid import Cell
 from latestart.experiments.judge import Judge, Reference
 from latestart.experiments.subjects import Subject
 from latestart.features import Classifier
+from latestart.files import load_tensors, save_tensors
 from latestart.gaussians.basis import Dense
 from latestart.report import diversity as report
 from latestart.report.record import markdown_table
@@ -161,6 +163,56 @@ def test_a_way_that_fails_is_told_and_the_others_go_on(opened, subject, tmp_path
     assert not any(way.cell.sampler == "ddpm" for way in result.ways)
 
 
+def test_a_start_that_cannot_be_chosen_is_told_and_the_others_go_on(opened, tmp_path):
+    told = []
+    found = experiment.Experiment(_settings(samples=20, priors=("isotropic", "gaussian")), tmp_path, told.append)
+    found.measure()
+    result = found.result()
+    (line,) = result.failed
+    assert "late from isotropic: no start could be chosen" in line and "give --t-start" in line
+    assert f"failed: {line}" in told and result.record()["not_measured"] == [line]
+    assert {way.cell.prior for way in result.shown} == {"none", "gaussian"}
+
+
+def test_ways_that_cannot_spend_the_evaluations_are_told(opened, tmp_path):
+    """Heun's method spends an odd number of evaluations."""
+    settings = _settings(samplers=("ddim", "heun"), samples=20, starts=(400,), reference=0)
+    result = _measured(settings, tmp_path / "two")
+    assert {way.cell.sampler for way in result.ways} == {"ddim"}
+    assert len(result.failed) == len(result.ways) == 6
+    assert all("heun cannot spend 4 evaluations" in line for line in result.failed)
+    assert any("heun, NFE 4, gaussian at t = 400" in line for line in result.failed)
+    assert result.record()["not_measured"] == list(result.failed)
+    said = report.diversity_report(result).sentences
+    assert [line for line in said if line.startswith("not measured: ")] == [f"not measured: {e}" for e in result.failed]
+    with pytest.raises(
+        ValueError, match=r"no way to measure, the first being exact, heun.* cannot spend 4 evaluations"
+    ):
+        experiment.Experiment(_settings(samplers=("heun",), samples=20, starts=(400,)), tmp_path / "one")
+
+
+def test_precision_and_copies_are_those_of_the_judge(opened, subject, tmp_path):
+    """What was kept before copies were counted stays, without them, and is told."""
+    settings = _settings(samples=60, starts=(400,), reference=0)
+    first = experiment.Experiment(settings, tmp_path)
+    first.measure()
+    result = first.result()
+    for way, planned in zip(result.ways, first.planned):
+        figures = measured(subject, planned, 64, Meter(0, None)).figures
+        assert way.precision.value == figures.precision.value and way.copied == figures.copied
+        assert way.record()["copied"]["value"] == figures.copied.value
+    file = first._file(first.planned[0])
+    tensors, metadata = load_tensors(file, experiment.CELL)
+    tensors.pop("copied")
+    save_tensors(file, experiment.CELL, tensors, metadata)
+    told, spent = [], []
+    again = experiment.Experiment(settings, tmp_path, told.append)
+    again.measure(lambda *args: spent.append(args))
+    way = again.result().ways[0]
+    assert spent == [] and way.copied is None and way.precision == result.ways[0].precision
+    assert any("copies were not counted in" in line and file.name in line for line in told)
+
+
 def test_the_exact_attributes_of_the_data_stand_beside_those_read(opened, tmp_path):
     random = np.random.default_rng(0)
     shade = (random.random(500) > 0.8).astype(int)
@@ -208,6 +260,14 @@ def test_generated_faces_are_held_against_the_shares_that_they_are_drawn_with(op
     assert written["shares"]["glasses"]["data"] == pytest.approx({"value": q, "low": q, "high": q})
     lines = markdown_table(report.divergence_table(result, "glasses"))
     assert "KL to exact" in lines and f"{way.exact['glasses'].kl.value:.3f} [" in lines
+    (gain,), (full, late) = result.gains, (way.exact["glasses"].kl for way in result.shown)
+    assert gain.exact.value == pytest.approx(full.value / late.value) != pytest.approx(gain.factor.value)
+    assert gain.apart_exact == (late.high < full.low)
+    (kept,) = result.record()["gains"]
+    assert kept["exact"]["value"] == gain.exact.value and kept["apart_exact"] == gain.apart_exact
+    row = next(line for line in lines.splitlines() if f"| {report.name_of(result.shown[1])} |" in line)
+    assert row.index(f"{gain.factor.value:.2f} [") < row.index(f"{late.value:.3f} [")
+    assert f"{gain.exact.value:.2f} [" in row[row.index(f"{late.value:.3f} [") :]
     shares = markdown_table(report.shares_table(result, "glasses"))
     assert "| exact, with which faces are drawn | 70.0 | 30.0 |" in shares
     one = way.diversity.attributes["glasses"].samples[1]
@@ -233,7 +293,8 @@ def test_tables_give_every_figure_with_its_interval(opened, tmp_path):
         return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
     ways = markdown_table(report.ways_table(result))
-    for figure in (late.diversity.recall, late.diversity.coverage):
+    assert late.copied is not None and len({late.precision, late.copied, late.diversity.recall}) == 3
+    for figure in (late.precision, late.copied, late.diversity.recall, late.diversity.coverage):
         assert told(figure) in ways
     for figure in (late.frechet, late.diversity.vendi, late.diversity.vendi_data):
         assert told(figure, ".1f") in ways
@@ -331,5 +392,5 @@ def test_the_command_names_a_mistake(tmp_path):
 
 def test_a_way_is_named_by_what_it_is():
     cell = Cell("m", "ddim", 5, "gaussian", 500.0, "trailing", True, 10, 0)
-    way = Way(cell, 5, None, None, {}, {}, torch.empty(0))
+    way = Way(cell, 5, None, None, None, None, {}, {}, torch.empty(0))
     assert report.name_of(way) == "DDIM, NFE 5, late from the Gaussian at t = 500, clipped"

@@ -2,8 +2,9 @@
 
 DDIM and PNDM at 5 network evaluations, from full noise and from a late start, and DDPM in 1,000 steps (200 where only a
 processor is at hand); of each the share of every value of every attribute against the data's, with the entropy, the
-KL divergence and the total variation (`evaluation/diversity.py`), recall, coverage, the Vendi score, and the Frechet
-distance beside. White noise and seeds are the same everywhere, so ratios of two ways are paired.
+KL divergence and the total variation (`evaluation/diversity.py`), precision, recall, coverage, the Vendi score, the
+share of copies, and the Frechet distance beside. White noise and seeds are the same everywhere, so ratios of two ways
+are paired.
 
 Full noise is the best, by the Frechet distance, of leading and trailing spacing, clipped and unclipped; a late start
 the best of clipped and unclipped from the start that `choose_start` names, or of several starts given. What is best is
@@ -19,8 +20,8 @@ than 90% sure is told beside that of the data. Where the data's attributes are k
 divergence from the exact shares stands beside that from the shares read.
 
 Each way is kept the moment that it is sampled, as what the classifier and the features say of its images: all figures
-are made of that anew at every call, and a call that finds all ways kept samples none. Several processes (`torchrun`)
-share the ways by their cost.
+are made of that anew at every call, save the share of copies, for which all pixels are needed. A call that finds all
+ways kept samples none. Several processes (`torchrun`) share the ways by their cost.
 
 Expected on the shipped MNIST model with 150 samples: by a reader that noise does not mislead, neither DDIM nor PNDM at
 5 evaluations is further from the data's digits than as many images of the data, late start or not: so many samples
@@ -31,7 +32,7 @@ away. Its recall rises from 0.2 to 0.8 with the late start, and of that too the 
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,11 +59,16 @@ Tell = Callable[[str], None]
 
 
 class Readings(NamedTuple):
-    """What a way's images are kept as: features `(N, F)`, what the reader said by attribute, and the first 16."""
+    """What a way's images are kept as.
+
+    Features `(N, F)`, what the reader said by attribute, the first 16, and the share of copies: None where there is
+    nothing to tell copies by, and in what was kept before copies were counted.
+    """
 
     features: Tensor
     classes: dict[str, Tensor]
     images: Tensor
+    copied: Estimate | None
 
 
 @dataclass
@@ -93,8 +99,10 @@ class Experiment:
         if (warning := few_samples(grid.samples, self.subject.judge)) is not None:
             self.tell(warning)
         self.data = open_data(self.subject.judge, self.settings.images, self.reader)
-        self.choices = self.run.firsts(lambda: chosen(self.settings, self.subject, self.out / "starts", self.tell))
-        self.planned = planned_ways(self.settings, self.subject, self.choices)
+        starts = self.out / "starts"
+        self.choices, refused = self.run.firsts(lambda: chosen(self.settings, self.subject, starts, self.tell))
+        self.planned, unable = planned_ways(self.settings, self.subject, self.choices)
+        self.failed = refused | unable
 
     @property
     def cost(self) -> int:
@@ -133,6 +141,7 @@ class Experiment:
         found = [(planned, self._readings(planned)) for planned in self.planned]
         if all(readings is None for _, readings in found):
             raise ValueError(f"no way could be sampled: {next(iter(self.failed.values()), 'none was measured')}")
+        self._tell_of_copies([planned for planned, one in found if one is not None and one.copied is None])
         read = read_all(self.reader, self.data.images)
         variety = vendi(judge.reference.real[:samples], seed=seed)
         ways = tuple(self._way(planned, one, read, variety) for planned, one in found if one is not None)
@@ -165,13 +174,16 @@ class Experiment:
         readings: Any = outcome.figures
         tensors = {"features": readings.features, "images": readings.images}
         tensors |= {f"classes.{name}": said for name, said in readings.classes.items()}
+        if readings.copied is not None:
+            tensors["copied"] = torch.tensor(tuple(asdict(readings.copied).values()), dtype=torch.float64)
         seconds = round(time.monotonic() - began, 3)
         metadata = {"configuration": self._configuration(planned), "sigma": outcome.sigma, "seconds": seconds}
         save_tensors(self._file(planned), CELL, tensors, metadata)
 
     def _read(self, images: Tensor) -> Readings:
-        features = self.subject.judge.extract(checked(images))
-        return Readings(features, self.reader(images), to_pixels(images[:SHOWN]))
+        judge = self.subject.judge
+        copied = None if judge.copying is None else judge.copying(images).copied
+        return Readings(judge.extract(checked(images)), self.reader(images), to_pixels(images[:SHOWN]), copied)
 
     def _readings(self, planned: Planned) -> Readings | None:
         """What is kept of a way; None where there is nothing, or nothing sound."""
@@ -180,12 +192,19 @@ class Experiment:
             if metadata.get("configuration") != self._configuration(planned):
                 raise ValueError(f"{self._file(planned)} holds another way than {describe(planned.cell)}")
             classes = {name: tensors[f"classes.{name}"] for name in self.reader.values}
-            return Readings(tensors["features"], classes, tensors["images"])
+            copied = Estimate(*tensors["copied"].tolist()) if "copied" in tensors else None
+            return Readings(tensors["features"], classes, tensors["images"], copied)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             self.tell(f"{error}: the way is sampled again")
             return None
+
+    def _tell_of_copies(self, without: list[Planned]) -> None:
+        """Tell of ways kept before copies were counted: to sample them again is dear, and so waits to be asked for."""
+        if self.subject.judge.copying is not None and without:
+            files = ", ".join(str(self._file(planned)) for planned in without)
+            self.tell(f"copies were not counted in {files}: delete what is to be sampled and counted again")
 
     def _way(self, planned: Planned, readings: Readings, read: dict[str, Tensor], variety: Estimate) -> Way:
         judge, features, seed = self.subject.judge, readings.features, self.settings.seed
@@ -203,6 +222,8 @@ class Experiment:
             cell=planned.cell,
             steps=planned.steps,
             frechet=interval(judge.frechet.replicates(features, seed=seed), judge.frechet(features)),
+            precision=overlap.precision,
+            copied=readings.copied,
             diversity=Diversity(against_read, score, variety, overlap.recall, overlap.coverage),
             exact=against_exact,
             doubtful=doubtful(readings.classes),

@@ -20,6 +20,8 @@ class Way:
         cell: sampler, prior, start, spacing, clipping.
         steps: of the sampler.
         frechet: of its features to the whole data set's.
+        precision: the share of its samples that lie among the data.
+        copied: the share of its samples that copy; None where that is not known.
         diversity: attributes against those read of the data, Vendi score, recall and coverage.
         exact: attributes against the exact shares, where these are known.
         doubtful: by attribute, the share of samples of which the reader is less than 90% sure; none for a reader that
@@ -30,6 +32,8 @@ class Way:
     cell: Cell
     steps: int
     frechet: Estimate
+    precision: Estimate
+    copied: Estimate | None
     diversity: Diversity
     exact: dict[str, Attribute]
     doubtful: dict[str, float]
@@ -38,7 +42,8 @@ class Way:
     def record(self) -> dict[str, Any]:
         """All figures, for JSON."""
         exact = {name: one.record() for name, one in self.exact.items()}
-        beside = {"steps": self.steps, "frechet": asdict(self.frechet), "doubtful": self.doubtful}
+        beside = {"steps": self.steps, "doubtful": self.doubtful}
+        beside |= {name: (one := getattr(self, name)) and asdict(one) for name in ("frechet", "precision", "copied")}
         return {**asdict(self.cell), **beside, **self.diversity.record(), "against_exact_shares": exact}
 
 
@@ -46,7 +51,8 @@ class Way:
 class Gain:
     """How many times smaller a divergence a late start has than full noise with the same sampler, for one attribute.
 
-    `apart` says whether the intervals of the two divergences do not overlap.
+    `apart` says whether the intervals of the two divergences do not overlap. `factor` and `apart` are of the shares
+    read of the data; `exact` and `apart_exact` of the exact ones, None where these are not known.
     """
 
     sampler: str
@@ -54,6 +60,13 @@ class Gain:
     attribute: str
     factor: Estimate
     apart: bool
+    exact: Estimate | None = None
+    apart_exact: bool | None = None
+
+    def record(self) -> dict[str, Any]:
+        """All figures, for JSON; what is infinite is None."""
+        ends = {name: (one := getattr(self, name)) and _finite(one) for name in ("factor", "exact")}
+        return {**asdict(self), **ends}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +110,7 @@ class Result:
         data: the images that attributes were read of.
         scores: of the reader, on held-out images by attribute, where these are known.
         choices: the starts that were chosen, and why.
-        failed: ways that could not be measured, and why.
+        failed: ways that were not measured, and why.
         features, classifier: what was read with.
         floor: how many images the model has not seen, and their Frechet distance; None without such.
         settings: what was asked for.
@@ -125,10 +138,10 @@ class Result:
             "scores": {name: score.record() for name, score in self.scores.items()},
             **self.data.record(),
             "choices": list(self.choices),
-            "failed": list(self.failed),
+            "not_measured": list(self.failed),
             "shown": [self.ways.index(way) for way in self.shown],
             "ways": [way.record() for way in self.ways],
-            "gains": [{**asdict(gain), "factor": _finite(gain.factor)} for gain in self.gains],
+            "gains": [gain.record() for gain in self.gains],
         }
 
 
@@ -144,12 +157,22 @@ def gains_of(shown: tuple[Way, ...]) -> list[Gain]:
     """Every late start that is shown against full noise with the same sampler, for every attribute."""
     full = {(way.cell.sampler, way.cell.nfe): way for way in shown if way.cell.prior == FULL}
     return [
-        Gain(late.cell.sampler, late.cell.prior, name, ratio(theirs, mine), mine.kl.high < theirs.kl.low)
+        Gain(
+            late.cell.sampler,
+            late.cell.prior,
+            name,
+            *_gained(base.diversity.attributes[name], mine),
+            *(_gained(base.exact[name], late.exact[name]) if name in late.exact else ()),
+        )
         for late in shown
         if late.cell.prior != FULL and (base := full.get((late.cell.sampler, late.cell.nfe))) is not None
         for name, mine in late.diversity.attributes.items()
-        for theirs in (base.diversity.attributes[name],)
     ]
+
+
+def _gained(full: Attribute, late: Attribute) -> tuple[Estimate, bool]:
+    """How many times smaller the divergence of the late start is, and whether their intervals do not overlap."""
+    return ratio(full, late), late.kl.high < full.kl.low
 
 
 def _finite(estimate: Estimate) -> dict[str, float | None]:

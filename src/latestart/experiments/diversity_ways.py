@@ -5,7 +5,8 @@
                   for that sampler and prior, chosen once and kept in starts/
     reference     DDPM in many steps from full noise
 
-All but the reference are at equal network evaluations.
+All but the reference are at equal network evaluations. A way for which no start can be chosen, or at which the sampler
+cannot spend the evaluations, is left out and told with the reason.
 """
 
 import json
@@ -17,13 +18,13 @@ from typing import Any
 
 import torch
 
-from latestart.experiments.cells import Planned, plan
-from latestart.experiments.grid import FULL, Cell, Grid, can_clip
+from latestart.experiments.cells import Planned, describe, first_line, plan
+from latestart.experiments.grid import FULL, Cell, Grid
 from latestart.experiments.judge import fingerprint
 from latestart.experiments.subjects import Subject
 from latestart.files import read_json, write_json
 from latestart.sampling.choose import choose_start
-from latestart.sampling.samplers import make_sampler
+from latestart.sampling.samplers import can_clip, make_sampler
 from latestart.sampling.spacings import TIMES
 
 NFE, REFERENCE = 5, "ddpm"
@@ -94,13 +95,18 @@ class Settings:
         )
 
 
-def planned_ways(settings: Settings, subject: Subject, choices: list[dict[str, Any]]) -> list[Planned]:
-    """The ways with their steps, those left out that have none; each once.
+def planned_ways(
+    settings: Settings, subject: Subject, choices: list[dict[str, Any]]
+) -> tuple[list[Planned], dict[str, str]]:
+    """The ways with their steps, each once; and those that have none, with the reason.
 
     Args:
         settings: what is measured.
         subject: the model.
         choices: the starts of `chosen`, where none are given.
+
+    Raises:
+        ValueError: no fast way has any steps.
     """
     starts: dict[tuple[str, str], tuple[float, ...]] = {
         (one["sampler"], one["prior"]): (one["t_start"],) for one in choices
@@ -108,19 +114,48 @@ def planned_ways(settings: Settings, subject: Subject, choices: list[dict[str, A
     cells = [cell for sampler in settings.samplers for cell in _of(settings, sampler, starts)]
     if settings.length:
         cells.append(_cell(settings, REFERENCE, settings.length))
-    return [one for one in plan(dict.fromkeys(cells), {settings.model: subject}) if one.steps is not None]
+    planned = plan(dict.fromkeys(cells), {settings.model: subject})
+    able, unable = [], {}
+    for one in planned:
+        if one.steps is None:
+            unable[describe(one.cell)] = one.reason
+        else:
+            able.append(one)
+    if not any(one.cell.nfe == settings.nfe for one in able):
+        raise ValueError(f"there is no way to measure, {_first(unable)}")
+    return able, unable
 
 
-def chosen(settings: Settings, subject: Subject, folder: Path, tell: Tell) -> list[dict[str, Any]]:
+def chosen(
+    settings: Settings, subject: Subject, folder: Path, tell: Tell
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The start of every sampler and prior, each chosen once and kept in a folder; none where starts are given.
 
+    Returns:
+        The starts that could be chosen, and why others could not.
+
     Raises:
-        ValueError: a prior that no start can be chosen for, or a sampler that cannot spend the evaluations.
+        ValueError: none could.
     """
+    choices: list[dict[str, Any]] = []
+    refused: dict[str, str] = {}
     if settings.starts:
-        return []
-    pairs = product(settings.samplers, dict.fromkeys(settings.priors))
-    return [_choice(settings, subject, folder, tell, sampler, prior) for sampler, prior in pairs]
+        return choices, refused
+    for sampler, prior in product(settings.samplers, dict.fromkeys(settings.priors)):
+        what = f"{settings.model}, {sampler}, NFE {settings.nfe}, late from {prior}"
+        try:
+            choices.append(_choice(settings, subject, folder, tell, sampler, prior))
+        except Exception as error:  # whatever a sampler or a criterion raises: the others are still worth measuring
+            refused[what] = f"no start could be chosen: {first_line(error)}"
+            tell(f"failed: {what}: {refused[what]}")
+    if not choices:
+        raise ValueError(f"there is no late start to measure, {_first(refused)}")
+    return choices, refused
+
+
+def _first(reasons: dict[str, str]) -> str:
+    what, reason = next(iter(reasons.items()))
+    return f"the first being {what}: {reason}"
 
 
 def _of(settings: Settings, sampler: str, starts: dict[tuple[str, str], tuple[float, ...]]) -> list[Cell]:
@@ -133,7 +168,7 @@ def _of(settings: Settings, sampler: str, starts: dict[tuple[str, str], tuple[fl
     late = [
         _cell(settings, sampler, settings.nfe, prior, start, clip=clip)
         for prior in dict.fromkeys(settings.priors)
-        for start, clip in product(settings.starts or starts[sampler, prior], clips)
+        for start, clip in product(settings.starts or starts.get((sampler, prior), ()), clips)
     ]
     return full + late
 

@@ -1,6 +1,6 @@
 """The diversity of ways to sample: the chart of shares, samples, and the tables. Drawn as handed over.
 
-ways                        a row for each: distance, recall, coverage, Vendi score
+ways                        a row for each: distance, precision, recall, coverage, copies, Vendi score
 for each attribute          the divergence of its shares from the data's and from the exact ones; and the shares
 """
 
@@ -18,6 +18,7 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from latestart.evaluation.copying import BAR
 from latestart.evaluation.diversity import Attribute
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.diversity_records import Gain, Result, Way
@@ -39,7 +40,7 @@ WIDTH = 0.84  # of the bars of one value together
 
 
 def diversity(path: str | Path, result: Result) -> None:
-    """Shares of each attribute's values by way, over the data's; divergence, recall and coverage, Vendi score below."""
+    """Shares of each attribute's values by way, over the data's; divergence, overlap and Vendi score below."""
     attributes = result.shown[0].diversity.attributes
     colors = _colors(result.shown)
     widths = [len(one.values) + 0.6 for one in attributes.values()]
@@ -51,7 +52,7 @@ def diversity(path: str | Path, result: Result) -> None:
         _shares(axis, [way.diversity.attributes[name] for way in result.shown], colors)
         axis.set_title(name.replace("_", " "))
     shares[0].set_ylabel("share of the images")
-    axes = below.subplots(1, 3, width_ratios=(1 + 0.45 * len(attributes), 1.3, 0.8))
+    axes = below.subplots(1, 3, width_ratios=(1 + 0.45 * len(attributes), 1.8, 0.8))
     _divergence(axes[0], result, colors)
     _overlap(axes[1], result, colors)
     _vendi(axes[2], result, colors)
@@ -129,10 +130,10 @@ def _divergence(axis: Axes, result: Result, colors: list[str]) -> None:
 
 def _overlap(axis: Axes, result: Result, colors: list[str]) -> None:
     for place, (way, color) in enumerate(zip(result.shown, colors)):
-        values = [getattr(way.diversity, name) for name in ("recall", "coverage")]
-        _bars(axis, np.arange(2), values, place, len(colors), color)
-    axis.set_xticks(range(2), ["recall", "coverage"])
-    axis.set(title="How much of the data is met", ylabel="share of the data", ylim=(0, 1))
+        values: list[Any] = [way.precision, way.diversity.recall, way.diversity.coverage]
+        _bars(axis, np.arange(3), values, place, len(colors), color)
+    axis.set_xticks(range(3), ["precision\n(of the samples)", "recall\n(of the data)", "coverage\n(of the data)"])
+    axis.set(title="Samples among the data, and data among the samples", ylabel="share", ylim=(0, 1))
 
 
 def _vendi(axis: Axes, result: Result, colors: list[str]) -> None:
@@ -193,7 +194,7 @@ def _prior(name: str) -> str:
 
 
 def diversity_report(result: Result) -> Report:
-    """All tables, the floor, how far the reader can be relied on, and ways that could not be measured."""
+    """All tables, the floor, how far the reader can be relied on, and ways that were not measured."""
     settings = result.settings
     facts = {"model": Path(settings.model).name, "samples": settings.samples, "seed": settings.seed}
     facts |= {"features": result.features, "classifier": result.classifier}
@@ -214,17 +215,20 @@ def tables(result: Result) -> Iterator[Table]:
 def ways_table(result: Result) -> Table:
     """A row for each way that is shown: what is of no single attribute."""
     table = _table(
-        "How good the samples are, how much of the data they meet, and how many differ, with 95% intervals",
+        "How good the samples are, how much of the data they meet, how many copy or differ, with 95% intervals",
         f"{result.settings.samples:,} samples of each way, seed {result.settings.seed}; features {result.features}; "
-        "Vendi: how many different images",
-        ("Frechet", "recall", "coverage", "Vendi"),
+        f"copied: the share of copies, 0.01 of new images, * where its interval lies above {BAR:g}; Vendi: how many "
+        "different images",
+        ("Frechet", "precision", "recall", "coverage", "copied", "Vendi"),
     )
     for way in result.shown:
         found = way.diversity
-        shares = (_interval(one) for one in (found.recall, found.coverage))
-        _row(table, name_of(way), _interval(way.frechet, ".1f"), *shares, _interval(found.vendi, ".1f"))
+        shares = (_interval(one) for one in (way.precision, found.recall, found.coverage))
+        marked = " *" if way.copied is not None and way.copied.low > BAR else ""
+        copied = _interval(way.copied) + marked
+        _row(table, name_of(way), _interval(way.frechet, ".1f"), *shares, copied, _interval(found.vendi, ".1f"))
     score = result.shown[0].diversity.vendi_data
-    _row(table, "as many images of the data", "", "", "", _interval(score, ".1f"), dim=True)
+    _row(table, "as many images of the data", *("",) * 5, _interval(score, ".1f"), dim=True)
     return table
 
 
@@ -235,22 +239,31 @@ def divergence_table(result: Result, name: str) -> Table:
     table = _table(
         f"{_title(name)}: how far its shares are from the data's, with 95% intervals (KL and entropy in nats)",
         f"data: {data.images:,} images, read by {result.classifier}, as are the samples{known}; gain: the "
-        "divergence of full noise from the data over that of the late start, * where the intervals of the two do not "
-        "overlap; unsure: read with less than 90% certainty",
-        ("KL to data", *(() if exact is None else ("KL to exact",)), "gain", "variation", "entropy", "unsure"),
+        "divergence of full noise over that of the late start, each from the shares named before it, * where the "
+        "intervals of the two do not overlap; unsure: read with less than 90% certainty",
+        (
+            "KL to data",
+            "gain",
+            *(() if exact is None else ("KL to exact", "gain, exact")),
+            "variation",
+            "entropy",
+            "unsure",
+        ),
     )
     gains = {(gain.sampler, gain.prior): gain for gain in result.gains if gain.attribute == name}
     for way in result.shown:
         one, theirs = way.diversity.attributes[name], way.exact.get(name)
-        beside = () if exact is None else ("-" if theirs is None else _interval(theirs.kl),)
         figures = (_interval(one.total_variation), _interval(one.entropy), _percent(way.doubtful.get(name)))
         gain = gains.get((way.cell.sampler, way.cell.prior))
-        _row(table, name_of(way), _interval(one.kl), *beside, _gain(gain), *figures)
+        to_read = _interval(one.kl), _gain(gain)
+        to_exact = _interval(None if theirs is None else theirs.kl), _gain(gain, exact=True)
+        _row(table, name_of(way), *to_read, *(() if exact is None else to_exact), *figures)
     entropy = _interval(result.shown[0].diversity.attributes[name].entropy_data)
-    by_chance = () if exact is None else (f"{data.chance_exact[name]:.3f}",)
-    itself = () if exact is None else (_interval(exact.kl),)
-    _row(table, "as many images of the data, on average", f"{data.chance[name]:.3f}", *by_chance, *("",) * 4, dim=True)
-    _row(table, "the data, as read", "", *itself, "", "", entropy, _percent(data.doubtful.get(name)), dim=True)
+    by_chance = () if exact is None else (f"{data.chance_exact[name]:.3f}", "")
+    itself = () if exact is None else (_interval(exact.kl), "")
+    average = f"{data.chance[name]:.3f}", "", *by_chance, "", "", ""
+    _row(table, "as many images of the data, on average", *average, dim=True)
+    _row(table, "the data, as read", "", "", *itself, "", entropy, _percent(data.doubtful.get(name)), dim=True)
     return table
 
 
@@ -301,8 +314,11 @@ def _title(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
-def _gain(gain: Gain | None) -> str:
-    return "-" if gain is None else f"{_interval(gain.factor, '.2f')}{' *' if gain.apart else ''}"
+def _gain(gain: Gain | None, exact: bool = False) -> str:
+    if gain is None:
+        return "-"
+    factor, apart = (gain.exact, gain.apart_exact) if exact else (gain.factor, gain.apart)
+    return f"{_interval(factor, '.2f')}{' *' if apart else ''}"
 
 
 def _share(estimate: Estimate, apart: bool = False) -> str:
