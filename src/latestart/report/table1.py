@@ -331,7 +331,8 @@ def _grid(axis: Axes, labels: list[str]) -> None:
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers between two, at least three if there are so many."""
     ticks: list[float] = []
-    for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), [1 + k / 10 for k in range(90)]):
+    finer = (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), [1 + k / 10 for k in range(90)]
+    for digits in finer:
         every = (digit * 10.0**power for power in range(-3, 6) for digit in digits)
         ticks = [tick for tick in every if low <= tick <= high]
         if len(ticks) >= 3:
