@@ -5,8 +5,8 @@ import torch
 from diffusers import DDPMScheduler
 
 import latestart as ls
-from latestart.denoisers.networks import HalfPrecision, from_diffusers, load_model, sample_shape
-from latestart.experiments.subjects import of_velocity, open_network, weights
+from latestart.denoisers.networks import HalfPrecision, from_diffusers, load_model, of_velocity, sample_shape
+from latestart.experiments.subjects import open_network, weights
 from latestart.gaussians.basis import Dense
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import make_sampler

@@ -230,6 +230,7 @@ def sample(
 
         from latestart import zoo
         from latestart.data import save_png, tile, to_pixels
+        from latestart.denoisers.networks import of_velocity
         from latestart.device import own_device
         from latestart.processes import processes
         from latestart.sampling.generate import generate
@@ -238,6 +239,7 @@ def sample(
         network, trained, start = zoo.open_model(model, prior, t_start is not None, own_device())
         check_folder(out)
         changes = {"clip_sample": clip} if clip or sampler in ("ddim", "ddpm") else {}
+        network, trained = of_velocity(network, trained)
         scheduler = make_sampler(sampler, trained, spacing="trailing", **changes)
         run = processes()
         mine = run.share(n)

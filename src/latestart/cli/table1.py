@@ -61,7 +61,7 @@ def table1(
             "those of the model's name, if any."
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=2, help="Samples of each cell.")] = 1000,
+    samples: Annotated[int, typer.Option(min=6, help="Samples of each cell.")] = 1000,
     seed: SampleSeed = 0,
     batch_size: BatchSize = 256,
     mixed_precision: MixedPrecision = "no",

@@ -203,6 +203,36 @@ class HalfPrecision(Wrapped):
             return SimpleNamespace(sample=self.model(x, *args, **kwargs).sample.float())
 
 
+class Velocity(Wrapped):
+    """A network of a VP process that predicts the image, `x_0`, as one that predicts `v = (alpha x - x_0) / std`."""
+
+    def __init__(self, model: Any, of_image: Any, of_velocity: Any) -> None:
+        super().__init__(model)
+        self.image, self.velocity = Convention.of(of_image), Convention.of(of_velocity)
+
+    def __call__(self, x: Tensor, timestep: Tensor | float, *args: Any, **kwargs: Any) -> SimpleNamespace:
+        """`v` `(B, *shape)` at `x` `(B, *shape)` and time `t`; learned variances, if any, behind it as they are."""
+        out = self.model(x, timestep, *args, **kwargs).sample
+        sigma = torch.as_tensor(self.image.noise.sigma(torch.as_tensor(timestep, dtype=torch.float64)))
+        level = expand(sigma.clamp(max=NO_SIGNAL), x)  # where no signal is left (zero terminal SNR), v is -x_0
+        y = x / self.image.coefficients(level)[0]
+        x_0 = self.image.to_sample(out[:, : x.shape[1]], y, level)
+        return SimpleNamespace(sample=torch.cat([self.velocity.from_sample(x_0, y, level), out[:, x.shape[1] :]], 1))
+
+
+def of_velocity(network: Any, scheduler: Any) -> tuple[Any, Any]:
+    """A network that predicts the image as one that predicts v, with its scheduler; any other as it is.
+
+    Some samplers of diffusers (PNDM, Euler's with noise, KDPM2) refuse the image. Of v they take
+    `x_0 = alpha x - std v`, so that an error of v counts least where v is least certain, at the lowest levels.
+    """
+    if scheduler.config.get("prediction_type") != "sample":
+        return network, scheduler
+    changed = {**scheduler.config, "_use_default_values": [], "prediction_type": "v_prediction"}
+    of_v = type(scheduler).from_config(changed)
+    return Velocity(network, scheduler, of_v), of_v
+
+
 def predict(model: Any, x: Tensor, t: Tensor | float, labels: Tensor | int | None = None) -> Tensor:
     """The raw output of a diffusers network at `x` `(B, *shape)`, time `t` (its scheduler's units)."""
     if labels is None:

@@ -57,12 +57,11 @@ def kept_divergence(
     """
     chosen = some(images, IMAGES)
     path = folder / f"nats-{fingerprint(weights, prior[1], chosen.pixels)}.safetensors"
-    try:
-        return _read(path)
-    except FileNotFoundError:
-        pass
-    except ValueError as error:
-        tell(f"{error}: the divergence is measured again")
+    if path.is_file():
+        try:
+            return _read(path)
+        except ValueError as error:
+            tell(f"{error}: the divergence is measured again")
     curve = divergence(network, scheduler, prior[0], chosen.floats())
     tensors = {name: getattr(curve, name) for name in CURVES} | {"worse": curve.worse.double()}
     save_tensors(path, KIND, tensors, {name: getattr(curve, name) for name in NUMBERS})

@@ -79,19 +79,12 @@ class Settings:
         """
         if FULL in self.priors:
             raise ValueError(f"full noise is always measured: expected priors other than {FULL}")
-        return Grid(
-            model=(self.model,),
+        return Grid.of_settings(
+            self,
             sampler=self.samplers,
             nfe=(self.nfe,),
             prior=(FULL, *self.priors),
             t_start=self.starts or (1.0,),
-            samples=self.samples,
-            seed=self.seed,
-            features=self.features,
-            images=self.images,
-            held_out=self.held_out,
-            batch_size=self.batch_size,
-            mixed_precision=self.mixed_precision,
         )
 
 

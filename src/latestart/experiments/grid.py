@@ -72,6 +72,9 @@ class Cell:
         return {"spacing": self.spacing, **clipping(self.sampler, self.clip)}
 
 
+SHARED = ("samples", "seed", "features", "images", "held_out", "batch_size", "mixed_precision")  # by all cells
+
+
 @dataclass(frozen=True)
 class Grid:
     """The axes, and what is common to all cells.
@@ -121,6 +124,11 @@ class Grid:
         _at_least_one("batch-size", self.batch_size)
         for nfe in self.nfe:
             _at_least_one("nfe", nfe)
+
+    @classmethod
+    def of_settings(cls, settings: Any, **axes: Any) -> "Grid":
+        """The grid of an experiment on one model: its axes, and of its settings what all cells share, by name."""
+        return cls(model=(settings.model,), **axes, **{name: getattr(settings, name) for name in SHARED})
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Grid":

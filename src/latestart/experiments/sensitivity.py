@@ -102,19 +102,12 @@ class Settings:
             raise ValueError(f"a window needs at least {FEWEST} starts, received {told}")
         if self.step < 1:
             raise ValueError(f"step: expected at least 1, in t, received {self.step}")
-        return Grid(
-            model=(self.model,),
+        return Grid.of_settings(
+            self,
             sampler=("ddim",),
             nfe=self.evaluations,
             prior=priors,
             t_start=self.starts or (1.0,),
-            samples=self.samples,
-            seed=self.seed,
-            features=self.features,
-            images=self.images,
-            held_out=self.held_out,
-            batch_size=self.batch_size,
-            mixed_precision=self.mixed_precision,
         )
 
 

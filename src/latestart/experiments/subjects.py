@@ -11,17 +11,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from latestart import zoo
 from latestart.data import Images, load_images
-from latestart.denoisers.base import expand
-from latestart.denoisers.conventions import Convention
-from latestart.denoisers.networks import NO_SIGNAL, HalfPrecision, Unshuffled, Wrapped, load_model, sample_shape
+from latestart.denoisers.networks import HalfPrecision, Unshuffled, load_model, of_velocity, sample_shape
 from latestart.device import own_device
 from latestart.experiments.grid import FULL, PLAIN, Grid
 from latestart.experiments.judge import Judge, fingerprint, open_features, reference_of, shipped_reference
@@ -82,32 +76,6 @@ def _precise(network: Any, scheduler: Any, precision: str) -> tuple[Any, Any, st
     if precision != "no":
         network, known = HalfPrecision(network), f"{known}-bf16"
     return *of_velocity(network, scheduler), known
-
-
-class Velocity(Wrapped):
-    """A network of a VP process that predicts the image, `x_0`, as one that predicts `v = (alpha x - x_0) / std`."""
-
-    def __init__(self, model: Any, of_image: Any, of_velocity: Any) -> None:
-        super().__init__(model)
-        self.image, self.velocity = Convention.of(of_image), Convention.of(of_velocity)
-
-    def __call__(self, x: Tensor, timestep: Tensor | float, *args: Any, **kwargs: Any) -> SimpleNamespace:
-        """`v` `(B, *shape)` at `x` `(B, *shape)` and time `t`; learned variances, if any, behind it as they are."""
-        out = self.model(x, timestep, *args, **kwargs).sample
-        sigma = torch.as_tensor(self.image.noise.sigma(torch.as_tensor(timestep, dtype=torch.float64)))
-        level = expand(sigma.clamp(max=NO_SIGNAL), x)  # where no signal is left (zero terminal SNR), v is -x_0
-        y = x / self.image.coefficients(level)[0]
-        x_0 = self.image.to_sample(out[:, : x.shape[1]], y, level)
-        return SimpleNamespace(sample=torch.cat([self.velocity.from_sample(x_0, y, level), out[:, x.shape[1] :]], 1))
-
-
-def of_velocity(network: Any, scheduler: Any) -> tuple[Any, Any]:
-    """A network that predicts the image as one that predicts v, with its scheduler; any other as it is."""
-    if scheduler.config.get("prediction_type") != "sample":
-        return network, scheduler
-    changed = {**scheduler.config, "_use_default_values": [], "prediction_type": "v_prediction"}
-    of_v = type(scheduler).from_config(changed)
-    return Velocity(network, scheduler, of_v), of_v
 
 
 def _judges(
