@@ -9,6 +9,7 @@ import pytest
 import torch
 import typer
 from diffusers import DDPMScheduler
+from rich.markup import escape
 from typer.testing import CliRunner
 
 import latestart as ls
@@ -177,6 +178,10 @@ def test_the_curve_of_an_exact_gaussian_is_that_in_closed_form(settings, tmp_pat
         assert off.t == curve.window.best + off.by
         assert off.relative.value == pytest.approx(np.interp(off.t, curve.t, [e.value for e in curve.relative]))
     assert result.floor is None
+    told = early.best_table(result.curves)
+    shown = [next(iter(column.cells)) for column in told.columns]
+    low, value, high = curve.recall[best].low, curve.recall[best].value, curve.recall[best].high
+    assert shown[-2] == escape(f"{value:.3f} [{low:.3f}, {high:.3f}]") and shown[-1] == "-"
 
 
 def test_a_measurement_that_was_cut_off_goes_on_to_the_same_end(settings, tmp_path):

@@ -24,9 +24,10 @@ network's paths down to the levels that are missing, and ends with the same figu
 
     levels/KEY.json    the tests of one level; the key is of all that they depend on
 
-Expected on the shipped MNIST model, 1,000 samples: "any Gaussian" is rejected from t = 450 down for both processes, a
-little after the divergence passes 1 nat, at t = 481; the prior is rejected from t = 550 down (0.2 nats) for the forward
-process, and from about 700 for the network, whose DDIM paths are a little narrower than the prior (kurtosis below 1).
+Expected on the shipped MNIST model, 1,000 samples: "any Gaussian" is rejected from t = 600 down for the forward process
+(0.05 nats; clearly so from 550), and from 450 for the network, a little after the divergence passes 1 nat, at t = 478;
+the prior is rejected from t = 500 down for the forward process, and from 700 for the network, whose DDIM paths are a
+little narrower than the prior (kurtosis below 1).
 """
 
 import json

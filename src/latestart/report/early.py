@@ -221,7 +221,8 @@ def sensitivity_report(result: start.Result) -> Report:
     if not result.curves:
         said.append(f"no prior has {start.FEWEST} starts measured at any number of evaluations: there is no curve yet")
         return Report(f"Sensitivity to the start: {model}", facts, sentences=said)
-    tables = [windows_table(result.curves), off_table(result.curves, True), off_table(result.curves, False)]
+    tables = [windows_table(result.curves), best_table(result.curves)]
+    tables += [off_table(result.curves, True), off_table(result.curves, False)]
     return Report(f"Sensitivity to the start: {model}", facts, tables, said, ["sensitivity.png"])
 
 
@@ -251,12 +252,24 @@ def windows_table(curves: list[start.Curve]) -> Table:
         w = curve.window
         low, high = ("" if closed else mark for closed, mark in zip(w.closed, "≤≥"))
         wider = "≥" if low or high else ""
-        best = min(curve.frechet, key=lambda estimate: estimate.value)
         below = (low + _spread(w.low), ("≥" if low else "") + _spread(w.nats_high, ".2g"))
         above = (high + _spread(w.high), ("≤" if high else "") + _spread(w.nats_low, ".2g"))
         wide = (wider + _spread(w.width), wider + _spread(w.nats_width, ".2g"))
-        told = (f"{w.best:.0f}", _spread(best, ".1f"), *below, *above, *wide)
+        told = (f"{w.best:.0f}", _spread(curve.frechet[curve.best], ".1f"), *below, *above, *wide)
         table.add_row(_title(curve.prior), str(curve.nfe), *told)
+    return table
+
+
+def best_table(curves: list[start.Curve]) -> Table:
+    """What the best start of each curve has beside its distance: the recall, and the share of copies."""
+    table = Table(title="The best starts, with 95% intervals", title_justify="left", box=SIMPLE)
+    table.add_column("prior")
+    for name in ("NFE", "t", "Fréchet", "recall", "copied"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for curve in curves:
+        best, recall, copied = (figure[curve.best] for figure in (curve.frechet, curve.recall, curve.copied))
+        beside = (_spread(recall, ".3f"), "-" if copied is None else _spread(copied, ".3f"))
+        table.add_row(_title(curve.prior), str(curve.nfe), f"{curve.window.best:.0f}", _spread(best, ".1f"), *beside)
     return table
 
 
@@ -276,8 +289,7 @@ def off_table(curves: list[start.Curve], in_t: bool) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for curve in curves:
         off = {each.by: each for each in (curve.off_t if in_t else curve.off_nats)}
-        at_best = float(curve.nats[[e.value for e in curve.frechet].index(min(e.value for e in curve.frechet))])
-        best = f"{curve.window.best:.0f}" if in_t else f"{at_best:.2g}"
+        best = f"{curve.window.best:.0f}" if in_t else f"{curve.nats[curve.best]:.2g}"
         found = [off.get(by) for by in (start.OFFSETS if in_t else start.BUDGETS)]
         cells = ["-" if each is None else _off(each, in_t) for each in found]
         table.add_row(_title(curve.prior), str(curve.nfe), best, *cells)
