@@ -1,6 +1,7 @@
 """`experiment initialisations`: the upper limit on an exact mixture, and how best starts are chosen and reported."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -93,6 +94,29 @@ def test_the_datas_own_noised_distribution_reaches_the_upper_limit(result):
     gaussian = at(result, "gaussian", LOW)
     assert gaussian.frechet.value > 5 * at(result, "mixture", LOW).frechet.value
     assert at(result, "isotropic", LOW).frechet.value > gaussian.frechet.value
+
+
+def test_a_gaussian_for_each_class_is_the_mixture_and_too_few_components_are_worse(subject, tmp_path):
+    """Where the classes are the clusters, labels find the exact mixture; two Gaussians cannot stand for four."""
+    data = pictures(2000, 0)
+    classes = TRUTH.responsibilities(2 * data.unit() - 1, 0.05).argmax(1)
+    setting = Setting(("gaussian", "labels", "mixture:2", "mixture:4"), (LOW,), (8,), samples=400)
+    result = experiment.compare("exact", subject, Images(data.pixels, classes), tmp_path, setting)
+    rows = {row.kind: row.figures for row in result.rows}
+    ratio = over(rows["labels"], rows["mixture:4"])
+    assert ratio.low <= 1 <= ratio.high
+    assert over(rows["mixture:2"], rows["labels"]).low > 2
+    assert over(rows["gaussian"], rows["mixture:2"]).low > 1
+    assert "mixture of 2 Gaussians" in markdown_table(starts_table(result))
+    starts_picture(tmp_path / "picture.png", result)
+    again = experiment.compare("exact", subject, data, tmp_path / "unlabelled", replace(setting, nfe=(4,)))
+    assert "no labels" in again.failed["labels"] and "labels" not in {row.kind for row in again.rows}
+
+
+@pytest.mark.parametrize("kind", ["mixture:0", "mixture:", "mixture:many", "mixture:-3", "box"])
+def test_a_start_that_there_is_not_is_named(kind):
+    with pytest.raises(ValueError, match=f"no start distribution '{kind}'; there are isotropic.*mixture:100"):
+        Setting((kind,))
 
 
 def test_starting_from_training_images_copies_them_and_the_mixture_does_not(result):

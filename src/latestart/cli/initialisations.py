@@ -29,8 +29,12 @@ def initialisations(
     held_out: HeldOut = None,
     features: Features = None,
     kinds: Annotated[
-        str, typer.Option(help="Start distributions: isotropic is N(0, I); flow needs `latestart[flows]`.")
-    ] = "isotropic,uniform,diagonal,lowrank,gaussian,mixture,flow,images",
+        str,
+        typer.Option(
+            help="Start distributions: isotropic is N(0, I), labels a Gaussian for each class, mixture:100 one of 100 "
+            "components; flow needs `latestart[flows]`."
+        ),
+    ] = "isotropic,uniform,diagonal,lowrank,gaussian,labels,mixture,flow,images",
     starts: Annotated[
         str, typer.Option(help="The grid of starts, in the scheduler's t.")
     ] = "200,300,400,500,600,700,800",

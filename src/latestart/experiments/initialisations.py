@@ -1,11 +1,12 @@
-"""Does another start distribution do as well? Eight of them, each at its own best start, at equal evaluations.
+"""Does another start distribution do as well? Nine of them, each at its own best start, at equal evaluations.
 
     isotropic   N(0, I), at late starts and at the top of the schedule
     uniform     the box along the principal axes with the mean and the covariance of the noised data
     diagonal    the Gaussian of the images with a variance for each value
     lowrank     that with their leading directions, and one variance for all others
     gaussian    that with their whole covariance (or as much of it as `Gaussian.fit` takes)
-    mixture     a mixture of Gaussians
+    labels      a Gaussian for each class of the images, weighted by how many there are
+    mixture     the mixture of Gaussians beside the model, or one of 30 components; `mixture:K` has K
     flow        the Gaussian reshaped by a normalising flow, fitted to the noised images
     images      training images under noise: the distribution that all of these stand for, and so the limit
 
@@ -56,7 +57,8 @@ from latestart.gaussians.priors import load_prior
 from latestart.processes import Processes
 from latestart.sampling.late_start import late_start, start_level
 
-KINDS = ("isotropic", "uniform", "diagonal", "lowrank", "gaussian", "mixture", "flow", "images")
+KINDS = ("isotropic", "uniform", "diagonal", "lowrank", "gaussian", "labels", "mixture", "flow", "images")
+COUNTED = "mixture:"  # and how many components
 STARTS = (200, 300, 400, 500, 600, 700, 800)  # in the scheduler's t, of 1,000
 EVALUATIONS = (3, 5, 10)
 RANK = 32  # of the low-rank Gaussian
@@ -70,7 +72,7 @@ class Setting:
     """What is compared, and how.
 
     Attributes:
-        kinds: of start distributions (`KINDS`).
+        kinds: of start distributions (`KINDS`); `mixture:K` has K components, whatever lies beside the model.
         starts: the grid, in the scheduler's t; `isotropic` also starts at the top of the schedule.
         nfe: network evaluations for each sample.
         samples: drawn from each start.
@@ -95,10 +97,17 @@ class Setting:
     flow: FlowConfig = field(default_factory=FlowConfig)
 
     def __post_init__(self) -> None:
-        if wrong := [kind for kind in self.kinds if kind not in KINDS]:
-            raise ValueError(f"there is no start distribution {wrong[0]!r}; there are {', '.join(KINDS)}")
+        if wrong := [kind for kind in self.kinds if kind not in KINDS and not counted(kind)]:
+            known = f"{', '.join(KINDS)}, and mixtures of other numbers of components, such as {COUNTED}100"
+            raise ValueError(f"there is no start distribution {wrong[0]!r}; there are {known}")
         if not (self.kinds and self.starts and self.nfe):
             raise ValueError("expected at least one kind, one start and one number of evaluations")
+
+
+def counted(kind: str) -> int:
+    """How many components a kind `mixture:K` asks for; 0 for any other."""
+    number = kind.removeprefix(COUNTED)
+    return int(number) if number != kind and number.isdecimal() else 0
 
 
 @dataclass(frozen=True)
@@ -297,7 +306,8 @@ class _Starts:
     def made(self, kind: str) -> tuple[Any, str]:
         """A start distribution as a sweep's subject has it; made once."""
         if kind not in self._known:
-            self._known[kind] = getattr(self, f"_{kind}")()
+            count = counted(kind)
+            self._known[kind] = self._mixture_of(count) if count else getattr(self, f"_{kind}")()
         prior, _ = self._known[kind]
         self.told.setdefault(kind, "N(0, I)" if prior is None else repr(prior))
         return self._known[kind]
@@ -316,13 +326,26 @@ class _Starts:
         return self._beside("gaussian") or self._kept("gaussian", lambda: Gaussian.fit(self.data), load_prior)
 
     def _mixture(self) -> tuple[Any, str]:
-        count = self.setting.components
+        return self._beside("mixture") or self._mixture_of(self.setting.components)
 
+    def _mixture_of(self, count: int) -> tuple[Any, str]:
         def fit() -> Mixture:
             self.tell(f"fitting a mixture of {count} Gaussians to {len(self.data)} images")
             return Mixture.fit(self.data, count)
 
-        return self._beside("mixture") or self._kept("mixture", fit, load_prior, count)
+        return self._kept("mixture", fit, load_prior, count)
+
+    def _labels(self) -> tuple[Any, str]:
+        """A Gaussian for each class; no class is asked for, as of any other mixture."""
+        labels = self.data.labels
+        if labels is None:
+            raise ValueError("the training images have no labels")
+
+        def fit() -> Mixture:
+            by_class = Mixture.fit(self.data, labels=labels)
+            return Mixture(by_class.components, by_class.weights)
+
+        return self._kept("labels", fit, load_prior, labels)
 
     def _uniform(self) -> tuple[Any, str]:
         base, known = self._base()

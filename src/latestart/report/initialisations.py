@@ -29,14 +29,20 @@ TITLES = {
     "diagonal": "Gaussian, diagonal",
     "lowrank": "Gaussian, low rank",
     "gaussian": "Gaussian",
+    "labels": "a Gaussian for each class",
     "mixture": "mixture of Gaussians",
     "flow": "learned flow",
     "images": "noised training images",
 }
 COLORS = dict(
-    zip(TITLES, ("#707070", "#b35806", "#80b1d3", "#2166ac", "#053061", "#1b7837", "#8e0152", "#d6604d"), strict=True)
+    zip(
+        TITLES,
+        ("#707070", "#b35806", "#80b1d3", "#2166ac", "#053061", "#a6761d", "#1b7837", "#8e0152", "#d6604d"),
+        strict=True,
+    )
 )
-MARKERS = dict(zip(TITLES, "sv<>o^DX", strict=True))
+MARKERS = dict(zip(TITLES, "sv<>oP^DX", strict=True))
+SHADES = ("#a6dba0", "#5aae61", "#00441b")  # of mixtures of so many components
 PAIR = {"all": ("all levels", "#2166ac"), "late": ("below the start only", "#b2182b")}
 
 
@@ -93,13 +99,26 @@ def starts_table(result: starts.Result) -> Table:
     return table
 
 
+def _name(kind: str) -> str:
+    count = starts.counted(kind)
+    return f"mixture of {count} Gaussians" if count else TITLES[kind]
+
+
+def _look(kind: str, kinds: Sequence[str]) -> tuple[str, str]:
+    """The colour and the marker of one of the kinds."""
+    if not starts.counted(kind):
+        return COLORS[kind], MARKERS[kind]
+    place = [each for each in kinds if starts.counted(each)].index(kind)
+    return SHADES[place % len(SHADES)], MARKERS["mixture"]
+
+
 def _counts(result: starts.Result) -> list[int]:
     """The numbers of evaluations at which something could be measured."""
     return [nfe for nfe in result.setting.nfe if any(row.nfe == nfe for row in result.rows)]
 
 
 def _title(row: starts.Row) -> str:
-    return f"{TITLES[row.kind]}{' *' if row.clean else ''}"
+    return f"{_name(row.kind)}{' *' if row.clean else ''}"
 
 
 def _edge(row: starts.Row) -> str:
@@ -159,11 +178,13 @@ def _curves(axis: Axes, result: starts.Result, nfe: int, rows: Sequence[starts.R
         low, value, high = (
             [getattr(point.figures.frechet, end) for point in points] for end in ("low", "value", "high")
         )
-        axis.fill_between(t, low, high, color=COLORS[kind], alpha=0.12, linewidth=0)
-        axis.plot(t, value, color=COLORS[kind], marker=MARKERS[kind], markersize=4, linewidth=1.3, label=TITLES[kind])
+        color, marker = _look(kind, result.setting.kinds)
+        axis.fill_between(t, low, high, color=color, alpha=0.12, linewidth=0)
+        axis.plot(t, value, color=color, marker=marker, markersize=4, linewidth=1.3, label=_name(kind))
     for row in rows:
         if not row.clean:
-            axis.scatter([row.t_start], [row.chosen.value], s=130, facecolors="none", edgecolors=COLORS[row.kind])
+            color, _ = _look(row.kind, result.setting.kinds)
+            axis.scatter([row.t_start], [row.chosen.value], s=130, facecolors="none", edgecolors=color)
     if result.floor is not None:
         axis.axhline(result.floor.frechet.value, color="black", linestyle=":", linewidth=1)
         axis.annotate(
@@ -181,9 +202,10 @@ def _dots(axis: Axes, result: starts.Result, rows: Sequence[starts.Row], name: s
         estimate: Estimate | None = getattr(row.figures, name)
         if estimate is None:
             continue
-        color, fill = COLORS[row.kind], "white" if row.clean else COLORS[row.kind]
+        color, marker = _look(row.kind, result.setting.kinds)
+        fill = "white" if row.clean else color
         axis.plot([estimate.low, estimate.high], [place, place], color=color, linewidth=1.6)
-        axis.plot([estimate.value], [place], color=color, marker=MARKERS[row.kind], markerfacecolor=fill)
+        axis.plot([estimate.value], [place], color=color, marker=marker, markerfacecolor=fill)
     floor: Estimate | None = None if result.floor is None else getattr(result.floor, name)
     if floor is not None:
         axis.axvline(floor.value, color="black", linestyle=":", linewidth=1)
