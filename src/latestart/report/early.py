@@ -267,9 +267,10 @@ def best_table(curves: list[start.Curve]) -> Table:
     for name in ("NFE", "t", "Fréchet", "recall", "copied"):
         table.add_column(name, justify="right", no_wrap=True)
     for curve in curves:
-        best, recall, copied = (figure[curve.best] for figure in (curve.frechet, curve.recall, curve.copied))
-        beside = (_spread(recall, ".3f"), "-" if copied is None else _spread(copied, ".3f"))
-        table.add_row(_title(curve.prior), str(curve.nfe), f"{curve.window.best:.0f}", _spread(best, ".1f"), *beside)
+        copied = curve.copied[curve.best]
+        told = (_spread(curve.frechet[curve.best], ".1f"), _spread(curve.recall[curve.best], ".3f"))
+        copies = "-" if copied is None else _spread(copied, ".3f")
+        table.add_row(_title(curve.prior), str(curve.nfe), f"{curve.window.best:.0f}", *told, copies)
     return table
 
 
