@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import Model, bar, check_folder, friendly, say
+from latestart.cli.support import Model, bar, check_folder, friendly, names, say
 
 
 def analyze(
@@ -69,9 +69,8 @@ def analyze(
             prior=bundle.prior if bundle else None, classify=classify if judge else None, t_range=t_range,
             settings=settings,
         )  # fmt: skip
-        wanted = [name.strip() for name in criteria.split(",") if name.strip()] or None
         with bar("analyzing") as advance:
-            analysis = experiment.analyze(task, wanted, advance)
+            analysis = experiment.analyze(task, names(criteria) or None, advance)
         if unseen is None:
             analysis.notes.append("no held-out images were given: the nats of the network are measured on the images")
         analysis.about["model"] = model

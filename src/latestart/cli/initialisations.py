@@ -15,6 +15,7 @@ from latestart.cli.support import (
     bar,
     check_folder,
     friendly,
+    names,
     say,
     whole_numbers,
 )
@@ -58,7 +59,7 @@ def initialisations(
 
         check_folder(out)
         setting = experiment.Setting(
-            tuple(kind.strip() for kind in kinds.split(",")), whole_numbers("starts", starts),
+            names(kinds), whole_numbers("starts", starts),
             whole_numbers("nfe", nfe), samples, seed, sampler, rank, components,
             FlowConfig(directions=flow_directions, steps=flow_steps),
         )  # fmt: skip

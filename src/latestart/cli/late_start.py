@@ -16,6 +16,7 @@ from latestart.cli.support import (
     bar,
     check_folder,
     friendly,
+    names,
     say,
 )
 
@@ -63,11 +64,11 @@ def late_start(
 
         check_folder(out)
         axes = Grid.of({name: text for name, text in (("prior", prior), ("t-start", starts)) if text})
-        wanted = None if criteria is None else [c.strip() for c in criteria.split(",") if c.strip() not in ("", "none")]
+        wanted = None if criteria is None else tuple(name for name in names(criteria) if name != "none")
         settings = experiment.Settings(
             model=model, priors=axes.prior if prior else (), starts=axes.t_start if starts else (), length=length,
             samples=samples, seed=seed, clip=clip, features=features, images=images, held_out=held_out, levels=levels,
-            criteria=experiment.CRITERIA if wanted is None else tuple(wanted), batch_size=batch_size,
+            criteria=experiment.CRITERIA if wanted is None else wanted, batch_size=batch_size,
             mixed_precision=mixed_precision,
         )  # fmt: skip
         run = processes()

@@ -65,6 +65,11 @@ def check_folder(out: Path) -> None:
         raise ValueError(f"expected a folder to write to, received {out}: {file} is a file")
 
 
+def names(text: str) -> tuple[str, ...]:
+    """The names between commas, each once, in their order."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
 def whole_numbers(name: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))

@@ -17,6 +17,7 @@ from latestart.cli.support import (
     bar,
     check_folder,
     friendly,
+    names,
     say,
     whole_numbers,
 )
@@ -89,12 +90,12 @@ def table1(
         grid = Grid.of({"model": model, "samples": samples, "seed": seed, "batch_size": batch_size, **given})
         options = Options(
             grid,
-            _names(parts),
+            names(parts),
             whole_numbers("nfe", nfe),
-            _names(samplers),
-            _names(solvers),
-            _names(starts),
-            _times(t_start, _names(starts)),
+            names(samplers),
+            names(solvers),
+            names(starts),
+            _times(t_start, names(starts)),
             {kind: file for kind, file in (("gaussian", gaussian), ("mixture", mixture)) if file is not None},
             grid.clip,
         )
@@ -132,7 +133,3 @@ def _times(text: str | None, kinds: Iterable[str]) -> dict[str, tuple[int, ...]]
     if len(given) < len(pairs):
         raise ValueError(f"t-start: expected each kind of start once, received {text!r}")
     return given
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
