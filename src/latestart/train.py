@@ -9,6 +9,9 @@ With `min_snr` the error is that of x_0, with the weight `min(SNR_t + 1, min_snr
 et al. 2023) with SNR + 1 for SNR, which leaves the highest levels their share; a baseline from full noise needs them.
 It matters for a network that predicts x_0, whose plain error is almost all at high noise.
 
+`around` a Gaussian the network predicts what that one's denoiser leaves, in units of its root mean square r, and the
+error is that of the network's own output, `E |x_0 - D|^2 / r^2`: each level weighs as much (`denoisers/around.py`).
+
 A network that will only be used below a late start need not know the levels above it. With `max_sigma` the schedule is
 cut to the times `t` with `sigma(t) <= max_sigma`, and `t` is uniform over those. The cut schedule is written beside the
 network as the one that it was trained with, so that all that asks which levels it knows is told the truth.
@@ -31,10 +34,12 @@ from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
 from latestart.data import Images, to_floats
+from latestart.denoisers.around import Around, residual
 from latestart.denoisers.conventions import PREDICTIONS
 from latestart.denoisers.networks import Unshuffled, load_model, save_model
 from latestart.features import Classifier
 from latestart.files import load_tensors, save_tensors
+from latestart.gaussians.gaussian import Gaussian, load_gaussian
 from latestart.noise import Noise
 
 STATE = "training.safetensors"
@@ -50,7 +55,8 @@ class TrainConfig:
     `channels` has one entry for each resolution; attention is in the middle block. `init` is the folder of a model of
     the same build to begin from; it may predict something else, since its layers serve as well. `max_sigma` is the
     highest noise level, std over alpha, that the network is trained on; None for all of the schedule. `min_snr` caps
-    the weight of a level in the error of x_0; None for the plain error of what the network predicts.
+    the weight of a level in the error of x_0; None for the plain error of what the network predicts. `around` is the
+    file of a Gaussian of the images, whose denoiser the network completes (`denoisers/around.py`).
     """
 
     steps: int = 10_000
@@ -68,6 +74,7 @@ class TrainConfig:
     init: str = ""
     max_sigma: float | None = None
     min_snr: float | None = None
+    around: str = ""
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -83,6 +90,8 @@ class TrainConfig:
             )
         if self.min_snr is not None and not 1 <= self.min_snr < float("inf"):
             raise ValueError(f"min_snr is the highest weight, at least 1 and finite, received {self.min_snr:g}")
+        if self.around and self.min_snr is not None:
+            raise ValueError("around a Gaussian every level weighs as much: expected no min_snr beside it")
         if self.mixed_precision not in PRECISIONS:
             raise ValueError(
                 f"mixed_precision must be one of {', '.join(PRECISIONS)}, received {self.mixed_precision!r}"
@@ -166,9 +175,11 @@ def train(
     network = build_network(images.shape, config)
     init = torch.Generator().manual_seed(config.seed)
     _initialise(network, init)
+    scheduler = training_schedule(config)
     if config.init:
         _begin_from(network, config.init)
-    scheduler = training_schedule(config)
+    if config.around:
+        network = _around(network, images, config.around, scheduler)
     AcceleratorState._reset_state()  # it remembers the precision of the last run of this process
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4, fused=True)
@@ -210,9 +221,19 @@ def _initialise(network: nn.Module, generator: torch.Generator) -> None:
                 reset()
 
 
+def _around(network: nn.Module, images: Images, path: str, scheduler: Any) -> nn.Module:
+    """The network around the Gaussian in a file."""
+    gaussian = load_gaussian(path)
+    if gaussian.shape != images.shape:
+        raise ValueError(f"{path} is of images {gaussian.shape}, the training images are {images.shape}")
+    return Around(network, gaussian, scheduler)
+
+
 def _begin_from(network: nn.Module, folder: str) -> None:
     """Take over the weights of the model in `folder`; `ValueError` if it is of another build."""
-    theirs, mine = load_model(folder)[0].state_dict(), network.state_dict()
+    model = load_model(folder)[0]
+    theirs = (model.network if isinstance(model, Around) else model).state_dict()
+    mine = network.state_dict()
     wrong = [name for name in mine if name not in theirs or theirs[name].shape != mine[name].shape]
     if wrong or len(theirs) != len(mine):
         raise ValueError(
@@ -307,7 +328,8 @@ def _step(step: int, run: _Run, network: nn.Module, optimizer: Any, accelerator:
     with accelerator.autocast():
         out = network(x, t, **extra).sample
     errors = nn.functional.mse_loss(out.float(), target, reduction="none").flatten(1).mean(1)
-    loss = (errors * _weights(t, run.scheduler, config)).mean()
+    gaussian = run.network.gaussian if isinstance(run.network, Around) else None
+    loss = (errors * _weights(t, run.scheduler, config, gaussian)).mean()
     optimizer.zero_grad()
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(network.parameters(), 1.0)
@@ -319,12 +341,18 @@ def _step(step: int, run: _Run, network: nn.Module, optimizer: Any, accelerator:
     return run.loss
 
 
-def _weights(t: Tensor, scheduler: Any, config: TrainConfig) -> Tensor:
-    """Weights `(B,)` of the squared errors of the target at the times `t`: `min(SNR + 1, min_snr)` on those of x_0."""
-    if config.min_snr is None:
+def _weights(t: Tensor, scheduler: Any, config: TrainConfig, gaussian: Gaussian | None = None) -> Tensor:
+    """Weights `(B,)` of the squared errors of the target at the times `t`.
+
+    On those of x_0 it is `min(SNR + 1, min_snr)`; around a Gaussian `1 / r^2`, so that each level weighs as much.
+    """
+    if config.min_snr is None and gaussian is None:
         return torch.ones_like(t, dtype=torch.float32)
     snr = compute_snr(scheduler, t)
     of_x_0 = {"sample": torch.ones_like(snr), "epsilon": snr, "v_prediction": snr + 1}[config.prediction]
+    if gaussian is not None:
+        sigma = snr.double().rsqrt()
+        return (residual(gaussian, sigma.to(gaussian.device)).square().reciprocal().to(of_x_0) / of_x_0).float()
     return (snr + 1).clamp(max=config.min_snr) / of_x_0
 
 

@@ -43,6 +43,10 @@ def train(
         float | None,
         typer.Option(help="Weigh the error of x_0 by min(SNR + 1, this), whatever is predicted; 20 suits sample."),
     ] = None,
+    around: Annotated[
+        str,
+        typer.Option(help="A Gaussian of the images that `latestart fit` wrote: learn what its denoiser leaves."),
+    ] = "",
     save_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the weights, the batches and the noise.")] = 0,
 ) -> None:
@@ -56,7 +60,7 @@ def train(
         config = TrainConfig(
             steps, batch_size, learning_rate, ema_decay=ema, seed=seed, prediction=prediction, patch=patch,
             channels=whole_numbers("channels", channels), layers=layers, classes=classes,
-            mixed_precision=mixed_precision, init=init, max_sigma=max_sigma, min_snr=min_snr,
+            mixed_precision=mixed_precision, init=init, max_sigma=max_sigma, min_snr=min_snr, around=around,
         )  # fmt: skip
         data = load_images(images)
         with bar("training") as advance:

@@ -15,12 +15,14 @@ from diffusers import DDPMScheduler, UNet2DModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from latestart.denoisers.around import NO_SIGNAL, Around
 from latestart.denoisers.base import Denoiser, Level, check_sample, expand
 from latestart.denoisers.conventions import Convention
 from latestart.files import write_json
+from latestart.gaussians.gaussian import load_gaussian
 
 SIDECAR = "latestart.json"
-NO_SIGNAL = 1e6
+AROUND = "around.safetensors"
 
 
 class Unshuffled(nn.Module):
@@ -83,22 +85,26 @@ def save_model(model: nn.Module, scheduler: Any, path: str | Path, record: dict[
     """Write a network as a folder that `UNet2DModel.from_pretrained` opens, its scheduler and a record beside it.
 
     The folder holds `config.json`, `diffusion_pytorch_model.safetensors`, `scheduler/scheduler_config.json` and
-    `latestart.json` (the size of the patches, and `record`).
+    `latestart.json` (the size of the patches, and `record`); `around.safetensors` the Gaussian that it is around.
     """
     path = Path(path)
-    inner: Any = model.network if isinstance(model, Unshuffled) else model
+    patched = model.network if isinstance(model, Around) else model
+    inner: Any = patched.network if isinstance(patched, Unshuffled) else patched
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=path) as folder:
         inner.save_pretrained(folder)
         _forget_origin(Path(folder) / "config.json")
         scheduler.save_pretrained(Path(folder) / "scheduler")
+        if isinstance(model, Around):
+            model.gaussian.save(Path(folder) / AROUND)
         for file in sorted(Path(folder).rglob("*.*")):
             target = path / file.relative_to(folder)
             target.parent.mkdir(exist_ok=True)
             file.chmod(0o644)
             file.replace(target)  # each file is the old one or the new one, never half of it
-    patch = model.factor if isinstance(model, Unshuffled) else 1
-    write_json(path / SIDECAR, {"patch": patch, **(record or {})})
+    patch = patched.factor if isinstance(patched, Unshuffled) else 1
+    around = {"around": AROUND} if isinstance(model, Around) else {}
+    write_json(path / SIDECAR, {"patch": patch, **around, **(record or {})})
 
 
 def _forget_origin(config: Path) -> None:
@@ -143,9 +149,11 @@ def _opened(path: Path, unet: Path, device: str | torch.device) -> tuple[nn.Modu
     record: dict[str, Any] = json.loads(sidecar.read_text()) if sidecar.is_file() else {"patch": 1}
     if record["patch"] > 1:
         model = Unshuffled(model, record["patch"])
-    model.max_sigma = record.get("training", {}).get("max_sigma")  # the highest level it knows, if not the schedule's
     folder = path / "scheduler"
     scheduler = DDPMScheduler.from_pretrained(folder) if folder.is_dir() else DDPMScheduler()
+    if record.get("around"):
+        model = Around(model, load_gaussian(path / AROUND), scheduler)
+    model.max_sigma = record.get("training", {}).get("max_sigma")  # the highest level it knows, if not the schedule's
     return model.eval().to(device), scheduler
 
 

@@ -11,11 +11,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from latestart import zoo
 from latestart.data import Images, load_images
-from latestart.denoisers.networks import HalfPrecision, Unshuffled, load_model, of_velocity, sample_shape
+from latestart.denoisers.networks import HalfPrecision, load_model, of_velocity, sample_shape
 from latestart.device import own_device
 from latestart.experiments.grid import FULL, PLAIN, Grid
 from latestart.experiments.judge import Judge, fingerprint, open_features, reference_of, shipped_reference
@@ -139,12 +140,15 @@ def _bundle(name: str) -> zoo.Bundle:
 def weights(network: Any, scheduler: Any) -> str:
     """The fingerprint of a network's weights and build, and of the scheduler that it was trained with."""
     state = [part for name, tensor in sorted(network.state_dict().items()) for part in (name, tensor)]
-    build = vars(network.config) if isinstance(network, Unshuffled) else network.config
+    build = vars(network.config) if isinstance(network.config, SimpleNamespace) else network.config
     told = [
         {name: value for name, value in config.items() if not name.startswith("_")}
         for config in (build, scheduler.config)
     ]
-    return fingerprint(json.dumps([*told, getattr(network, "factor", 1)], sort_keys=True, default=str), *state)
+    around = getattr(network, "gaussian", None)
+    linear = [] if around is None else [around.mean, around.variances, *around.basis.tensors().values()]
+    patch = getattr(network, "factor", 1)
+    return fingerprint(json.dumps([*told, patch], sort_keys=True, default=str), *state, *linear)
 
 
 def _prior(name: str, folder: Path) -> tuple[Any, str]:
