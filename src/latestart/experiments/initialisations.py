@@ -27,8 +27,9 @@ A kind of start that cannot be fitted, or measured anywhere, has failed, and is 
 Expected, at 3 evaluations on the shipped MNIST model: the noised images are lowest at low starts, where they are
 copies. With the right two moments the shape matters little where one Gaussian is a good start, near t = 500: the
 uniform start is nearly as good as the Gaussian, 32 directions are as good as all, and the diagonal is worse. What is
-gained beyond the Gaussian is gained at lower levels by what knows of the clusters: the mixture comes near to the limit,
-and a small flow, though likelier than the Gaussian by a nat at t = 300, hardly gains.
+gained beyond the Gaussian is gained at lower levels by what knows of the clusters: the mixture has 0.3 of its distance,
+ten Gaussians by their labels as little, and 100 components 0.25, all without copies, where noised images that are no
+copies have 0.5; a small flow, though likelier than the Gaussian by two nats at t = 400, hardly gains.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
