@@ -12,6 +12,7 @@ from latestart.denoisers.around import Around, residual
 from latestart.denoisers.networks import HalfPrecision, Unshuffled, from_diffusers, load_model, save_model
 from latestart.experiments.subjects import weights
 from latestart.gaussians.basis import Dense
+from latestart.theory.jacobian import leading_eigenvalue
 from latestart.train import TrainConfig, _weights, train
 
 SHAPE = (1, 8, 8)
@@ -59,6 +60,17 @@ def test_a_network_that_gives_nothing_is_the_gaussians_denoiser(gaussian, kind):
             # float32, by way of a prediction: an error of eps stands for one of sigma in the image
             bound = 1e-5 * max(1.0, sigma) if kind == "epsilon" else 1e-5
             torch.testing.assert_close(denoiser(y, sigma), gaussian(y, sigma), rtol=0, atol=3 * bound)
+
+
+def test_its_jacobian_is_the_gaussians_until_the_network_gives_something(gaussian):
+    """`l / (l + sigma^2)` for the leading variance l: products with the Jacobian pass through the Gaussian too."""
+    unet, scheduler, sigma = network(), schedule("v_prediction"), 1.0
+    torch.nn.init.zeros_(unet.conv_out.weight)
+    torch.nn.init.zeros_(unet.conv_out.bias)
+    denoiser = from_diffusers(Around(unet, gaussian, scheduler), scheduler)
+    leading = float(gaussian.variances.max())
+    found = leading_eigenvalue(denoiser, gaussian.mean, sigma).leading
+    assert found == pytest.approx(leading / (leading + sigma**2), rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
