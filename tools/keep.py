@@ -1,7 +1,8 @@
 """Keep a trained model in the repository: `python tools/keep.py TRAINED models/NAME [FILE ...]`.
 
-Written are the network in half precision with its scheduler and the record of its training, and copies of the files
-given (a classifier, a prior); a model card that is there is left as it is. Nothing may be larger than 16 MiB.
+Written are the network, and the Gaussian that it is around if there is one, in half precision, with its scheduler and the
+record of its training, and copies of the files given (a classifier, a prior); a model card that is there is left as it
+is. Nothing may be larger than 16 MiB.
 """
 
 import argparse
@@ -9,6 +10,9 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
+
+from latestart.denoisers.around import Around
 from latestart.denoisers.networks import SIDECAR, load_model, save_model
 
 LARGEST = 16 * 2**20  # bytes, of one file
@@ -23,13 +27,18 @@ def keep(trained: Path, out: Path, beside: list[Path]) -> None:
     network, scheduler = load_model(trained)
     bytes_ = 2 * sum(parameter.numel() for parameter in network.parameters())
     sizes = {"the network": bytes_, **{str(path): path.stat().st_size for path in beside}}
+    if isinstance(network, Around):
+        network.gaussian = network.gaussian.to(dtype=torch.float16)
+        held = sum(tensor.numel() for tensor in network.gaussian.basis.tensors().values())
+        sizes["the Gaussian"] = 2 * held
     if large := {name: size for name, size in sizes.items() if size > LARGEST}:
         name, size = large.popitem()
         raise ValueError(f"{name} takes {size / 2**20:.1f} MiB, expected at most {LARGEST / 2**20:.0f}")
     save_model(network.half(), scheduler, out, json.loads((trained / SIDECAR).read_text()))
     for path in beside:
         shutil.copyfile(path, out / path.name)
-    print(f"wrote {out}: {bytes_ / 2**20:.1f} MiB in half precision, with {', '.join(path.name for path in beside)}")
+    beside_it = "".join(f", {path.name}" for path in beside)
+    print(f"wrote {out}: a network of {bytes_ / 2**20:.1f} MiB in half precision{beside_it}")
 
 
 if __name__ == "__main__":

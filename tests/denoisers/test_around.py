@@ -122,6 +122,12 @@ def test_it_survives_saving_and_another_gaussian_is_another_network(tmp_path, ga
     assert weights(opened, known) == weights(model, scheduler) != weights(model.network, scheduler)
     other = ls.Gaussian(gaussian.mean, gaussian.basis, 2 * gaussian.variances)
     assert weights(Around(model.network, other, scheduler), scheduler) != weights(model, scheduler)
+    half = gaussian.to(dtype=torch.float16)
+    save_model(Around(network(patch), half, scheduler).half(), scheduler, tmp_path)
+    smaller, known = load_model(tmp_path)
+    assert smaller.gaussian.dtype == smaller.dtype == torch.float32
+    with torch.inference_mode():
+        torch.testing.assert_close(from_diffusers(smaller, known)(y, 1.0), expected, rtol=0, atol=2e-2)
     (tmp_path / "around.safetensors").unlink()
     with pytest.raises(ValueError, match=r"around\.safetensors"):
         load_model(tmp_path)

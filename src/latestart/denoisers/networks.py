@@ -152,7 +152,7 @@ def _opened(path: Path, unet: Path, device: str | torch.device) -> tuple[nn.Modu
     folder = path / "scheduler"
     scheduler = DDPMScheduler.from_pretrained(folder) if folder.is_dir() else DDPMScheduler()
     if record.get("around"):
-        model = Around(model, load_gaussian(path / AROUND), scheduler)
+        model = Around(model, load_gaussian(path / AROUND).to(dtype=torch.float32), scheduler)
     model.max_sigma = record.get("training", {}).get("max_sigma")  # the highest level it knows, if not the schedule's
     return model.eval().to(device), scheduler
 
