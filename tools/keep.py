@@ -1,8 +1,8 @@
 """Keep a trained model in the repository: `python tools/keep.py TRAINED models/NAME [FILE ...]`.
 
 Written are the network, and the Gaussian that it is around if there is one, in half precision, with its scheduler and
-the record of its training, and copies of the files given (a classifier, a prior); a model card that is there is left as it
-is. Nothing may be larger than 16 MiB.
+the record of its training, and copies of the files given (a classifier, a prior); a model card that is there is left as
+it is. Nothing may be larger than 16 MiB.
 """
 
 import argparse
