@@ -29,7 +29,7 @@ copies. With the right two moments the shape matters little where one Gaussian i
 uniform start is nearly as good as the Gaussian, 32 directions are as good as all, and the diagonal is worse. What is
 gained beyond the Gaussian is gained at lower levels by what knows of the clusters: the mixture has 0.3 of its distance,
 ten Gaussians by their labels as little, and 100 components 0.25, all without copies, where noised images that are no
-copies have 0.5; a small flow, though likelier than the Gaussian by two nats at t = 400, hardly gains.
+copies have 0.5; a small flow, though likelier than the Gaussian by two nats at sigma = 1.45, hardly gains.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
