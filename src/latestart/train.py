@@ -44,6 +44,7 @@ from latestart.noise import Noise
 
 STATE = "training.safetensors"
 TIMES = 1000  # of the whole schedule
+APART = 0.5  # the ends of the values of a Gaussian and of the training images, in units of [-1, 1]
 PRECISIONS = ("no", "bf16")  # float16 would need a loss scale, which is a state of its own
 Progress = Callable[[int, int, float], None]
 
@@ -222,10 +223,15 @@ def _initialise(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def _around(network: nn.Module, images: Images, path: str, scheduler: Any) -> nn.Module:
-    """The network around the Gaussian in a file."""
+    """The network around the Gaussian in a file, which must speak of such images, of values in [-1, 1]."""
     gaussian = load_gaussian(path)
     if gaussian.shape != images.shape:
         raise ValueError(f"{path} is of images {gaussian.shape}, the training images are {images.shape}")
+    mine = tuple(float(to_floats(edge)) for edge in images.pixels.aminmax())
+    theirs = gaussian.value_range or mine
+    if max(abs(a - b) for a, b in zip(mine, theirs)) > APART:
+        told = [f"{low:g} to {high:g}" for low, high in (theirs, mine)]
+        raise ValueError(f"{path} is of values from {told[0]}, the training images have values from {told[1]}")
     return Around(network, gaussian, scheduler)
 
 
@@ -274,7 +280,9 @@ class _Run:
         """What makes this run the same as another: its settings and its images."""
         pixels = self.images.pixels
         images = [*pixels.shape, hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:8]]
-        return {**asdict(self.config), "channels": list(self.config.channels), "images": images}
+        around = self.config.around and hashlib.sha256(Path(self.config.around).read_bytes()).hexdigest()[:8]
+        channels = list(self.config.channels)
+        return {**asdict(self.config), "channels": channels, "around": around, "images": images}
 
     def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         count = len(list(self.network.parameters()))

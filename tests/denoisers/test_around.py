@@ -201,10 +201,23 @@ def test_a_run_around_a_gaussian_begins_from_a_plain_model_and_from_one_around(t
             torch.testing.assert_close(mine, theirs)
 
 
-def test_a_gaussian_of_other_images_and_two_weights_are_refused(tmp_path, squares):
+def test_a_gaussian_of_other_images_or_values_and_two_weights_are_refused(tmp_path, squares):
     images, path = squares
+    around = replace(CONFIG, around=path)
     with pytest.raises(ValueError, match=r"is of images \(1, 8, 8\), the training images are \(1, 4, 4\)"):
-        train(Images(images.pixels[..., :4, :4]), tmp_path / "other", replace(CONFIG, around=path))
+        train(Images(images.pixels[..., :4, :4]), tmp_path / "other", around)
+    ls.Gaussian.fit(images.unit(), "lowrank").save(path)
+    with pytest.raises(ValueError, match="is of values from 0 to 1, the training images have values from -1 to 1"):
+        train(images, tmp_path / "other", around)
     assert not (tmp_path / "other").exists()
     with pytest.raises(ValueError, match="expected no min_snr beside it"):
-        replace(CONFIG, around=path, min_snr=20.0)
+        replace(around, min_snr=20.0)
+
+
+def test_a_run_around_another_gaussian_is_not_resumed(tmp_path, squares):
+    images, path = squares
+    config = replace(CONFIG, steps=2, around=path)
+    train(images, tmp_path / "model", config)
+    ls.Gaussian.fit(images.floats()[:20], "lowrank").save(path)
+    with pytest.raises(ValueError, match="state of another run: around"):
+        train(images, tmp_path / "model", config)

@@ -23,7 +23,21 @@ from latestart.gaussians.gaussian import Gaussian
 NO_SIGNAL = 1e6  # a level at which nothing of the image is left
 
 
-class Around(nn.Module):
+class Inside(nn.Module):
+    """A module that a network of diffusers stands inside of: it says of its weights what that one says of its own."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+
+class Around(Inside):
     """A network F as one that predicts what its scheduler says, by `D = D_G + r F`.
 
     Args:
@@ -50,16 +64,6 @@ class Around(nn.Module):
         shape = (build.in_channels, height, width)
         if gaussian.shape != shape:
             raise ValueError(f"the network is for images {shape}, the Gaussian is of images {gaussian.shape}")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the weights."""
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
 
     def forward(self, sample: Tensor, timestep: Tensor | float, **kwargs: Any) -> SimpleNamespace:
         """As the network's own `forward`, for `x_t` `(B, C, H, W)` and times t, a number, `()` or `(B,)`."""

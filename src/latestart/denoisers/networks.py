@@ -15,7 +15,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from latestart.denoisers.around import NO_SIGNAL, Around
+from latestart.denoisers.around import NO_SIGNAL, Around, Inside
 from latestart.denoisers.base import Denoiser, Level, check_sample, expand
 from latestart.denoisers.conventions import Convention
 from latestart.files import write_json
@@ -25,7 +25,7 @@ SIDECAR = "latestart.json"
 AROUND = "around.safetensors"
 
 
-class Unshuffled(nn.Module):
+class Unshuffled(Inside):
     """A network on `factor` x `factor` patches of the image, as a network on the image.
 
     The image `(C, H, W)` is given to the network as `(C factor^2, H / factor, W / factor)` (`pixel_unshuffle`), a
@@ -44,16 +44,6 @@ class Unshuffled(nn.Module):
                 "sample_size": _scaled(inner.sample_size, factor),
             }
         )
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the weights."""
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
 
     def forward(self, sample: Tensor, timestep: Tensor | float, **kwargs: Any) -> SimpleNamespace:
         """As the network's own `forward`, on images."""

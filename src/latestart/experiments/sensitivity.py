@@ -23,8 +23,8 @@ Starts are those that are run: a truncated schedule begins at a multiple of the 
 Expected on the shipped MNIST model, 500 samples: from the Gaussian with 3, 5 and 10 evaluations the best starts are at
 525, 550 and 650, and the windows 90, 123 and 144 wide: the more evaluations, the earlier one can start and the less it
 matters, but what a prior that is 4 nats off costs grows from 1.4 to 2.8 times the best. From the mixture the best start
-is at 350 with all three and the windows are 50 to 65 wide; at 650 its distance is 6.3, 3.2 and 1.9 times the best, with 3
-evaluations no lower than the Gaussian's best: what was decided for the samples there, the network decides anew.
+is at 350 with all three and the windows are 50 to 65 wide; at 650 its distance is 6.3, 3.2 and 1.9 times the best, with
+3 evaluations no lower than the Gaussian's best: what was decided for the samples there, the network decides anew.
 """
 
 from collections.abc import Callable, Sequence
