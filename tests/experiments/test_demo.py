@@ -16,7 +16,7 @@ from latestart.experiments.judge import Figures
 SOME = Estimate(0.5, 0.4, 0.6)
 
 
-def _measured(value, **cell):
+def _measured(value, seed=0, **cell):
     full = {"sampler": "ddim", "nfe": 3, "prior": "none", "spacing": "trailing", "clip": False, "t_start": None} | cell
     replicates = value * torch.linspace(0.9, 1.1, 11, dtype=torch.float64)
     return demo.Measured(
@@ -31,7 +31,14 @@ def _measured(value, **cell):
             recall_replicates=replicates,
         ),
         images=torch.zeros(16, 1, 4, 4),
+        seed=seed,
     )
+
+
+def _again(table_tried, factors):
+    """The winners drawn again: each distance times the factor of its kind."""
+    values = {m.cell: m.figures.frechet.value for m in table_tried}
+    return [_measured(values[c] * factors[c.prior], 1, **vars(c)) for c in demo.winners(table_tried)]
 
 
 def test_every_baseline_stands_beside_every_start():
@@ -59,15 +66,17 @@ def test_the_baseline_is_the_best_of_the_four_and_ratios_are_paired():
             groups += [_measured(v, prior="isotropic", t_start=t, **here) for v, t in ((50, 300), (40, 400))]
             groups += [_measured(v, prior="gaussian", t_start=t, **here) for v, t in ((20, 300), (30, 400))]
             groups += [_measured(v, prior="mixture", t_start=t, **here) for v, t in ((10, 200), (15, 300))]
-    comparisons = demo.compare(groups)
+    # drawn again the Gaussian is twice as bad: chosen by the first seed, told by the second
+    again = _again(groups, {"none": 1, "isotropic": 1, "gaussian": 2, "mixture": 1})
+    assert len(again) == 5 * 6 and {m.seed for m in again} == {1}
+    comparisons = demo.compare(demo.Table(groups, again, again[0]))
     assert len(comparisons) == 6
     for c in comparisons:
         assert (c.baseline.figures.frechet.value, c.trailing.figures.frechet.value) == (60, 80)
-        assert (c.isotropic.cell.t_start, c.gaussian.cell.t_start) == (400, 300)
+        assert (c.isotropic.cell.t_start, c.gaussian.cell.t_start, c.mixture.cell.t_start) == (400, 300, 200)
         # replicates that move together leave no doubt about the ratio
-        assert c.mixture.cell.t_start == 200
-        gains = ((c.gain, 3), (c.gain_trailing, 4), (c.gain_isotropic, 2))
-        for gain, value in (*gains, (c.mixture_gain, 6), (c.mixture_gain_gaussian, 2)):
+        gains = ((c.gain, 1.5), (c.gain_trailing, 2), (c.gain_isotropic, 1))
+        for gain, value in (*gains, (c.mixture_gain, 6), (c.mixture_gain_gaussian, 4)):
             assert (gain.value, gain.low, gain.high) == pytest.approx((value, value, value))
 
 
@@ -84,16 +93,22 @@ def test_the_command_writes_its_figures_and_its_picture(tmp_path, monkeypatch):
     written = json.loads((tmp_path / "results.json").read_text())
     names = {"sampler", "nfe", "prior", "spacing", "clip", "t_start", "frechet", "low", "high", "samples", "seed"}
     names |= {"recall", "copied"}
-    assert len(some) == 10 and len(written["rows"]) == 11
-    for row in written["rows"]:
+    assert len(some) == 10 == len(written["tried"])
+    for row in (*written["tried"], *written["rows"]):
         assert set(row) == names
         assert 0 < row["low"] < row["frechet"] < row["high"]
         assert row["samples"] == 130
         assert 0 <= row["recall"]["low"] <= row["recall"]["value"] <= row["recall"]["high"] <= 1
         assert 0 <= row["copied"]["low"] <= row["copied"]["value"] <= row["copied"]["high"] < 0.1
-    assert [row["nfe"] for row in written["rows"]] == [3] * 10 + [12]
-    rows = written["rows"][:-1]
-    best = {p: min(r["frechet"] for r in rows if r["prior"] == p) for p in starts}
+    assert {row["seed"] for row in written["tried"]} == {0}
+    assert {row["seed"] for row in written["rows"]} == {1}
+    assert written["rows"][-1]["nfe"] == 12
+    chosen = {p: min((r for r in written["tried"] if r["prior"] == p), key=lambda r: r["frechet"]) for p in starts}
+    way = ("prior", "spacing", "clip", "t_start")
+    drawn = {tuple(r[name] for name in way): r["frechet"] for r in written["rows"][:-1]}
+    best = {p: drawn[tuple(row[name] for name in way)] for p, row in chosen.items()}
+    assert len(drawn) == len({*best.values(), drawn["none", "trailing", False, None]})
+    assert all(best[p] != row["frechet"] for p, row in chosen.items())
     assert written["gains"][0]["gain"]["value"] == pytest.approx(best["none"] / best["gaussian"])
     assert written["gains"][0]["mixture_gain_gaussian"]["value"] == pytest.approx(best["gaussian"] / best["mixture"])
     assert best["mixture"] < best["gaussian"] / 1.5

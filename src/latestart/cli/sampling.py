@@ -71,7 +71,9 @@ def train(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path("out/demo"),
     samples: Annotated[int, typer.Option(min=130, help="Images for each figure.")] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the noise that the best is chosen with; the next is that of its figures.")
+    ] = 0,
 ) -> None:
     """Show the gain of a late start on the shipped MNIST model: a table, a picture, the figures."""
     with friendly():
@@ -84,14 +86,17 @@ def demo(
 
         check_folder(out)
         with bar("sampling") as advance:
-            measured = experiment.run(samples, seed, progress=advance)
-        comparisons = experiment.compare(measured)
-        results = experiment.results(measured, samples, seed)
+            table = experiment.run(samples, seed, progress=advance)
+        comparisons = experiment.compare(table)
+        results = experiment.results(table, samples)
         write_json(out / "results.json", results)
         demo_samples(out / "samples.png", comparisons)
-        Console(width=None if Console().is_terminal else 110).print(demo_table(measured, comparisons))
-        say(f"{samples} samples a figure, seed {seed}, features {results['features']}")
-        full = next(m.figures for m in measured if m.cell == experiment.REFERENCE)
+        Console(width=None if Console().is_terminal else 110).print(demo_table(table.tried, comparisons))
+        say(
+            f"{samples} samples a figure, seed {seed} to choose and {seed + 1} for the best of each kind, "
+            f"features {results['features']}"
+        )
+        full = table.reference.figures
         assert full.copied is not None  # a shipped model comes with the images that copies are looked for in
         say(
             f"DDIM from full noise in 100 steps: distance {full.frechet.value:.1f}, recall {full.recall.value:.3f}, "

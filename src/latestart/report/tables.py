@@ -46,7 +46,8 @@ def demo_table(measured: list[Measured], comparisons: list[Comparison]) -> Table
     table.add_row("gain on trailing, unclipped", *(_times(c.gain_trailing) for c in comparisons))
     table.add_row("gain on best N(0, I) late", *(_times(c.gain_isotropic) for c in comparisons))
     table.caption = (
-        "* the better of clipped and unclipped; below the figures 95% bootstrap intervals, paired for ratios"
+        "* the better of clipped and unclipped. The best of each kind was drawn again with the next seed, below which"
+        " stand 95% bootstrap intervals, paired for ratios"
     )
     return table
 
