@@ -86,6 +86,32 @@ def test_fit_writes_a_mixture(tmp_path, labelled, options, components, classes):
     assert means[0] == pytest.approx(60 / 127.5 - 1, abs=0.1) and means[-1] == pytest.approx(180 / 127.5 - 1, abs=0.1)
 
 
+def test_fit_takes_every_combination_of_attributes_that_occurs(tmp_path):
+    """Brightness and contrast, of which dark and flat never come together: three Gaussians, each of its own images."""
+    g = np.random.default_rng(0)
+    bright, rough = np.arange(600) % 2, np.arange(600) // 2 % 2
+    kept = (bright | rough) == 1
+    bright, rough = bright[kept], rough[kept]
+    noise = g.standard_normal((len(bright), 6, 6)) * (4 + 16 * rough[:, None, None])
+    pixels = (60 + 120 * bright[:, None, None] + noise).clip(0, 255).astype(np.uint8)
+    np.savez(tmp_path / "known.npz", images=pixels, labels=bright, bright=bright, rough=rough)
+    options = ("--out", tmp_path / "m.safetensors", "--basis", "isotropic")
+    result = _run("fit", tmp_path / "known.npz", "--by-attribute", *options)
+    assert result.exit_code == 0, result.output
+    mixture = load_prior(tmp_path / "m.safetensors")
+    assert mixture.labels is not None and mixture.labels.tolist() == [0, 1, 2]
+    for component, of in zip(mixture.components, ((0, 1), (1, 0), (1, 1)), strict=True):
+        own = pixels[(bright == of[0]) & (rough == of[1])] / 127.5 - 1
+        assert float(component.mean.mean()) == pytest.approx(own.mean(), abs=1e-3)
+    spread = [float(component.variances.mean()) for component in mixture.components]
+    assert spread[1] < 0.5 * min(spread[0], spread[2])  # of the flat, though shrunk to what is common
+    np.savez(tmp_path / "labels.npz", images=pixels, labels=bright)
+    without = _run("fit", tmp_path / "labels.npz", "--by-attribute", *options)
+    assert without.exit_code == 2 and "--by-attribute needs an npz file" in without.output
+    both = _run("fit", tmp_path / "known.npz", "--by-attribute", "--by-label", *options)
+    assert both.exit_code == 2 and "one of --by-label and --by-attribute" in both.output
+
+
 def test_fit_chooses_the_number_of_components(tmp_path, labelled):
     np.savez(tmp_path / "more.npz", images=np.concatenate([np.load(labelled)["images"]] * 3))
     options = ("--components", "auto", "--sigma", 0.2, "--basis", "isotropic")

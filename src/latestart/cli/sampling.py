@@ -120,6 +120,10 @@ def fit(
         ),
     ] = "",
     by_label: Annotated[bool, typer.Option(help="A Gaussian, or `components` of them, for each class.")] = False,
+    by_attribute: Annotated[
+        bool,
+        typer.Option(help="The same for each combination of the attributes that an npz file names beside its images."),
+    ] = False,
     sigma: Annotated[float, typer.Option(help="Noise level at which `auto` compares numbers of components.")] = 2.0,
     limit: Annotated[int | None, typer.Option(min=2, help="Use only the first images.")] = None,
     seed: Annotated[int, typer.Option(help="Of the directions of a low-rank fit, and of k-means.")] = 0,
@@ -141,8 +145,11 @@ def fit(
         check_folder(out.parent)
         number = _number(components)
         run, device = processes(), own_device()
-        if components or by_label:
-            _fit_mixture(load_images(images, limit), out, number, by_label, basis, rank, sigma, seed, run, device)
+        if by_label and by_attribute:
+            raise ValueError("one of --by-label and --by-attribute")
+        if components or by_label or by_attribute:
+            data = _by_attribute(images, limit) if by_attribute else load_images(images, limit)
+            _fit_mixture(data, out, number, by_label or by_attribute, basis, rank, sigma, seed, run, device)
             return
         data = load_images(images, limit, (run.index, run.count))
         moments = Moments(data.shape, basis, rank, seed=seed)
@@ -160,6 +167,14 @@ def fit(
     say(f"wrote {out}")
 
 
+def _by_attribute(path: Path, limit: int | None) -> "Images":
+    from latestart.experiments.attributes import combined, known_attributes, load_known
+
+    if not known_attributes(path, limit):
+        raise ValueError(f"--by-attribute needs an npz file with an array of indices for each attribute, not {path}")
+    return combined(load_known(path, limit))
+
+
 def _fit_mixture(
     data: "Images", out: Path, components: int | str | None, by_label: bool, basis: str, rank: int | None, sigma: float,
     seed: int, run: "Processes", device: "torch.device",
@@ -172,7 +187,7 @@ def _fit_mixture(
             "--by-label needs images with labels: a parquet file or npz with them, or a folder for each class"
         )
     if by_label and isinstance(components, str):
-        raise ValueError("--components auto chooses the number without labels: leave --by-label out")
+        raise ValueError("--components auto chooses the number without labels: leave --by-label and --by-attribute out")
     if isinstance(components, str):
         components = run.firsts(lambda: _chosen_components(data, basis, rank, sigma, seed, device))
     labels = data.labels if by_label else None
