@@ -304,8 +304,9 @@ def test_tables_give_every_figure_with_its_interval(opened, tmp_path):
     row = next(line for line in apart.splitlines() if f"| {report.name_of(late)} |" in line)
     assert told(gain.factor, ".2f").replace("inf", "∞") in row and ("\\*" in row) == gain.apart
     said = report.diversity_report(result).sentences
-    count, distance = result.floor
-    assert count == 60 and f"60 images that the model has not seen score {distance.value:.3g}" in said[0]
+    floor = result.floor
+    assert floor.images == 60
+    assert f"60 images that the model has not seen score {floor.frechet.value:.3g}" in said[0]
 
 
 def test_several_processes_share_the_ways_and_find_what_one_finds(opened, tmp_path):

@@ -18,7 +18,7 @@ from latestart.evaluation.quality import Estimate, feature_statistics
 from latestart.experiments import initialisations as experiment
 from latestart.experiments.cells import Outcome
 from latestart.experiments.initialisations import Point, Setting
-from latestart.experiments.judge import Figures, Judge, Reference, over
+from latestart.experiments.judge import Figures, Floor, Judge, Reference, over
 from latestart.experiments.starts import FlowConfig, NoisedImages, Reshaped
 from latestart.experiments.subjects import Subject
 from latestart.gaussians.basis import Isotropic
@@ -126,12 +126,12 @@ def test_starting_from_training_images_copies_them_and_the_mixture_does_not(resu
 
 def test_the_floor_is_the_judges_and_one_in_a_hundred_unseen_images_seems_a_copy(result, subject):
     """Its share of copies is of 1,000 images, and the quantile that it is told by of 2,000: 0.01 give or take 0.004."""
-    count, distance = subject.judge.floor(400)
-    assert (result.unseen, result.floor.frechet) == (count, distance)
+    floor = subject.judge.floor(400)
+    assert floor == Floor(result.unseen, result.floor.frechet)
     copied = result.floor.copied
     assert 0 < copied.value < 0.025 and copied.low <= 0.01 <= copied.high
     report = starts_report(result)
-    assert f"400 images that the model has not seen score {distance.value:.3g}" in report.sentences[0]
+    assert f"400 images that the model has not seen score {floor.frechet.value:.3g}" in report.sentences[0]
     last = markdown_table(starts_table(result)).splitlines()[-3]
     assert "400 unseen images" in last and f"{copied.value:.3f} [{copied.low:.3f}, {copied.high:.3f}]" in last
 

@@ -17,7 +17,7 @@ from latestart.cli.early import sensitivity
 from latestart.data import Images, to_pixels
 from latestart.evaluation.quality import Estimate
 from latestart.experiments import sensitivity as experiment
-from latestart.experiments.judge import Judge, Reference
+from latestart.experiments.judge import Floor, Judge, Reference
 from latestart.experiments.subjects import Subject, beside
 from latestart.gaussians.basis import Dense
 from latestart.report import early
@@ -285,7 +285,7 @@ def test_a_curve_without_unseen_images_says_so(settings, tmp_path):
 
 
 def test_the_floor_of_fewer_images_is_said_to_be_too_high():
-    floor = (440, Estimate(3.14, 2.9, 3.4))
+    floor = Floor(440, Estimate(3.14, 2.9, 3.4))
     assert floor_sentence(floor, 440) == "440 images that the model has not seen score 3.14 [2.9, 3.4]: the floor"
     assert floor_sentence(floor, 500).endswith("the floor, a little too high, since there are 500 samples")
 

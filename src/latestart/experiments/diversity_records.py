@@ -10,6 +10,7 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments.attributes import Score
 from latestart.experiments.diversity_ways import Settings
 from latestart.experiments.grid import FULL, Cell
+from latestart.experiments.judge import Floor
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,7 @@ class Result:
         choices: the starts that were chosen, and why.
         failed: ways that were not measured, and why.
         features, classifier: what was read with.
-        floor: how many images the model has not seen, and their Frechet distance; None without such.
+        floor: of images that the model has not seen; None without such.
         settings: what was asked for.
     """
 
@@ -125,7 +126,7 @@ class Result:
     failed: tuple[str, ...]
     features: str
     classifier: str
-    floor: tuple[int, Estimate] | None
+    floor: Floor | None
     settings: Settings
 
     def record(self) -> dict[str, Any]:
@@ -134,7 +135,7 @@ class Result:
             "settings": asdict(self.settings),
             "features": self.features,
             "classifier": self.classifier,
-            "floor": None if self.floor is None else {"images": self.floor[0], **asdict(self.floor[1])},
+            "floor": None if self.floor is None else self.floor.record(),
             "scores": {name: score.record() for name, score in self.scores.items()},
             **self.data.record(),
             "choices": list(self.choices),

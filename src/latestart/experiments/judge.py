@@ -10,8 +10,8 @@ processes, and kept in a file that says which extractor and which images it is o
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -37,6 +37,23 @@ COMPARED = 5000  # samples so compared: all their distances are held in memory
 BATCH = 1000
 KIND = "feature-statistics"
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What no sampler can be expected to fall below: how many images the model has not seen, and their distance."""
+
+    images: int
+    frechet: Estimate
+
+    def record(self) -> dict[str, Any]:
+        """For JSON, as `of_record` reads it."""
+        return {"images": self.images, **asdict(self.frechet)}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "Floor":
+        """What `record` wrote."""
+        return cls(record["images"], Estimate(record["value"], record["low"], record["high"]))
 
 
 @dataclass(frozen=True)
@@ -94,13 +111,13 @@ class Judge:
         """How many features there are."""
         return len(self.reference.statistics.mean)
 
-    def floor(self, samples: int) -> tuple[int, Estimate] | None:
-        """How many images the model has not seen, at most `samples`, and their distance; None if there are none."""
+    def floor(self, samples: int) -> Floor | None:
+        """Of the images that the model has not seen, at most `samples`; None if there are none."""
         if self.reference.copying is None:
             return None
         _, one, other = self.reference.copying
         features = self.extract(torch.cat([one.unit(), other.unit()])[:samples])
-        return len(features), interval(self.frechet.replicates(features), self.frechet(features))
+        return Floor(len(features), interval(self.frechet.replicates(features), self.frechet(features)))
 
     def __call__(self, images: Tensor) -> Figures:
         """The figures of images `(N, C, H, W)` in [0, 1].

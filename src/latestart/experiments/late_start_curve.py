@@ -40,7 +40,7 @@ from latestart.experiments.analysis_task import Settings as Fineness
 from latestart.experiments.analysis_task import prepare
 from latestart.experiments.cells import Outcome, Planned, Progress, plan
 from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
-from latestart.experiments.judge import Figures, few_samples, fingerprint, ratio, ratio_replicates
+from latestart.experiments.judge import Figures, Floor, few_samples, fingerprint, ratio, ratio_replicates
 from latestart.experiments.subjects import SHIPPED, Subject, open_subjects
 from latestart.experiments.sweep import Sweep
 from latestart.features import ClassifierFeatures
@@ -198,7 +198,7 @@ class Result:
         length: steps of the full run.
         features: what the distance is taken in.
         settings: what was asked for.
-        floor: how many images the model has not seen, and their distance; None where there are none.
+        floor: of images that the model has not seen; None where there are none.
     """
 
     lines: tuple[Line, ...]
@@ -208,7 +208,7 @@ class Result:
     length: int
     features: str
     settings: Settings
-    floor: tuple[int, Estimate] | None = None
+    floor: Floor | None = None
 
     def record(self) -> dict[str, Any]:
         """All figures, ready for `results.json`."""
@@ -217,7 +217,7 @@ class Result:
             "length": self.length,
             "features": self.features,
             "within": WITHIN,
-            "floor": None if self.floor is None else {"images": self.floor[0], **asdict(self.floor[1])},
+            "floor": None if self.floor is None else self.floor.record(),
             "lines": [line.record() for line in self.lines],
             "levels": [asdict(level) for level in self.levels],
             "missing": list(self.missing),

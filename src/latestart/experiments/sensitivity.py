@@ -40,7 +40,7 @@ from latestart.evaluation.quality import Estimate, interval
 from latestart.experiments.cells import Outcome, Planned, Progress, plan
 from latestart.experiments.divergence import kept_divergence, nats_at, require_no_classes
 from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
-from latestart.experiments.judge import few_samples, ratio
+from latestart.experiments.judge import Floor, few_samples, ratio
 from latestart.experiments.subjects import Subject, beside, open_images, open_subjects
 from latestart.experiments.sweep import Sweep
 from latestart.gaussians.mixture import Mixture
@@ -202,7 +202,7 @@ class Result:
     Attributes:
         curves: those of which at least three starts are done, by prior and number of evaluations.
         rows: of every start, as `Sweep.table` has them.
-        floor: how many images the model has not seen, and their distance; None where there are none.
+        floor: of images that the model has not seen; None where there are none.
         features: what the distance is taken in.
         weights: the fingerprint of the model.
         settings: what was asked for.
@@ -210,7 +210,7 @@ class Result:
 
     curves: list[Curve]
     rows: list[dict[str, Any]]
-    floor: tuple[int, Estimate] | None
+    floor: Floor | None
     features: str
     weights: str
     settings: Settings
@@ -226,7 +226,7 @@ class Result:
             "cells": len(self.rows),
             "measured": len(done),
             "evaluations": sum(row["nfe"] * row["samples"] for row in done),
-            "floor": None if self.floor is None else {"images": self.floor[0], **asdict(self.floor[1])},
+            "floor": None if self.floor is None else self.floor.record(),
             "curves": [curve.record() for curve in self.curves],
         }
 

@@ -37,7 +37,7 @@ only ratios compare. The shipped MNIST model gives 4.6, 2.3 and 1.3 for them on 
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,7 @@ def results(table: Table, found: list[Row], dataset: str | None) -> dict[str, An
         "drawn_again": len(drawn),
         "evaluations": sum(measured.values()) + sum(drawn.values()),
         "planned": table.cost,
-        "floor": None if floor is None else {"images": floor[0], **asdict(floor[1])},
+        "floor": None if floor is None else floor.record(),
         "left_out": [dict(zip(("part", "sampler", "number", "missing"), (*key, by))) for key, by in left.items()],
         "rows": [row.record() for row in found],
     }

@@ -19,6 +19,7 @@ from latestart.evaluation.copying import BAR
 from latestart.evaluation.quality import Estimate
 from latestart.experiments import initialisations as starts
 from latestart.experiments import late_training as training
+from latestart.experiments.judge import Floor
 from latestart.files import replacing
 from latestart.report.floor import floor_sentence
 from latestart.report.record import Report
@@ -51,7 +52,7 @@ def starts_report(result: starts.Result) -> Report:
     setting = result.setting
     seed = f"{setting.seed} for the choice of starts, {setting.seed + 1} for the figures"
     facts = {"model": result.model, "samples": setting.samples, "seed": seed, "features": result.features}
-    floor = None if result.floor is None else (result.unseen, result.floor.frechet)
+    floor = None if result.floor is None else Floor(result.unseen, result.floor.frechet)
     said = [floor_sentence(floor, setting.samples)]
     said += [f"failed: {what}: {reason}" for what, reason in result.failed.items()]
     said += [f"{kind}: {told}" for kind, told in result.fitted.items()]

@@ -8,15 +8,15 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import Grid
+from latestart.experiments.judge import Floor
 from latestart.report.floor import floor_sentence
 from latestart.report.record import Report
 
 Row = dict[str, Any]
 
 
-def sweep_report(grid: Grid, rows: list[Row], floors: Mapping[str, tuple[int, Estimate] | None]) -> Report:
+def sweep_report(grid: Grid, rows: list[Row], floors: Mapping[str, Floor | None]) -> Report:
     """The table of the cells that were measured, the floor of each model's distances, and why others were not.
 
     Args:
@@ -30,7 +30,7 @@ def sweep_report(grid: Grid, rows: list[Row], floors: Mapping[str, tuple[int, Es
     return Report(f"Sweep: {facts['model']}", facts, [sweep_table(rows)], said)
 
 
-def floor_sentences(floors: Mapping[str, tuple[int, Estimate] | None], samples: int) -> Iterator[str]:
+def floor_sentences(floors: Mapping[str, Floor | None], samples: int) -> Iterator[str]:
     """What no model can be expected to fall below, told once where it is the same for all, or that it is not known."""
     told = {model: floor_sentence(floor, samples) for model, floor in floors.items()}
     if len(set(told.values())) == 1:

@@ -20,6 +20,7 @@ from rich.table import Table
 from latestart.evaluation.copying import BAR, QUANTILE
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import FULL, PLAIN
+from latestart.experiments.judge import Floor
 from latestart.experiments.table1_cells import GAUSSIAN, MIXTURE, PAPER
 from latestart.experiments.table1_rows import BEST, Best, Row
 from latestart.files import replacing
@@ -32,7 +33,6 @@ NAMES |= {"deis": "DEIS", "heun": "Heun", "lms": "LMS", BEST: "best of all"}
 KINDS = {FULL: "full noise", PLAIN: "late, N(0, I)", GAUSSIAN: "late, Gaussian", MIXTURE: "late, mixture"}
 COLORS = {FULL: "#707070", PLAIN: "#8073ac", GAUSSIAN: "#2166ac", MIXTURE: "#b2182b"}
 MARKERS = {FULL: "o", PLAIN: "s", GAUSSIAN: "D", MIXTURE: "^"}
-ENDS = ("value", "low", "high")
 CLEAN = "without copies"
 BEST_FULL = "best full noise"  # of all: unclipped and clipped
 BOTH = (False, True)
@@ -189,8 +189,8 @@ def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[st
     clips = facts["clips"]
     tables = [block.rich() for block in blocks(rows, clips)]
     said = [*headline(rows, clips), *left_out(facts["left_out"]), *not_measured(cells)]
-    floor = facts["floor"] and (facts["floor"]["images"], Estimate(**{name: facts["floor"][name] for name in ENDS}))
-    said.insert(0, floor_sentence(floor, facts["samples"]))
+    floor = facts["floor"]
+    said.insert(0, floor_sentence(floor and Floor.of_record(floor), facts["samples"]))
     said.append(_method(facts))
     if any(row.clean for row in rows):
         said.append(
