@@ -78,9 +78,8 @@ def table1(
         from latestart.experiments.grid import Grid
         from latestart.experiments.published import dataset_of, published
         from latestart.experiments.table1_cells import Options
-        from latestart.files import write_json
         from latestart.processes import processes
-        from latestart.report import table1 as report
+        from latestart.report.table1 import publish
 
         check_folder(out)
         dataset = dataset_of(model) if paper is None else paper
@@ -110,16 +109,7 @@ def table1(
             table.measure(budget, retry, advance)
         if not run.first:
             return
-        rows, whole = table.rows(dataset), table.whole
-        all_rows = whole.table()
-        whole.write(all_rows)
-        figures = experiment.results(table, rows, dataset)
-        write_json(out / "results.json", figures)
-        if rows:
-            heading = f"{Path(model).name}: {samples:,} samples of each cell, features {table.features}"
-            heading += f"\nchosen with seed {seed}, drawn again with seed {seed + 1}"
-            report.picture(out / "table1.png", rows, heading)
-        report.table_report(figures, rows, all_rows).publish(out, "results.json", "results.parquet")
+        publish(table, dataset, out)
 
 
 def _times(text: str | None, kinds: Iterable[str]) -> dict[str, tuple[int, ...]]:

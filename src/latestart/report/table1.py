@@ -19,11 +19,12 @@ from rich.table import Table
 
 from latestart.evaluation.copying import BAR, QUANTILE
 from latestart.evaluation.quality import Estimate
+from latestart.experiments import table1 as experiment
 from latestart.experiments.grid import FULL, PLAIN
 from latestart.experiments.judge import Floor
 from latestart.experiments.table1_cells import GAUSSIAN, MIXTURE, PAPER
 from latestart.experiments.table1_rows import BEST, Best, Row
-from latestart.files import replacing
+from latestart.files import replacing, write_json
 from latestart.report.floor import floor_sentence
 from latestart.report.record import Report
 from latestart.report.sweep import not_measured
@@ -175,6 +176,26 @@ def _both(mine: Estimate, theirs: Estimate) -> str:
 
 def _interval(share: Estimate) -> str:
     return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
+
+
+def publish(table: experiment.Table, dataset: str | None, out: Path) -> None:
+    """Write the rows, the figures, the picture and the report of what is measured, and print the report.
+
+    Args:
+        table: measured, as far as it is.
+        dataset: whose figures in the paper stand beside.
+        out: folder of the table.
+    """
+    rows, whole = table.rows(dataset), table.whole
+    cells = whole.table()
+    whole.write(cells)
+    facts = experiment.results(table, rows, dataset)
+    write_json(out / "results.json", facts)
+    if rows:
+        heading = f"{facts['model']}: {facts['samples']:,} samples of each cell, features {facts['features']}"
+        heading += f"\nchosen with seed {facts['seed_chosen_by']}, drawn again with seed {facts['seed_reported']}"
+        picture(out / "table1.png", rows, heading)
+    table_report(facts, rows, cells).publish(out, "results.json", "results.parquet")
 
 
 def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[str, Any]]) -> Report:
