@@ -108,7 +108,10 @@ def diversity(
         run = processes()
         measured = experiment.Experiment(settings, out, say if run.first else lambda _: None, run)
         if run.first:
-            say(f"{len(measured.planned)} ways, {measured.cost:,} network evaluations")
+            say(
+                f"{len(measured.planned)} ways, {measured.cost:,} network evaluations; "
+                f"the best are drawn again with seed {seed + 1}"
+            )
         with bar("evaluating", run.first) as advance:
             measured.measure(advance)
         if not run.first:

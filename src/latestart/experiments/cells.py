@@ -12,7 +12,7 @@ was spent is counted on the network itself.
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,19 @@ def _planned(cell: Cell, subject: Subject) -> Planned:
         "features": subject.judge.features,
         "reference": subject.judge.reference.fingerprint,
     }
-    return Planned(cell, fingerprint(json.dumps(configuration, sort_keys=True)), configuration, steps, reason)
+    return Planned(cell, key_of(configuration), configuration, steps, reason)
+
+
+def key_of(configuration: dict[str, Any]) -> str:
+    """The key of a cell with this configuration."""
+    return fingerprint(json.dumps(configuration, sort_keys=True))
+
+
+def again(planned: Planned) -> Planned:
+    """The same cell with the next seed, as a plan of that seed would have it."""
+    cell = replace(planned.cell, seed=planned.cell.seed + 1)
+    configuration = planned.configuration | {"seed": cell.seed}
+    return replace(planned, cell=cell, configuration=configuration, key=key_of(configuration))
 
 
 def describe(cell: Cell) -> str:

@@ -8,8 +8,9 @@ are paired.
 
 Full noise is the best, by the Frechet distance, of leading and trailing spacing, clipped and unclipped; a late start
 the best of clipped and unclipped from the start that `choose_start` names, or of several starts given. What is best is
-not chosen by the attributes, unless the features are those of a classifier of them, as they are for the faces. All are
-in `results.json`.
+not chosen by the attributes, unless the features are those of a classifier of them, as they are for the faces. It is
+sampled again with the next seed, and the figures told are of those samples, as are the reference's. All are in
+`results.json`.
 
 Attributes are read by a classifier, the one that `experiment attributes` trains, beside the model. Samples and data
 are read alike, so that errors made on both cancel as far as they can, and what the classifier gets wrong on held-out
@@ -42,9 +43,9 @@ from torch import Tensor
 from latestart.data import to_pixels
 from latestart.evaluation.diversity import Diversity, attribute, vendi
 from latestart.evaluation.quality import Estimate, checked, interval
-from latestart.experiments.cells import Meter, Planned, Progress, describe, first_line, measured
+from latestart.experiments.cells import Meter, Planned, Progress, again, describe, first_line, measured
 from latestart.experiments.diversity_data import facts_of, open_data
-from latestart.experiments.diversity_records import Result, Way, gains_of, shown_of
+from latestart.experiments.diversity_records import Result, Way, best_of, gains_of
 from latestart.experiments.diversity_ways import Settings, chosen, planned_ways
 from latestart.experiments.judge import COMPARED, few_samples, fingerprint
 from latestart.experiments.readers import doubtful, open_reader, read_all, scores_of
@@ -106,14 +107,29 @@ class Experiment:
 
     @property
     def cost(self) -> int:
-        """Network evaluations that all ways cost, those kept included, and without the choice of starts."""
+        """Network evaluations that all ways to choose from cost, those kept included, without the choice of starts."""
         return sum(planned.cell.cost for planned in self.planned)
 
     def measure(self, progress: Progress | None = None) -> None:
-        """Sample every way that is missing; `progress(done, total, what)` counts this process' network evaluations."""
-        pending = self.run.firsts(lambda: [k for k, one in enumerate(self.planned) if self._readings(one) is None])
-        mine = shares([self.planned[k].cell.cost for k in pending], self.run.count)[self.run.index]
-        work = [self.planned[pending[k]] for k in mine]
+        """Sample every way that is missing, and then what is best with the next seed.
+
+        `progress(done, total, what)` counts this process' network evaluations, of the ones and then of the others.
+        """
+        self._measure(self.planned, progress)
+        self._measure(self.run.firsts(self._best), progress)
+
+    def _best(self) -> list[Planned]:
+        """The best of each group of ways that are kept, with the next seed."""
+        found = ((planned, self._readings(planned)) for planned in self.planned)
+        judged = [(planned, self.subject.judge.frechet(kept.features)) for planned, kept in found if kept is not None]
+        best = best_of([(planned.cell, distance) for planned, distance in judged])
+        fast = [planned for planned, _ in judged if planned.cell in best and planned.cell.seed == self.settings.seed]
+        return [again(planned) for planned in fast]
+
+    def _measure(self, planned: list[Planned], progress: Progress | None) -> None:
+        pending = self.run.firsts(lambda: [k for k, one in enumerate(planned) if self._readings(one) is None])
+        mine = shares([planned[k].cell.cost for k in pending], self.run.count)[self.run.index]
+        work = [planned[pending[k]] for k in mine]
         meter = Meter(sum(planned.cell.cost for planned in work), progress)
         failed = {describe(planned.cell): reason for planned in work if (reason := self._tried(planned, meter))}
         for theirs in self.run.gather(failed):  # nobody reads before all is written
@@ -138,14 +154,15 @@ class Experiment:
             ValueError: none was.
         """
         judge, samples, seed = self.subject.judge, self.settings.samples, self.settings.seed
-        found = [(planned, self._readings(planned)) for planned in self.planned]
+        found = [(planned, self._readings(planned)) for planned in (*self.planned, *self._best())]
         if all(readings is None for _, readings in found):
             raise ValueError(f"no way could be sampled: {next(iter(self.failed.values()), 'none was measured')}")
         self._tell_of_copies([planned for planned, one in found if one is not None and one.copied is None])
         read = read_all(self.reader, self.data.images)
         variety = vendi(judge.reference.real[:samples], seed=seed)
         ways = tuple(self._way(planned, one, read, variety) for planned, one in found if one is not None)
-        shown, unseen = shown_of(ways), judge.reference.copying
+        shown = tuple(sorted((way for way in ways if way.cell.seed == seed + 1), key=lambda way: way.cell.nfe))
+        unseen = judge.reference.copying
         return Result(
             ways=ways,
             shown=shown,

@@ -1,5 +1,6 @@
 """What an experiment of diversity found: each way with its figures, what the data are, and what late starts gain."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -106,7 +107,7 @@ class Result:
 
     Attributes:
         ways: all that were measured.
-        shown: the best of each sampler and prior by the Frechet distance, in the order of the chart.
+        shown: the best of each sampler and prior by the Frechet distance, drawn again, in the order of the chart.
         gains: of the late starts.
         data: the images that attributes were read of.
         scores: of the reader, on held-out images by attribute, where these are known.
@@ -146,12 +147,12 @@ class Result:
         }
 
 
-def shown_of(ways: tuple[Way, ...]) -> tuple[Way, ...]:
+def best_of(ways: Sequence[tuple[Cell, float]]) -> list[Cell]:
     """The best by the Frechet distance of each sampler, prior and number of evaluations, in their order."""
-    groups: dict[tuple[str, str, int], list[Way]] = {}
-    for way in ways:
-        groups.setdefault((way.cell.sampler, way.cell.prior, way.cell.nfe), []).append(way)
-    return tuple(min(group, key=lambda way: way.frechet.value) for group in groups.values())
+    groups: dict[tuple[str, str, int], list[tuple[Cell, float]]] = {}
+    for cell, distance in ways:
+        groups.setdefault((cell.sampler, cell.prior, cell.nfe), []).append((cell, distance))
+    return [min(group, key=lambda one: one[1])[0] for group in groups.values()]
 
 
 def gains_of(shown: tuple[Way, ...]) -> list[Gain]:

@@ -3,7 +3,7 @@
     full noise    each fast sampler with leading and trailing spacing, unclipped and, where it can, clipped
     late start    from each prior, unclipped and clipped, at the starts given; or at the one that `choose_start` names
                   for that sampler and prior, chosen once and kept in starts/
-    reference     DDPM in many steps from full noise
+    reference     DDPM in many steps from full noise, with the next seed, since there is nothing to choose
 
 All but the reference are at equal network evaluations. A way for which no start can be chosen, or at which the sampler
 cannot spend the evaluations, is left out and told with the reason.
@@ -11,7 +11,7 @@ cannot spend the evaluations, is left out and told with the reason.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Settings:
         starts: in the scheduler's t; by default one for each sampler and prior, by `choose_start`.
         reference: steps of DDPM from full noise; 1,000, and 200 on a processor, by default; 0 leaves it out.
         samples: of each way.
-        seed: sample i depends on the seed and i alone.
+        seed: what is best is chosen with; its figures, and the reference's, are of the next.
         classifier: as `readers.open_reader` takes it.
         features, images, held_out: as a sweep's grid has them.
         batch_size: samples evaluated at once.
@@ -106,7 +106,7 @@ def planned_ways(
     }
     cells = [cell for sampler in settings.samplers for cell in _of(settings, sampler, starts)]
     if settings.length:
-        cells.append(_cell(settings, REFERENCE, settings.length))
+        cells.append(replace(_cell(settings, REFERENCE, settings.length), seed=settings.seed + 1))
     planned = plan(dict.fromkeys(cells), {settings.model: subject})
     able, unable = [], {}
     for one in planned:

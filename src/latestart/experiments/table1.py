@@ -41,12 +41,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from latestart.experiments.cells import Planned, Progress
+from latestart.experiments.cells import Planned, Progress, again
 from latestart.experiments.grid import FULL
 from latestart.experiments.judge import Figures, few_samples
 from latestart.experiments.subjects import open_subjects
 from latestart.experiments.sweep import WANTING, Sweep
-from latestart.experiments.table1_cells import PAPER, Entry, Options, again, entries, sample
+from latestart.experiments.table1_cells import PAPER, Entry, Options, entries, sample
 from latestart.experiments.table1_rows import Done, Key, Row, rows, winners
 from latestart.processes import Processes
 

@@ -5,18 +5,15 @@ whose class knows it: DDPM, DDIM and Heun by `clip_sample`, DPM++, UniPC and DEI
 which is the same. PNDM, LMS and iPNDM know neither. On the paper's grid nothing is clipped.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any
 
 import torch
 
 from latestart.experiments import paper_pndm
-from latestart.experiments.cells import Meter, Metered, Outcome, Planned, first_line, measured, plan
+from latestart.experiments.cells import Meter, Metered, Outcome, Planned, first_line, key_of, measured, plan
 from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
-from latestart.experiments.judge import fingerprint
 from latestart.experiments.subjects import Subject
 from latestart.sampling.samplers import SAMPLERS, can_clip
 from latestart.sampling.spacings import CURVED, SPENT
@@ -161,18 +158,7 @@ def _paper_planned(cell: Cell, steps: int, subject: Subject) -> Planned:
             paper_pndm.paper_grid(int(cell.t_start), steps)
     except ValueError as error:
         reason = first_line(error)
-    return Planned(cell, _key(configuration), configuration, None if reason else steps, reason)
-
-
-def again(planned: Planned) -> Planned:
-    """The same cell with the next seed, as a table of that seed would have it."""
-    cell = replace(planned.cell, seed=planned.cell.seed + 1)
-    configuration = planned.configuration | {"seed": cell.seed}
-    return replace(planned, cell=cell, configuration=configuration, key=_key(configuration))
-
-
-def _key(configuration: dict[str, Any]) -> str:
-    return fingerprint(json.dumps(configuration, sort_keys=True))
+    return Planned(cell, key_of(configuration), configuration, None if reason else steps, reason)
 
 
 def _exact(options: Options, subject: Subject) -> Iterator[Entry]:

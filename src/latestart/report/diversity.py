@@ -196,7 +196,8 @@ def _prior(name: str) -> str:
 def diversity_report(result: Result) -> Report:
     """All tables, the floor, how far the reader can be relied on, and ways that were not measured."""
     settings = result.settings
-    facts = {"model": Path(settings.model).name, "samples": settings.samples, "seed": settings.seed}
+    facts = {"model": Path(settings.model).name, "samples": settings.samples}
+    facts |= {"seed": f"{settings.seed} to choose, {settings.seed + 1} for the figures"}
     facts |= {"features": result.features, "classifier": result.classifier}
     said = [floor_sentence(result.floor, settings.samples), *sentences(result)]
     said += [f"not measured: {line}" for line in result.failed]
@@ -216,7 +217,8 @@ def ways_table(result: Result) -> Table:
     """A row for each way that is shown: what is of no single attribute."""
     table = _table(
         "How good the samples are, how much of the data they meet, how many copy or differ, with 95% intervals",
-        f"{result.settings.samples:,} samples of each way, seed {result.settings.seed}; features {result.features}; "
+        f"{result.settings.samples:,} samples of each way, seed {result.settings.seed + 1}, chosen with seed "
+        f"{result.settings.seed}; features {result.features}; "
         f"copied: the share of copies, 0.01 of new images, * where its interval lies above {BAR:g}; Vendi: how many "
         "different images",
         ("Frechet", "precision", "recall", "coverage", "copied", "Vendi"),
