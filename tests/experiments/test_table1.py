@@ -1,5 +1,6 @@
 """The paper's table: cells at equal cost, figures as by hand, of samples that chose nothing; it goes on when killed."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,7 @@ from latestart.report.record import markdown_table
 from latestart.report.table1 import blocks, headline, table_report
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import can_clip, make_sampler
+from latestart.sampling.seeds import white_noise
 
 torch.set_num_threads(1)
 
@@ -480,6 +482,24 @@ def test_a_budget_is_for_both_draws(subject, tmp_path, budget):
 
 
 # the report
+
+
+def test_what_a_prior_scores_by_itself_stands_beside(subject, tmp_path):
+    """From the noise of the seed of the figures, at no evaluation: those of the samples as they are drawn by hand."""
+    asked = options(parts=("exact",), samplers=("ddim",), starts=("isotropic", "gaussian", "mixture"))
+    table = table_in(tmp_path, subject, asked, drawn_from_one_law)
+    table.measure()
+    facts, found, cells = table.write()
+    alone = table.alone()
+    assert set(alone) == set(facts["alone"]) == {"gaussian", "mixture"}  # N(0, I) knows nothing
+    noise = white_noise(range(20), subject.priors["gaussian"][0].shape, 1)
+    for kind, figures in alone.items():
+        images = (subject.priors[kind][0].push(noise) / 2 + 0.5).clamp(0, 1)
+        assert figures.frechet == subject.judge(images).frechet
+        assert facts["alone"][kind]["frechet"]["value"] == figures.frechet.value
+    told = table_report(facts, found, cells).markdown()
+    assert "gaussian alone, without the network: " in told and "mixture alone, without the network: " in told
+    assert json.loads((tmp_path / "results.json").read_text())["alone"] == facts["alone"]
 
 
 def test_the_report_says_what_was_measured(undisturbed):

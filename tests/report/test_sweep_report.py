@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 from latestart.cli.sweep import sweep
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import Grid
+from latestart.experiments.judge import Floor
 from latestart.report.sweep import floor_sentences, sweep_report
 from tiny import tiny_folder
 
@@ -14,7 +15,7 @@ app.command()(sweep)
 
 
 def test_the_floor_is_told_once_where_models_have_it_in_common_and_by_model_where_not():
-    one, other = (500, Estimate(1.25, 1, 1.5)), (500, Estimate(2.5, 2, 3))
+    one, other = Floor(500, Estimate(1.25, 1, 1.5)), Floor(500, Estimate(2.5, 2, 3))
     common = list(floor_sentences({"a": one, "b": one}, 500))
     assert common == ["500 images that the model has not seen score 1.25 [1, 1.5]: the floor"]
     apart = list(floor_sentences({"models/a": one, "b": other, "c": None}, 500))
@@ -23,7 +24,7 @@ def test_the_floor_is_told_once_where_models_have_it_in_common_and_by_model_wher
 
 
 def test_fewer_unseen_images_than_samples_are_told_to_score_too_high():
-    (line,) = sweep_report(Grid(samples=2000), [], {"mnist": (500, Estimate(1, 1, 1))}).sentences
+    (line,) = sweep_report(Grid(samples=2000), [], {"mnist": Floor(500, Estimate(1, 1, 1))}).sentences
     assert line.startswith("500 images") and "since there are 2,000 samples" in line
 
 

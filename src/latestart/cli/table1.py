@@ -79,7 +79,7 @@ def table1(
         from latestart.experiments.published import dataset_of, published
         from latestart.experiments.table1_cells import Options
         from latestart.processes import processes
-        from latestart.report.table1 import publish
+        from latestart.report import table1 as report
 
         check_folder(out)
         dataset = dataset_of(model) if paper is None else paper
@@ -109,7 +109,10 @@ def table1(
             table.measure(budget, retry, advance)
         if not run.first:
             return
-        publish(table, dataset, out)
+        figures, rows, cells = table.write(dataset)
+        if rows:
+            report.picture(out / "table1.png", rows, report.heading(figures))
+        report.table_report(figures, rows, cells).publish(out, "results.json", "results.parquet")
 
 
 def _times(text: str | None, kinds: Iterable[str]) -> dict[str, tuple[int, ...]]:

@@ -37,9 +37,11 @@ only ratios compare. The shipped MNIST model gives 4.6, 2.3 and 1.3 for them on 
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from latestart.experiments.cells import Planned, Progress, again
 from latestart.experiments.grid import FULL
@@ -48,7 +50,9 @@ from latestart.experiments.subjects import open_subjects
 from latestart.experiments.sweep import WANTING, Sweep
 from latestart.experiments.table1_cells import PAPER, Entry, Options, entries, sample
 from latestart.experiments.table1_rows import Done, Key, Row, rows, winners
+from latestart.files import write_json
 from latestart.processes import Processes
+from latestart.sampling.seeds import white_noise
 
 
 @dataclass
@@ -115,6 +119,34 @@ class Table:
         planned = {one.key: one for one in (*self.sweep.planned, *self.again.planned)}
         return replace(self.sweep, planned=list(planned.values()))
 
+    def write(self, dataset: str | None = None) -> tuple[dict[str, Any], list[Row], list[dict[str, Any]]]:
+        """Write `results.parquet` and `results.json` of what is measured.
+
+        Returns:
+            All figures, the rows, and all cells: what a report is made of.
+        """
+        found, cells = self.rows(dataset), self.whole.table()
+        self.whole.write(cells)
+        figures = results(self, found, dataset)
+        write_json(self.sweep.out / "results.json", figures)
+        return figures, found, cells
+
+    def alone(self) -> dict[str, Figures]:
+        """The figures of each prior's own samples, by the kind of start: what it knows before any evaluation.
+
+        They begin from the noise of the seed of the figures, and are carried to noise level 0.
+        """
+        grid, subject = self.options.grid, self.sweep.subjects[self.options.model]
+        found = {}
+        for kind in self.options.starts:
+            prior = subject.priors[self.options.prior(kind)][0]
+            if prior is not None:
+                parts = torch.arange(grid.samples).split(grid.batch_size)
+                noise = (white_noise(part.tolist(), prior.shape, grid.seed + 1).to(prior.device) for part in parts)
+                images = torch.cat([(prior.push(z) / 2 + 0.5).clamp(0, 1).cpu() for z in noise])
+                found[kind] = subject.judge(images)
+        return found
+
     def _more(self) -> list[Planned]:
         """What is to be drawn again and is not planned yet."""
         known = {one.key for one in self.again.planned}
@@ -124,11 +156,6 @@ class Table:
     def _spent(self) -> int:
         known = (one for one in self.whole.planned if one.steps is not None)
         return sum(one.cell.cost for one in known if self.sweep.file(one).is_file())
-
-    @property
-    def features(self) -> str:
-        """The name of the features that distances are measured in."""
-        return self.sweep.subjects[self.options.model].judge.features
 
     @property
     def cost(self) -> int:
@@ -190,7 +217,7 @@ def open_table(
 
 
 def results(table: Table, found: list[Row], dataset: str | None) -> dict[str, Any]:
-    """All figures, ready for `results.json`."""
+    """All figures, ready for `results.json`; `alone` are those of the priors' own samples, without the network."""
     options, subject = table.options, table.sweep.subjects[table.options.model]
     floor, left = subject.judge.floor(options.grid.samples), table.left()
     measured = {entry.planned.key: entry.planned.cell.cost for entry, _ in table.measured()}
@@ -210,6 +237,10 @@ def results(table: Table, found: list[Row], dataset: str | None) -> dict[str, An
         "evaluations": sum(measured.values()) + sum(drawn.values()),
         "planned": table.cost,
         "floor": None if floor is None else floor.record(),
+        "alone": {
+            kind: {name: (one := getattr(figures, name)) and asdict(one) for name in ("frechet", "recall", "copied")}
+            for kind, figures in table.alone().items()
+        },
         "left_out": [dict(zip(("part", "sampler", "number", "missing"), (*key, by))) for key, by in left.items()],
         "rows": [row.record() for row in found],
     }

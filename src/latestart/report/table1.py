@@ -19,12 +19,11 @@ from rich.table import Table
 
 from latestart.evaluation.copying import BAR, QUANTILE
 from latestart.evaluation.quality import Estimate
-from latestart.experiments import table1 as experiment
 from latestart.experiments.grid import FULL, PLAIN
 from latestart.experiments.judge import Floor
 from latestart.experiments.table1_cells import GAUSSIAN, MIXTURE, PAPER
 from latestart.experiments.table1_rows import BEST, Best, Row
-from latestart.files import replacing, write_json
+from latestart.files import replacing
 from latestart.report.floor import floor_sentence
 from latestart.report.record import Report
 from latestart.report.sweep import not_measured
@@ -178,24 +177,10 @@ def _interval(share: Estimate) -> str:
     return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
 
 
-def publish(table: experiment.Table, dataset: str | None, out: Path) -> None:
-    """Write the rows, the figures, the picture and the report of what is measured, and print the report.
-
-    Args:
-        table: measured, as far as it is.
-        dataset: whose figures in the paper stand beside.
-        out: folder of the table.
-    """
-    rows, whole = table.rows(dataset), table.whole
-    cells = whole.table()
-    whole.write(cells)
-    facts = experiment.results(table, rows, dataset)
-    write_json(out / "results.json", facts)
-    if rows:
-        heading = f"{facts['model']}: {facts['samples']:,} samples of each cell, features {facts['features']}"
-        heading += f"\nchosen with seed {facts['seed_chosen_by']}, drawn again with seed {facts['seed_reported']}"
-        picture(out / "table1.png", rows, heading)
-    table_report(facts, rows, cells).publish(out, "results.json", "results.parquet")
+def heading(facts: dict[str, Any]) -> str:
+    """What stands above the picture."""
+    told = f"{facts['model']}: {facts['samples']:,} samples of each cell, features {facts['features']}"
+    return told + f"\nchosen with seed {facts['seed_chosen_by']}, drawn again with seed {facts['seed_reported']}"
 
 
 def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[str, Any]]) -> Report:
@@ -211,7 +196,7 @@ def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[st
     tables = [block.rich() for block in blocks(rows, clips)]
     said = [*headline(rows, clips), *left_out(facts["left_out"]), *not_measured(cells)]
     floor = facts["floor"]
-    said.insert(0, floor_sentence(floor and Floor.of_record(floor), facts["samples"]))
+    said[:0] = [floor_sentence(floor and Floor.of_record(floor), facts["samples"]), *alone(facts["alone"])]
     said.append(_method(facts))
     if any(row.clean for row in rows):
         said.append(
@@ -223,6 +208,14 @@ def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[st
     kept["clipping"] = clipping(clips)
     kept["seed"] = f"{facts['seed_chosen_by']} to choose, {facts['seed_reported']} for the figures"
     return Report(f"The paper's table: {facts['model']}", kept, tables, said, pictures)
+
+
+def alone(figures: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """A line for each prior: what its own samples score, without the network, as `results` has them."""
+    for kind, known in figures.items():
+        frechet, recall, copied = (known[name] and Estimate(**known[name]) for name in ("frechet", "recall", "copied"))
+        told = f"{kind} alone, without the network: {_spread(frechet)}, recall {_interval(recall)}"
+        yield told if copied is None else f"{told}, copied {_interval(copied)}"
 
 
 def clipping(clips: Clips) -> str:
