@@ -9,6 +9,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from latestart.denoisers.around import Around
 from latestart.denoisers.networks import SIDECAR, load_model, save_model
 
 LARGEST = 16 * 2**20  # bytes, of one file
+FILES = ("init", "around")  # of a training's record: whose folders say nothing elsewhere
 
 
 def keep(trained: Path, out: Path, beside: list[Path]) -> None:
@@ -34,11 +36,19 @@ def keep(trained: Path, out: Path, beside: list[Path]) -> None:
     if large := {name: size for name, size in sizes.items() if size > LARGEST}:
         name, size = large.popitem()
         raise ValueError(f"{name} takes {size / 2**20:.1f} MiB, expected at most {LARGEST / 2**20:.0f}")
-    save_model(network.half(), scheduler, out, json.loads((trained / SIDECAR).read_text()))
+    save_model(network.half(), scheduler, out, _record(trained))
     for path in beside:
         shutil.copyfile(path, out / path.name)
     beside_it = "".join(f", {path.name}" for path in beside)
     print(f"wrote {out}: a network of {bytes_ / 2**20:.1f} MiB in half precision{beside_it}")
+
+
+def _record(trained: Path) -> dict[str, Any]:
+    """What lies beside the trained network, with the files that its training began from by name alone."""
+    record: dict[str, Any] = json.loads((trained / SIDECAR).read_text())
+    training = record.get("training", {})
+    training.update({name: Path(training[name]).name for name in FILES if training.get(name)})
+    return record
 
 
 if __name__ == "__main__":
