@@ -2,7 +2,8 @@
 
 Each folder is one that a command of `latestart` wrote to. Its report becomes a section, its pictures, in fewer colours
 and at most 1,600 pixels wide, come to lie in a folder beside the page, and both are called by the folder's name. Before
-them all stand the gains of late start in every table of the paper among them, from its `results.json`.
+them all stand the gains of late start in every table of the paper among them, from its `results.json`. With `--keep`,
+what the page already has of other folders stays, and a section of the same name is replaced where it stands.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from latestart.report.record import NAME
 
 WIDEST, COLOURS = 1600, 256
 PICTURE = re.compile(r"^!\[(.*)\]\((.+)\)$", re.MULTILINE)
+ANCHOR = re.compile(r'^<a id="(.+)"></a>$', re.MULTILINE)
 INTRODUCTION = (
     "What the commands of `latestart` found: each section is the report that one of them wrote, with the command, the "
     "number of samples, the seed and the kind of machine. Intervals, in brackets, are of 95%. Put together by "
@@ -44,7 +46,7 @@ BESIDE = {"recall": 2, "copied": 3}  # with their digits
 
 
 @dataclass(frozen=True)
-class Section:
+class Report:
     """The report of a folder: the folder, its title, and its text without that."""
 
     folder: Path
@@ -57,7 +59,17 @@ class Section:
         return self.folder.resolve().name
 
 
-def read(folder: Path) -> Section:
+@dataclass(frozen=True)
+class Section:
+    """A report as the page has it: its name, its title, the text below that, and its lines in the table of gains."""
+
+    name: str
+    title: str
+    text: str
+    gains: tuple[str, ...]
+
+
+def read(folder: Path) -> Report:
     """The report of a folder.
 
     Raises:
@@ -69,39 +81,66 @@ def read(folder: Path) -> Section:
     first, _, text = path.read_text(encoding="utf-8").partition("\n")
     if not first.startswith("# "):
         raise ValueError(f"{path} is no report of latestart: expected a title in its first line, received {first!r}")
-    return Section(folder, first.removeprefix("# "), text.strip())
+    return Report(folder, first.removeprefix("# "), text.strip())
 
 
-def page(sections: Sequence[Section], pictures: Path) -> str:
-    """All sections below a table of contents; their pictures are copied to the folder `pictures` beside the page."""
+def kept(page: Path) -> list[Section]:
+    """The sections of a page that this tool wrote.
+
+    Raises:
+        ValueError: there is no such page, or it has no sections.
+    """
+    if not page.is_file():
+        raise ValueError(f"expected a page to keep sections of, received {page}, which is not there")
+    head, *parts = ANCHOR.split(page.read_text(encoding="utf-8"))
+    found = []
+    for name, part in zip(parts[::2], parts[1::2]):
+        first, _, text = part.strip().partition("\n")
+        gains = tuple(line for line in head.split("\n") if line.startswith(f"| [{name}](#{name}) |"))
+        found.append(Section(name, first.removeprefix("## "), text.strip(), gains))
+    if not found:
+        raise ValueError(f"{page} has no sections to keep: is it a page of this tool?")
+    return found
+
+
+def page(sections: Sequence[Section]) -> str:
+    """All sections below a table of contents and the gains in every table of the paper among them, if any."""
     contents = [f"- [{section.title}](#{section.name})" for section in sections]
-    parts = ["# Results", INTRODUCTION, "\n".join(contents), *gains(sections)]
-    return "\n\n".join([*parts, *(_told(section, pictures) for section in sections)]) + "\n"
+    parts = ["# Results", INTRODUCTION, "\n".join(contents)]
+    if lines := [line for section in sections for line in section.gains]:
+        columns = ("table", "NFE", "paper", *GAINS)
+        parts.append("\n".join([SUMMARY, "", _line(columns), _line(["---"] + ["---:"] * (len(columns) - 1)), *lines]))
+    told = (f'<a id="{section.name}"></a>\n\n## {section.title}\n\n{section.text}' for section in sections)
+    return "\n\n".join([*parts, *told]) + "\n"
 
 
-def gains(sections: Sequence[Section]) -> list[str]:
-    """The gains in every table of the paper among the sections, with intervals; nothing if there is none."""
-    lines = [line for section in sections for line in _gains(section)]
-    if not lines:
-        return []
-    columns = ("table", "NFE", "paper", *GAINS)
-    return ["\n".join([SUMMARY, "", _line(columns), _line(["---"] + ["---:"] * (len(columns) - 1)), *lines])]
+def _section(report: Report, pictures: Path) -> Section:
+    """A report as the page has it; its pictures are copied to the folder `pictures` beside the page."""
+
+    def moved(link: re.Match[str]) -> str:
+        source = report.folder / link[2]
+        name = report.name if source.stem == report.name else f"{report.name}-{source.stem}"
+        copy_picture(source, pictures / f"{name}.png")
+        return f"![{link[1]}]({pictures.name}/{name}.png)"
+
+    return Section(report.name, report.title, PICTURE.sub(moved, report.text), tuple(_gains(report)))
 
 
-def _gains(section: Section) -> list[str]:
-    path = section.folder / "results.json"
+def _gains(report: Report) -> list[str]:
+    """The gains in a table of the paper, with intervals; nothing of another experiment."""
+    path = report.folder / "results.json"
     found = json.loads(path.read_text(encoding="utf-8")).get("rows", []) if path.is_file() else []
     if not all(isinstance(row, dict) and "paper_ratios" in row for row in found):
         return []  # rows of another experiment
     rows = {(row["part"], row["sampler"], row["number"]): row for row in found}
-    return [_row(section, number, rows) for number in sorted({number for _, _, number in rows})]
+    return [_row(report.name, number, rows) for number in sorted({number for _, _, number in rows})]
 
 
-def _row(section: Section, number: int, rows: dict[tuple[str, str, int], Any]) -> str:
+def _row(name: str, number: int, rows: dict[tuple[str, str, int], Any]) -> str:
     theirs = [row["published"] for (_, sampler, n), row in rows.items() if (sampler, n) == ("ddim", number)]
     paper = next((f"{one['ratio']:.2f}" for one in theirs if one), "-")
     ours = [_gain(rows.get((part, sampler, number)), which, kind) for part, sampler, which, kind in GAINS.values()]
-    return _line((f"[{section.name}](#{section.name})", str(number), paper, *ours))
+    return _line((f"[{name}](#{name})", str(number), paper, *ours))
 
 
 def _gain(row: dict[str, Any] | None, which: str, kind: str) -> str:
@@ -124,16 +163,6 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _told(section: Section, pictures: Path) -> str:
-    def moved(link: re.Match[str]) -> str:
-        source = section.folder / link[2]
-        name = section.name if source.stem == section.name else f"{section.name}-{source.stem}"
-        copy_picture(source, pictures / f"{name}.png")
-        return f"![{link[1]}]({pictures.name}/{name}.png)"
-
-    return f'<a id="{section.name}"></a>\n\n## {section.title}\n\n{PICTURE.sub(moved, section.text)}'
-
-
 def copy_picture(source: Path, target: Path) -> None:
     """A picture as a small PNG."""
     with Image.open(source) as picture:
@@ -145,20 +174,21 @@ def copy_picture(source: Path, target: Path) -> None:
         few.save(temporary, format="PNG", optimize=True)
 
 
-def gather(folders: Sequence[Path], out: Path) -> None:
-    """Write the page of the folders' reports, and its pictures.
+def gather(folders: Sequence[Path], out: Path, keep: bool = False) -> None:
+    """Write the page of the folders' reports, and its pictures; with `keep`, beside what the page has of others.
 
     Raises:
-        ValueError: a folder without a report, or two folders of one name.
+        ValueError: a folder without a report, two folders of one name, or no page to keep anything of.
         OSError: a picture that cannot be read.
     """
-    sections = [read(folder) for folder in folders]
-    names = [section.name for section in sections]
+    reports = [read(folder) for folder in folders]
+    names = [report.name for report in reports]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"expected folders of different names, received more than one called {', '.join(twice)}")
-    text = page(sections, out.with_suffix(""))
+    sections = {section.name: section for section in (kept(out) if keep else ())}
+    sections |= {report.name: _section(report, out.with_suffix("")) for report in reports}
     with replacing(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(page(list(sections.values())), encoding="utf-8")
 
 
 def main() -> None:
@@ -166,9 +196,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="folders that commands of latestart wrote to")
     parser.add_argument("--out", type=Path, default=Path("docs/results.md"))
+    parser.add_argument("--keep", action="store_true", help="keep the sections of other folders that the page has")
     options = parser.parse_args()
     try:
-        gather(options.folders, options.out)
+        gather(options.folders, options.out, options.keep)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f"wrote {options.out} and {options.out.with_suffix('')}")

@@ -72,6 +72,26 @@ def test_the_gains_of_every_table_stand_first(run, folders, tmp_path):
     assert "[diversity](#diversity) |" not in text
 
 
+def test_what_the_page_has_of_other_folders_can_be_kept(run, folders, tmp_path):
+    estimate = {"value": 2.0, "low": 1.0, "high": 3.0}
+    row = {"part": "exact", "sampler": "ddim", "published": None, "paper_ratios": {}, "number": 3}
+    row |= {"ratios": {"mixture": estimate}, "best": {"mixture": {"recall": None, "copied": None}}}
+    (folders[0] / "results.json").write_text(json.dumps({"rows": [row]}))
+    together, alone = tmp_path / "together.md", tmp_path / "alone.md"
+    run(*folders, "--out", together)
+    run(folders[0], "--out", alone)
+    run(folders[1], "--keep", "--out", alone)
+    text = together.read_text(encoding="utf-8")
+    assert alone.read_text(encoding="utf-8").replace("(alone/", "(together/") == text
+    assert text.count("| [sphere](#sphere) | 3 |") == 1
+    (folders[0] / "results.json").write_text(json.dumps({"rows": [row | {"number": 5}]}))
+    Report("About another sphere", {"samples": 20}, command="latestart sphere").publish(folders[0])
+    run(folders[0], "--keep", "--out", together)
+    later = together.read_text(encoding="utf-8")
+    assert later.index("## About another sphere") < later.index("## About diversity") and "About sphere" not in later
+    assert "| [sphere](#sphere) | 5 |" in later and "| [sphere](#sphere) | 3 |" not in later
+
+
 def test_short_thin_lines_keep_their_colours(run, folders, tmp_path):
     colours = np.array([(33, 102, 172), (178, 24, 43), (27, 120, 55), (128, 115, 172)], dtype=np.uint8)
     across, down = np.meshgrid(np.linspace(200, 255, 400), np.linspace(200, 255, 200))
@@ -91,6 +111,7 @@ def test_short_thin_lines_keep_their_colours(run, folders, tmp_path):
         ("foreign", "is no report of latestart"),
         ("twice", "more than one called sphere"),
         ("picture", "samples.png"),
+        ("keep", "which is not there"),
     ],
 )
 def test_mistakes_are_told_and_leave_no_page(run, folders, tmp_path, capsys, case, message):
@@ -98,7 +119,7 @@ def test_mistakes_are_told_and_leave_no_page(run, folders, tmp_path, capsys, cas
         (folders[0] / NAME).write_text("Something else\n")
     if case == "picture":
         (folders[1] / "samples.png").unlink()
-    wrong = {"none": [tmp_path / "empty"], "twice": [tmp_path / "." / "sphere"]}.get(case, [])
+    wrong = {"none": [tmp_path / "empty"], "twice": [tmp_path / "." / "sphere"], "keep": ["--keep"]}.get(case, [])
     with pytest.raises(SystemExit) as stopped:
         run(*folders, *wrong, "--out", tmp_path / "docs" / "results.md")
     assert stopped.value.code == 2 and message in capsys.readouterr().err
