@@ -73,7 +73,7 @@ def options(seed=0, **changes):
     parts = known.get("parts", ("paper", "exact"))
     begun = (*(known["starts"] if parts != ("paper",) else ()), *(("paper",) if "paper" in parts else ()))
     known["t_start"] = times if isinstance(times, dict) else {} if times is None else dict.fromkeys(begun, times)
-    return Options(Grid(model=("exact",), samples=20, seed=seed), **known)
+    return Options(Grid(model=("exact",), samples=20, seed=seed, batch_size=7), **known)
 
 
 def table_in(folder, subject, asked=None, sample=sample, **changes):
@@ -147,7 +147,7 @@ def test_start_times_are_parts_of_the_schedule(subject):
     assert begun["paper", "gaussian"] == list(map(float, paper_pndm.STARTS))  # its own, whatever the Gaussian's are
     asked = options(t_start={"paper": (200, 500)}, parts=("exact", "paper"), samplers=("ddim",))
     assert asked.paper_times(1000) == (200, 500) and asked.times("gaussian", 1000, "exact") == (400, 500, 600, 700)
-    assert options(t_start=None, parts=("paper",), starts=("mixture",)).priors == ("none", "mixture", "gaussian")
+    assert options(t_start=None, parts=("paper",), starts=("mixture",)).priors == ("none", "gaussian")
     assert options(files={"mixture": "m.safetensors"}).priors == ("none", "gaussian", "m.safetensors")
 
 
@@ -495,11 +495,32 @@ def test_what_a_prior_scores_by_itself_stands_beside(subject, tmp_path):
     noise = white_noise(range(20), subject.priors["gaussian"][0].shape, 1)
     for kind, figures in alone.items():
         images = (subject.priors[kind][0].push(noise) / 2 + 0.5).clamp(0, 1)
-        assert figures.frechet == subject.judge(images).frechet
+        assert figures.frechet.value == pytest.approx(subject.judge(images).frechet.value, rel=1e-3)
         assert facts["alone"][kind]["frechet"]["value"] == figures.frechet.value
     told = table_report(facts, found, cells).markdown()
-    assert "gaussian alone, without the network: " in told and "mixture alone, without the network: " in told
+    for kind in ("gaussian", "mixture"):
+        assert f"the {kind}'s own samples, without the network: " in told
     assert json.loads((tmp_path / "results.json").read_text())["alone"] == facts["alone"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (ls.Gaussian.fit([pictures(40, 0)[..., :2]]), "the prior is for samples of shape"),
+        (ls.Gaussian.fit([pictures(40, 0) * 127.5 + 127.5]), "speak of different values"),
+    ],
+    ids=["shape", "values"],
+)
+def test_a_prior_of_other_images_has_no_samples_to_score(subject, tmp_path, wrong, message):
+    """Its cells fail, and the table is written all the same."""
+    priors = subject.priors | {"mixture": (wrong, "other")}
+    table = table_in(tmp_path, subject, options(parts=("exact",), samplers=("ddim",)), sample, priors=priors)
+    table.measure()
+    facts, found, cells = table.write()
+    assert set(facts["alone"]) == {"gaussian"} and message in facts["alone_failed"]["mixture"]
+    assert all(row.ratios.keys() == {"gaussian"} for row in found) and found
+    told = table_report(facts, found, cells).markdown()
+    assert "the mixture's own samples, without the network: not measured, the prior " in told
 
 
 def test_the_report_says_what_was_measured(undisturbed):

@@ -77,6 +77,10 @@ class Figures:
         """Whether more of the samples than of new images are copies, beyond chance."""
         return self.copied is not None and self.copied.low > BAR
 
+    def record(self) -> dict[str, Any]:
+        """The distance, recall and share of copies, for JSON."""
+        return {name: (one := getattr(self, name)) and asdict(one) for name in ("frechet", "recall", "copied")}
+
 
 @dataclass(frozen=True)
 class Reference:

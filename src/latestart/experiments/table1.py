@@ -37,21 +37,24 @@ only ratios compare. The shipped MNIST model gives 4.6, 2.3 and 1.3 for them on 
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from latestart.experiments.cells import Planned, Progress, again
-from latestart.experiments.grid import FULL
+from latestart.experiments.cells import Planned, Progress, again, first_line
+from latestart.experiments.grid import FULL, Grid
 from latestart.experiments.judge import Figures, few_samples
-from latestart.experiments.subjects import open_subjects
+from latestart.experiments.subjects import Subject, open_subjects
 from latestart.experiments.sweep import WANTING, Sweep
 from latestart.experiments.table1_cells import PAPER, Entry, Options, entries, sample
 from latestart.experiments.table1_rows import Done, Key, Row, rows, winners
 from latestart.files import write_json
 from latestart.processes import Processes
+from latestart.sampling.late_start import of_classes
+from latestart.sampling.matching import check_prior
 from latestart.sampling.seeds import white_noise
 
 
@@ -131,20 +134,21 @@ class Table:
         write_json(self.sweep.out / "results.json", figures)
         return figures, found, cells
 
-    def alone(self) -> dict[str, Figures]:
-        """The figures of each prior's own samples, by the kind of start: what it knows before any evaluation.
+    def alone(self) -> dict[str, Figures | str]:
+        """The figures of each prior's own samples, by the kind of start, or why it has none.
 
-        They begin from the noise of the seed of the figures, and are carried to noise level 0.
+        What it knows before any evaluation: its samples begin from the noise of the seed of the figures, and are
+        carried to noise level 0. One of other images than the network's has none, as its cells have failed.
         """
-        grid, subject = self.options.grid, self.sweep.subjects[self.options.model]
-        found = {}
-        for kind in self.options.starts:
-            prior = subject.priors[self.options.prior(kind)][0]
-            if prior is not None:
-                parts = torch.arange(grid.samples).split(grid.batch_size)
-                noise = (white_noise(part.tolist(), prior.shape, grid.seed + 1).to(prior.device) for part in parts)
-                images = torch.cat([(prior.push(z) / 2 + 0.5).clamp(0, 1).cpu() for z in noise])
-                found[kind] = subject.judge(images)
+        subject = self.sweep.subjects[self.options.model]
+        priors = {kind: subject.priors[self.options.prior(kind)][0] for kind in self.options.kinds}
+        found: dict[str, Figures | str] = {}
+        for kind, prior in ((kind, prior) for kind, prior in priors.items() if prior is not None):
+            try:
+                check_prior(subject.network, subject.scheduler, prior)
+                found[kind] = subject.judge(_own_samples(prior, subject, self.options.grid))
+            except Exception as error:  # whatever a prior raises: the table is still worth having
+                found[kind] = first_line(error)
         return found
 
     def _more(self) -> list[Planned]:
@@ -161,6 +165,18 @@ class Table:
     def cost(self) -> int:
         """Network evaluations that all cells cost, as far as they are known."""
         return sum(planned.cell.cost for planned in self.whole.planned if planned.steps is not None)
+
+
+def _own_samples(prior: Any, subject: Subject, grid: Grid) -> Tensor:
+    """Samples of a prior in [0, 1], `(samples, *shape)`: at noise level 0, of the network's classes in turn."""
+    classes = getattr(subject.network.config, "num_class_embeds", None)
+    labels = torch.arange(grid.samples) % classes if classes else None
+    parts = []
+    for index in torch.arange(grid.samples).split(grid.batch_size):
+        z = white_noise(index.tolist(), prior.shape, grid.seed + 1).to(prior.device)
+        y = prior.push(z, **of_classes(prior, None if labels is None else labels[index]))
+        parts.append((y / 2 + 0.5).clamp(0, 1).cpu())
+    return torch.cat(parts)
 
 
 def choosable(found: Iterable[Entry], budget: int) -> int:
@@ -217,9 +233,12 @@ def open_table(
 
 
 def results(table: Table, found: list[Row], dataset: str | None) -> dict[str, Any]:
-    """All figures, ready for `results.json`; `alone` are those of the priors' own samples, without the network."""
+    """All figures, ready for `results.json`.
+
+    `alone` are those of the priors' own samples, without the network; `alone_failed` why a prior has none.
+    """
     options, subject = table.options, table.sweep.subjects[table.options.model]
-    floor, left = subject.judge.floor(options.grid.samples), table.left()
+    floor, left, alone = subject.judge.floor(options.grid.samples), table.left(), table.alone()
     measured = {entry.planned.key: entry.planned.cell.cost for entry, _ in table.measured()}
     drawn = {key: measured[key] for key in table.drawn()}
     return {
@@ -237,10 +256,8 @@ def results(table: Table, found: list[Row], dataset: str | None) -> dict[str, An
         "evaluations": sum(measured.values()) + sum(drawn.values()),
         "planned": table.cost,
         "floor": None if floor is None else floor.record(),
-        "alone": {
-            kind: {name: (one := getattr(figures, name)) and asdict(one) for name in ("frechet", "recall", "copied")}
-            for kind, figures in table.alone().items()
-        },
+        "alone": {kind: known.record() for kind, known in alone.items() if isinstance(known, Figures)},
+        "alone_failed": {kind: reason for kind, reason in alone.items() if isinstance(reason, str)},
         "left_out": [dict(zip(("part", "sampler", "number", "missing"), (*key, by))) for key, by in left.items()],
         "rows": [row.record() for row in found],
     }

@@ -71,7 +71,7 @@ class Options:
                 f"expected numbers of evaluations of at least 1 (at least 2 steps on the paper's grid), received "
                 f"{', '.join(map(str, self.evaluations)) or 'none'}"
             )
-        begun = (*(self.starts if set(self.parts) != {PAPER} else ()), *((PAPER,) if PAPER in self.parts else ()))
+        begun = (*self.late, *((PAPER,) if PAPER in self.parts else ()))
         for kind, times in self.t_start.items():
             if kind not in begun:
                 raise ValueError(
@@ -88,6 +88,16 @@ class Options:
         """Its name or folder."""
         return self.grid.model[0]
 
+    @property
+    def late(self) -> tuple[str, ...]:
+        """The kinds of late start on exact grids; the part `paper` alone has none of them."""
+        return self.starts if set(self.parts) != {PAPER} else ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """All kinds of late start, of all parts."""
+        return tuple(dict.fromkeys((*self.late, *((GAUSSIAN,) if PAPER in self.parts else ()))))
+
     def prior(self, kind: str) -> str:
         """The name that cells have for the prior of a kind of start."""
         return self.files.get(kind, kind)
@@ -95,8 +105,7 @@ class Options:
     @property
     def priors(self) -> tuple[str, ...]:
         """All that the cells draw from."""
-        paper = (GAUSSIAN,) if PAPER in self.parts else ()
-        return tuple(dict.fromkeys((FULL, *map(self.prior, (*self.starts, *paper)))))
+        return tuple(dict.fromkeys((FULL, *map(self.prior, self.kinds))))
 
     def times(self, kind: str, top: int, part: str) -> tuple[float, ...]:
         """Where a kind of late start begins in a part, on a schedule of `top` times."""

@@ -34,6 +34,7 @@ KINDS = {FULL: "full noise", PLAIN: "late, N(0, I)", GAUSSIAN: "late, Gaussian",
 COLORS = {FULL: "#707070", PLAIN: "#8073ac", GAUSSIAN: "#2166ac", MIXTURE: "#b2182b"}
 MARKERS = {FULL: "o", PLAIN: "s", GAUSSIAN: "D", MIXTURE: "^"}
 CLEAN = "without copies"
+ALONE = "the {}'s own samples, without the network"
 BEST_FULL = "best full noise"  # of all: unclipped and clipped
 BOTH = (False, True)
 MARKS = ascii_lowercase  # of notes
@@ -196,7 +197,10 @@ def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[st
     tables = [block.rich() for block in blocks(rows, clips)]
     said = [*headline(rows, clips), *left_out(facts["left_out"]), *not_measured(cells)]
     floor = facts["floor"]
-    said[:0] = [floor_sentence(floor and Floor.of_record(floor), facts["samples"]), *alone(facts["alone"])]
+    said[:0] = [
+        floor_sentence(floor and Floor.of_record(floor), facts["samples"]),
+        *alone(facts["alone"], facts["alone_failed"]),
+    ]
     said.append(_method(facts))
     if any(row.clean for row in rows):
         said.append(
@@ -210,12 +214,14 @@ def table_report(facts: dict[str, Any], rows: Sequence[Row], cells: list[dict[st
     return Report(f"The paper's table: {facts['model']}", kept, tables, said, pictures)
 
 
-def alone(figures: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """A line for each prior: what its own samples score, without the network, as `results` has them."""
+def alone(figures: dict[str, dict[str, Any]], failed: dict[str, str]) -> Iterator[str]:
+    """A line for each prior: what its own samples score, without the network, or why not, as `results` has them."""
     for kind, known in figures.items():
         frechet, recall, copied = (known[name] and Estimate(**known[name]) for name in ("frechet", "recall", "copied"))
-        told = f"{kind} alone, without the network: {_spread(frechet)}, recall {_interval(recall)}"
+        told = f"{ALONE.format(kind)}: {_spread(frechet)}, recall {_interval(recall)}"
         yield told if copied is None else f"{told}, copied {_interval(copied)}"
+    for kind, reason in failed.items():
+        yield f"{ALONE.format(kind)}: not measured, {reason}"
 
 
 def clipping(clips: Clips) -> str:
