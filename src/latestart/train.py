@@ -23,7 +23,7 @@ therefore the run that was not: the same batches, the same noise, the same weigh
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ def train(
     init = torch.Generator().manual_seed(config.seed)
     _initialise(network, init)
     scheduler = training_schedule(config)
-    if config.init:
+    if config.init and not (Path(out) / STATE).exists():
         _begin_from(network, config.init)
     if config.around:
         network = _around(network, images, config.around, scheduler)
@@ -260,6 +260,12 @@ class _Run:
     loss: float = float("nan")
     seconds: float = 0.0
     _clock: float = 0.0
+    _files: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """What the Gaussian's file holds as the run begins: later on it may be another one's, or gone."""
+        file = self.config.around
+        self._files = {"around": file and hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]}
 
     def resume(self) -> int:
         """Load the state of an earlier run of the same configuration; returns the step to go on from."""
@@ -280,9 +286,7 @@ class _Run:
         """What makes this run the same as another: its settings and its images."""
         pixels = self.images.pixels
         images = [*pixels.shape, hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:8]]
-        around = self.config.around and hashlib.sha256(Path(self.config.around).read_bytes()).hexdigest()[:8]
-        channels = list(self.config.channels)
-        return {**asdict(self.config), "channels": channels, "around": around, "images": images}
+        return {**asdict(self.config), "channels": list(self.config.channels), **self._files, "images": images}
 
     def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         count = len(list(self.network.parameters()))

@@ -1,6 +1,7 @@
 """A network around a Gaussian: what it is before it has learned anything, what it adds, and that it survives saving."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -221,3 +222,42 @@ def test_a_run_around_another_gaussian_is_not_resumed(tmp_path, squares):
     ls.Gaussian.fit(images.floats()[:20], "lowrank").save(path)
     with pytest.raises(ValueError, match="state of another run: around"):
         train(images, tmp_path / "model", config)
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_a_gaussian_that_changes_while_a_run_goes_on_is_still_the_one_it_began_with(tmp_path, squares, change):
+    images, path = squares
+    config = replace(CONFIG, steps=4, around=path)
+
+    def cut_off(step, *others):
+        if step == 1:
+            ls.Gaussian.fit(images.floats()[:20], "diagonal").save(path)
+            if change == "removed":
+                Path(path).unlink()
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(images, tmp_path / "model", config, save_every=2, progress=cut_off)
+    if change == "removed":
+        ls.Gaussian.fit(images.floats()[:20], "diagonal").save(path)
+    with pytest.raises(ValueError, match="state of another run: around"):
+        train(images, tmp_path / "model", config)
+
+
+def test_a_run_goes_on_without_the_model_that_it_began_from(tmp_path, squares):
+    images, _ = squares
+    train(images, tmp_path / "first", replace(CONFIG, steps=1))
+    config = replace(CONFIG, steps=3, init=str(tmp_path / "first"))
+
+    def cut_off(step, *others):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    whole = train(images, tmp_path / "whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        train(images, tmp_path / "cut", config, save_every=1, progress=cut_off)
+    (tmp_path / "first" / "config.json").unlink()
+    rest = train(images, tmp_path / "cut", config)
+    for mine, theirs in zip(rest.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, theirs)

@@ -80,6 +80,21 @@ def test_the_baseline_is_the_best_of_the_four_and_ratios_are_paired():
             assert (gain.value, gain.low, gain.high) == pytest.approx((value, value, value))
 
 
+def test_a_replicate_near_nothing_leaves_the_ratio_finite():
+    groups = [
+        _measured(v, sampler=s, nfe=n, prior=p, t_start=t)
+        for s in demo.SAMPLERS
+        for n in demo.EVALUATIONS
+        for v, p, t in ((60, "none", None), (40, "isotropic", 400), (20, "gaussian", 400), (1, "mixture", 300))
+    ]
+    near = torch.linspace(-1, 3, 11, dtype=torch.float64)
+    groups = [
+        replace(m, figures=replace(m.figures, replicates=near)) if m.cell.prior == "mixture" else m for m in groups
+    ]
+    (first, *_) = demo.compare(demo.Table(groups, groups, groups[0]))
+    assert first.mixture_gain.low > 0 and first.mixture_gain.high <= 60 / 0.01
+
+
 def test_the_command_writes_its_figures_and_its_picture(tmp_path, monkeypatch):
     """The whole path on a part of the table: DDIM at 3 evaluations, 130 samples."""
     starts = {"none": None, "isotropic": 600, "gaussian": 500, "mixture": 300}

@@ -166,6 +166,34 @@ def test_a_way_that_fails_is_told_and_the_others_go_on(opened, subject, tmp_path
     assert not any(way.cell.sampler == "ddpm" for way in result.ways)
 
 
+def test_no_gain_is_told_on_a_part_of_full_noise(opened, tmp_path, monkeypatch):
+    """What is missing may be the best; a call that finds it mended tells the gain."""
+    real = experiment.measured
+
+    def out_of_memory(subject, planned, *others):
+        if planned.cell.prior == "none" and planned.cell.spacing == "leading":
+            raise RuntimeError("out of memory")
+        return real(subject, planned, *others)
+
+    settings = _settings(samples=20, starts=(400,), reference=0)
+    monkeypatch.setattr(experiment, "measured", out_of_memory)
+    result = _measured(settings, tmp_path)
+    assert {way.cell.prior for way in result.shown} == {"gaussian"} and result.gains == ()
+    assert any("the best from full noise: what is missing may be better" in line for line in result.failed)
+    monkeypatch.setattr(experiment, "measured", real)
+    mended = _measured(settings, tmp_path)
+    assert {way.cell.prior for way in mended.shown} == {"none", "gaussian"}
+    assert len(mended.gains) == 1 and mended.failed == ()
+
+
+def test_the_reference_is_not_among_what_is_chosen_from(opened, tmp_path):
+    """DDPM both as a fast sampler and, at as many steps, as the reference, which is of the next seed."""
+    result = _measured(_settings(samplers=("ddpm",), samples=20, starts=(400,), nfe=3, reference=3), tmp_path)
+    first = [way for way in result.ways if way.cell.seed == 0 and way.cell.prior == "none"]
+    best = min(first, key=lambda way: way.frechet.value)
+    assert replace(best.cell, seed=1) in {way.cell for way in result.shown}
+
+
 def test_a_start_that_cannot_be_chosen_is_told_and_the_others_go_on(opened, tmp_path):
     told = []
     found = experiment.Experiment(_settings(samples=20, priors=("isotropic", "gaussian")), tmp_path, told.append)

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from latestart import zoo
-from latestart.evaluation.quality import Estimate, FrechetTo, interval
-from latestart.experiments.judge import Figures, shipped_judge
+from latestart.evaluation.quality import Estimate, FrechetTo
+from latestart.experiments.judge import Figures, over, shipped_judge
 from latestart.sampling.generate import generate
 from latestart.sampling.samplers import make_sampler
 
@@ -196,11 +196,11 @@ def _comparison(table: Table, sampler: str, nfe: int) -> Comparison:
         isotropic=isotropic,
         gaussian=gaussian,
         mixture=mixture,
-        gain=ratio(none, gaussian),
-        gain_trailing=ratio(trailing, gaussian),
-        gain_isotropic=ratio(isotropic, gaussian),
-        mixture_gain=ratio(none, mixture),
-        mixture_gain_gaussian=ratio(gaussian, mixture),
+        gain=over(none.figures, gaussian.figures),
+        gain_trailing=over(trailing.figures, gaussian.figures),
+        gain_isotropic=over(isotropic.figures, gaussian.figures),
+        mixture_gain=over(none.figures, mixture.figures),
+        mixture_gain_gaussian=over(gaussian.figures, mixture.figures),
     )
 
 
@@ -208,14 +208,6 @@ def best_of(measured: list[Measured], prior: str, t_start: int | None = None) ->
     """The cell of one kind (at one start, if given) with the lowest distance."""
     kind = [m for m in measured if m.cell.prior == prior and t_start in (None, m.cell.t_start)]
     return min(kind, key=lambda m: m.figures.frechet.value)
-
-
-def ratio(worse: Measured, better: Measured) -> Estimate:
-    """The ratio of two distances with its paired bootstrap interval."""
-    value = worse.figures.frechet.value / better.figures.frechet.value
-    return interval(
-        worse.figures.replicates / better.figures.replicates.clamp(min=torch.finfo(torch.float64).tiny), value
-    )
 
 
 def results(table: Table, samples: int, name: str = "mnist") -> dict[str, Any]:

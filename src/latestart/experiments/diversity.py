@@ -47,6 +47,7 @@ from latestart.experiments.cells import Meter, Planned, Progress, again, describ
 from latestart.experiments.diversity_data import facts_of, open_data
 from latestart.experiments.diversity_records import Result, Way, best_of, gains_of
 from latestart.experiments.diversity_ways import Settings, chosen, planned_ways
+from latestart.experiments.grid import FULL
 from latestart.experiments.judge import COMPARED, few_samples, fingerprint
 from latestart.experiments.readers import doubtful, open_reader, read_all, scores_of
 from latestart.experiments.subjects import open_subjects
@@ -119,12 +120,20 @@ class Experiment:
         self._measure(self.run.firsts(self._best), progress)
 
     def _best(self) -> list[Planned]:
-        """The best of each group of ways that are kept, with the next seed."""
-        found = ((planned, self._readings(planned)) for planned in self.planned)
-        judged = [(planned, self.subject.judge.frechet(kept.features)) for planned, kept in found if kept is not None]
-        best = best_of([(planned.cell, distance) for planned, distance in judged])
-        fast = [planned for planned, _ in judged if planned.cell in best and planned.cell.seed == self.settings.seed]
-        return [again(planned) for planned in fast]
+        """The best of each group of ways that are kept, with the next seed; the reference is in none.
+
+        Of full noise only where it is kept as a whole: what is missing may be the best, and the gains too large.
+        """
+        fast = [planned for planned in self.planned if planned.cell.seed == self.settings.seed]
+        found = [(planned, self._readings(planned)) for planned in fast]
+        lacking = {planned.cell.sampler for planned, kept in found if kept is None and planned.cell.prior == FULL}
+        for sampler in lacking:
+            what = f"{self.settings.model}, {sampler}, NFE {self.settings.nfe}, the best from full noise"
+            self.failed[what] = "what is missing may be better than the rest"
+        kept = [(planned, readings) for planned, readings in found if readings is not None]
+        judged = [(planned.cell, self.subject.judge.frechet(readings.features)) for planned, readings in kept]
+        best = best_of([(cell, d) for cell, d in judged if cell.prior != FULL or cell.sampler not in lacking])
+        return [again(planned) for planned, _ in kept if planned.cell in best]
 
     def _measure(self, planned: list[Planned], progress: Progress | None) -> None:
         pending = self.run.firsts(lambda: [k for k, one in enumerate(planned) if self._readings(one) is None])
@@ -154,7 +163,8 @@ class Experiment:
             ValueError: none was.
         """
         judge, samples, seed = self.subject.judge, self.settings.samples, self.settings.seed
-        found = [(planned, self._readings(planned)) for planned in (*self.planned, *self._best())]
+        each = {planned.key: planned for planned in (*self.planned, *self._best())}  # the reference may be a best one
+        found = [(planned, self._readings(planned)) for planned in each.values()]
         if all(readings is None for _, readings in found):
             raise ValueError(f"no way could be sampled: {next(iter(self.failed.values()), 'none was measured')}")
         self._tell_of_copies([planned for planned, one in found if one is not None and one.copied is None])
