@@ -98,6 +98,7 @@ def test_fit_takes_every_combination_of_attributes_that_occurs(tmp_path):
     options = ("--out", tmp_path / "m.safetensors", "--basis", "isotropic")
     result = _run("fit", tmp_path / "known.npz", "--by-attribute", *options)
     assert result.exit_code == 0, result.output
+    assert "3 combinations of bright, rough, of 150 to 150 images each" in result.output
     mixture = load_prior(tmp_path / "m.safetensors")
     assert mixture.labels is not None and mixture.labels.tolist() == [0, 1, 2]
     for component, of in zip(mixture.components, ((0, 1), (1, 0), (1, 1)), strict=True):
@@ -107,7 +108,7 @@ def test_fit_takes_every_combination_of_attributes_that_occurs(tmp_path):
     assert spread[1] < 0.5 * min(spread[0], spread[2])  # of the flat, though shrunk to what is common
     np.savez(tmp_path / "labels.npz", images=pixels, labels=bright)
     without = _run("fit", tmp_path / "labels.npz", "--by-attribute", *options)
-    assert without.exit_code == 2 and "--by-attribute needs an npz file" in without.output
+    assert without.exit_code == 2 and "names no attributes: expected an npz file" in without.output
     both = _run("fit", tmp_path / "known.npz", "--by-attribute", "--by-label", *options)
     assert both.exit_code == 2 and "one of --by-label and --by-attribute" in both.output
 

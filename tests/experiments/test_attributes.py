@@ -117,7 +117,7 @@ def test_attributes_are_read_from_the_file(tmp_path):
     assert len(known.images) == 6
     assert known.values == {"glasses": ("none", "glasses"), "other": ("0", "1", "2", "3", "4")}
     assert known.attributes["other"].tolist() == [0, 1, 2, 3, 4, 0]
-    assert known_attributes(tmp_path / "x.parquet") == {}
+    assert known_attributes(tmp_path / "x.parquet", 8) == {}
     labelled = load_known(_write(tmp_path / "labelled.npz", labels=np.arange(8) % 3))
     assert labelled.values == {"class": ("0", "1", "2")}
     assert set(load_known(tmp_path / "labelled.npz", label="digit").values) == {"digit"}
@@ -127,8 +127,12 @@ def test_attributes_are_read_from_the_file(tmp_path):
     ("call", "message"),
     [
         (lambda path: load_known(_write(path)), "names no attributes"),
-        (lambda path: load_known(_write(path, glasses=np.zeros(3, int))), "glasses, received"),
-        (lambda path: load_known(_write(path, glasses=np.full(8, 0.5))), "a class index for each of 8 images"),
+        (lambda path: load_known(_write(path, glasses=np.zeros(3, int))), r"glasses, received int64 of the shape \(3,\)"),
+        (lambda path: load_known(_write(path, glasses=np.full(8, 0.5))), "each of 8 images as glasses, received float64"),
+        (lambda path: load_known(_write(path, glasses=np.arange(8) - 1)), r"int64 of the shape \(8,\), some below 0"),
+        (lambda path: load_known(_write(path, age=np.array(["old"] * 8))), "as age, received <U3"),
+        (lambda path: load_known(_write(path, labels=np.arange(8)), label=None), "expected an npz file with an array"),
+        (lambda path: combined(load_known(_write(path, number=np.arange(8)))), r"number \(8 values\) have 8 combin"),
         (lambda path: train_attributes(_pictures(90)), "at least 128 pictures"),
         (lambda path: AttributeClassifier.load(_write(path)), "attribute-classifier file"),
     ],

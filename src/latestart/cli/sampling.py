@@ -168,11 +168,15 @@ def fit(
 
 
 def _by_attribute(path: Path, limit: int | None) -> "Images":
-    from latestart.experiments.attributes import combined, known_attributes, load_known
+    """The images, labelled by the combination of their attributes; says how many images the combinations have."""
+    from latestart.experiments.attributes import combined, load_known
 
-    if not known_attributes(path, limit):
-        raise ValueError(f"--by-attribute needs an npz file with an array of indices for each attribute, not {path}")
-    return combined(load_known(path, limit))
+    known = load_known(path, limit, label=None)
+    data = combined(known)
+    assert data.labels is not None
+    counts = data.labels.bincount()
+    say(f"{len(counts)} combinations of {', '.join(known.values)}, of {counts.min()} to {counts.max()} images each")
+    return data
 
 
 def _fit_mixture(

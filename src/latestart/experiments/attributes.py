@@ -157,30 +157,31 @@ class Known:
         return Known(self.images[part], self.values, {name: index[part] for name, index in self.attributes.items()})
 
 
-def load_known(path: str | Path, limit: int | None = None, label: str = "class") -> Known:
+def load_known(path: str | Path, limit: int | None = None, label: str | None = "class") -> Known:
     """Read an npz file of images with an array of class indices for each attribute, as `experiment faces` writes it.
 
-    Of other images the labels are the one attribute, called `label`.
+    Of other images the labels are the one attribute, called `label`; None does without them.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
         ValueError: the images have neither attributes nor labels.
     """
     images = load_images(path, limit)
-    found = known_attributes(path, limit)
-    if not found and images.labels is not None:
+    found = known_attributes(path, len(images))
+    if not found and images.labels is not None and label is not None:
         found = {label: images.labels}
     if not found:
+        other = "" if label is None else "images with labels, or "
         raise ValueError(
-            f"{path} names no attributes: expected images with labels, or an npz file with an array of class indices "
-            "for each attribute, as `latestart experiment faces` writes it"
+            f"{path} names no attributes: expected {other}an npz file with an array of class indices for each "
+            "attribute, as `latestart experiment faces` writes it"
         )
     values = {name: names_of(name, int(index.max()) + 1) for name, index in found.items()}
     return Known(images, values, found)
 
 
-def known_attributes(path: str | Path, limit: int | None = None) -> dict[str, Tensor]:
-    """The attributes that an npz file says of its images, int64 `(N,)` each; none for any other file.
+def known_attributes(path: str | Path, count: int) -> dict[str, Tensor]:
+    """The attributes that an npz file says of its first `count` images, int64 `(N,)` each; none for any other file.
 
     Raises:
         ValueError: an attribute of other than class indices, one for each image.
@@ -189,13 +190,16 @@ def known_attributes(path: str | Path, limit: int | None = None) -> dict[str, Te
         return {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name][:limit] for name in file.files if name not in ("images", "labels")}
-            n = len(file["images"][:limit]) if arrays else 0
+            arrays = {name: file[name][:count] for name in file.files if name not in ("images", "labels")}
     except (BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise ValueError(f"the attributes in {path} cannot be read: {error}") from error
     for name, index in arrays.items():
-        if index.shape != (n,) or not np.issubdtype(index.dtype, np.integer) or (n and index.min() < 0):
-            raise ValueError(f"{path}: expected a class index for each of {n} images as {name}, received {index.shape}")
+        if index.shape != (count,) or not np.issubdtype(index.dtype, np.integer) or (count and index.min() < 0):
+            negative = np.issubdtype(index.dtype, np.number) and index.size and index.min() < 0
+            raise ValueError(
+                f"{path}: expected a class index for each of {count} images as {name}, received {index.dtype} of the "
+                f"shape {index.shape}{', some below 0' if negative else ''}"
+            )
     return {name: torch.from_numpy(index.astype(np.int64)) for name, index in arrays.items()}
 
 
@@ -206,9 +210,20 @@ def names_of(attribute: str, count: int) -> tuple[str, ...]:
 
 
 def combined(known: Known) -> Images:
-    """The images, with one label for each combination of attributes that occurs: what features have to tell apart."""
+    """The images, with one label for each combination of attributes that occurs: what features have to tell apart.
+
+    Raises:
+        ValueError: as good as every image is a combination of its own.
+    """
     together = torch.stack(list(known.attributes.values()), 1)
-    return Images(known.images.pixels, together.unique(dim=0, return_inverse=True)[1])
+    each, labels = together.unique(dim=0, return_inverse=True)
+    if 2 * len(each) > len(labels):
+        many = ", ".join(f"{name} ({len(index.unique())} values)" for name, index in known.attributes.items())
+        raise ValueError(
+            f"the attributes {many} have {len(each)} combinations among {len(labels)} images: expected at least two "
+            "images of each on average; leave out of the file what only numbers the images"
+        )
+    return Images(known.images.pixels, labels)
 
 
 def train_attributes(

@@ -46,7 +46,8 @@ def open_data(judge: Judge, images: str | None, reader: Reader) -> Data:
         assert judge.reference.copying is not None  # a shipped model brings them
         data, index = judge.reference.copying[0], {}
     else:
-        data, index = load_images(images), known_attributes(images)
+        data = load_images(images)
+        index = known_attributes(images, len(data))
     exact, known = {}, {}
     for name, values in reader.values.items():
         if name in index:
