@@ -24,7 +24,8 @@ def keep(trained: Path, out: Path, beside: list[Path]) -> None:
     """Write the model and what lies beside it to `out`.
 
     Raises:
-        ValueError: a file would be too large; nothing is copied then.
+        ValueError: no model, or a file would be too large; nothing is copied then.
+        OSError: a file that cannot be read.
     """
     network, scheduler = load_model(trained)
     bytes_ = 2 * sum(parameter.numel() for parameter in network.parameters())
@@ -57,4 +58,7 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("beside", type=Path, nargs="*")
     args = parser.parse_args()
-    keep(args.trained, args.out, args.beside)
+    try:
+        keep(args.trained, args.out, args.beside)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))

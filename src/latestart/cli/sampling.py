@@ -19,7 +19,8 @@ HELD_OUT = 6000  # images at most that a number of components is chosen on
 
 def train(
     images: Annotated[
-        Path, typer.Argument(help="Training images: a parquet file, a folder of images, or an npz file.")
+        Path,
+        typer.Argument(help="Training images: a parquet file, a folder, an npz file, or a published set (celeba@64)."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the model to; a run that was cut off goes on from there.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 10_000,
@@ -107,7 +108,9 @@ def demo(
 
 
 def fit(
-    images: Annotated[Path, typer.Argument(help="A parquet file, a folder of images, or an npz file.")],
+    images: Annotated[
+        Path, typer.Argument(help="A parquet file, a folder, an npz file, or a published set (celeba@64).")
+    ],
     out: Annotated[Path, typer.Option(help="File to write the prior to (safetensors).")],
     basis: Annotated[
         str, typer.Option(help="dense, lowrank, cosine+dense, cosine, fourier, diagonal, channel, isotropic, or auto.")

@@ -12,7 +12,10 @@ from rich.markup import escape
 # What several commands ask for in the same words.
 Model = Annotated[str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")]
 TrainingSet = Annotated[
-    str | None, typer.Option(help="The training set: parquet, folder or npz; default: the shipped model's 2,000.")
+    str | None,
+    typer.Option(
+        help="The training set: parquet, folder, npz, or a published one (celeba@64); default: the shipped model's."
+    ),
 ]
 HeldOut = Annotated[str | None, typer.Option(help="Images that the model has not seen, to tell copies by.")]
 Features = Annotated[

@@ -12,7 +12,8 @@ The window is given in t, and in nats by the divergence at both ends: how wrong 
 still good (the low end in t) to the least. Intervals are those of bootstrap replicates; the resamples of the samples
 are the same at every start, so that they move together as the curve does, and those of the divergence are over its
 images. A resampled curve is rougher than the curve, and its window rather narrower. A window that reaches an end of the
-grid is at least so wide.
+grid is at least so wide. The best start is told of the samples that it was chosen by, the lowest of as many noisy
+distances as there are starts: its own distance is a little too low, and so what others cost a little too high.
 
 Each start is a cell of a sweep (`experiments/sweep.py`): kept the moment that it is done, skipped when it is there.
 Starts are those that are run: a truncated schedule begins at a multiple of the number of steps.

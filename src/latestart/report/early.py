@@ -26,6 +26,10 @@ from latestart.report.sweep import not_measured
 
 COLORS = dict(zip(TESTS, ("#2166ac", "#67a9cf", "#1b7837", "#b2182b", "#8073ac")))
 GREY = "#707070"
+CHOSEN = (
+    "the best start is told of the samples that it was chosen by, the lowest of many noisy distances: its distance is "
+    "a little too low, and so what the others cost a little too high"
+)
 TIME = "start t, in the scheduler's time: noise falls to the right"
 LEAST_NATS = 1e-3  # below it the curve is noise
 REJECTED = 0.05
@@ -221,6 +225,7 @@ def sensitivity_report(result: start.Result) -> Report:
     if not result.curves:
         said.append(f"no prior has {start.FEWEST} starts measured at any number of evaluations: there is no curve yet")
         return Report(f"Sensitivity to the start: {model}", facts, sentences=said)
+    said.append(CHOSEN)
     tables = [windows_table(result.curves), best_table(result.curves)]
     tables += [off_table(result.curves, True), off_table(result.curves, False)]
     return Report(f"Sensitivity to the start: {model}", facts, tables, said, ["sensitivity.png"])

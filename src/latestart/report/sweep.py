@@ -105,5 +105,8 @@ def _number(value: float) -> str:
 def _caption(rows: list[Row]) -> str:
     counts = " and ".join(sorted({f"{row['samples']:,} samples, seed {row['seed']}" for row in rows}))
     features = " and ".join(sorted({row["features"] for row in rows}))
-    gain = "on the best of the full-noise cells above at the same sampler and evaluations"
+    gain = (
+        "on the best of the full-noise cells above at the same sampler and evaluations, all of the same seed: the best "
+        "of many rows is better than it would be if it were drawn again"
+    )
     return f"{counts}; features {features}; gain: {gain}"
