@@ -24,9 +24,10 @@ PICTURE = re.compile(r"^!\[(.*)\]\((.+)\)$", re.MULTILINE)
 ANCHOR = re.compile(r'^<a id="(.+)"></a>$', re.MULTILINE)
 INTRODUCTION = (
     "What the commands of `latestart` found: each section is the report that one of them wrote, with the command, the "
-    "number of samples, the seed and the kind of machine. Intervals, in brackets, are of 95%, by resampling the samples "
-    "(100 times for a distance, 200 for precision and recall, 1,000 for copies) with the data set's own figures, the "
-    "network and the priors as they are. Put together by `python tools/results.py FOLDER... --out docs/results.md`."
+    "number of samples, the seed and the kind of machine. Intervals, in brackets, are of 95%, by resampling the "
+    "samples (100 times for a distance, 200 for precision and recall, 1,000 for copies) with the data set's own "
+    "figures, the network and the priors as they are. Put together by "
+    "`python tools/results.py FOLDER... --out docs/results.md`."
 )
 SUMMARY = (
     "## The gains of a late start\n\nThe Frechet distance from full noise over that of the late start, at equal "
