@@ -29,8 +29,8 @@ from torch.nn.functional import pad
 import latestart as ls
 from latestart import zoo
 from latestart.denoisers.networks import Unshuffled
-from latestart.experiments.demo import REFERENCE, Cell, Measured, best_of, measure, ratio
-from latestart.experiments.judge import Figures, shipped_judge
+from latestart.experiments.demo import REFERENCE, Cell, Measured, best_of, measure
+from latestart.experiments.judge import Figures, over, shipped_judge
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"
@@ -85,7 +85,8 @@ def run(bundle: Any, judge: Callable[[Tensor], Figures], samples: int, console: 
 
 def _best(measured: list[Measured], nfe: int) -> dict[str, Any]:
     none, one, many = (best_of(measured, kind) for kind in ("none", *STARTS))
-    gains = {"on_full_noise": ratio(none, many), "on_gaussian": ratio(one, many), "gaussian": ratio(none, one)}
+    pairs = {"on_full_noise": (none, many), "on_gaussian": (one, many), "gaussian": (none, one)}
+    gains = {name: over(worse.figures, better.figures) for name, (worse, better) in pairs.items()}
     return {
         "nfe": nfe,
         "none": none.row(0, 0),
