@@ -3,7 +3,8 @@
 Each folder is one that a command of `latestart` wrote to. Its report becomes a section, its pictures, in fewer colours
 and at most 1,600 pixels wide, come to lie in a folder beside the page, and both are called by the folder's name. Before
 them all stand the gains of late start in every table of the paper among them, from its `results.json`. With `--keep`,
-what the page already has of other folders stays, and a section of the same name is replaced where it stands.
+what the page already has of other folders stays, a section of the same name is replaced where it stands, and a new one
+comes behind that of the folder given before it, or last.
 """
 
 import argparse
@@ -187,10 +188,13 @@ def gather(folders: Sequence[Path], out: Path, keep: bool = False) -> None:
     names = [report.name for report in reports]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"expected folders of different names, received more than one called {', '.join(twice)}")
-    sections = {section.name: section for section in (kept(out) if keep else ())}
-    sections |= {report.name: _section(report, out.with_suffix("")) for report in reports}
+    sections, at = kept(out) if keep else [], -1
+    for report in reports:
+        places = [k for k, section in enumerate(sections) if section.name == report.name]
+        at = places[0] if places else at + 1 if at >= 0 else len(sections)
+        sections[at : at + len(places)] = [_section(report, out.with_suffix(""))]
     with replacing(out) as temporary:
-        temporary.write_text(page(list(sections.values())), encoding="utf-8")
+        temporary.write_text(page(sections), encoding="utf-8")
 
 
 def main() -> None:

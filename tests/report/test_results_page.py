@@ -90,6 +90,10 @@ def test_what_the_page_has_of_other_folders_can_be_kept(run, folders, tmp_path):
     later = together.read_text(encoding="utf-8")
     assert later.index("## About another sphere") < later.index("## About diversity") and "About sphere" not in later
     assert "| [sphere](#sphere) | 5 |" in later and "| [sphere](#sphere) | 3 |" not in later
+    Report("Between them", {"samples": 5}, command="latestart between").publish(tmp_path / "between")
+    run(folders[0], tmp_path / "between", "--keep", "--out", together)
+    titles = [line for line in together.read_text(encoding="utf-8").split("\n") if line.startswith("- [")]
+    assert [line[3 : line.index("]")] for line in titles] == ["About another sphere", "Between them", "About diversity"]
 
 
 def test_short_thin_lines_keep_their_colours(run, folders, tmp_path):
