@@ -1,9 +1,11 @@
+import runpy
 from pathlib import Path
 
 import pytest
 import torch
 
-SHARED = Path(__file__).parent.parent.parent / "shared"
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
 
 
 def pytest_configure(config):
@@ -20,3 +22,14 @@ def pytest_collection_modifyitems(items):
 def shared():
     """The folder with the full data sets, beside the repository."""
     return SHARED
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Run a script of tools/ by its name, with arguments."""
+
+    def run(name, *args):
+        monkeypatch.setattr("sys.argv", [name, *map(str, args)])
+        runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+
+    return run

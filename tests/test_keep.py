@@ -1,8 +1,7 @@
 """`tools/keep.py`: what is kept is the model that was trained, in half precision, and its record names no folders."""
 
 import json
-import runpy
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -12,19 +11,12 @@ from latestart.data import Images
 from latestart.denoisers.networks import load_model
 from latestart.train import TrainConfig, train
 
-TOOL = Path(__file__).parent.parent / "tools" / "keep.py"
 TINY = {"steps": 1, "batch_size": 4, "channels": (8, 8), "prediction": "v_prediction"}
 
 
 @pytest.fixture
-def run(monkeypatch):
-    """The tool with arguments."""
-
-    def run(*args):
-        monkeypatch.setattr("sys.argv", ["keep.py", *map(str, args)])
-        runpy.run_path(str(TOOL), run_name="__main__")
-
-    return run
+def run(tool):
+    return partial(tool, "keep.py")
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """`tools/results.py`: the page holds every report and its pictures, and a folder without one is refused."""
 
 import json
-import runpy
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,18 +9,10 @@ from PIL import Image
 
 from latestart.report.record import NAME, Report
 
-TOOL = Path(__file__).parent.parent.parent / "tools" / "results.py"
-
 
 @pytest.fixture
-def run(monkeypatch):
-    """The tool with arguments."""
-
-    def run(*args):
-        monkeypatch.setattr("sys.argv", ["results.py", *map(str, args)])
-        runpy.run_path(str(TOOL), run_name="__main__")
-
-    return run
+def run(tool):
+    return partial(tool, "results.py")
 
 
 @pytest.fixture
