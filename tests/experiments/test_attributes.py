@@ -131,6 +131,7 @@ def test_attributes_are_read_from_the_file(tmp_path):
             lambda path: load_known(_write(path, glasses=np.zeros(3, int))),
             r"received int64 of the shape \(3,\)",
         ),
+        (lambda path: load_known(_write(path, glasses=np.zeros(10, int))), r"received int64 of the shape \(10,\)"),
         (
             lambda path: load_known(_write(path, glasses=np.full(8, 0.5))),
             "8 images as glasses, received float64",

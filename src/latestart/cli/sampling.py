@@ -151,7 +151,7 @@ def fit(
         if by_label and by_attribute:
             raise ValueError("one of --by-label and --by-attribute")
         if components or by_label or by_attribute:
-            data = _by_attribute(images, limit) if by_attribute else load_images(images, limit)
+            data = _by_attribute(images, limit, run.first) if by_attribute else load_images(images, limit)
             _fit_mixture(data, out, number, by_label or by_attribute, basis, rank, sigma, seed, run, device)
             return
         data = load_images(images, limit, (run.index, run.count))
@@ -170,15 +170,16 @@ def fit(
     say(f"wrote {out}")
 
 
-def _by_attribute(path: Path, limit: int | None) -> "Images":
-    """The images, labelled by the combination of their attributes; says how many images the combinations have."""
+def _by_attribute(path: Path, limit: int | None, first: bool) -> "Images":
+    """The images, labelled by the combination of their attributes; the first process says how many each has."""
     from latestart.experiments.attributes import combined, load_known
 
     known = load_known(path, limit, label=None)
     data = combined(known)
     assert data.labels is not None
     counts = data.labels.bincount()
-    say(f"{len(counts)} combinations of {', '.join(known.values)}, of {counts.min()} to {counts.max()} images each")
+    if first:
+        say(f"{len(counts)} combinations of {', '.join(known.values)}, of {counts.min()} to {counts.max()} images each")
     return data
 
 

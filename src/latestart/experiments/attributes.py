@@ -167,7 +167,7 @@ def load_known(path: str | Path, limit: int | None = None, label: str | None = "
         ValueError: the images have neither attributes nor labels.
     """
     images = load_images(path, limit)
-    found = known_attributes(path, len(images))
+    found = known_attributes(path, len(images), limit)
     if not found and images.labels is not None and label is not None:
         found = {label: images.labels}
     if not found:
@@ -180,8 +180,10 @@ def load_known(path: str | Path, limit: int | None = None, label: str | None = "
     return Known(images, values, found)
 
 
-def known_attributes(path: str | Path, count: int) -> dict[str, Tensor]:
-    """The attributes that an npz file says of its first `count` images, int64 `(N,)` each; none for any other file.
+def known_attributes(path: str | Path, count: int, limit: int | None = None) -> dict[str, Tensor]:
+    """The attributes that an npz file says of its images, int64 `(count,)` each; none for any other file.
+
+    `count` is how many images were read, of the first `limit`.
 
     Raises:
         ValueError: an attribute of other than class indices, one for each image.
@@ -190,7 +192,7 @@ def known_attributes(path: str | Path, count: int) -> dict[str, Tensor]:
         return {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name][:count] for name in file.files if name not in ("images", "labels")}
+            arrays = {name: file[name][:limit] for name in file.files if name not in ("images", "labels")}
     except (BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise ValueError(f"the attributes in {path} cannot be read: {error}") from error
     for name, index in arrays.items():
