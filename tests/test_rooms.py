@@ -7,6 +7,7 @@ ROOT = Path(__file__).parent.parent / "src" / "latestart"
 FLOORS = [
     {"files", "device", "processes", "datasets"},
     {"noise", "data"},
+    {"inputs"},
     {"gaussians"},
     {"denoisers"},
     {"dynamics", "features"},

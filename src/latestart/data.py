@@ -1,16 +1,15 @@
 """Images in and out of the library.
 
-Images are kept as the bytes they were stored in, `(N, C, H, W)` uint8, and become numbers in the model's value range,
-[-1, 1], one batch at a time. Three layouts are read: a parquet file in the Hugging Face layout (`image: {bytes, path}`,
-`label`), a folder of image files (one sub-folder for each class, or none), and an npz file (`images`, `labels`). Of
-data sets as they are published, `datasets` knows CelebA, CelebA-HQ and ImageNet64: their images are read in chunks, and
-a set of more than 2 GiB is kept in a nameless file in the folder for temporary ones (TMPDIR), mapped into memory.
+A set of images is held as it came, `(N, C, H, W)` bytes or floats, and becomes numbers in the model's value range,
+[-1, 1], or in that of the metrics, [0, 1], one batch at a time. `datasets` has the layouts in which sets are read from
+files; a set of more than 2 GiB is kept in a nameless file in the folder for temporary ones (TMPDIR), mapped into
+memory. What comes from memory goes through `inputs.as_images`.
 """
 
+import operator
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,57 +21,198 @@ from PIL import Image
 from torch import Tensor
 
 from latestart.datasets.layouts import open_source
-from latestart.datasets.pictures import SUFFIXES, Source, decode
+from latestart.datasets.pictures import Colour, Source, decode
 from latestart.datasets.places import Place
+from latestart.datasets.tables import Arrays
 
 CHUNK = 1024  # images read at once
 IN_MEMORY = 2 << 30  # bytes of pixels; what is larger stands in a file, mapped into memory
+Range = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Images:
-    """A set of images of one shape: `pixels` `(N, C, H, W)` uint8, and class indices `labels` `(N,)` or None."""
+class ImageSet(ABC):
+    """Images of one shape, that can be read in batches.
+
+    Attributes:
+        value_range: the values that stand for black and white, of images that are floats; None where they are in the
+            model's own range, whatever that is.
+    """
+
+    value_range: Range | None
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, `(C, H, W)` or whatever the model's samples are."""
+
+    @property
+    @abstractmethod
+    def bare(self) -> bool:
+        """Whether they are floats of which nobody has said a range."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Tensor | None:
+        """Class indices `(N,)`, or None."""
+
+    @abstractmethod
+    def stored(self, size: int = CHUNK) -> Iterator["Images"]:
+        """The images as they are held, at most about `size` at a time, in order."""
+
+    @abstractmethod
+    def collected(self) -> "Images":
+        """All of them in memory."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """As `batches`, so that a set of images is itself what priors are fitted to."""
+        return self.batches()
+
+    def batches(self, size: int = CHUNK) -> Iterator[Tensor]:
+        """The images in the model's value range, `(B, *shape)`, in order."""
+        return (part.floats() for part in self.stored(size))
+
+    def units(self, size: int = CHUNK) -> Iterator[Tensor]:
+        """The images in [0, 1], as metrics take them, `(B, *shape)`, in order.
+
+        Raises:
+            ValueError: floats outside [0, 1] of which no range is known.
+        """
+        return (part.unit() for part in self.stored(size))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Images(ImageSet):
+    """A set of images of one shape, in memory.
+
+    Attributes:
+        pixels: `(N, *shape)`, uint8, or floating-point numbers.
+        labels: class indices `(N,)`, or None.
+        value_range: of floats: what stands for black and white; None for the model's own range.
+    """
 
     pixels: Tensor
-    labels: Tensor | None = None
+    labels: Tensor | None = None  # type: ignore[assignment]
+    value_range: Range | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def __repr__(self) -> str:
+        labels = "" if self.labels is None else f", {len(self.labels.unique())} classes"
+        return f"Images({len(self)} of {self.shape}, {str(self.pixels.dtype).removeprefix('torch.')}{labels})"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other set holds the same images and labels in the same order."""
+        if not isinstance(other, Images):
+            return NotImplemented
+        pairs = ((self.pixels, other.pixels), (self.labels, other.labels))
+        return self.value_range == other.value_range and all(_same(one, two) for one, two in pairs)
+
+    __hash__ = None  # type: ignore[assignment]
+
     @property
     def shape(self) -> tuple[int, ...]:
-        """`(C, H, W)`."""
+        """Of one image, `(C, H, W)`."""
         return tuple(self.pixels.shape[1:])
 
     def __getitem__(self, index: slice | Tensor) -> "Images":
-        return Images(self.pixels[index], None if self.labels is None else self.labels[index])
+        return Images(self.pixels[index], None if self.labels is None else self.labels[index], self.value_range)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """As `batches`, so that a set of images is itself what `Gaussian.fit` takes."""
-        return self.batches()
+    @property
+    def bare(self) -> bool:
+        """See `ImageSet`."""
+        return self.pixels.is_floating_point() and self.value_range is None
+
+    def stored(self, size: int = CHUNK) -> Iterator["Images"]:
+        """See `ImageSet`; floats in the model's own range, which cost nothing to read, are one batch."""
+        if self.pixels.is_floating_point() and self.value_range is None:
+            return iter([self])
+        return (self[slice(at, at + size)] for at in range(0, len(self), size))
+
+    def collected(self) -> "Images":
+        """This set."""
+        return self
 
     def floats(self) -> Tensor:
-        """All images in [-1, 1], `(N, C, H, W)` float32."""
-        return to_floats(self.pixels)
+        """All images in the model's value range, `(N, *shape)`: bytes, and floats of a known range, in [-1, 1]."""
+        if not self.pixels.is_floating_point():
+            return to_floats(self.pixels)
+        return self.pixels if self.value_range is None else 2 * self._scaled(self.value_range) - 1
 
     def unit(self) -> Tensor:
-        """All images in [0, 1], `(N, C, H, W)` float32, as metrics take them."""
-        return self.pixels.float() / 255
+        """All images in [0, 1], `(N, *shape)`, as metrics take them.
 
-    def batches(self, size: int = 1024) -> Iterator[Tensor]:
-        """The images in [-1, 1], `size` at a time, in order."""
-        return (to_floats(part) for part in self.pixels.split(size))
+        Raises:
+            ValueError: floats outside [0, 1] of which no range is known.
+        """
+        if not self.pixels.is_floating_point():
+            return self.pixels.float() / 255
+        return in_unit_range(self.pixels) if self.value_range is None else self._scaled(self.value_range).clamp(0, 1)
+
+    def _scaled(self, ends: Range) -> Tensor:
+        return (self.pixels - ends[0]) / (ends[1] - ends[0])
 
 
-@dataclass(frozen=True)
-class Placed:
-    """Images as a prior is fitted to them: batches in [-1, 1] on a device, made anew each time that they are read."""
+@dataclass(frozen=True, eq=False)
+class Placed(ImageSet):
+    """A set of images whose batches are handed out on a device."""
 
-    images: Images
+    images: ImageSet
     device: torch.device | str
 
-    def __iter__(self) -> Iterator[Tensor]:
-        return (batch.to(self.device) for batch in self.images.batches())
+    @property
+    def value_range(self) -> Range | None:  # type: ignore[override]
+        """Of the set."""
+        return self.images.value_range
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image."""
+        return self.images.shape
+
+    @property
+    def bare(self) -> bool:
+        """Of the set."""
+        return self.images.bare
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Of the set."""
+        return self.images.labels
+
+    def stored(self, size: int = CHUNK) -> Iterator[Images]:
+        """See `ImageSet`; still where they are held."""
+        return self.images.stored(size)
+
+    def batches(self, size: int = CHUNK) -> Iterator[Tensor]:
+        """See `ImageSet`."""
+        return (batch.to(self.device) for batch in self.images.batches(size))
+
+    def collected(self) -> Images:
+        """All of them, where they are held."""
+        return self.images.collected()
+
+
+def _same(one: Tensor | None, two: Tensor | None) -> bool:
+    if one is None or two is None:
+        return one is two
+    return one.dtype == two.dtype and torch.equal(one, two)
+
+
+def in_unit_range(images: Tensor) -> Tensor:
+    """The images, if they are floating-point numbers in [0, 1].
+
+    Raises:
+        ValueError: they are not.
+    """
+    inside = images.is_floating_point() and images.numel() and bool(((images >= 0) & (images <= 1)).all())
+    if not inside:
+        seen = f"{images.dtype} from {images.min().item():g} to {images.max().item():g}" if images.numel() else "none"
+        raise ValueError(
+            f"expected images as floating-point numbers in [0, 1], received {seen}; those of a model in [-1, 1] are "
+            "(images / 2 + 0.5).clamp(0, 1), as result.images are"
+        )
+    return images
 
 
 def to_floats(pixels: Tensor) -> Tensor:
@@ -85,7 +225,12 @@ def to_pixels(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def load_images(path: str | Path, limit: int | None = None, part: tuple[int, int] = (0, 1)) -> Images:
+def load_images(
+    path: str | Path,
+    limit: int | None = None,
+    part: tuple[int, int] = (0, 1),
+    background: Colour | None = None,
+) -> Images:
     """Read a parquet file, a folder of images, an npz file, or a published data set.
 
     Args:
@@ -95,46 +240,38 @@ def load_images(path: str | Path, limit: int | None = None, part: tuple[int, int
             Or the folder of CelebA (`celeba@64`, `celeba@32@test`, `celeba@64@Smiling`), of ImageNet64 (`folder`,
             `folder@valid`), or any folder of images with the size to which they are to be shrunk (`celeba-hq@64`); see
             `latestart.datasets.layouts`.
-        limit: read only the first `limit` images.
+        limit: read only the first `limit` images, at least 1; classes are counted over all.
         part: (k, m) reads the k-th of m equal parts of those, counted from 0: the share of one of m processes.
+        background: the colour that transparent pictures are laid onto ("white", "#ff8800", three numbers); they are
+            refused without one.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or a file of a published data set is missing.
         ValueError: an empty folder or file, more parts than images, an unreadable image, images of unequal shapes,
-            NaN, or an unknown format.
+            NaN, an unknown format, or a limit or part that is none.
     """
-    source, path = open_source(Place.of(path)), Path(path)
-    if source is not None:
-        images = _collected(source, limit, part)
-    elif path.is_dir():
-        images = _from_folder(path, limit, part)
-    elif not path.exists():
-        raise FileNotFoundError(f"expected a parquet file, a folder of images or an npz file at {path}, found nothing")
-    elif path.suffix == ".parquet":
-        images = _from_parquet(path, limit, part)
-    elif path.suffix == ".npz":
-        images = _from_npz(path, limit, part)
-    else:
-        raise ValueError(f"cannot read images from {path}: expected a .parquet file, a .npz file or a folder")
+    source = open_source(Place.of(path, background))
+    images = _collected(source, limit, part)
     if not len(images):
         raise ValueError(f"{path} holds no images" if part[1] == 1 else f"{path} holds fewer than {part[1]} images")
     return images
 
 
 def stream_images(
-    path: str | Path, size: int = CHUNK, limit: int | None = None, part: tuple[int, int] = (0, 1)
+    path: str | Path,
+    size: int = CHUNK,
+    limit: int | None = None,
+    part: tuple[int, int] = (0, 1),
+    background: Colour | None = None,
 ) -> Iterator[Images]:
-    """What `load_images` reads, at most `size` images at a time; of a published data set no more is ever in memory.
+    """Read what `load_images` reads, at most `size` images at a time; no more is ever in memory, of any but npz files.
 
     Raises:
         FileNotFoundError, ValueError: as `load_images`, before the first images or where they cannot be read.
     """
-    source = open_source(Place.of(path))
-    if source is not None:
-        rows = _rows(len(source), limit, part)
-        return (Images(pixels, labels) for pixels, labels in source.chunks(rows, size))
-    images = load_images(path, limit, part)
-    return (images[slice(at, at + size)] for at in range(0, len(images), size))
+    source = open_source(Place.of(path, background))
+    rows = _rows(len(source), limit, part)
+    return (Images(pixels, labels) for pixels, labels in source.chunks(rows, size))
 
 
 def save_png(path: str | Path, pixels: Tensor) -> None:
@@ -178,6 +315,8 @@ def _to_pil(pixels: Tensor) -> Image.Image:
 def _collected(source: Source, limit: int | None, part: tuple[int, int]) -> Images:
     """The images of a source, read a chunk at a time into the place where they stay."""
     rows = _rows(len(source), limit, part)
+    if isinstance(source, Arrays):
+        return Images(*next(source.chunks(rows, max(1, len(rows))), (source.pixels[:0], None)))
     pixels, labels, at = _space((len(rows), *source.shape)), [], 0
     for chunk, marks in source.chunks(rows, CHUNK):
         pixels[at : at + len(chunk)] = chunk
@@ -196,108 +335,20 @@ def _space(shape: tuple[int, ...]) -> Tensor:
 
 
 def _rows(count: int, limit: int | None, part: tuple[int, int]) -> range:
-    mine = _part(len(range(count)[:limit]), part)
-    return range(mine.start, mine.stop)
-
-
-def _stack(items: Iterable[tuple[str, bytes]]) -> Tensor:
-    images: list[Tensor] = []
-    first = ""
-    for name, data in items:
-        image = decode(data, name)
-        if images and image.shape != images[0].shape:
-            shapes = f"{first} is {tuple(images[0].shape)}, {name} is {tuple(image.shape)}"
-            raise ValueError(f"images of unequal shapes (C, H, W): {shapes}")
-        first = first or name
-        images.append(image)
-    return torch.stack(images) if images else torch.empty(0, 1, 1, 1, dtype=torch.uint8)
-
-
-def _from_folder(path: Path, limit: int | None, part: tuple[int, int]) -> Images:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())[:limit]
-    if not files:
-        raise ValueError(f"the folder {path} holds no image files (looked for {', '.join(sorted(SUFFIXES))})")
-    parents = [file.relative_to(path).parent for file in files]
-    classes, mine = sorted(set(parents)), _part(len(files), part)
-    pixels = _stack((str(file), file.read_bytes()) for file in files[mine])
-    if len(classes) == 1:
-        return Images(pixels)
-    return Images(pixels, torch.tensor([classes.index(parent) for parent in parents[mine]]))
-
-
-def _from_parquet(path: Path, limit: int | None, part: tuple[int, int]) -> Images:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"cannot read {path} as a parquet file: {error}") from error
-    if "image" not in table.column_names:
-        raise ValueError(f"{path} has the columns {table.column_names}, expected `image` (and optionally `label`)")
-    mine = _part(len(table.slice(0, limit)), part)
-    table = table.slice(mine.start, mine.stop - mine.start)
-    rows = table["image"].to_pylist()
-    if not all(isinstance(row, dict) and isinstance(row.get("bytes"), bytes) for row in rows):
-        raise ValueError(f"the column `image` of {path} is {table['image'].type}, expected `bytes` in every row")
-    pixels = _stack((f"{path.name}, row {k}", row["bytes"]) for k, row in enumerate(rows, mine.start))
-    if "label" not in table.column_names:
-        return Images(pixels)
-    if table["label"].null_count:
-        raise ValueError(f"the column `label` of {path} has {table['label'].null_count} empty rows")
-    return Images(pixels, _as_labels(table["label"].to_numpy(), path))
-
-
-def _from_npz(path: Path, limit: int | None, part: tuple[int, int]) -> Images:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = file.files
-            arrays: dict[str, Any] = {name: file[name] for name in ("images", "labels") if name in names}
-    except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"cannot read {path} as an npz file of plain arrays: {error}") from error
-    if "images" not in arrays:
-        raise ValueError(f"{path} holds the arrays {sorted(names)}, expected `images` (and optionally `labels`)")
-    pixels = _as_pixels(arrays["images"], path)[:limit]
-    labels = _as_labels(arrays["labels"], path)[:limit] if "labels" in arrays else None
-    if labels is not None and len(labels) != len(pixels):
-        raise ValueError(f"{path} holds {len(pixels)} images and {len(labels)} labels")
-    return Images(pixels, labels)[_part(len(pixels), part)]
-
-
-def _part(n: int, part: tuple[int, int]) -> slice:
-    """The k-th of m equal parts of n items."""
+    """The k-th of m equal parts of the first `limit` of so many items."""
+    most = count if limit is None else min(count, _whole("limit", limit, 1))
     k, m = part
-    return slice(n * k // m, n * (k + 1) // m)
+    m, k = _whole("the number of parts", m, 1), _whole("the part", k, 0)
+    if k >= m:
+        raise ValueError(f"part={part}: expected (k, m) with k from 0 to m - 1")
+    return range(most * k // m, most * (k + 1) // m)
 
 
-def _as_labels(array: np.ndarray, path: Path) -> Tensor:
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"the labels in {path} are {array.dtype} {array.shape}, expected class indices (N,)")
-    return torch.from_numpy(array.astype(np.int64))
-
-
-def _as_pixels(array: np.ndarray, path: Path) -> Tensor:
-    if array.ndim not in {3, 4}:
-        raise ValueError(
-            f"`images` in {path} has the shape {array.shape}, expected (N, H, W), (N, H, W, C) or (N, C, H, W)"
-        )
-    if array.dtype != np.uint8:
-        if not np.issubdtype(array.dtype, np.floating):
-            raise ValueError(f"`images` in {path} is {array.dtype}, expected uint8 or floats in [0, 1]")
-        if not np.isfinite(array).all():
-            raise ValueError(
-                f"`images` in {path} holds {int((~np.isfinite(array)).sum())} values that are NaN or infinite"
-            )
-        if array.size and (array.min() < 0 or array.max() > 1):
-            raise ValueError(
-                f"`images` in {path} is {array.dtype} in [{array.min():g}, {array.max():g}], "
-                "expected uint8 or floats in [0, 1]"
-            )
-        array = np.round(array * 255).astype(np.uint8)
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.shape[-1] in {1, 3} and array.shape[1] not in {1, 3}:
-        array = np.moveaxis(array, -1, 1)
-    if array.shape[1] not in {1, 3}:
-        raise ValueError(f"`images` in {path} has the shape {array.shape}, expected 1 or 3 channels")
-    return torch.from_numpy(np.ascontiguousarray(array))
+def _whole(name: str, value: Any, least: int) -> int:
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = least - 1
+    if whole < least:
+        raise ValueError(f"{name} = {value!r}: expected a whole number of at least {least}")
+    return whole

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import latestart as ls
-from latestart.data import Images
+from latestart.data import Images, ImageSet
 from latestart.files import save_tensors
 from latestart.gaussians import clusters, mixture
 from latestart.gaussians.basis import Dense, Diagonal, Isotropic
@@ -428,13 +428,18 @@ def test_labels_and_several_components_for_each() -> None:
         assert m.of_class(label).count == int((truth % 2 + 5 == label).sum())
 
 
+def once(x: Tensor, size: int) -> ImageSet:
+    """The images in batches, from an iterator."""
+    return ls.as_images(iter(x.split(size)), shape=x.shape[1:])
+
+
 def test_one_pass_is_enough_for_labels() -> None:
     x, truth = blobs(400, 3)
-    m = Mixture.fit(iter(x.split(50)), labels=truth, basis="diagonal")
+    m = Mixture.fit(once(x, 50), labels=truth, basis="diagonal")
     assert_near(m.components[1].mean, x[truth == 1].mean(0), 1e-5)
-    assert Mixture.fit(iter(x.split(50)), components=1, basis="diagonal").count == 400
+    assert Mixture.fit(once(x, 50), components=1, basis="diagonal").count == 400
     with pytest.raises(ValueError, match="can be read once"):
-        Mixture.fit(iter(x.split(50)), components=2)
+        Mixture.fit(once(x, 50), components=2)
 
 
 @pytest.mark.parametrize("basis", ["auto", "diagonal", "lowrank"])
@@ -445,7 +450,7 @@ def test_one_component_is_the_same_of_one_process_and_of_several(basis: str, n: 
     alone = ls.Gaussian.fit(x, basis, dtype=torch.float64)
 
     def work(processes):
-        return Mixture.fit(iter(x.split(77)), 1, basis=basis, dtype=torch.float64, processes=processes)
+        return Mixture.fit(once(x, 77), 1, basis=basis, dtype=torch.float64, processes=processes)
 
     for found in together(3, work):
         assert_near(found.mean, alone.mean, 1e-12)
@@ -493,7 +498,7 @@ def test_images_that_change_between_readings_are_noticed() -> None:
             return iter([x[torch.randperm(300)]])
 
     with pytest.raises(ValueError, match="image 0 is another one than when the images were read before"):
-        Mixture.fit(Shuffled(), components=3, basis="diagonal")
+        Mixture.fit(ls.as_images(Shuffled(), shape=x.shape[1:]), components=3, basis="diagonal")
 
 
 def test_a_fit_is_fixed_by_its_seed() -> None:
@@ -660,9 +665,9 @@ def test_bad_arguments_of_fit(arguments: dict, message: str) -> None:
     ("batches", "message"),
     [
         ([], "at least one batch .* received none"),
-        ([X, X[:, :, :4]], r"images of the shape \(2, 4\), expected \(2, 5\)"),
-        ([X, X.int()], "received torch.int32"),
-        ([torch.full_like(X, math.nan)], "NaN or infinite"),
+        ([X[:, None], X[:, None, :, :4]], r"item 1 has \(1, 2, 4\), those before it \(1, 2, 5\)"),
+        ([X[:, None], X[:, None].int()], "received torch.int32"),
+        ([torch.full_like(X, math.nan)[:, None]], "NaN or infinite"),
     ],
 )
 def test_bad_images(batches: list, message: str) -> None:

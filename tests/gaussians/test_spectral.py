@@ -29,7 +29,7 @@ def images(n: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 
 def fit(x: Tensor, basis: str, rank: int | None = None) -> ls.Gaussian:
-    return ls.Gaussian.fit(x, basis, rank, dtype=torch.float64)
+    return ls.Gaussian.fit(ls.as_images(x, shape=x.shape[1:]), basis, rank, dtype=torch.float64)
 
 
 def channelled(x: Tensor) -> np.ndarray:

@@ -62,7 +62,8 @@ def open_celeba(place: Place) -> Pictures:
             raise ValueError(f"CelebA has no attribute {place.attribute!r}; it has {', '.join(columns)}")
         column = columns.index(place.attribute)
         labels = torch.tensor([int(_row(values, name, place.path)[column] > 0) for name in names])
-    return Pictures([folder / name for name in names], labels, SIZE if place.size is None else place.size, CROP)
+    size = SIZE if place.size is None else place.size
+    return Pictures([folder / name for name in names], labels, size, CROP, place.background)
 
 
 def _members(place: Place) -> list[str]:
@@ -86,7 +87,7 @@ def _attribute_list(path: Path) -> tuple[tuple[str, ...], dict[str, list[int]]]:
     """The names of the attributes, and the values of each image, 1 or -1."""
     lines = path.read_text(errors="replace").splitlines()
     names, values = tuple(lines[1].split()) if len(lines) > 1 else (), {}
-    if not lines or not lines[0].strip().isdigit() or not names:
+    if not lines or not lines[0].strip().isdecimal() or not names:
         raise ValueError(f"{path}: expected the number of images, the names of attributes, then a line for each image")
     for number, line in enumerate(lines[2:], 3):
         image, *signs = line.split() or [""]

@@ -95,7 +95,7 @@ def open_imagenet(place: Place, batches: dict[str, Path]) -> Stack:
         FileNotFoundError: some of its files are missing.
         ValueError: a damaged file, or one of another layout; a part or size that there is not.
     """
-    place.without("ImageNet64", "attribute")
+    place.without("ImageNet64", "attribute", "background")
     wanted = {"train": TRAINING, "valid": (VALIDATION,)}
     part = place.part or ("valid" if set(batches) == {VALIDATION} else "train")
     if part not in wanted:

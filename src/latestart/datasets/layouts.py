@@ -1,30 +1,43 @@
-"""Which layout a place has.
+"""Which layout a place has, and the source that reads it.
 
-celeba@64@test      CelebA: a part (train, valid, test, all; train if none is named), at a size, or with an attribute
-imagenet64@valid    ImageNet64: a part (train or valid)
-celeba-hq@64        CelebA-HQ, or any folder of images: the largest square in the middle, shrunk to a size
+photos                      a folder of pictures, whose sub-folders, if it has any, are the classes
+photos@64                   each cut to the largest square in its middle, and shrunk
+photos@background=white     transparent pictures laid onto a colour
+celeba@64@test              CelebA: a part (train, valid, test, all; train if none is named), at a size, or with an
+                            attribute
+imagenet64@valid            ImageNet64: a part (train or valid)
+x.parquet, x.npz            tables and arrays (`tables.py`)
 """
 
 from latestart.datasets.celeba import FACES, find, open_celeba
+from latestart.datasets.folders import open_folder
 from latestart.datasets.imagenet import find_batches, open_imagenet
-from latestart.datasets.pictures import Source, open_folder
+from latestart.datasets.pictures import Source
 from latestart.datasets.places import Place
+from latestart.datasets.tables import open_npz, open_parquet
 
 
-def open_source(place: Place) -> Source | None:
-    """The source at a place that has a published layout, or of which a size is asked; None for any other.
+def open_source(place: Place) -> Source:
+    """The source at a place.
 
     Raises:
-        FileNotFoundError: a file that belongs to the layout is missing.
+        FileNotFoundError: there is nothing, or a file that belongs to the layout is missing.
         ValueError: a file that does not fit the layout, or words that the layout does not know.
     """
-    if place.path.is_dir() and find(place.path, FACES) is not None:
-        return open_celeba(place)
-    if place.path.is_dir() and (batches := find_batches(place.path)):
-        return open_imagenet(place, batches)
-    if place == Place(place.path):
-        return None
-    place.without("a folder of images", "part", "attribute")
-    if not place.path.is_dir():
-        raise FileNotFoundError(f"expected a folder of images at {place.path}, of which something is asked after an @")
-    return open_folder(place.path, place.size)
+    path = place.path
+    if path.is_dir():
+        if find(path, FACES) is not None:
+            return open_celeba(place)
+        if batches := find_batches(path):
+            return open_imagenet(place, batches)
+        place.without("a folder of images", "part", "attribute")
+        return open_folder(path, place.size, place.background)
+    if not path.exists():
+        raise FileNotFoundError(f"expected a parquet file, a folder of images or an npz file at {path}, found nothing")
+    place.without("a file", "size", "part", "attribute")
+    if path.suffix == ".parquet":
+        return open_parquet(path, place.background)
+    if path.suffix == ".npz":
+        place.without("a file of arrays", "background")
+        return open_npz(path)
+    raise ValueError(f"cannot read images from {path}: expected a .parquet file, a .npz file or a folder")

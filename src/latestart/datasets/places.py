@@ -1,16 +1,20 @@
 """Places: a path, followed by words about what is wanted of it, each after an `@`.
 
-celeba@64             every image cut and shrunk to 64 x 64
-celeba@32@test        a part: train, valid, test or all
-celeba@64@Smiling     with an attribute, 0 or 1, as the label
+celeba@64                    every image cut and shrunk to 64 x 64
+celeba@32@test               a part: train, valid, test or all
+celeba@64@Smiling            with an attribute, 0 or 1, as the label
+photos@background=white      transparent pictures laid onto a colour
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from latestart.datasets.pictures import Colour, colour_of
+
 PARTS = ("train", "valid", "test")
 ALL = "all"
+BACKGROUND = "background="
 
 
 @dataclass(frozen=True)
@@ -22,30 +26,63 @@ class Place:
         size: the height and width asked for.
         part: of the set.
         attribute: that is to be the label.
+        background: the colour that transparent pictures are laid onto.
     """
 
     path: Path
     size: int | None = None
     part: str | None = None
     attribute: str | None = None
+    background: Colour | None = None
 
     @classmethod
-    def of(cls, text: str | Path) -> "Place":
+    def of(cls, text: str | Path, background: Colour | None = None) -> "Place":
         """The place that a text names; one that exists as it is has no words.
 
+        Args:
+            text: a path, and words.
+            background: as the word, for a text without it.
+
         Raises:
-            ValueError: two sizes, two parts or two attributes.
+            ValueError: two words of a kind, or a background that is no colour.
         """
+        place = cls._parsed(text)
+        if background is not None and place.background is not None:
+            raise ValueError(f"{text} says its background, and background={background!r} was given beside it")
+        if background is not None:
+            place = replace(place, background=background)
+        if place.background is not None:
+            colour_of(place.background)
+        return place
+
+    @classmethod
+    def _parsed(cls, text: str | Path) -> "Place":
         if Path(text).exists() or "@" not in Path(text).name:
             return cls(Path(text))
         name, *words = Path(text).name.split("@")
-        kinds = {word: "size" if word.isdigit() else "part" if word in (*PARTS, ALL) else "attribute" for word in words}
+        kinds = {word: _kind(word) for word in words}
         if len(set(kinds.values())) < len(words) or not all(words):
-            raise ValueError(f"{text}: expected at most one size, one part and one attribute, each after an @")
-        found: dict[str, Any] = {kind: int(word) if kind == "size" else word for word, kind in kinds.items()}
+            raise ValueError(
+                f"{text}: expected at most one size, one part, one attribute and one background, each after an @"
+            )
+        found: dict[str, Any] = {kind: _value(kind, word) for word, kind in kinds.items()}
         return cls(Path(text).with_name(name) if name else Path(text).parent, **found)
 
     def without(self, what: str, *names: str) -> None:
         """Raise `ValueError` if words were said that make no sense of a kind of place."""
         if said := [str(word) for name in names if (word := getattr(self, name)) is not None]:
             raise ValueError(f"{self.path} is {what}, which has no {said[0]!r} to ask for")
+
+
+def _kind(word: str) -> str:
+    if word.startswith(BACKGROUND):
+        return "background"
+    if word.isdecimal():
+        return "size"
+    return "part" if word in (*PARTS, ALL) else "attribute"
+
+
+def _value(kind: str, word: str) -> str | int:
+    if kind == "size":
+        return int(word)
+    return word.removeprefix(BACKGROUND) if kind == "background" else word

@@ -25,7 +25,7 @@ for one array and for any split into batches.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -33,7 +33,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.gaussians.sums import CHUNK, Sums, batches_of
+from latestart.data import ImageSet
+from latestart.gaussians.sums import CHUNK, Sums
+from latestart.inputs.front import Stream
 
 DIRECTIONS = 64
 SAMPLE, SAMPLE_BYTES = 4096, 2**29  # images whose directions are taken: at most so many, and so much memory
@@ -45,8 +47,6 @@ POWERS = 6  # of the subspace iteration
 BLOCK_VALUES = 2**25  # numbers in a block of images at most
 ROUNDING = 1e-13  # of the squared norm of the mean: a smaller variance is that of rounding
 NEGLIGIBLE = 1e-8  # shares below it do not count in sums
-
-Batches = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class Assignment:
             )
 
 
-def assigned(batches: Batches, components: int, labels: Tensor | None, sigma: float | None, seed: int) -> Assignment:
+def assigned(images: ImageSet, components: int, labels: Tensor | None, sigma: float | None, seed: int) -> Assignment:
     """The component of each image by k-means and EM, each class by itself.
 
     Args:
-        batches: images, to be read twice here.
+        images: to be read twice here.
         components: in each class.
         labels: class indices of the images, `(N,)`, or None for one class.
         sigma: level of EM; by default a quarter of the largest deviation of the data, or half, a quarter, ... of that,
@@ -106,11 +106,11 @@ def assigned(batches: Batches, components: int, labels: Tensor | None, sigma: fl
         seed: of the sample and of the first centres.
 
     Raises:
-        ValueError: batches that can be read only once; a class with fewer images than components; images that are all
+        ValueError: images that can be read only once; a class with fewer images than components; images that are all
             the same; another number of labels than images; and what moments refuse.
     """
-    require_rereadable(batches)
-    sample, count = _sampled(batches, seed)
+    require_rereadable(images)
+    sample, count = _sampled(images, seed)
     labels = torch.zeros(count, dtype=torch.long) if labels is None else labels
     if len(labels) != count:
         raise ValueError(f"expected a label for each image: received {count} images and {len(labels)} labels")
@@ -121,7 +121,7 @@ def assigned(batches: Batches, components: int, labels: Tensor | None, sigma: fl
     directions = principal(sample, seed)
     if directions.width == 0:
         raise ValueError(f"all {count} images are the same: nothing tells {components} components apart")
-    z = torch.cat([directions(block) for block in blocks(batches)])
+    z = torch.cat([directions(block) for block in blocks(images)])
     levels = [0.25 * math.sqrt(directions.width) * 0.5**k for k in range(HALVINGS)] if sigma is None else [float(sigma)]
     for level in levels:
         numbers = torch.empty(count, dtype=torch.long)
@@ -141,21 +141,21 @@ def _told_apart(z: Tensor, k: int, sigma: float, seed: int) -> Tensor:
     return torch.cat([clusters.joint(rows).argmax(1) for rows in z.split(ROWS)])
 
 
-def require_rereadable(batches: Batches) -> None:
-    """Raise `ValueError` if the batches are an iterator, which can be read only once."""
-    if isinstance(batches, Iterator):
+def require_rereadable(images: ImageSet) -> None:
+    """Raise `ValueError` if the images come from an iterator, which can be read only once."""
+    if isinstance(images, Stream) and images.once:
         raise ValueError(
             "components are found by reading the images three times, but an iterator "
-            f"({type(batches).__name__}) can be read once: expected an array, a list of batches, or an iterable that "
-            "begins anew each time"
+            f"({type(images.source).__name__}) can be read once: expected an array, a list of batches, or an iterable "
+            "that begins anew each time"
         )
 
 
-def blocks(batches: Batches) -> Iterator[Tensor]:
+def blocks(images: ImageSet) -> Iterator[Tensor]:
     """The same images in blocks of a fixed size, however they come; where the shape changes a block ends."""
     waiting: list[Tensor] = []
     held = 0
-    for batch in batches_of(batches):
+    for batch in images:
         if waiting and batch.shape[1:] != waiting[0].shape[1:]:
             yield torch.cat(waiting)
             waiting, held = [], 0
@@ -254,14 +254,14 @@ def _normal(z: Tensor, share: Tensor, sigma: float) -> tuple[Tensor, Tensor, Ten
     return constant.to(z), mean, whiten.to(z).contiguous()
 
 
-def _sampled(batches: Batches, seed: int) -> tuple[Tensor, int]:
+def _sampled(images: ImageSet, seed: int) -> tuple[Tensor, int]:
     """A uniform sample of the images, in their order, and how many there are; every image is checked."""
     random = np.random.default_rng(seed)
     keys, count = np.empty(0), 0
     rows, size, checks = None, 0, None
-    for block in blocks(batches):
+    for block in blocks(images):
         checks = checks or Sums(tuple(block.shape[1:]), "isotropic")
-        checks.update(block)
+        checks.add(block)
         flat = block.flatten(1).to(torch.promote_types(block.dtype, torch.float32))
         size = size or max(64, min(SAMPLE, SAMPLE_BYTES // (flat.element_size() * flat.shape[1])))
         keys = np.concatenate([keys, random.random(len(flat))])

@@ -22,7 +22,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from latestart.gaussians.clusters import Assignment, Batches, blocks
+from latestart.data import ImageSet
+from latestart.gaussians.clusters import Assignment, blocks
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.moments import Moments
 from latestart.gaussians.sums import report_dense, require_rank, require_variance, structured
@@ -40,17 +41,17 @@ class EmptyComponent(ValueError):
     """More components were asked for than the images can be told into."""
 
 
-def moments_of_all(batches: Batches, structure: Structure, processes: Processes) -> Moments:
+def moments_of_all(images: ImageSet, structure: Structure, processes: Processes) -> Moments:
     """Moments of all images, in one pass; of several processes each adds up its share of every block.
 
     Raises:
         ValueError: no images, images that are all the same, and what moments refuse.
     """
     moments: Moments | None = None
-    for block in blocks(batches):
+    for block in blocks(images):
         moments = moments or Moments(tuple(block.shape[1:]), *structure)
         mine = processes.share(len(block))
-        moments.update(block[mine.start : mine.stop])
+        moments.add(block[mine.start : mine.stop])
     if moments is None:
         raise ValueError("expected at least one batch of images to fit a mixture to, received none")
     moments.combine(processes)
@@ -59,7 +60,7 @@ def moments_of_all(batches: Batches, structure: Structure, processes: Processes)
 
 
 def moments_of(
-    batches: Batches,
+    images: ImageSet,
     numbers: Tensor,
     total: int,
     structure: Structure,
@@ -76,7 +77,7 @@ def moments_of(
     basis, rank, dtype, seed = structure
     parts: list[Moments] = []
     start, share = 0, processes.share(len(numbers))
-    for block in blocks(batches):
+    for block in blocks(images):
         if not parts:
             shape = tuple(block.shape[1:])
             basis, rank = _chosen(basis, rank, shape, len(numbers), total)
@@ -87,7 +88,7 @@ def moments_of(
                 assignment.require_same(block, start)
             shared = slice(max(share.start - start, 0), max(share.stop - start, 0))
             for k, rows in grouped(mine[shared]):
-                parts[k].update(block[shared][rows])
+                parts[k].add(block[shared][rows])
         start += len(block)
     if start == 0:
         raise ValueError("expected at least one batch of images to fit a mixture to, received none")

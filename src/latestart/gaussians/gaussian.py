@@ -22,17 +22,18 @@ Gaussian's.
 """
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.gaussians.basis import Basis, nuclear_norm, trace
 from latestart.gaussians.structures import basis_class
-from latestart.gaussians.sums import Sums, batches_of, require_variance
+from latestart.gaussians.sums import Sums, require_variance
+from latestart.inputs.front import as_images
+from latestart.inputs.ranges import warn_of_unit_range
 
 
 class Gaussian:
@@ -83,7 +84,7 @@ class Gaussian:
     @classmethod
     def fit(
         cls,
-        batches: Tensor | np.ndarray | Iterable[Tensor | np.ndarray],
+        batches: Any,
         basis: str = "auto",
         rank: int | None = None,
         *,
@@ -92,7 +93,8 @@ class Gaussian:
         """Fit mean and covariance (over n - 1) to images, in one pass and without keeping them.
 
         Args:
-            batches: images in the model's own value range, one array `(N, *shape)` or an iterable of such.
+            batches: whatever `as_images` takes: a path, an array `(N, *shape)`, a list, a data set or a loader; floats
+                in the model's own value range.
             basis: what the covariance can hold. "dense": everything. "lowrank": the leading directions, and one
                 variance for the rest. "cosine", "fourier": what does not change from place to place, a channel block
                 for each frequency. "cosine+dense": the lowest frequencies in a dense block of their own, the others as
@@ -105,16 +107,21 @@ class Gaussian:
             dtype: of the mean, the basis and the products summed; float64 where 1e-10 matters.
 
         Raises:
-            ValueError: no batches, fewer than two images, images that are all the same, unequal shapes, integers, NaN
-                or infinite values, an unknown basis, or a rank that it does not have.
+            ValueError: no images, fewer than two, images that are all the same, unequal shapes, NaN or infinite values,
+                an unknown basis, or a rank that it does not have, and what `as_images` raises.
+
+        Warns:
+            UserWarning: floats that never leave [0, 1].
         """
+        images = as_images(batches)
         sums: Sums | None = None
-        for batch in batches_of(batches):
+        for batch in images:
             sums = sums or Sums(tuple(batch.shape[1:]), basis, rank, products=dtype)
-            sums.update(batch)
+            sums.add(batch)
         if sums is None:
             raise ValueError("expected at least one batch of images to fit a Gaussian to, received none")
         require_variance([sums])
+        warn_of_unit_range(images.bare, sums.shape, sums.value_range)
         return cls.of(sums)
 
     @classmethod

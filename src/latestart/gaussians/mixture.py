@@ -30,13 +30,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.data import ImageSet
 from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.gaussians.basis import Dense
-from latestart.gaussians.clusters import Batches, assigned
+from latestart.gaussians.clusters import assigned
 from latestart.gaussians.components import SHRINKAGE, grouped, groups_of, moments_of, moments_of_all, shrunken
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.lowrank import LowRank
 from latestart.gaussians.structures import basis_class
+from latestart.inputs.front import as_images
+from latestart.inputs.ranges import warn_of_unit_range
 from latestart.processes import Processes
 
 COMPONENTS = 30
@@ -89,9 +92,9 @@ class Mixture:
     @classmethod
     def fit(
         cls,
-        batches: Batches,
+        batches: Any,
         components: int | None = None,
-        labels: Tensor | np.ndarray | Sequence[int] | None = None,
+        labels: Tensor | np.ndarray | Sequence[int] | bool | None = None,
         basis: str = "auto",
         rank: int | None = None,
         seed: int = 0,
@@ -104,11 +107,13 @@ class Mixture:
         """Fit a mixture to images: by their labels, or by k-means and EM (`gaussians/clusters.py`), or by both.
 
         Args:
-            batches: images in the model's own value range, one array `(N, *shape)` or an iterable of such, as `Images`
-                are. They are read three times, so an iterator will not do, unless there is one component, or one for
-                each class: then once. Beside them memory grows with N by 64 numbers an image only.
+            batches: whatever `as_images` takes: a path, an array `(N, *shape)`, a list, a data set or a loader; floats
+                in the model's own value range. They are read three times, so an iterator will not do, unless there is
+                one component, or one for each class: then once. Beside them memory grows with N by 64 numbers an image
+                only.
             components: number of components, 30 if not given; with labels, of each class, and 1 if not given.
-            labels: class index of each image, `(N,)`; the components carry those that occur.
+            labels: class index of each image, `(N,)`, or True for those that the images bring; the components carry
+                those that occur.
             basis: of every component, as for `Gaussian`; "auto" is dense while there are more images than values and
                 the D x D sums of all components take at most 4 GiB, else as for a `Gaussian`.
             rank: number of directions, for bases that have one; with "auto" as for a `Gaussian`.
@@ -127,23 +132,28 @@ class Mixture:
                 readings; images that cannot have different components, being all the same; and what `Gaussian.fit`
                 raises.
         """
-        classes = None if labels is None else _classes(labels)
+        images = as_images(batches)
+        classes = _own_classes(images, labels)
         each = _whole(components, COMPONENTS if classes is None else 1)
         if not (math.isfinite(shrinkage) and shrinkage >= 0):
             raise ValueError(f"expected a shrinkage of at least 0 images, received {shrinkage}")
         structure = (basis, rank, dtype, seed)
         if classes is None and each == 1:
-            return cls([Gaussian.of(moments_of_all(batches, structure, processes))])
+            whole = moments_of_all(images, structure, processes)
+            warn_of_unit_range(images.bare, whole.shape, whole.value_range)
+            return cls([Gaussian.of(whole)])
         names = None if classes is None else classes.unique()
         if classes is None or each > 1:
-            assignment = processes.firsts(lambda: assigned(batches, each, classes, sigma, seed))
+            assignment = processes.firsts(lambda: assigned(images, each, classes, sigma, seed))
             numbers = assignment.numbers
         else:
             assignment, numbers = None, classes.unique(return_inverse=True)[1]
         total = each * (1 if names is None else len(names))
-        parts = moments_of(batches, numbers, total, structure, assignment, processes)
+        parts = moments_of(images, numbers, total, structure, assignment, processes)
         weights = torch.tensor([part.count for part in parts], dtype=torch.float64)
-        return cls(shrunken(parts, shrinkage), weights, None if names is None else names.repeat_interleave(each))
+        mixture = cls(shrunken(parts, shrinkage), weights, None if names is None else names.repeat_interleave(each))
+        warn_of_unit_range(images.bare, mixture.shape, mixture.value_range)
+        return mixture
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -508,6 +518,15 @@ def _classes(labels: Tensor | np.ndarray | Sequence[int]) -> Tensor:
     if len(given) and given.min() < 0:
         raise ValueError(f"labels are class indices from 0, received {given.min()}")
     return given.long().cpu()
+
+
+def _own_classes(images: ImageSet, labels: Any) -> Tensor | None:
+    """The classes that a mixture is told apart by, `(N,)`, or None."""
+    if labels is True:
+        labels = images.labels
+        if labels is None:
+            raise ValueError("labels=True takes the labels that the images bring, and these bring none")
+    return None if labels is None or labels is False else _classes(labels)
 
 
 def _whole(components: int | None, default: int) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.sums import Sums
+from latestart.inputs.ranges import warn_of_unit_range
 from latestart.processes import Processes
 
 
@@ -29,7 +30,11 @@ class Moments(Sums):
 
         Raises:
             ValueError: fewer than two images.
+
+        Warns:
+            UserWarning: floats that never leave [0, 1].
         """
+        warn_of_unit_range(self.bare, self.shape, self.value_range)
         return Gaussian.of(self)
 
     def combine(self, processes: Processes) -> None:
@@ -42,15 +47,16 @@ class Moments(Sums):
         """
         mine = {"shape": self.shape, "basis": self.basis, "rank": self.rank, "seed": self.seed}
         processes.agree("the images and the prior", {**mine, "products": str(self.products)})
-        known = processes.gather((self.count, self.shift.cpu(), self.low, self.high))
-        counted = [shift for count, shift, _, _ in known if count]
+        known = processes.gather((self.count, self.shift.cpu(), self.low, self.high, self.bare))
+        counted = [shift for count, shift, *_ in known if count]
         if processes.count == 1 or not counted:
             return
         self._move(counted[0].to(self.first.device))
         numbers = torch.tensor([self.count, self.updates], dtype=torch.float64, device=self.first.device)
         numbers, self.first, self.second = processes.total([numbers, self.first, self.second])
         self.count, self.updates = (int(number) for number in numbers)
-        self.low, self.high = min(low for *_, low, _ in known), max(high for *_, high in known)
+        self.low, self.high = min(low for _, _, low, _, _ in known), max(high for _, _, _, high, _ in known)
+        self.bare = all(bare for count, *_, bare in known if count)
 
     def _move(self, shift: Tensor) -> None:
         """Sums about another shift, exactly: `second' = second - n q(m) + n q(m + old shift - new shift)`."""
@@ -75,6 +81,7 @@ class Moments(Sums):
             "count": self.count,
             "updates": self.updates,
             "value_range": self.value_range,
+            "bare": self.bare,
         }
         save_tensors(path, "moments", tensors, metadata)
 
@@ -93,6 +100,7 @@ class Moments(Sums):
             seed = metadata.get("seed", 0)
             moments = cls(metadata["shape"], metadata["basis"], metadata["rank"], products, seed)
             moments._restore(tensors, metadata["count"], metadata["updates"], metadata["value_range"])
+            moments.bare = bool(metadata.get("bare", False))
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} does not hold sound moments: {error}") from error
         return moments

@@ -18,16 +18,17 @@ Since q is quadratic, sums about one shift move exactly to another: `second' = s
 """
 
 import logging
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite, prod
+from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.data import Images
 from latestart.gaussians.basis import Basis, DenseProducts, Products
 from latestart.gaussians.structures import basis_class
+from latestart.inputs.front import as_images
 
 CHUNK = 2048  # images multiplied at once, so that memory does not grow with the batch
 CHUNK_VALUES = 2**25  # numbers in them at most, of images so large that fewer fill the memory of a chunk
@@ -69,6 +70,7 @@ class Sums:
         self.dim = prod(self.shape)
         self.structure = self._structure()
         self.count = self.updates = 0
+        self.bare = True  # whether all images were floats of which nobody has said a range
         self.low, self.high = float("inf"), float("-inf")
         self.shift, self.first, self.second = (torch.zeros(size, dtype=torch.float64) for size in self._sizes())
 
@@ -82,12 +84,33 @@ class Sums:
         """Whether no image differed from the shift, so that all of them are the same."""
         return self.count > 0 and not bool(self.first.any()) and not bool(self.second.any())
 
-    def update(self, batch: Tensor | np.ndarray) -> None:
-        """Add images `(B, *shape)`, floating point, in the model's own value range.
+    def update(self, images: Any) -> None:
+        """Add images: whatever `as_images` takes; floats in the model's own value range.
 
         Raises:
-            ValueError: another shape, integers, or values that are NaN, infinite or too large to multiply. The sums
-                are as they were before.
+            ValueError: another shape, or values that are NaN, infinite or too large to multiply, and what `as_images`
+                raises. The sums are as they were before.
+        """
+        found = as_images(images, shape=self.shape)
+        if isinstance(found, Images) and found.bare:
+            self.add(found.pixels)
+            return
+        own = self.empty()
+        for batch in found:
+            own.add(batch)
+        own.bare = found.bare
+        self.merge(own)
+
+    def empty(self) -> Self:
+        """Sums of the same kind, of no images."""
+        return type(self)(self.shape, self.basis, self.rank, self.products, self.seed)
+
+    def add(self, batch: Tensor) -> None:
+        """Add one batch `(B, *shape)` of floating-point numbers in the model's own value range.
+
+        Raises:
+            ValueError: another shape, or values that are NaN, infinite or too large to multiply. The sums are as they
+                were before.
         """
         rows = self._checked(batch)
         if len(rows) == 0:
@@ -118,6 +141,7 @@ class Sums:
             )
         if other.count == 0:
             return
+        self.bare = self.bare and other.bare
         if self.count == 0:
             self.shift, self.first, self.second = other.shift.clone(), other.first.clone(), other.second.clone()
         else:
@@ -191,13 +215,12 @@ class Sums:
         self.structure.accumulate(self.second, moved.unsqueeze(0), other.count)
         self.first = self.first + other.count * moved
 
-    def _checked(self, batch: Tensor | np.ndarray) -> Tensor:
-        images = as_images(batch)
-        if tuple(images.shape[1:]) != self.shape:
+    def _checked(self, batch: Tensor) -> Tensor:
+        if tuple(batch.shape[1:]) != self.shape:
             raise ValueError(
-                f"batch {self.updates} has images of the shape {tuple(images.shape[1:])}, expected {self.shape}"
+                f"batch {self.updates} has images of the shape {tuple(batch.shape[1:])}, expected {self.shape}"
             )
-        return images.reshape(len(images), self.dim)
+        return batch.reshape(len(batch), self.dim)
 
     def _check_values(self, rows: Tensor, low: float, high: float) -> None:
         if not (isfinite(low) and isfinite(high)):
@@ -249,24 +272,3 @@ def structured(shape: tuple[int, ...]) -> str:
     """What "auto" takes where a dense covariance is too large or has too few images: see `Gaussian.fit`."""
     return "cosine+dense" if len(shape) > 1 else "lowrank"
 
-
-def as_images(batch: Tensor | np.ndarray) -> Tensor:
-    """A batch as a tensor, without copying it. Raises `ValueError` if it is not an array of floating-point images."""
-    if isinstance(batch, np.ndarray):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # read-only arrays: they are only read here
-            batch = torch.from_numpy(np.ascontiguousarray(batch))
-    if not isinstance(batch, Tensor):
-        raise ValueError(f"expected a batch of images as a tensor or a numpy array, received {type(batch).__name__}")
-    if not batch.is_floating_point() or batch.ndim < 2:
-        raise ValueError(
-            "expected floating-point images (B, *shape) in the model's value range, such as [-1, 1], "
-            f"received {batch.dtype} {tuple(batch.shape)}"
-        )
-    return batch.detach()
-
-
-def batches_of(batches: Tensor | np.ndarray | Iterable[Tensor | np.ndarray]) -> Iterator[Tensor]:
-    """The batches of an iterable, or one array `(N, *shape)` as the only batch."""
-    for batch in [batches] if isinstance(batches, Tensor | np.ndarray) else batches:
-        yield as_images(batch)

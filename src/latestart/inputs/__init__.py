@@ -1,0 +1,1 @@
+"""The front door: images from whatever a user holds them in, and what range their values are in."""
