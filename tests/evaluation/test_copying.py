@@ -74,3 +74,55 @@ def test_bad_input(check):
         check(torch.tensor([-1.0, 1.0]).expand(5, 1, 18, 2).reshape(5, 1, 6, 6))
     with pytest.raises(ValueError, match="the images have 16 values, those of the training set 36"):
         check(torch.rand(5, 1, 4, 4))
+
+
+def twins(share_of, blank=0):
+    """Sets of noise, of which the first images of all three are one blank picture."""
+    g = torch.Generator().manual_seed(0)
+    sets = [torch.rand(400, 1, 8, 8, generator=g) for _ in range(3)]
+    for images in sets:
+        images[: int(share_of * 400)] = blank
+    return sets
+
+
+@pytest.mark.parametrize("share", [0.01, 0.02, 0.3])
+@pytest.mark.parametrize("blank", [0.0, 1.0, 0.3])
+def test_a_replay_is_one_where_blank_pictures_stand_in_every_set(share, blank):
+    train, held, second = twins(share, blank)
+    n = int(share * 400)
+    with pytest.warns(UserWarning, match=f"{2 * n} of the 800 held-out images are training images"):
+        check = CopyingFrom(train, held, second)
+    found = check(train[n:])
+    assert (found.copied.value, found.twins) == (1.0, 2 * n)
+    assert not found.within_bar
+    assert check(train).copied.value == pytest.approx(1 - share)  # a blank picture may be of either set
+    new = torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(7))
+    assert check(new).within_bar
+
+
+@pytest.mark.parametrize("leaked", [8, 40])
+def test_a_replay_is_one_where_the_second_set_leaked_into_the_training(leaked):
+    train, held, second = twins(0)
+    second[:leaked] = train[100 : 100 + leaked]
+    with pytest.warns(UserWarning, match=f"{leaked} of the 800"):
+        check = CopyingFrom(train, held, second)
+    assert check.threshold == 0
+    found = check(train)
+    assert (found.copied.value, found.copied.low, found.within_bar) == (1.0, 1.0, False)
+    assert check(twins(0)[2].flip(3)).copied.value == 0
+
+
+def test_no_twin_is_lost_to_rounding():
+    """The table of squares would put 1e-8 of the norm between equal rows."""
+    g = torch.Generator().manual_seed(0)
+    train, held, second = (0.9 + 0.1 * torch.rand(300, 3, 16, 16, generator=g) for _ in range(3))
+    found = CopyingFrom(train, held, second)(train)
+    assert (found.ratios == 0).all()
+
+
+def test_features_that_are_not_finite_are_refused():
+    def spoilt(images):
+        return images.flatten(1) / images.flatten(1).sum(1, keepdim=True).sub(images[0].sum()).abs()
+
+    with pytest.raises(ValueError, match=r"finite features, received .* NaN or infinite"):
+        CopyingFrom(TRAIN, HELD_OUT, SECOND, spoilt)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from latestart.evaluation.kernel import kid
+from latestart.evaluation.kernel import EnergyTo, energy_distance, kid
 
 
 def by_definition(x, y):
@@ -51,8 +51,15 @@ def test_it_has_no_bias_at_any_size():
 
 def test_bad_input():
     x = torch.rand(10, 3)
-    with pytest.raises(ValueError, match=r"features \(N, F\) and \(M, F\), received \(10, 3\) and \(10, 4\)"):
+    with pytest.raises(ValueError, match=r"at least 2 features \(N, 3\), received \(10, 4\)"):
         kid(x, torch.rand(10, 4))
     for options in ({}, {"size": 1}, {"size": 5, "subsets": 0}):
         with pytest.raises(ValueError, match="subset of 2 to 10 features, the smaller set's, received"):
             kid(x, torch.rand(20, 3), **options)
+
+
+def test_features_that_are_not_finite_are_refused():
+    spoilt = torch.full((10, 3), float("nan"))
+    for figure in (EnergyTo, lambda x: energy_distance(x, torch.rand(10, 3)), lambda x: kid(x, x)):
+        with pytest.raises(ValueError, match="finite features"):
+            figure(spoilt)

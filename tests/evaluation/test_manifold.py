@@ -63,7 +63,27 @@ def test_strays_with_wide_balls_raise_recall_but_not_coverage():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"at least 6 rows of features \(n, F\), received \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"at least 6 features \(N, F\), received \(5, 2\)"):
         OverlapWith(torch.zeros(5, 2))
-    with pytest.raises(ValueError, match="expected features of width 2, received 3"):
+    with pytest.raises(ValueError, match="expected at least 6 features \\(N, 2\\), received \\(10, 3\\)"):
         OverlapWith(torch.rand(10, 2))(torch.rand(10, 3))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_refused(value):
+    real = torch.rand(60, 8, generator=torch.Generator().manual_seed(0))
+    spoilt = real.clone()
+    spoilt[5, 2] = value
+    with pytest.raises(ValueError, match="finite features, received 1 values"):
+        OverlapWith(spoilt)
+    with pytest.raises(ValueError, match="finite features, received 1 values"):
+        OverlapWith(real)(spoilt)
+
+
+def test_twins_lie_in_balls_of_no_width():
+    """A ball whose neighbours are all the same picture holds that picture, and nothing else."""
+    g = torch.Generator().manual_seed(0)
+    real = 5 + torch.rand(60, 30, generator=g)
+    real[:10] = 50.0
+    found = OverlapWith(real)(torch.cat([real[:1].expand(30, -1), real[:1].expand(30, -1) + 1e-5]), resamples=2)
+    assert found.precision.value == 0.5

@@ -461,3 +461,19 @@ def test_bad_arguments() -> None:
         ls.Gaussian(torch.zeros(2), Diagonal((3,)), torch.ones(3))
     with pytest.raises(ValueError, match=r"received torch.int64"):
         ls.Gaussian(torch.zeros(2).long(), Diagonal((2,)), torch.ones(2))
+
+
+def test_a_divergence_that_cannot_be_represented_is_never_nothing() -> None:
+    def isotropic(variance: float) -> ls.Gaussian:
+        return ls.Gaussian(torch.zeros(2).double(), Isotropic((2,)), torch.tensor([variance], dtype=torch.float64))
+
+    one, tiny, huge = isotropic(1.0), isotropic(1e-310), isotropic(1e308)
+    assert one.kl(tiny) == math.inf
+    assert tiny.kl(one) == pytest.approx(310 * math.log(10) - 1)
+    assert one.kl(isotropic(1e-300)) == pytest.approx(1e300)
+    assert huge.frechet(one) == pytest.approx(2e308, rel=1e-3) or huge.frechet(one) == math.inf
+    spoilt = isotropic(1.0)
+    spoilt.variances = torch.tensor([math.nan], dtype=torch.float64)
+    for figure in (one.kl, one.frechet):
+        with pytest.raises(FloatingPointError, match="came out as NaN"):
+            figure(spoilt)

@@ -31,9 +31,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.data import Images
 from latestart.evaluation.manifold import OverlapWith
-from latestart.evaluation.quality import Estimate, Extractor, checked, interval, resolve
+from latestart.evaluation.quality import Estimate, Extractor, interval, resolve, unit_images
 from latestart.features import Classifier
 
 Classify = Callable[[Tensor], Any]
@@ -99,8 +98,8 @@ class Diversity:
 
 
 def diversity(
-    samples: Tensor | Images,
-    data: Tensor | Images,
+    samples: Any,
+    data: Any,
     classify: Classify | Mapping[str, Classify],
     features: str | Extractor | None = None,
     *,
@@ -111,8 +110,8 @@ def diversity(
     """How diverse samples are, against data.
 
     Args:
-        samples: images in [0, 1], `(N, C, H, W)`, or `Images`.
-        data: likewise, `(M, C, H, W)`.
+        samples: images, whatever `as_images` takes, floats in [0, 1].
+        data: likewise.
         classify: from images `(B, C, H, W)` in [0, 1] to class indices `(B,)` or probabilities `(B, K)`; or several,
             by the name of the attribute. `ProjectClassifier`, `TransformersClassifier` and `DeepFaceClassifier` are.
         features: the space of the Vendi score, recall and coverage: a shipped extractor's name, or a function; None
@@ -126,7 +125,7 @@ def diversity(
         ValueError: images outside [0, 1], outputs that are neither indices nor probabilities, or more classes than
             names.
     """
-    a, b = _unit(samples), _unit(data)
+    a, b = unit_images(samples), unit_images(data)
     several = isinstance(classify, Mapping)
     classifiers: dict[str, Classify] = dict(classify) if isinstance(classify, Mapping) else {"class": classify}
     attributes = {}
@@ -337,10 +336,6 @@ def classified(classify: Classify, images: Tensor, name: str = "the classifier")
     if len(said) != len(images):
         raise ValueError(f"{name} gave {len(said)} answers for {len(images)} images")
     return said
-
-
-def _unit(images: Tensor | Images) -> Tensor:
-    return checked(images.unit() if isinstance(images, Images) else images)
 
 
 class ProjectClassifier:

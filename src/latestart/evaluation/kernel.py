@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.evaluation.quality import check_features
+
 
 class EnergyTo:
     """The energy distance of feature sets to one reference, with bootstrap replicates; made once for many sets.
@@ -26,8 +28,7 @@ class EnergyTo:
     """
 
     def __init__(self, reference: Tensor, weights: Tensor | None = None) -> None:
-        if reference.ndim != 2 or len(reference) < 2:
-            raise ValueError(f"expected at least two reference features (n, F), received {tuple(reference.shape)}")
+        check_features(reference, 2)
         self.reference = reference.double()
         equal = torch.full((len(reference),), 1 / len(reference), dtype=torch.float64)
         self.weights = (equal if weights is None else weights.double()).to(self.reference.device)
@@ -80,10 +81,7 @@ class EnergyTo:
         return torch.cdist(rows, self.reference) @ self.weights
 
     def _checked(self, features: Tensor) -> Tensor:
-        if features.ndim != 2 or len(features) < 2 or features.shape[1] != self.reference.shape[1]:
-            raise ValueError(
-                f"expected at least two features (N, {self.reference.shape[1]}), received {tuple(features.shape)}"
-            )
+        check_features(features, 2, self.reference.shape[1])
         return features.double()
 
 
@@ -118,8 +116,8 @@ def kid(a: Tensor, b: Tensor, subsets: int = 100, size: int = 1000, seed: int = 
     Raises:
         ValueError: two widths, subsets larger than a set or of fewer than two, or none of them.
     """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"expected features (N, F) and (M, F), received {tuple(a.shape)} and {tuple(b.shape)}")
+    check_features(a, 2)
+    check_features(b, 2, a.shape[1])
     if not 2 <= size <= min(len(a), len(b)) or subsets < 1:
         raise ValueError(
             f"expected at least one subset of 2 to {min(len(a), len(b))} features, the smaller set's, received "

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latestart.evaluation.quality import Estimate, interval
+from latestart.evaluation.distances import distances
+from latestart.evaluation.quality import Estimate, check_features, interval
 
 NEIGHBOURS = 3
 COVERAGE_NEIGHBOURS = 5
@@ -37,12 +38,12 @@ class OverlapWith:
     """The overlap of sets of features with those of real images `(n, F)`; made once for many sets.
 
     Raises:
-        ValueError: fewer real images than neighbours.
+        ValueError: fewer real images than neighbours, or features that are not finite.
     """
 
     def __init__(self, real: Tensor) -> None:
         self.real = _rows(real)
-        within = torch.cdist(self.real, self.real)
+        within = distances(self.real, self.real)
         self.radii = _radii(within, NEIGHBOURS)
         self.own = _radii(within, COVERAGE_NEIGHBOURS)
 
@@ -52,13 +53,11 @@ class OverlapWith:
         A resample has fewer distinct samples, which lowers every replicate; only their spread is used.
 
         Raises:
-            ValueError: fewer samples than neighbours, or features of another width.
+            ValueError: fewer samples than neighbours, or features of another width or that are not finite.
         """
-        rows = _rows(features)
-        if rows.shape[1] != self.real.shape[1]:
-            raise ValueError(f"expected features of width {self.real.shape[1]}, received {rows.shape[1]}")
-        across = torch.cdist(self.real, rows)
-        in_samples = across <= _radii(torch.cdist(rows, rows), NEIGHBOURS)[None, :]
+        rows = _rows(features, self.real.shape[1])
+        across = distances(self.real, rows)
+        in_samples = across <= _radii(distances(rows, rows), NEIGHBOURS)[None, :]
         in_real, in_own = across <= self.radii[:, None], across <= self.own[:, None]
         generator = torch.Generator().manual_seed(seed)
         counts = [_counts(n, resamples, generator) for n in across.shape]
@@ -71,9 +70,8 @@ class OverlapWith:
         )
 
 
-def _rows(features: Tensor) -> Tensor:
-    if features.ndim != 2 or len(features) < FEWEST:
-        raise ValueError(f"expected at least {FEWEST} rows of features (n, F), received {tuple(features.shape)}")
+def _rows(features: Tensor, width: int | None = None) -> Tensor:
+    check_features(features, FEWEST, width)
     return features.double()
 
 

@@ -9,18 +9,18 @@ covariance of few samples is too wide in some directions and too narrow in other
 equal numbers only.
 """
 
+import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.data import Images
 from latestart.gaussians.basis import Dense, DenseProducts
 from latestart.gaussians.gaussian import Gaussian
+from latestart.inputs.front import as_images
 
 BLOCK = 1024  # rows of features summed at once
 
@@ -40,8 +40,8 @@ def frechet(a: Any, b: Any, features: str | Extractor) -> float:
     """Frechet distance between two sets of images under a named feature extractor.
 
     Args:
-        a, b: images in [0, 1], `(N, C, H, W)`, an iterable of such batches, `Images` as `load_images` returns them,
-            or feature statistics (a `Gaussian`, as `feature_statistics` returns).
+        a, b: images, whatever `as_images` takes, floats in [0, 1]; or feature statistics (a `Gaussian`, as
+            `feature_statistics` returns).
         features: the name of a shipped extractor ("mnist"), or a function from images `(B, C, H, W)` in [0, 1] to
             features `(B, F)`, such as `features.InceptionFeatures(weights)`.
 
@@ -68,21 +68,29 @@ def resolve(features: str | Extractor) -> Extractor:
     return zoo.features(features)
 
 
-def feature_statistics(images: Tensor | np.ndarray | Images | Iterable[Tensor], extract: Extractor) -> Gaussian:
-    """Mean and covariance (over n - 1) of the features of images in [0, 1], in float64, in one pass."""
-    if isinstance(images, Images):
-        images = (part.float() / 255 for part in images.pixels.split(1024))
-    batches = [torch.as_tensor(images)] if isinstance(images, Tensor | np.ndarray) else images
-    return Gaussian.fit((extract(checked(batch)).double() for batch in batches), basis="dense", dtype=torch.float64)
+def feature_statistics(images: Any, extract: Extractor) -> Gaussian:
+    """Mean and covariance (over n - 1) of the features of images, in float64, in one pass.
+
+    Args:
+        images: whatever `as_images` takes, floats in [0, 1].
+        extract: from images `(B, C, H, W)` in [0, 1] to features `(B, F)`.
+    """
+    rows = (extract(batch).double() for batch in as_images(images).units())
+    return Gaussian.fit(rows, basis="dense", dtype=torch.float64)
 
 
-def checked(images: Tensor) -> Tensor:
-    """The images, if they are floating point in [0, 1]; else a `ValueError`."""
-    inside = images.is_floating_point() and images.numel() and bool(((images >= 0) & (images <= 1)).all())
-    if not inside:
-        seen = f"{images.dtype} from {images.min().item():g} to {images.max().item():g}" if images.numel() else "none"
-        raise ValueError(f"expected images as floating-point numbers in [0, 1], received {seen}")
-    return images
+def unit_images(images: Any) -> Tensor:
+    """Images in [0, 1], `(N, C, H, W)`, in memory, of whatever `as_images` takes."""
+    return as_images(images).collected().unit()
+
+
+def check_features(features: Tensor, fewest: int, width: int | None = None) -> None:
+    """Raise `ValueError` unless features are `(N, F)`, at least `fewest`, of the width F, and finite."""
+    if features.ndim != 2 or len(features) < fewest or width not in (None, features.shape[1]):
+        expected = f"at least {fewest} features (N, {'F' if width is None else width})"
+        raise ValueError(f"expected {expected}, received {tuple(features.shape)}")
+    if odd := int((~features.isfinite()).sum()):
+        raise ValueError(f"expected finite features, received {odd} values that are NaN or infinite")
 
 
 class FrechetTo:
@@ -115,10 +123,7 @@ class FrechetTo:
         Raises:
             ValueError: fewer than two features, of another width than the reference's, or not finite.
         """
-        if features.ndim != 2 or len(features) < 2 or features.shape[1] != len(self.mean):
-            raise ValueError(f"expected at least two features (N, {len(self.mean)}), received {tuple(features.shape)}")
-        if odd := int((~features.isfinite()).sum()):
-            raise ValueError(f"expected finite features, received {odd} values that are NaN or infinite")
+        check_features(features, 2, len(self.mean))
         centre = features.mean(0, dtype=torch.float64)
         n, sums, squares = weights.sum(1), weights.new_zeros(len(weights), len(centre)), torch.zeros_like(weights[:, 0])
         projected = torch.empty(len(features), self.factor.shape[1], dtype=torch.float64)
@@ -158,6 +163,8 @@ def _factor(reference: Gaussian) -> Tensor:
 def _root_traces(rows: Tensor, weights: Tensor) -> Tensor:
     """The trace of the root of the covariance of rows `(N, r)`, for each row of weights `(R, N)`: `(R,)`."""
     count, width = rows.shape
+    if width == 0:  # a reference without any variance
+        return torch.zeros_like(weights[:, 0])
     products = rows @ rows.T if count <= 2 * width else None
     traces = []
     for weight in weights:
@@ -197,7 +204,13 @@ def _warn_of_rank(count: int | None, width: int) -> None:
 
 
 def interval(replicates: Tensor, value: float, level: float = 0.95) -> Estimate:
-    """The central interval of bootstrap replicates around `value`."""
+    """The central interval of bootstrap replicates around `value`.
+
+    Raises:
+        FloatingPointError: one of them is NaN.
+    """
+    if math.isnan(value) or bool(replicates.isnan().any()):
+        raise FloatingPointError(f"a figure is {value}, with {int(replicates.isnan().sum())} replicates that are NaN")
     tail = (1 - level) / 2
     low, high = torch.quantile(replicates.double(), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return Estimate(value, low, high)

@@ -40,9 +40,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from latestart.data import to_pixels
+from latestart.data import in_unit_range, to_pixels
 from latestart.evaluation.diversity import Diversity, attribute, vendi
-from latestart.evaluation.quality import Estimate, checked, interval
+from latestart.evaluation.quality import Estimate, interval
 from latestart.experiments.cells import Meter, Planned, Progress, again, describe, first_line, measured
 from latestart.experiments.diversity_data import facts_of, open_data
 from latestart.experiments.diversity_records import Result, Way, best_of, gains_of
@@ -210,7 +210,7 @@ class Experiment:
     def _read(self, images: Tensor) -> Readings:
         judge = self.subject.judge
         copied = None if judge.copying is None else judge.copying(images).copied
-        return Readings(judge.extract(checked(images)), self.reader(images), to_pixels(images[:SHOWN]), copied)
+        return Readings(judge.extract(in_unit_range(images)), self.reader(images), to_pixels(images[:SHOWN]), copied)
 
     def _readings(self, planned: Planned) -> Readings | None:
         """What is kept of a way; None where there is nothing, or nothing sound."""

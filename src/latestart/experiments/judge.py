@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from latestart import zoo
-from latestart.data import Images, load_images
+from latestart.data import Images, in_unit_range, load_images
 from latestart.evaluation.copying import BAR, CopyingFrom
 from latestart.evaluation.manifold import FEWEST, OverlapWith
-from latestart.evaluation.quality import Estimate, FrechetTo, checked, interval
+from latestart.evaluation.quality import Estimate, FrechetTo, interval
 from latestart.features import Classifier, ClassifierFeatures, InceptionFeatures
 from latestart.files import load_tensors, require_finite, save_tensors, sound
 from latestart.gaussians.basis import Dense
@@ -130,7 +130,7 @@ class Judge:
             FloatingPointError: a distance that is not finite.
             ValueError: too few images, or of another shape.
         """
-        features = self.extract(checked(images))
+        features = self.extract(in_unit_range(images))
         replicates = self.frechet.replicates(features)
         frechet = interval(replicates, self.frechet(features))
         if not torch.tensor(frechet.value).isfinite():

@@ -216,18 +216,20 @@ class Gaussian:
 
         Raises:
             ValueError: the shapes differ, or one of the two has no density.
+            FloatingPointError: it cannot be represented; a divergence above the largest number is infinite.
         """
         gap = self._gap(other)
         mine, theirs = self._positive(self.variances, "kl"), other._positive(other.variances, "kl").to(self.device)
-        distance = other.basis.to(self.device).squares(gap, 1 / theirs)
+        # of equal means it is 0, though 1 / variance may be infinite
+        distance = other.basis.to(self.device).squares(gap, 1 / theirs) if gap.any() else torch.zeros(1).to(gap)
         if shared := self._shared(other):
             multiplicity, a, b = shared
-            spread = multiplicity @ (a / b - 1 - (a / b).log())
+            spread = multiplicity @ (a / b - 1 - (a.log() - b.log()))
         else:
             product = self.basis.product(self.variances, other.basis.to(self.device), 1 / theirs)
             volume = other._multiplicity.to(self.device) @ theirs.log() - self._multiplicity @ mine.log()
             spread = trace(product) - self.basis.dim + volume
-        return max(0.0, 0.5 * (spread + distance).item())
+        return _figure(0.5 * (spread + distance), "kl")
 
     def frechet(self, other: "Gaussian") -> float:
         """Squared 2-Wasserstein distance, the Frechet distance of FID.
@@ -241,11 +243,11 @@ class Gaussian:
         distance = self._gap(other).square().sum()
         if shared := self._shared(other):
             multiplicity, a, b = shared
-            return (distance + multiplicity @ (a.sqrt() - b.sqrt()).square()).item()
+            return _figure(distance + multiplicity @ (a.sqrt() - b.sqrt()).square(), "frechet")
         theirs = other.variances.to(self.device)
         roots = self.basis.product(self.variances.sqrt(), other.basis.to(self.device), theirs.sqrt())
         traces = self._multiplicity @ self.variances + other._multiplicity.to(self.device) @ theirs
-        return max(0.0, (distance + traces - 2 * nuclear_norm(roots)).item())
+        return _figure(distance + traces - 2 * nuclear_norm(roots), "frechet")
 
     def covariance(self) -> Tensor:
         """The covariance as a dense float64 `(D, D)` matrix over flattened images; for small D."""
@@ -310,6 +312,17 @@ class Gaussian:
         if (translated := self.basis.translate(self.variances, basis)) is not None:
             return other._multiplicity.to(self.device), translated, variances
         return None
+
+
+def _figure(value: Tensor, what: str) -> float:
+    """A divergence that is not below 0 but by rounding.
+
+    Raises:
+        FloatingPointError: it is NaN: the numbers that it is made of cannot be represented.
+    """
+    if value.isnan():
+        raise FloatingPointError(f"{what} came out as NaN: the two Gaussians are too far apart for float64")
+    return value.clamp(min=0).item()
 
 
 def load_gaussian(path: str | Path) -> Gaussian:

@@ -271,4 +271,3 @@ def require_variance(parts: Sequence[Sums]) -> None:
 def structured(shape: tuple[int, ...]) -> str:
     """What "auto" takes where a dense covariance is too large or has too few images: see `Gaussian.fit`."""
     return "cosine+dense" if len(shape) > 1 else "lowrank"
-

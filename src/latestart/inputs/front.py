@@ -138,11 +138,8 @@ class Stream(ImageSet):
         self._read = True
         at, low, high = 0, math.inf, -math.inf
         for part in self._gathered():
-            floats = part.pixels.is_floating_point()
-            if at and floats != self._floats:
-                raise ValueError("received bytes and floats among the images: expected one of them throughout")
-            self._floats = floats
-            if floats and self.value_range is not None:
+            self._floats = part.pixels.is_floating_point()
+            if self._floats and self.value_range is not None:
                 low, high = min(low, float(part.pixels.min())), max(high, float(part.pixels.max()))
             yield part if self.given is None else Images(part.pixels, self._own(at, len(part)), part.value_range)
             at += len(part)
@@ -182,12 +179,14 @@ class Stream(ImageSet):
     def _gathered(self) -> Iterator[Images]:
         """Batches; single images that follow each other in one."""
         waiting: list[Images] = []
-        shape: tuple[int, ...] | None = None
+        before: Images | None = None
         for k, item in enumerate(self.source):
             part = self.reader.item(item, self.single, k)
-            if shape is not None and part.shape != shape:
-                raise ValueError(f"images of unequal shapes: item {k} has {part.shape}, those before it {shape}")
-            shape = part.shape
+            if before is not None and part.shape != before.shape:
+                raise ValueError(f"images of unequal shapes: item {k} has {part.shape}, those before it {before.shape}")
+            if before is not None and part.pixels.is_floating_point() != before.pixels.is_floating_point():
+                raise ValueError(f"item {k} is {part.pixels.dtype}, those before it {before.pixels.dtype}")
+            before = part
             if len(part) > 1:
                 yield from _joined(waiting)
                 waiting = []
@@ -287,7 +286,8 @@ class _Reader:
         if single is None:
             single = image.ndim in (1, 3) or (image.ndim == 2 and image.dtype == torch.uint8)
             if self.shape is not None and image.ndim > 1:
-                single = tuple(image.shape) == self.shape or (single and tuple(image.shape[1:]) != self.shape)
+                shape = tuple(image.shape)
+                single = shape in (self.shape, self.shape[1:]) or (single and shape[1:] != self.shape)
         return self.array(image[None] if single else image, what)
 
     def _check_inside(self, images: Tensor, what: str) -> None:
