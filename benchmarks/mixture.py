@@ -28,7 +28,7 @@ from torch.nn.functional import pad
 
 import latestart as ls
 from latestart import zoo
-from latestart.denoisers.networks import Unshuffled
+from latestart.denoisers.patches import Unshuffled
 from latestart.experiments.demo import REFERENCE, Cell, Measured, best_of, measure
 from latestart.experiments.judge import Figures, over, shipped_judge
 

@@ -36,7 +36,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from latestart.data import Images, load_images
-from latestart.denoisers.networks import NetworkDenoiser, from_diffusers, load_model
+from latestart.denoisers.folders import load_model
+from latestart.denoisers.networks import NetworkDenoiser, from_diffusers
 from latestart.files import replacing, write_json
 from latestart.theory.jacobian import Jacobian, leading_eigenvalue
 from latestart.train import TrainConfig, train

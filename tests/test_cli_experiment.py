@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from latestart.cli.experiment import experiment
-from latestart.denoisers.networks import save_model
+from latestart.denoisers.folders import save_model
 
 NAMES = (
     "one-dimension", "sphere", "potential", "bifurcation", "faces", "gaussianity", "sensitivity", "late-start",

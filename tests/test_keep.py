@@ -8,7 +8,7 @@ import torch
 
 import latestart as ls
 from latestart.data import Images
-from latestart.denoisers.networks import load_model
+from latestart.denoisers.folders import load_model
 from latestart.train import TrainConfig, train
 
 TINY = {"steps": 1, "batch_size": 4, "channels": (8, 8), "prediction": "v_prediction"}

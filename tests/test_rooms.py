@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src" / "latestart"
 FLOORS = [
+    {"checks"},
     {"files", "device", "processes", "datasets"},
     {"noise", "data"},
     {"inputs"},

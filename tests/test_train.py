@@ -7,7 +7,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from latestart import train as training
 from latestart.data import Images
-from latestart.denoisers.networks import from_diffusers, load_model
+from latestart.denoisers.folders import load_model
+from latestart.denoisers.networks import from_diffusers
 from latestart.features import Classifier
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise

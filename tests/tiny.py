@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 import latestart as ls
-from latestart.denoisers.networks import save_model
+from latestart.denoisers.folders import save_model
 from latestart.features import Classifier
 
 

@@ -13,7 +13,7 @@ import torch
 
 from latestart import zoo
 from latestart.data import Images, load_images, save_png
-from latestart.denoisers.networks import SIDECAR, load_model, save_model
+from latestart.denoisers.folders import SIDECAR, load_model, save_model
 from latestart.evaluation.quality import feature_statistics
 from latestart.features import Classifier, ClassifierFeatures
 from latestart.files import save_tensors

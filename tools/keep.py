@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from latestart.denoisers.around import Around
-from latestart.denoisers.networks import SIDECAR, load_model, save_model
+from latestart.denoisers.folders import SIDECAR, load_model, save_model
 
 LARGEST = 16 * 2**20  # bytes, of one file
 FILES = ("init", "around")  # of a training's record: whose folders say nothing elsewhere

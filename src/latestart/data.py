@@ -6,20 +6,19 @@ files; a set of more than 2 GiB is kept in a nameless file in the folder for tem
 memory. What comes from memory goes through `inputs.as_images`.
 """
 
-import operator
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from latestart.checks import whole_number
 from latestart.datasets.layouts import open_source
 from latestart.datasets.pictures import Colour, Source, decode
 from latestart.datasets.places import Place
@@ -91,7 +90,7 @@ class Images(ImageSet):
     """
 
     pixels: Tensor
-    labels: Tensor | None = None  # type: ignore[assignment]
+    labels: Tensor | None = None
     value_range: Range | None = None
 
     def __len__(self) -> int:
@@ -336,19 +335,7 @@ def _space(shape: tuple[int, ...]) -> Tensor:
 
 def _rows(count: int, limit: int | None, part: tuple[int, int]) -> range:
     """The k-th of m equal parts of the first `limit` of so many items."""
-    most = count if limit is None else min(count, _whole("limit", limit, 1))
-    k, m = part
-    m, k = _whole("the number of parts", m, 1), _whole("the part", k, 0)
-    if k >= m:
-        raise ValueError(f"part={part}: expected (k, m) with k from 0 to m - 1")
+    most = count if limit is None else min(count, whole_number("limit", limit))
+    m = whole_number("m of part=(k, m)", part[1])
+    k = whole_number("k of part=(k, m)", part[0], 0, m - 1)
     return range(most * k // m, most * (k + 1) // m)
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    try:
-        whole = operator.index(value)
-    except TypeError:
-        whole = least - 1
-    if whole < least:
-        raise ValueError(f"{name} = {value!r}: expected a whole number of at least {least}")
-    return whole

@@ -29,6 +29,7 @@ from torch import Tensor
 
 Kind = Literal["vp", "edm", "flow"]
 
+_NOTHING = 2.0**-20  # of `alphas_cumprod`: what rises to no more than this at the end stands for zero
 _SLACK = 1e-6  # schedulers keep times and levels in float32: that far outside of the range is rounding, not a mistake
 
 
@@ -202,7 +203,8 @@ class Discrete(Noise):
         alpha_bar = torch.as_tensor(alphas_cumprod).detach().cpu().to(torch.float64)
         self.t_range = (0.0, float(len(alpha_bar) - 1))
         # some classes write 2^-24 over a zero, and that can lie above the level before it
-        self._ends_in_noise = bool(alpha_bar[-1] <= 0 or (alpha_bar[-1:] >= alpha_bar[-2:-1]).any())
+        risen = bool((alpha_bar[-1:] >= alpha_bar[-2:-1]).any()) and bool(alpha_bar[-1] <= _NOTHING)
+        self._ends_in_noise = bool(alpha_bar[-1] <= 0) or risen
         alpha_bar = alpha_bar[:-1] if self._ends_in_noise else alpha_bar
         self._nodes = 0.5 * (torch.log1p(-alpha_bar) - torch.log(alpha_bar))
         if len(self._nodes) == 0 or not bool(self._nodes.isfinite().all() and (self._nodes.diff() > 0).all()):

@@ -33,10 +33,12 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
+from latestart.checks import seeded
 from latestart.data import Images, to_floats
 from latestart.denoisers.around import Around, residual
 from latestart.denoisers.conventions import PREDICTIONS
-from latestart.denoisers.networks import Unshuffled, load_model, save_model
+from latestart.denoisers.folders import load_model, save_model
+from latestart.denoisers.patches import Unshuffled
 from latestart.features import Classifier
 from latestart.files import load_tensors, save_tensors
 from latestart.gaussians.gaussian import Gaussian, load_gaussian
@@ -174,7 +176,7 @@ def train(
 
     _check_labels(images, config)
     network = build_network(images.shape, config)
-    init = torch.Generator().manual_seed(config.seed)
+    init = seeded(config.seed)
     _initialise(network, init)
     scheduler = training_schedule(config)
     if config.init and not (Path(out) / STATE).exists():
@@ -379,7 +381,7 @@ def _draw(
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Images, labels, times and noise of one step, from (seed, step) alone."""
     seed = np.random.SeedSequence((config.seed, step)).generate_state(1, np.uint64)[0]
-    g = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+    g = seeded(int(seed >> np.uint64(1)))
     index = torch.randint(len(images), (config.batch_size,), generator=g)
     t = torch.randint(scheduler.config.num_train_timesteps, (config.batch_size,), generator=g)
     x_0 = to_floats(images.pixels[index])

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from latestart.data import Images, read_png, tile, untile
-from latestart.denoisers.networks import load_model
+from latestart.denoisers.folders import load_model
 from latestart.features import Classifier, ClassifierFeatures
 from latestart.files import load_tensors
 from latestart.gaussians.gaussian import Gaussian, load_gaussian

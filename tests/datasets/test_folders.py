@@ -133,7 +133,7 @@ def test_a_limit_is_a_whole_number_of_at_least_one(tmp_path, limit):
     np.savez(tmp_path / "x.npz", images=np.zeros((6, 8, 8), np.uint8))
     picture(tmp_path / "set" / "1.png")
     for place in ("x.npz", "set", "set@8"):
-        with pytest.raises(ValueError, match=rf"limit = {limit!r}: expected a whole number of at least 1"):
+        with pytest.raises(ValueError, match=rf"limit={limit!r}: expected a whole number of at least 1"):
             load_images(tmp_path / place, limit=limit)
         with pytest.raises(ValueError, match="limit"):
             stream_images(tmp_path / place, limit=limit)

@@ -10,7 +10,10 @@ from diffusers import DDPMScheduler, EDMEulerScheduler, UNet2DModel
 import latestart as ls
 from latestart.data import Images
 from latestart.denoisers.around import Around, residual
-from latestart.denoisers.networks import HalfPrecision, Unshuffled, from_diffusers, load_model, save_model
+from latestart.denoisers.folders import load_model, save_model
+from latestart.denoisers.networks import from_diffusers
+from latestart.denoisers.patches import Unshuffled
+from latestart.denoisers.wrappers import HalfPrecision
 from latestart.experiments.subjects import weights
 from latestart.gaussians.basis import Dense
 from latestart.theory.jacobian import leading_eigenvalue

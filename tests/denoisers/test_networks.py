@@ -2,17 +2,14 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 
+from latestart.denoisers.adapter import as_network
 from latestart.denoisers.base import Denoiser, score
+from latestart.denoisers.conditions import Conditions
 from latestart.denoisers.exact import PointCloud
-from latestart.denoisers.networks import (
-    HalfPrecision,
-    Unshuffled,
-    as_model,
-    from_diffusers,
-    load_model,
-    predict,
-    save_model,
-)
+from latestart.denoisers.folders import load_model, save_model
+from latestart.denoisers.networks import as_model, from_diffusers, predict
+from latestart.denoisers.patches import Unshuffled
+from latestart.denoisers.wrappers import HalfPrecision
 from latestart.gaussians.gaussian import Gaussian
 
 
@@ -130,8 +127,8 @@ def test_labels_reach_a_conditional_network():
     with torch.inference_mode():
         mixed = from_diffusers(model, scheduler, labels=torch.tensor([0, 1, 2]))(y, 1.0)
         each = torch.cat([from_diffusers(model, scheduler, labels=k)(y[k : k + 1], 1.0) for k in range(3)])
-        same = predict(model, y[:1], torch.tensor([9.0]), 0)
-        other = predict(model, y[:1], torch.tensor([9.0]), 1)
+        same = predict(model, y[:1], torch.tensor([9.0]), Conditions(as_network(model), 0))
+        other = predict(model, y[:1], torch.tensor([9.0]), Conditions(as_network(model), 1))
     torch.testing.assert_close(mixed, each, rtol=1e-4, atol=1e-5)
     assert (same - other).abs().max() > 1e-4
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -326,7 +325,8 @@ def test_where_no_kind_can_be_made_the_reason_is_told(subject, tmp_path, monkeyp
 
 
 def test_a_class_conditional_model_is_refused(subject, tmp_path):
-    network = SimpleNamespace(config=SimpleNamespace(num_class_embeds=10))
+    network = as_model(TRUTH, SCHEDULER)
+    network.config.num_class_embeds = 10
     conditional = Subject(network, SCHEDULER, "weights", {}, subject.judge)
     with pytest.raises(ValueError, match="class-conditional"):
         experiment.compare("faces", conditional, pictures(60, 0), tmp_path, Setting())

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from latestart.cli.experiment import experiment as commands
 from latestart.data import Images
-from latestart.denoisers.networks import load_model
+from latestart.denoisers.folders import load_model
 from latestart.evaluation.quality import feature_statistics
 from latestart.experiments import late_training as experiment
 from latestart.experiments.judge import Judge, Reference

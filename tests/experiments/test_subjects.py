@@ -5,7 +5,10 @@ import torch
 from diffusers import DDPMScheduler
 
 import latestart as ls
-from latestart.denoisers.networks import HalfPrecision, from_diffusers, load_model, of_velocity, sample_shape
+from latestart.denoisers.adapter import sample_shape
+from latestart.denoisers.folders import load_model
+from latestart.denoisers.networks import from_diffusers
+from latestart.denoisers.wrappers import HalfPrecision, of_velocity
 from latestart.experiments.subjects import open_network, weights
 from latestart.gaussians.basis import Dense
 from latestart.sampling.loop import draw

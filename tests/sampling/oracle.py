@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from latestart.noise import Noise
-from latestart.sampling.late_start import Run, start_sample
+from latestart.sampling.late_start import start_sample
+from latestart.sampling.run import Run
 
 DIM = 8
 
@@ -146,7 +148,12 @@ def error(data: GaussianData, late: Any, network: Network, monkeypatch: Any = No
 
 
 def _replace_noise(scheduler: Any, noise: UnitNoise, monkeypatch: Any) -> None:
-    monkeypatch.setattr(sys.modules[type(scheduler).__module__], "randn_tensor", noise, raising=False)
+    """For the samples of the oracle, which are vectors; a rehearsal of a scheduler has pictures."""
+
+    def replaced(shape: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return noise(shape, *args, **kwargs) if len(shape) == 2 else randn_tensor(shape, *args, **kwargs)
+
+    monkeypatch.setattr(sys.modules[type(scheduler).__module__], "randn_tensor", replaced, raising=False)
 
 
 def white(n: int, dim: int = DIM, seed: int = 1) -> Tensor:

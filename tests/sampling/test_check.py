@@ -21,7 +21,7 @@ from two_clusters import (
     worse,
 )
 
-from latestart import Gaussian, as_model
+from latestart import Gaussian, as_model, choose_start, generate
 from latestart.denoisers.exact import GaussianMixture
 from latestart.gaussians.basis import Isotropic
 from latestart.sampling.check import CRITERIA, NATS, Report, check, halves
@@ -77,7 +77,7 @@ def test_verdicts_are_read_at_the_start(t_start, verdict, place):
     images = model.sample(400, rng())
     prior = Gaussian.fit(model.sample(4000, rng(1)), dtype=torch.float64)
     found = check(as_model(model, SCHEDULER), SCHEDULER, prior, images, t_start, evaluated=400, criteria=QUICK)
-    sigma = NOISE.sigma(t_start)
+    sigma = NOISE.sigma(t_start - 1)  # where a run from there begins
     at = int((found.nats.sigma - sigma).abs().argmin())
     assert found.nats.sigma[at].item() == pytest.approx(sigma, rel=1e-9), "the start is one of the levels"
     assert one(found, "critical").numbers["place"] == place
@@ -87,7 +87,7 @@ def test_verdicts_are_read_at_the_start(t_start, verdict, place):
     assert nats.verdict == verdict
     assert (found.nats.nats[at] > NATS[1]) == (verdict == "bad")
     assert found.verdict == verdict
-    assert f"a start at t = {t_start:.0f} is {verdict}" in found.sentence
+    assert f"a start at t = {t_start - 1:.0f} is {verdict}" in found.sentence
     assert found.safe[0] < t_start if verdict == "good" else found.safe[0] > t_start
     assert found.missing["uturn"].count("labels or a classifier are needed") == 1
 
@@ -153,8 +153,9 @@ def test_halves_share_nothing_and_are_random():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"t_start": 1000.0}, r"1000 lies outside of the times.*\[0, 999\]"),
-        ({"t_start": -1.0}, r"-1 lies outside of the times"),
+        ({"t_start": 1001.0}, "t_start=1001 lies outside of the schedule: expected 5 to 1000"),
+        ({"t_start": -1.0}, "t_start=-1 lies outside of the schedule"),
+        ({"t_start": 3.0}, "t_start=3 leaves no time for 5 steps"),
         ({"images": IMAGES[:39]}, "at least 40 images.*received 39"),
         ({"images": IMAGES[:50, :3]}, r"samples are \(4,\), received a prior for \(4,\) and images \(50, 3\)"),
         ({"prior": gaussian([1.0] * 5)}, r"samples are \(4,\), received a prior for \(5,\)"),
@@ -163,7 +164,6 @@ def test_halves_share_nothing_and_are_random():
         ({"labels": LABELS[:49]}, r"each of 50 images, received torch.int64 \(49,\)"),
         ({"classify": lambda x: x}, r"class indices \(50,\), received torch.float64 \(50, 4\)"),
         ({"prior": Gaussian.fit(IMAGES[:50])}, "fitted to these very 50 images"),
-        ({"prior": gaussian([4e4, 5e2, 5e2, 5e2])}, "speak of different values"),
     ],
 )
 def test_mistakes_are_told(change, message):
@@ -175,3 +175,28 @@ def test_mistakes_are_told(change, message):
 def test_a_conditional_network_without_classes_is_refused():
     with pytest.raises(ValueError, match=r"conditional on 2 classes.*got None"):
         check(Conditional(), SCHEDULER, MATCHED, IMAGES[:50])
+
+
+@pytest.mark.parametrize(("t_start", "steps", "begins"), [(1000, 5, 999), (1000, 7, 993), (613, 7, 608), (5, 5, 4)])
+def test_a_start_is_judged_where_its_run_begins(t_start, steps, begins):
+    found = check(MODEL, SCHEDULER, MATCHED, IMAGES[:60], t_start, criteria=(), steps=steps)
+    assert (found.nats.sigma - NOISE.sigma(float(begins))).abs().min() < 1e-9 * NOISE.sigma(float(begins))
+    assert f"at t = {begins} " in one(found, "gaussian").sentence
+
+
+@pytest.mark.parametrize("prior", [gaussian([4e4, 5e2, 5e2, 5e2]), gaussian([4e-4, 5e-6, 5e-6, 5e-6])])
+def test_a_prior_of_other_values_is_a_verdict(prior):
+    """With all that may be the cause, and both spreads; the choice and the samples refuse it in the same words."""
+    found = check(MODEL, SCHEDULER, prior, IMAGES[:60], criteria=())
+    assert (found.verdict, found.safe) == ("bad", None)
+    assert found.findings[-1].name == "prior" and found.sentence == found.findings[-1].sentence
+    for cause in ("another range", "prediction_type", "not trained", "spreads by", "check_prior=False"):
+        assert cause in found.sentence
+    for call in (lambda **more: generate(MODEL, SCHEDULER, prior, n=2, steps=2, t_start=400, **more),
+                 lambda **more: choose_start(MODEL, SCHEDULER, prior, steps=2, **more)):  # fmt: skip
+        with pytest.raises(ValueError, match="speak of different values") as raised:
+            call()
+        assert str(raised.value) == found.sentence
+        call(check_prior=False)
+    skipped = check(MODEL, SCHEDULER, prior, IMAGES[:60], criteria=(), check_prior=False)
+    assert "prior" not in [finding.name for finding in skipped.findings]

@@ -64,7 +64,7 @@ def test_a_set_of_images_stays_bytes(monkeypatch):
     options = {"candidates": (1, 4), "basis": "diagonal"}
     expected = choose_components(fitted_to.floats(), held_out.floats(), 0.1, **options)
     whole = Images.floats
-    monkeypatch.setattr(Images, "floats", lambda self: pytest.fail("all") if len(self) > 600 else whole(self))
+    monkeypatch.setattr(Images, "floats", lambda self: pytest.fail("all") if len(self) > 1100 else whole(self))
     choice = choose_components(fitted_to, held_out, 0.1, **options)
     assert choice.components == expected.components == 4
     assert [t.log_density for t in choice.evidence] == pytest.approx([t.log_density for t in expected.evidence])

@@ -10,10 +10,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.flux.pipeline_flux import retrieve_timesteps
 from oracle import EDMNetwork, GaussianData, Network, columns, error, run, sampled_error, white
 
 from latestart.noise import Noise
-from latestart.sampling.late_start import Run, initial_sample, late_start, start_level, start_sample
+from latestart.sampling.late_start import late_start, start_level, start_sample
+from latestart.sampling.run import Run, initial_sample
 
 diffusers.utils.logging.set_verbosity_error()
 torch.set_num_threads(1)
@@ -185,7 +187,7 @@ CURVES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use
 @pytest.mark.parametrize(("name", "curve"), [(name, curve) for name in QUICK for curve in CURVES if takes(name, curve)])
 def test_curved_spacings_begin_at_the_truncated_start(name, curve, monkeypatch):
     scheduler = make(name, **{curve: True})
-    for n in (1, 7):
+    for n in (2, 7):
         late = late_start(scheduler, 613, n)
         assert float(late.timesteps[0]) == pytest.approx(n * (613 // n) - 1, abs=1e-4)
         assert float(late.sigmas[0]) == pytest.approx(start_level(late), rel=1e-5)
@@ -268,22 +270,125 @@ def test_copies_keep_the_guard_and_the_run(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_its_saved_configuration_opens_in_diffusers(name, tmp_path):
-    late = late_start(plain(name), 600, 5)
+def test_what_is_made_from_it_has_the_whole_schedule(name, tmp_path):
+    """Saved, or made anew from its configuration, as pipelines do: never a part of it without the guard."""
+    late, whole = late_start(plain(name), 600, 5), plain(name)
+    assert dict(late.config) == dict(whole.config) and len(late) == len(whole) == 1000
     late.save_pretrained(tmp_path)
-    opened = getattr(diffusers, name).from_pretrained(tmp_path)
-    opened.set_timesteps(5)
-    assert type(opened) is getattr(diffusers, name)
-    torch.testing.assert_close(opened.alphas_cumprod, late.alphas_cumprod, rtol=0, atol=0)
-    assert torch.equal(opened.timesteps, late.timesteps)
+    kind = getattr(diffusers, name)
+    opened, made = kind.from_pretrained(tmp_path), kind.from_config(late.config)
+    for other in (opened, made, late.whole()):
+        assert type(other) is kind
+        torch.testing.assert_close(other.alphas_cumprod, whole.alphas_cumprod, rtol=0, atol=0)
+    another = diffusers.DPMSolverMultistepScheduler.from_config(late.config)
+    assert len(another.alphas_cumprod) == another.config.num_train_timesteps == 1000
+    assert late.timesteps[0] == pytest.approx(599, abs=1e-4)
 
 
-def test_a_late_start_can_be_started_later():
-    again = late_start(late_start(plain("DDIMScheduler"), 600, 5), 300, 3)
-    direct = late_start(plain("DDIMScheduler"), 300, 3)
-    assert torch.equal(again.timesteps, direct.timesteps)
-    assert torch.equal(again.alphas_cumprod, direct.alphas_cumprod)
-    assert type(again) is type(direct)
+def test_a_pipeline_that_makes_its_scheduler_anew_has_the_whole_one():
+    late = late_start(plain("DDIMScheduler"), 400, 5)
+    network = diffusers.UNet2DModel(
+        8, 1, 1, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    )  # fmt: skip
+    pipe = diffusers.DDIMPipeline(network, late)
+    pipe.scheduler.set_timesteps(10)
+    assert int(pipe.scheduler.timesteps[0]) == 900 and len(pipe.scheduler.alphas_cumprod) == 1000
+    kept = diffusers.DiffusionPipeline.register_modules
+    assert kept is not None and late.cut.config.num_train_timesteps == 400
+
+
+def test_a_late_start_can_be_started_elsewhere():
+    for t_start in (300, 900):
+        again = late_start(late_start(plain("DDIMScheduler"), 600, 5), t_start, 3)
+        direct = late_start(plain("DDIMScheduler"), t_start, 3)
+        assert torch.equal(again.timesteps, direct.timesteps)
+        assert torch.equal(again.alphas_cumprod, direct.alphas_cumprod)
+        assert type(again) is type(direct)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pipelines_initial_level_leaves_the_start_sample_as_it_is(name):
+    """Pipelines multiply given latents by it."""
+    late = late_start(plain(name), 600, 5)
+    assert late.init_noise_sigma == 1
+    late.init_noise_sigma = 7.0
+    late.set_timesteps(5)
+    assert late.init_noise_sigma == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_run_twice_it_does_the_same_twice(name):
+    """A whole run, one that broke off, and another whole one, in a loop of one's own, on one scheduler."""
+    late = late_start(plain(name), 600, 5)
+    network = Network(DATA, late)
+
+    def loop(most=1000):
+        torch.manual_seed(0)
+        x = start_sample(late, DATA, white(9))
+        previous, back = None, None
+        if hasattr(late, "noise_sampler"):
+            late.noise_sampler = None
+        for t in list(late.timesteps)[:most]:
+            seen = late.scale_model_input(x, t)
+            more = {}
+            if name == "CogVideoXDPMScheduler":
+                more = {"old_pred_original_sample": previous, "timestep_back": back}
+            out = late.step(model_output=network(seen, t), timestep=t, sample=x, return_dict=False, **more)
+            previous, back = (out[1] if len(out) > 1 else None), t
+            x = out[0]
+        return x
+
+    first, second = loop(), loop()
+    for most in range(1, len(late.timesteps)):
+        loop(most)
+        assert torch.equal(loop(), first), most
+    assert torch.equal(first, second)
+
+
+def test_its_steps_have_the_signature_of_the_class():
+    for name in ("DDIMScheduler", "EulerAncestralDiscreteScheduler"):
+        late = late_start(plain(name), 600, 5)
+        assert inspect.signature(late.step) == inspect.signature(plain(name).step)
+    assert not hasattr(late_start(diffusers.FlowMatchEulerDiscreteScheduler(), 600, 5), "alphas_cumprod")
+
+
+def test_set_timesteps_names_what_pipelines_look_for():
+    wanted = ["num_inference_steps", "device", "timesteps", "sigmas", "mu"]
+    for scheduler in (plain("DDIMScheduler"), diffusers.FlowMatchEulerDiscreteScheduler()):
+        assert list(inspect.signature(late_start(scheduler, 600, 5).set_timesteps).parameters) == wanted
+
+
+@pytest.mark.parametrize(
+    "sigmas",
+    [np.linspace(1.0, 1 / 5, 5), np.linspace(1, 0, 6)[:-1], torch.linspace(0.999, 0.2, 5), [1.0, 0.8, 0.6, 0.4, 0.2]],
+    ids=range(4),
+)
+def test_a_pipelines_grid_over_the_whole_schedule_stands_for_the_late_starts(sigmas):
+    late = late_start(diffusers.FlowMatchEulerDiscreteScheduler(), 600, 5)
+    expected = late.timesteps.tolist()
+    times, count = retrieve_timesteps(late, None, "cpu", sigmas=sigmas)
+    assert (times.tolist(), count) == (expected, 5)
+    late.set_timesteps(5, timesteps=[int(1000 * s) for s in sigmas], sigmas=sigmas)
+    assert late.timesteps.tolist() == expected
+    late.set_timesteps(5, mu=0.3)  # of no matter where nothing is shifted by it
+    assert late.timesteps.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"sigmas": [1.0, 0.5, 0.3, 0.2, 0.1]}, {"sigmas": [0.6, 0.48, 0.36, 0.24, 0.12]}, {},
+     {"sigmas": np.linspace(1, 0.25, 4)}, {"sigmas": [0.2, 0.4, 0.6, 0.8, 1.0]},
+     {"num_inference_steps": 5, "timesteps": [800, 600, 400, 200, 0]}],
+    ids=range(6),
+)  # fmt: skip
+def test_times_and_levels_that_stand_for_something_else_are_refused(given):
+    late = late_start(diffusers.FlowMatchEulerDiscreteScheduler(), 600, 5)
+    with pytest.raises(ValueError, match="late-started for 5 steps"):
+        late.set_timesteps(**given)
+    with pytest.raises(ValueError, match=r"mu=0\.9"):
+        shifted = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+        late_start(shifted, 600, 5, mu=0.7).set_timesteps(5, mu=0.9)
 
 
 class OwnScheduler(diffusers.DDIMScheduler):
@@ -463,7 +568,8 @@ def test_edm_schedulers(name, options, monkeypatch):
         assert start_level(late) == pytest.approx(3.0, rel=1e-5)
         assert network.nfe == n
     assert errors[2] < 0.3 * errors[1] < 0.3 * 0.6 * errors[0]
-    assert initial_sample(late, torch.ones(1)).item() == pytest.approx(math.sqrt(10))
+    assert late.init_noise_sigma == 1
+    assert float(start_sample(late, None, torch.ones(1))) == pytest.approx(math.sqrt(10))
     for sigma, message in ((90.0, "lies outside"), (0.001, "lies outside"), (0.002, "leaves no step")):
         with pytest.raises(ValueError, match=message):
             late_start(scheduler, edm_time(sigma), 5)

@@ -20,7 +20,8 @@ from two_clusters import (
     rng,
 )
 
-from latestart import as_model
+from latestart import as_model, as_network
+from latestart.denoisers.conditions import Conditions
 from latestart.sampling.linearity import LEVELS, LINEAR, compare
 
 
@@ -89,7 +90,7 @@ def test_the_networks_own_errors_are_not_taken_for_the_datas():
 
 def test_a_conditional_network_is_given_each_images_class():
     """Then the divergence is that of the two clusters, one by one: `KL(N(m, s) || N(0, s + m^2))`."""
-    curve, _ = compare(Conditional(), SCHEDULER, MATCHED, IMAGES, LABELS)
+    curve, _ = compare(Conditional(), SCHEDULER, MATCHED, IMAGES, Conditions(as_network(Conditional()), LABELS))
     s = WIDTH + curve.sigma**2
     ratio = s / (s + SIZE**2)
     kl = 0.5 * (ratio - 1 - ratio.log() + SIZE**2 / (s + SIZE**2))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import Model, bar, check_folder, friendly, names, say
+from latestart.cli.support import Model, bar, check_folder, friendly, names, say, seed_option
 
 
 def analyze(
@@ -34,7 +34,7 @@ def analyze(
     classifier: Annotated[
         Path | None, typer.Option(help="A classifier.safetensors, for clones and U-turns; default: the shipped one.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise and of the subsamples.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the noise and of the subsamples.")] = 0,
 ) -> None:
     """Find the critical levels of a network, by every criterion, beside those of its images as a point cloud."""
     with friendly():

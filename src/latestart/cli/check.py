@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latestart.cli.support import Model, bar, check_folder, friendly, say
+from latestart.cli.support import Model, bar, check_folder, friendly, say, seed_option
 
 if TYPE_CHECKING:
     from latestart.data import Images
@@ -26,7 +26,7 @@ def check(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the figures and the picture.")] = Path("out/check"),
     evaluated: Annotated[int, typer.Option("-n", min=40, help="Images that the network is evaluated on.")] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
+    seed: Annotated[int, seed_option("Seed of all draws.")] = 0,
 ) -> None:
     """Ask whether a late start can be relied on: a verdict for each way in which it can fail, with its figure."""
     with friendly():

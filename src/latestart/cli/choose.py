@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import Model, bar, check_folder, friendly, say
+from latestart.cli.support import Model, bar, check_folder, friendly, say, seed_option
 
 
 def choose(
@@ -27,7 +27,7 @@ def choose(
     ] = None,
     probes: Annotated[int, typer.Option(min=200, help="Samples of all probes together.")] = 2000,
     out: Annotated[Path | None, typer.Option(help="File for the choice and its evidence (JSON).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the noise.")] = 0,
 ) -> None:
     """Choose where to start sampling, by nats and a probe, at a small share of a search."""
     with friendly():

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say
+from latestart.cli.support import bar, check_folder, friendly, say, seed_option
 
 HELD_OUT = 10  # one image in so many is kept back, to score the classifier by
 
@@ -16,7 +16,7 @@ def classifier(
     ],
     out: Annotated[Path, typer.Option(help="File to write to; beside a model it is called classifier.safetensors.")],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 12,
-    seed: Annotated[int, typer.Option(help="Of the weights, the order and the shifts.")] = 0,
+    seed: Annotated[int, seed_option("Of the weights, the order and the shifts.")] = 0,
 ) -> None:
     """Train the classifier whose last hidden layer is a data set's feature space, for Frechet distances and recall.
 

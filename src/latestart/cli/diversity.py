@@ -17,6 +17,7 @@ from latestart.cli.support import (
     check_folder,
     friendly,
     say,
+    seed_option,
 )
 
 
@@ -30,7 +31,7 @@ def attributes(
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first pictures.")] = None,
     label: Annotated[str, typer.Option(help="What labels are called, of images that have nothing else.")] = "class",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 4,
-    seed: Annotated[int, typer.Option(help="Seed of the weights, the order and the noise.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the weights, the order and the noise.")] = 0,
 ) -> None:
     """Train the classifier of attributes on pictures whose attributes are known, and score it on held-out ones."""
     with friendly():

@@ -17,6 +17,7 @@ from latestart.cli.support import (
     check_folder,
     friendly,
     say,
+    seed_option,
     whole_numbers,
 )
 
@@ -35,7 +36,7 @@ def gaussianity(
     ] = "",
     samples: Annotated[int, typer.Option(help="Samples at each level, of each process, at least 10.")] = 1000,
     rank: Annotated[int | None, typer.Option(min=1, help="Leading directions that are tested; default 8.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise and of the tests.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the noise and of the tests.")] = 0,
     images: TrainingSet = None,
     held_out: Annotated[
         str | None, typer.Option(help="Images that the model has not seen, for the divergence in nats.")

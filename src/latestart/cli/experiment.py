@@ -12,7 +12,7 @@ from latestart.cli.early import gaussianity, sensitivity
 from latestart.cli.initialisations import initialisations
 from latestart.cli.late_start import late_start
 from latestart.cli.late_training import late_training
-from latestart.cli.support import Model, bar, check_folder, friendly, say, whole_numbers
+from latestart.cli.support import Model, bar, check_folder, friendly, say, seed_option, whole_numbers
 from latestart.cli.table1 import table1
 
 
@@ -23,7 +23,7 @@ def one_dimension(
     seeds: Annotated[int, typer.Option(min=1, help="Networks to train, for the interval of their level.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each.")] = 2000,
     samples: Annotated[int, typer.Option(min=1, help="Paths of the reverse SDE.")] = 500,
-    seed: Annotated[int, typer.Option(help="The first training seed, and that of the paths.")] = 0,
+    seed: Annotated[int, seed_option("The first training seed, and that of the paths.")] = 0,
 ) -> None:
     """Two points at +-1: potential, fixed points and paths, exact and of small networks trained here."""
     with friendly():
@@ -45,7 +45,7 @@ def sphere(
     dims: Annotated[str, typer.Option(help="Numbers of dimensions, between commas.")] = "2,8,32,128",
     radius: Annotated[float, typer.Option(help="Radius of the sphere.")] = 4.0,
     samples: Annotated[int, typer.Option(min=1, help="Paths of the reverse SDE.")] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of the paths.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the paths.")] = 0,
 ) -> None:
     """Uniform spheres: critical levels against the closed form, branches, potential, norms of paths."""
     with friendly():
@@ -74,7 +74,7 @@ def potential(
     samples: Annotated[int, typer.Option(min=2, help="Samples of each model; all their pairs are looked at.")] = 8,
     t_low: Annotated[float | None, typer.Option(help="Lowest time, in the scheduler's t.")] = None,
     t_high: Annotated[float | None, typer.Option(help="Highest time, in the scheduler's t.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the samples.")] = 0,
 ) -> None:
     """The potential of a network between two of its samples, beside that of the exact point cloud."""
     with friendly():
@@ -97,7 +97,7 @@ def faces(
     out: Annotated[Path, typer.Option(help="File to write the faces to (npz).")] = Path("out/faces.npz"),
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 20_000,
     size: Annotated[int, typer.Option(min=1, help="Side in pixels.")] = 64,
-    seed: Annotated[int, typer.Option(help="Face i depends on the seed and i alone.")] = 0,
+    seed: Annotated[int, seed_option("Face i depends on the seed and i alone.")] = 0,
 ) -> None:
     """Draw cartoon faces with known skin tone, glasses, facial hair and hair, for `train`, `fit` and the others."""
     with friendly():

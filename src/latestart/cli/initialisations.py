@@ -17,6 +17,7 @@ from latestart.cli.support import (
     friendly,
     names,
     say,
+    seed_option,
     whole_numbers,
 )
 
@@ -46,7 +47,10 @@ def initialisations(
     components: Annotated[int, typer.Option(min=1, help="Of the mixture, where none lies beside the model.")] = 30,
     flow_steps: Annotated[int, typer.Option(min=1, help="Steps of the flow's fit.")] = 2000,
     flow_directions: Annotated[int, typer.Option(min=1, help="Leading directions that the flow is on.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of the noise that starts are chosen by; the next one is reported.")] = 0,
+    seed: Annotated[
+        int,
+        seed_option("Of the noise that starts are chosen by; the next one is reported."),
+    ] = 0,
     batch_size: BatchSize = 256,
     mixed_precision: MixedPrecision = "no",
 ) -> None:

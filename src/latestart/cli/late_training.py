@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say, whole_numbers
+from latestart.cli.support import bar, check_folder, friendly, say, seed_option, whole_numbers
 
 
 def late_training(
@@ -20,7 +20,7 @@ def late_training(
     start: Annotated[int, typer.Option(min=2, help="Of the late start, in t of 1,000; the late network's end.")] = 500,
     prior: Annotated[str, typer.Option(help="gaussian or mixture, fitted to the images.")] = "gaussian",
     seeds: Annotated[int, typer.Option(min=2, help="Pairs of networks.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the first pair; the others follow.")] = 0,
+    seed: Annotated[int, seed_option("Of the first pair; the others follow.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each network.")] = 2000,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latestart.cli.support import Model, bar, check_folder, friendly, say, told, whole_numbers
+from latestart.cli.support import Model, bar, check_folder, friendly, say, seed_option, told, whole_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ def train(
         typer.Option(help="A Gaussian of the images that `latestart fit` wrote: learn what its denoiser leaves."),
     ] = "",
     save_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of the weights, the batches and the noise.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the weights, the batches and the noise.")] = 0,
 ) -> None:
     """Train a small diffusion model on a set of images."""
     from latestart.data import load_images
@@ -73,7 +73,8 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path("out/demo"),
     samples: Annotated[int, typer.Option(min=130, help="Images for each figure.")] = 500,
     seed: Annotated[
-        int, typer.Option(help="Seed of the noise that the best is chosen with; the next is that of its figures.")
+        int,
+        seed_option("Seed of the noise that the best is chosen with; the next is that of its figures."),
     ] = 0,
 ) -> None:
     """Show the gain of a late start on the shipped MNIST model: a table, a picture, the figures."""
@@ -129,7 +130,7 @@ def fit(
     ] = False,
     sigma: Annotated[float, typer.Option(help="Noise level at which `auto` compares numbers of components.")] = 2.0,
     limit: Annotated[int | None, typer.Option(min=2, help="Use only the first images.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the directions of a low-rank fit, and of k-means.")] = 0,
+    seed: Annotated[int, seed_option("Of the directions of a low-rank fit, and of k-means.")] = 0,
 ) -> None:
     """Fit the prior of a late start to a set of images; under `torchrun`, with all its processes.
 
@@ -222,9 +223,10 @@ def _chosen_components(
 ) -> int:
     import torch
 
+    from latestart.checks import seeded
     from latestart.sampling.components import choose_components
 
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(data), generator=seeded(seed))
     held_out = min(max(400, len(data) // 10), HELD_OUT)
     choice = choose_components(
         data[order[held_out:]], data[order[:held_out]], sigma, seed=seed, device=device, basis=basis, rank=rank
@@ -254,7 +256,7 @@ def sample(
     label: Annotated[int | None, typer.Option(min=0, help="The class, for class-conditional models.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of images.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Images evaluated at once.")] = 256,
-    seed: Annotated[int, typer.Option(help="Image i depends on the seed and i alone.")] = 0,
+    seed: Annotated[int, seed_option("Image i depends on the seed and i alone.")] = 0,
 ) -> None:
     """Sample images from a model, from full noise or from a late start; under `torchrun`, with all its processes."""
     with friendly():
@@ -262,7 +264,7 @@ def sample(
 
         from latestart import zoo
         from latestart.data import save_png, tile, to_pixels
-        from latestart.denoisers.networks import of_velocity
+        from latestart.denoisers.wrappers import of_velocity
         from latestart.device import own_device
         from latestart.processes import processes
         from latestart.sampling.generate import generate

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from latestart.checks import LAST_SEED
+
 # What several commands ask for in the same words.
 Model = Annotated[str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")]
 TrainingSet = Annotated[
@@ -28,7 +30,14 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Samples evaluated at once."
 MixedPrecision = Annotated[
     str, typer.Option(help="bf16: networks in half precision, faster where the machine has it; no: in their own.")
 ]
-SampleSeed = Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")]
+
+
+def seed_option(about: str) -> Any:
+    """The option of a seed, which is refused where it is none before anything is loaded."""
+    return typer.Option(min=0, max=LAST_SEED, help=about)
+
+
+SampleSeed = Annotated[int, seed_option("Sample i depends on the seed and i alone.")]
 
 
 @contextmanager

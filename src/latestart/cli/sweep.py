@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import Features, HeldOut, TrainingSet, bar, check_folder, friendly, say
+from latestart.cli.support import Features, HeldOut, TrainingSet, bar, check_folder, friendly, say, seed_option
 
 
 def sweep(
@@ -43,7 +43,7 @@ def sweep(
         typer.Option(help="Clip the predicted image at every step: false, true; default: both where the sampler can."),
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Samples of each cell; default: 1000.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Sample i depends on the seed and i alone; default: 0.")] = None,
+    seed: Annotated[int | None, seed_option("Sample i depends on the seed and i alone; default: 0.")] = None,
     features: Features = None,
     images: TrainingSet = None,
     held_out: HeldOut = None,

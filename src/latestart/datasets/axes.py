@@ -7,7 +7,7 @@ tell them apart:
     yes                no                channels first    channels first
     no                 yes               channels last     channels last if both sides are 8 or more, else latents
     no                 no                refused           channels first: latents of any number of channels
-    yes                yes               ambiguous         ambiguous
+    yes                yes               ambiguous, but for `(N, 1, H, W)` with sides above 1: channels first
 
 Floats with a last axis of 4 and sides of 8 or more are ambiguous too: latents with channels last, or narrow ones. What
 is ambiguous is refused, with the words that settle it.
@@ -55,7 +55,8 @@ def channels_first(
 def _told(first: int, middle: int, last: int, pictures: bool) -> Channels | None:
     large = min(first, middle) >= SIDE
     if last in COUNTS and first in COUNTS:
-        return "first" if first == middle == last == 1 else None
+        thin = min(middle, last) == 1  # else with channels last it is a picture of one row
+        return "first" if first == middle == last == 1 or (first == 1 and not thin) else None
     if last in COUNTS and (pictures or large):
         return "last"
     if last == 4 and large and not pictures:

@@ -131,7 +131,7 @@ def colour_of(background: Colour) -> tuple[int, int, int]:
         raise ValueError(
             f"background={background!r}: expected an opaque colour, such as 'white', '#ff8800' or (255, 136, 0)"
         )
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _too_large(name: str, what: str) -> str:

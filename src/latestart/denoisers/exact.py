@@ -32,6 +32,7 @@ import torch
 from numpy.polynomial import Polynomial
 from torch import Tensor
 
+from latestart.checks import whole_number
 from latestart.denoisers.base import Level, check_sample
 from latestart.gaussians.gaussian import Gaussian
 
@@ -61,8 +62,16 @@ class _Exact(ABC):
         """`log E exp(-|y - x_0|^2 / (2 sigma^2))`, `(B,)`."""
 
     @abstractmethod
+    def _drawn(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """n clean samples `(n, *shape)`, drawn on the generator's device first."""
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n clean samples `(n, *shape)`, on the generator's device first, so that a seed fixes them."""
+        """Draw n clean samples `(n, *shape)`, on the generator's device first, so that a seed fixes them.
+
+        Raises:
+            ValueError: n is no whole number of at least 0.
+        """
+        return self._drawn(whole_number("n", n, 0), generator)
 
     def __call__(self, y: Tensor, sigma: Level) -> Tensor:
         """`E[x_0 | y]`, `(B, *shape)`, for `y` `(B, *shape)` and `sigma > 0`, a number or `(B,)`; differentiable."""
@@ -92,21 +101,20 @@ class PointCloud(_Exact):
         chunk: points looked at at once; memory is `O(B chunk + B D)` beside the points.
 
     Raises:
-        ValueError: there are no points, or some are NaN or infinite.
+        ValueError: there are no points `(n, *shape)`, or some are NaN or infinite.
     """
 
     def __init__(self, points: Tensor, chunk: int = CHUNK) -> None:
-        if not len(points) or not points.is_floating_point() or not points.isfinite().all():
+        if points.ndim < 2 or not len(points) or not points.is_floating_point() or not points.isfinite().all():
             raise ValueError(
-                f"a point cloud needs at least one point, of finite floating-point numbers, received {points.dtype} "
-                f"{tuple(points.shape)}"
+                "a point cloud needs at least one point, (n, *shape) of finite floating-point numbers, received "
+                f"{points.dtype} {tuple(points.shape)}"
             )
         self.points, self.chunk = points, chunk
         self.shape, self.dtype, self.device = tuple(points.shape[1:]), points.dtype, points.device
         self._flat = points.flatten(1)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n of the points, with replacement, `(n, *shape)`."""
+    def _drawn(self, n: int, generator: torch.Generator | None) -> Tensor:
         return self.points[_integers(len(self.points), n, generator).to(self.device)]
 
     def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
@@ -145,8 +153,7 @@ class TwoPoints(_Exact):
             raise ValueError(f"expected a point of finite floating-point numbers, received {self.point.dtype}")
         self.shape, self.dtype, self.device = tuple(self.point.shape), self.point.dtype, self.point.device
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n samples `(n, *shape)`, each one of the two points."""
+    def _drawn(self, n: int, generator: torch.Generator | None) -> Tensor:
         signs = 2 * _integers(2, n, generator).to(self.device, self.dtype) - 1
         return signs.view(-1, *[1] * len(self.shape)) * self.point
 
@@ -173,8 +180,7 @@ class Hypercube(_Exact):
         self.shape, self.scale = _space(dim, scale, "scale")
         self.dtype, self.device = dtype, torch.device(device)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n corners `(n, d)`."""
+    def _drawn(self, n: int, generator: torch.Generator | None) -> Tensor:
         bits = _integers(2, n * self.shape[0], generator).reshape(n, -1)
         return self.scale * (2 * bits.to(self.device, self.dtype) - 1)
 
@@ -207,8 +213,7 @@ class Simplex(_Exact):
         self._b = radius * (math.sqrt(dim + 1) - 1) / dim**1.5
         self._c = radius / math.sqrt(dim)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n vertices `(n, d)`."""
+    def _drawn(self, n: int, generator: torch.Generator | None) -> Tensor:
         index = _integers(self.shape[0] + 1, n, generator).to(self.device)
         return self._combined(torch.nn.functional.one_hot(index, self.shape[0] + 1).to(self.dtype))
 
@@ -246,8 +251,7 @@ class Sphere(_Exact):
         self.shape, self.radius = _space(dim, radius, "radius")
         self.dtype, self.device = dtype, torch.device(device)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n samples `(n, d)`."""
+    def _drawn(self, n: int, generator: torch.Generator | None) -> Tensor:
         device = generator.device if generator is not None else self.device
         z = torch.randn(n, *self.shape, generator=generator, dtype=self.dtype, device=device).to(self.device)
         return self.radius * z / z.norm(dim=1, keepdim=True)
@@ -325,7 +329,9 @@ class GaussianMixture:
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n samples `(n, *shape)`: the component of each, then noise, both from the generator."""
-        device = generator.device if generator is not None else self.device
+        n, device = whole_number("n", n, 0), generator.device if generator is not None else self.device
+        if n == 0:  # `multinomial` draws one number at least
+            return torch.empty(0, *self.shape, dtype=self.dtype, device=self.device)
         index = torch.multinomial(self.weights.to(device), n, replacement=True, generator=generator).to(self.device)
         z = torch.randn(n, *self.shape, generator=generator, dtype=self.dtype, device=device).to(self.device)
         out = torch.empty_like(z)
@@ -413,6 +419,6 @@ def _integers(high: int, n: int, generator: torch.Generator | None) -> Tensor:
 
 
 def _space(dim: int, size: float, what: str) -> tuple[tuple[int], float]:
-    if dim < 1 or not 0 < size < math.inf:
-        raise ValueError(f"expected at least one dimension and a positive {what}, received dim={dim}, {what}={size}")
-    return (int(dim),), float(size)
+    if not 0 < size < math.inf:
+        raise ValueError(f"expected a positive {what}, received {what}={size}")
+    return (whole_number("dim", dim),), float(size)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.evaluation.distances import distances
 from latestart.evaluation.quality import Estimate, Extractor, check_features, interval, unit_images
 
@@ -90,7 +91,7 @@ class CopyingFrom:
             )
         if len(self.chance) < 100:
             raise ValueError(f"a 1% quantile needs at least 100 images in the second set, received {len(self.chance)}")
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded(0)
         self.threshold = float(self.chance.quantile(QUANTILE))
         self._thresholds = _resampled(self.chance, RESAMPLES, generator).quantile(QUANTILE, dim=1)
 
@@ -101,9 +102,9 @@ class CopyingFrom:
             ValueError: no samples, or of another shape or range.
         """
         ratios = self._ratios(self._rows(samples))
-        resampled = _resampled(ratios, RESAMPLES, torch.Generator().manual_seed(seed))
-        shares = (resampled <= self._thresholds[:, None]).double().mean(1)
-        copied = interval(shares, float((ratios <= self.threshold).double().mean()))
+        resampled = _resampled(ratios, RESAMPLES, seeded(seed))
+        shares = _at_or_below(resampled, self._thresholds[:, None]).mean(1)
+        copied = interval(shares, float(_at_or_below(ratios, torch.tensor(self.threshold)).mean()))
         return Copying(copied, self.threshold, ratios, self.twins)
 
     def _rows(self, images: Any) -> Tensor:
@@ -116,6 +117,11 @@ class CopyingFrom:
             raise ValueError(f"the images have {rows.shape[1]} values, those of the training set {self.train.shape[1]}")
         near, far = (distances(rows, images).amin(1) for images in (self.train, self.held_out))
         return torch.where(near == far, 1.0, (near / far).clamp(max=FAR))
+
+
+def _at_or_below(ratios: Tensor, threshold: Tensor) -> Tensor:
+    """Which ratios are those of copies, 1 or 0: what is as near to the other set is none, wherever the threshold is."""
+    return ((ratios <= threshold) & (ratios < 1)).double()
 
 
 def copying(samples: Any, train: Any, held_out: Any, second: Any, features: Extractor | None = None) -> Copying:

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.evaluation.manifold import OverlapWith
 from latestart.evaluation.quality import Estimate, Extractor, interval, resolve, unit_images
 from latestart.features import Classifier
@@ -162,7 +163,7 @@ def attribute(
     if values is not None and classes > len(values):
         raise ValueError(f"{len(values)} values were named ({', '.join(values)}), received {classes} classes")
     names = tuple(values) if values is not None else tuple(map(str, range(classes)))
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     (p, many_p), (q, many_q) = (_shares(side, classes, resamples, generator) for side in (samples, data))
     exact = _figures(p, q)
     replicates = {kind: _around(many, float(exact[kind])) for kind, many in _figures(many_p, many_q).items()}
@@ -237,7 +238,7 @@ def vendi(features: Tensor, kernel: Kernel | None = None, *, resamples: int = 20
     if features.ndim != 2 or len(features) < 2 or not features.isfinite().all():
         raise ValueError(f"expected finite features (N, F) of at least 2 samples, received {tuple(features.shape)}")
     score = _cosine_score(features) if kernel is None else _kernel_score(features, kernel)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     value, n = score(torch.ones(len(features), dtype=torch.float64)), len(features)
     draws = (torch.randint(n, (n,), generator=generator).bincount(minlength=n).double() for _ in range(resamples))
     replicates = [score(counts) for counts in draws] or [value]

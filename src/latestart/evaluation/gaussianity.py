@@ -44,6 +44,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.special import gammaln, hyp1f1
 from torch import Tensor
 
+from latestart.checks import seeded, whole_number
 from latestart.gaussians.gaussian import Gaussian
 
 TESTS = ("skewness", "kurtosis", "henze-zirkler", "energy", "projection")
@@ -134,7 +135,7 @@ def gaussianity(
     rows, rank = _checked(samples, prior, rank)
     z = own_scores(rows, rank) if prior is None else prior_scores(rows.reshape(samples.shape), prior, rank)
     values = dict(zip(TESTS, statistics(z, _directions(rank, projections, seed))))
-    null = _null(len(z), rank, prior is None, projections, _whole("replicates", replicates), seed)
+    null = _null(len(z), rank, prior is None, projections, whole_number("replicates", replicates), seed)
     p = [p_value(values[name], null[:, i], name in TWO_SIDED) for i, name in enumerate(TESTS)]
     mean, spread = null.mean(0).tolist(), null.std(0).tolist()
     tests = (
@@ -241,7 +242,7 @@ def holm(p: list[float]) -> list[float]:
 @lru_cache(maxsize=32)
 def _null(n: int, k: int, own: bool, projections: int, replicates: int, seed: int) -> Tensor:
     """The statistics of white noise, treated as the samples are: `(replicates, len(TESTS))`."""
-    generator = torch.Generator().manual_seed(seed + 1)
+    generator = seeded(seed + 1)
     directions = _directions(k, projections, seed)
     rows = []
     for _ in range(replicates):
@@ -258,7 +259,7 @@ def _frame(z: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _directions(k: int, count: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return torch.nn.functional.normalize(torch.randn(k, count, generator=generator, dtype=torch.float64), dim=0)
 
 
@@ -268,7 +269,7 @@ def _checked(samples: Tensor, prior: Gaussian | None, rank: int | None) -> tuple
         raise ValueError(f"expected finite samples (n, *shape), received {samples.dtype} {tuple(samples.shape)}")
     rows = samples.detach().cpu().double().flatten(1)
     n, dim = rows.shape
-    k = min(RANK, dim, max(1, n // PER_DIRECTION)) if rank is None else _whole("rank", rank)
+    k = min(RANK, dim, max(1, n // PER_DIRECTION)) if rank is None else whole_number("rank", rank)
     if k > dim or n < max(10, 2 * k):
         raise ValueError(
             f"{k} directions need as many dimensions, and at least {max(10, 2 * k)} samples: received {n} samples of "
@@ -286,9 +287,3 @@ def _check_prior(prior: Any, shape: tuple[int, ...]) -> None:
         raise ValueError(f"the samples have the shape {shape}, the prior {tuple(prior.shape)}")
     if not (prior.variances > 0).all():
         raise ValueError("the prior has directions without variance: test it at a noise level, prior.noised(sigma)")
-
-
-def _whole(name: str, value: int) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"expected {name} as a whole number of at least 1, received {value!r}")
-    return value

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.evaluation.quality import check_features
 
 
@@ -72,7 +73,7 @@ class EnergyTo:
 
     def replicates(self, features: Tensor, resamples: int = 100, seed: int = 0) -> Tensor:
         """Bootstrap replicates of the distance, `(resamples,)`; sets of equal size and seed are resampled alike."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         index = torch.randint(len(features), (resamples, len(features)), generator=generator)
         counts = [row.bincount(minlength=len(features)) for row in index]
         return self.weighted(features, torch.stack(counts).double())

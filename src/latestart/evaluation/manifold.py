@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.evaluation.distances import distances
 from latestart.evaluation.quality import Estimate, check_features, interval
 
@@ -59,7 +60,7 @@ class OverlapWith:
         across = distances(self.real, rows)
         in_samples = across <= _radii(distances(rows, rows), NEIGHBOURS)[None, :]
         in_real, in_own = across <= self.radii[:, None], across <= self.own[:, None]
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         counts = [_counts(n, resamples, generator) for n in across.shape]
         recall = _replicates(in_samples, *counts)
         return Overlap(

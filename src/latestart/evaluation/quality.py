@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.gaussians.basis import Dense, DenseProducts
 from latestart.gaussians.gaussian import Gaussian
 from latestart.inputs.front import as_images
@@ -142,7 +143,7 @@ class FrechetTo:
         Sets of equal size and seed are resampled alike, so that ratios of two of them are paired. A resample has fewer
         distinct images than the set, which raises every replicate; only their spread is used, not that rise.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         index = torch.randint(len(features), (resamples, len(features)), generator=generator)
         weights = torch.ones(resamples + 1, len(features), dtype=torch.float64)  # the first: the set itself
         weights[1:] = 0

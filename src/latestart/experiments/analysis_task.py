@@ -17,6 +17,7 @@ from scipy.cluster.vq import kmeans2
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import PointCloud
 from latestart.denoisers.networks import from_diffusers
@@ -201,7 +202,7 @@ def _levels(noise: Noise, deviation: float, t_range: tuple[float, float] | None,
 @torch.no_grad()
 def _check(denoiser: Denoiser, x_0: Tensor, levels: list[float]) -> None:
     """Before the work and not in it: the network answers at every level with finite values of the right shape."""
-    noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0)).to(x_0)
+    noise = torch.randn(x_0.shape, generator=seeded(0)).to(x_0)
     for sigma in levels:
         evaluate(denoiser, (x_0 + sigma * noise).to(denoiser.device, denoiser.dtype), sigma, "network")
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latestart.denoisers.networks import Wrapped
+from latestart.denoisers.adapter import Watched, as_network
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import Cell
 from latestart.experiments.judge import Figures, fingerprint
@@ -86,16 +86,16 @@ class Meter:
             self.progress(self.settled + self.running, self.total, self.note)
 
 
-class Metered(Wrapped):
-    """A model whose evaluations are told to a meter."""
+class Metered(Watched):
+    """A network whose evaluations are told to a meter."""
 
     def __init__(self, model: Any, meter: Meter) -> None:
         super().__init__(model)
         self.meter = meter
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The model's own call."""
-        out = self.model(x, *args, **kwargs)
+    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> Any:
+        """The network's own call."""
+        out = super().__call__(x, t, **conditions)
         self.meter.spent(len(x))
         return out
 
@@ -107,7 +107,7 @@ def measured(subject: Subject, planned: Planned, batch_size: int, meter: Meter) 
         RuntimeError: the sampler spent another number of evaluations than the cell says.
         FloatingPointError: samples, or figures, that are not finite.
     """
-    cell, classes = planned.cell, getattr(subject.network.config, "num_class_embeds", None)
+    cell, classes = planned.cell, as_network(subject.network).classes
     sampler = make_sampler(cell.sampler, subject.scheduler, **cell.settings())
     labels = torch.arange(cell.samples) % classes if classes else None
     model, prior, n = Metered(subject.network, meter), subject.priors[cell.prior][0], cell.samples

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.data import Images
+from latestart.denoisers.adapter import as_network
 from latestart.denoisers.networks import from_diffusers
 from latestart.experiments.judge import fingerprint
 from latestart.files import load_tensors, require_finite, save_tensors
@@ -39,7 +41,7 @@ def divergence(network: Any, scheduler: Any, prior: Any, images: Tensor) -> Nats
 
 def require_no_classes(network: Any) -> None:
     """Raise `ValueError` for a network that is told classes: it knows more of an image than noise leaves of it."""
-    if classes := getattr(network.config, "num_class_embeds", None):
+    if classes := as_network(network).classes:
         raise ValueError(f"nats are those of networks without classes, received one with {classes}")
 
 
@@ -79,7 +81,7 @@ def _read(path: Path) -> NatsCurve:
 
 def some(images: Images, count: int) -> Images:
     """As many of the images, or all, drawn once and for all: files are often in the order of their classes."""
-    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]]
+    return images[torch.randperm(len(images), generator=seeded(0))[:count]]
 
 
 def nats_at(sigma: np.ndarray | Tensor, levels: Tensor, values: Tensor) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.data import Images, load_images
 from latestart.evaluation.diversity import attribute, chance
 from latestart.experiments.attributes import known_attributes
@@ -56,7 +57,7 @@ def open_data(judge: Judge, images: str | None, reader: Reader) -> Data:
             exact[name], known[name] = index[name] if shares is None else shares, told
         elif data.labels is not None and reads_labels(reader):
             exact[name], known[name] = data.labels, f"by the labels of {len(data):,} images"
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:MOST]
+    order = torch.randperm(len(data), generator=seeded(0))[:MOST]
     return Data(data[order], exact, known)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from latestart.denoisers.adapter import as_network
 from latestart.experiments.cells import Planned, describe, first_line, plan
 from latestart.experiments.grid import FULL, Cell, Grid
 from latestart.experiments.judge import fingerprint
@@ -191,7 +192,7 @@ def _choice(settings: Settings, subject: Subject, folder: Path, tell: Tell, samp
         raise ValueError("a start is chosen for a prior; for N(0, I) give --t-start")
     tell(f"choosing a start for {sampler} from {prior}")
     unseen = None if judge.reference.copying is None else judge.reference.copying[1]
-    conditional = getattr(subject.network.config, "num_class_embeds", None)
+    conditional = as_network(subject.network).classes
     choice = choose_start(
         subject.network,
         make_sampler(sampler, subject.scheduler, spacing=TIMES[0]),

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from latestart.data import Images
-from latestart.denoisers.networks import sample_shape
+from latestart.denoisers.adapter import sample_shape
 from latestart.evaluation.gaussianity import REPLICATES, Gaussianity, Test, gaussianity
 from latestart.experiments import divergence
 from latestart.experiments.divergence import kept_divergence, nats_at, require_no_classes, some
@@ -50,9 +50,9 @@ from latestart.experiments.subjects import open_images, open_network, open_prior
 from latestart.files import read_json, write_json
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
-from latestart.sampling.late_start import Run, initial_sample
 from latestart.sampling.loop import check_level, trajectory
 from latestart.sampling.matching import check_prior
+from latestart.sampling.run import Run, initial_sample
 from latestart.sampling.samplers import make_sampler
 from latestart.sampling.seeds import sample_generator, white_noise
 from latestart.theory.levels import CriticalLevel

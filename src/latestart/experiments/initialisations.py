@@ -41,6 +41,7 @@ import torch
 
 from latestart import zoo
 from latestart.data import Images, load_images
+from latestart.denoisers.adapter import as_network
 from latestart.device import own_device
 from latestart.evaluation.copying import CopyingFrom
 from latestart.evaluation.quality import Estimate
@@ -241,7 +242,7 @@ def compare(
     progress: Progress | None = None,
 ) -> Result:
     """`run`, for a model that is open and its training images; priors are looked for in `folder`."""
-    if getattr(subject.network.config, "num_class_embeds", None):
+    if as_network(subject.network).classes:
         raise ValueError(f"{model} is class-conditional: these start distributions know no classes")
     known = _Starts(subject, data, out, setting, folder, tell, progress)
     priors, failed = _made(known, setting.kinds, tell)
@@ -276,7 +277,7 @@ def _made(known: "_Starts", kinds: tuple[str, ...], tell: Tell) -> tuple[dict[st
     for kind in kinds:
         try:
             prior, print_ = known.made(kind)
-            priors[kind] = (prior.to(own_device()) if hasattr(prior, "to") else prior), print_
+            priors[kind] = (None if prior is None else prior.to(own_device())), print_
         except Exception as error:  # whatever a fit raises: the other kinds are still worth measuring
             failed[kind] = first_line(error)
             tell(f"failed: {kind}: {failed[kind]}")

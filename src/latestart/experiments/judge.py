@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from latestart import zoo
+from latestart.checks import seeded
 from latestart.data import Images, in_unit_range, load_images
 from latestart.evaluation.copying import BAR, CopyingFrom
 from latestart.evaluation.manifold import FEWEST, OverlapWith
@@ -325,7 +326,7 @@ def _copying_sets(data: Images, unseen: Images) -> tuple[Images, Images, Images]
 
 def _some(images: Images, count: int) -> Images:
     """As many images, drawn once and for all: files are often in the order of their classes."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(images), generator=seeded(0))
     return Images(images.pixels[order[:count]])
 
 

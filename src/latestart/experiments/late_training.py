@@ -30,7 +30,7 @@ from scipy import stats
 
 from latestart import zoo
 from latestart.data import Images, load_images
-from latestart.denoisers.networks import SIDECAR, load_model
+from latestart.denoisers.folders import SIDECAR, load_model
 from latestart.device import own_device
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.cells import plan

@@ -38,6 +38,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.denoisers.base import Denoiser, Level, check_sample
 from latestart.denoisers.exact import TwoPoints
 from latestart.noise import Noise
@@ -105,7 +106,7 @@ def train(seeds: range, training: Training, progress: Progress | None = None) ->
 
     Network k depends on its own seed alone: its first weights and all that it sees come from a generator of its own.
     """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = [seeded(seed) for seed in seeds]
     weights = _initial(generators, training)
     parameters = [parameter for layer in weights for parameter in layer]
     optimiser = torch.optim.Adam(parameters, training.learning_rate)
@@ -285,7 +286,7 @@ def reverse_paths(denoiser: Denoiser, noise: Noise, n: int, steps: int, seed: in
         steps: of equal length, from the highest time to `t_min`.
         seed: of all the noise.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     t = np.linspace(noise.t_range[1], t_min, steps + 1)
     x = torch.randn(n, *denoiser.shape, generator=generator, dtype=torch.float64)
     states = [x]

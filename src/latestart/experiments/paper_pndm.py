@@ -43,9 +43,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.denoisers.networks import from_diffusers, sample_shape
+from latestart.checks import whole_number
+from latestart.denoisers.adapter import as_network
+from latestart.denoisers.networks import from_diffusers
+from latestart.gaussians.prior import StartDistribution, as_start
 from latestart.noise import Noise
-from latestart.sampling.late_start import Prior, of_classes, whole_number
 from latestart.sampling.loop import Counted, Result, check_level
 from latestart.sampling.seeds import sample_generator
 
@@ -154,7 +156,7 @@ def draw(
     model: Any,
     scheduler: Any,
     sampler: str,
-    prior: Prior | None = None,
+    prior: Any = None,
     n: int = 64,
     steps: int = 5,
     t_start: float | None = None,
@@ -191,12 +193,13 @@ def draw(
     times = paper_grid(int(noise.t_range[1] if t_start is None else t_start), steps)
     # a late start there begins one time below its name, here at it
     check_level(model, scheduler, None if t_start is None else times[0] + 1)
-    shape, counted, parts = sample_shape(model), Counted(model), []
+    counted, parts = Counted(as_network(model)), []
+    prior = None if prior is None else as_start(prior)
     for begin in range(0, n, batch_size):
         generators = [sample_generator(seed, i) for i in range(begin, min(begin + batch_size, n))]
         mine = None if labels is None else labels[begin : begin + batch_size]
         denoise = from_diffusers(counted, scheduler, mine)
-        white = _white(generators, shape, model.device)
+        white = _white(generators, counted.sample_shape, counted.device)
         y = _start(prior, white(), noise, times[0], mine)
         path = (
             pndm(denoise, noise, y, times)
@@ -214,8 +217,8 @@ def _white(generators: list[torch.Generator], shape: tuple[int, ...], device: An
     return lambda: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
 
 
-def _start(prior: Prior | None, z: Tensor, noise: Noise, t: float, labels: Tensor | None) -> Tensor:
+def _start(prior: StartDistribution | None, z: Tensor, noise: Noise, t: float, labels: Tensor | None) -> Tensor:
     """The start divided by alpha: `z / alpha` from N(0, I), else the noised prior's."""
     if prior is None:
         return z / noise.alpha(float(t))
-    return prior.noised(noise.sigma(float(t))).push(z, **of_classes(prior, labels)).to(z)
+    return prior.noised(noise.sigma(float(t))).push(z, prior.own_labels(labels)).to(z)

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from latestart import zoo
+from latestart.checks import seeded
 from latestart.data import Images
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import PointCloud
@@ -272,7 +273,7 @@ def run(
     times, drawn = np.linspace(high, low, levels_at), np.linspace(high, low, drawn_at)
     sampler = make_sampler("ddim", scheduler, spacing="trailing", clip_sample=False)
     own = generate(network, sampler, n=samples, steps=SAMPLER_STEPS, seed=seed).samples
-    picked = torch.randperm(len(floats), generator=torch.Generator().manual_seed(seed))[:samples]
+    picked = torch.randperm(len(floats), generator=seeded(seed))[:samples]
     done, total = 0, 2 * (levels_at + drawn_at)
 
     def advance(what: str) -> None:

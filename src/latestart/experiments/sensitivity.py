@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from latestart.checks import seeded
 from latestart.data import Images
 from latestart.evaluation.quality import Estimate, interval
 from latestart.experiments.cells import Outcome, Planned, Progress, plan
@@ -379,7 +380,7 @@ def start_at(t: np.ndarray, nats: np.ndarray, budget: float) -> float | None:
 
 def nats_replicates(divergence: NatsCurve, sigma: np.ndarray, count: int) -> np.ndarray:
     """The divergence at the levels sigma `(S,)` for so many resamples of its images, `(count, S)`."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     integrals = divergence.integrals
     index = torch.randint(len(integrals), (count, len(integrals)), generator=generator)
     return np.stack([nats_at(sigma, divergence.sigma, integrals[row].mean(0)) for row in index])

@@ -37,12 +37,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from latestart.checks import seeded
 from latestart.data import Images
 from latestart.experiments.judge import fingerprint
 from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.lowrank import LowRank
+from latestart.gaussians.prior import StartDistribution
 from latestart.sampling.seeds import sample_generator
 
 KIND = "flow-start"
@@ -80,7 +82,7 @@ class Box:
         return torch.where(inside, -w.shape[1] * math.log(2 * math.sqrt(3)), -math.inf)
 
 
-class Reshaped:
+class Reshaped(StartDistribution):
     """A Gaussian whose white noise is changed along its leading eigenvectors; see the module's docstring.
 
     Args:
@@ -103,12 +105,22 @@ class Reshaped:
         """Of one sample."""
         return self.gaussian.shape
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.gaussian.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that it computes in."""
+        return self.gaussian.dtype
+
     def noised(self, sigma: float) -> "Reshaped":
         """The distribution at a level higher by the noise sigma: remade for it, not this one convolved."""
         return Reshaped(self.gaussian, self.change, self.directions, math.hypot(self.sigma, sigma))
 
-    def push(self, z: Tensor) -> Tensor:
-        """Carry white noise z `(B, *shape)` to samples."""
+    def push(self, z: Tensor, labels: Tensor | int | None = None) -> Tensor:
+        """Carry white noise z `(B, *shape)` to samples, whatever the labels."""
         u = z.flatten(1) @ self.vectors.to(z)
         w = self.change(u, self.sigma)
         return self._noised.push(z + ((w - u) @ self.vectors.T.to(z)).reshape(z.shape))
@@ -123,10 +135,10 @@ class Reshaped:
         white = -0.5 * (w.double().square() + math.log(2 * math.pi)).sum(1)
         return self._noised.log_prob(y) + self.change.log_prob(w, self.sigma).double() - white
 
-    def to(self, device: torch.device | str | None = None) -> "Reshaped":
-        """This distribution on another device."""
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Reshaped":
+        """This distribution on another device, or with its Gaussian in another precision."""
         change = self.change.to(device) if isinstance(self.change, Flow) else self.change
-        return Reshaped(self.gaussian.to(device), change, self.directions, self.sigma)
+        return Reshaped(self.gaussian.to(device, dtype), change, self.directions, self.sigma)
 
 
 def leading(gaussian: Gaussian, directions: int | None = None) -> tuple[Tensor, Tensor]:
@@ -151,7 +163,7 @@ def whitened(rows: Tensor, vectors: Tensor, variances: Tensor) -> Tensor:
     return rows @ vectors.to(rows) / variances.sqrt().to(rows)
 
 
-class NoisedImages:
+class NoisedImages(StartDistribution):
     """Images, each as likely, under noise of the level sigma.
 
     Args:
@@ -168,6 +180,20 @@ class NoisedImages:
         self.images, self.sigma = images, sigma
 
     @property
+    def device(self) -> torch.device:
+        """Of the white noise that it is given: images are looked up where they are, and moved there."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the images as numbers."""
+        return torch.float32 if isinstance(self.images, Images) else self.images.dtype
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "NoisedImages":
+        """This distribution: a sample is where its noise is."""
+        return self
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of one image."""
         return tuple(self.images.shape[1:]) if isinstance(self.images, Tensor) else self.images.shape
@@ -176,8 +202,8 @@ class NoisedImages:
         """The images under more noise: levels add in squares."""
         return NoisedImages(self.images, math.hypot(self.sigma, sigma))
 
-    def push(self, z: Tensor) -> Tensor:
-        """Carry white noise z `(B, *shape)` to noised images; which image, the noise says."""
+    def push(self, z: Tensor, labels: Tensor | int | None = None) -> Tensor:
+        """Carry white noise z `(B, *shape)` to noised images; which image, the noise says, whatever the labels."""
         index, left = self.drawn(z)
         chosen = self.images[index.cpu()]
         floats = chosen.floats() if isinstance(chosen, Images) else chosen
@@ -373,7 +399,7 @@ def fit_flow(
     config = _narrowed(config or FlowConfig(), gaussian)
     vectors, variances = leading(gaussian, config.directions)
     rows = _coordinates(images, gaussian, vectors)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
+    order = torch.randperm(len(rows), generator=seeded(config.seed))
     held_out = max(1, int(HELD_OUT * len(rows)))
     flow = Flow(build_flow(config), (low, high), config)
     unseen = rows[order[:held_out]]

@@ -16,7 +16,9 @@ from typing import Any
 
 from latestart import zoo
 from latestart.data import Images, load_images
-from latestart.denoisers.networks import HalfPrecision, load_model, of_velocity, sample_shape
+from latestart.denoisers.adapter import sample_shape
+from latestart.denoisers.folders import load_model
+from latestart.denoisers.wrappers import HalfPrecision, of_velocity
 from latestart.device import own_device
 from latestart.experiments.grid import FULL, PLAIN, Grid
 from latestart.experiments.judge import Judge, fingerprint, open_features, reference_of, shipped_reference

@@ -44,6 +44,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latestart.denoisers.adapter import as_network
 from latestart.experiments.cells import Planned, Progress, again, first_line
 from latestart.experiments.grid import FULL, Grid
 from latestart.experiments.judge import Figures, few_samples
@@ -53,7 +54,6 @@ from latestart.experiments.table1_cells import PAPER, Entry, Options, entries, s
 from latestart.experiments.table1_rows import Done, Key, Row, rows, winners
 from latestart.files import write_json
 from latestart.processes import Processes
-from latestart.sampling.late_start import of_classes
 from latestart.sampling.matching import check_prior
 from latestart.sampling.seeds import white_noise
 
@@ -169,12 +169,12 @@ class Table:
 
 def _own_samples(prior: Any, subject: Subject, grid: Grid) -> Tensor:
     """Samples of a prior in [0, 1], `(samples, *shape)`: at noise level 0, of the network's classes in turn."""
-    classes = getattr(subject.network.config, "num_class_embeds", None)
+    classes = as_network(subject.network).classes
     labels = torch.arange(grid.samples) % classes if classes else None
     parts = []
     for index in torch.arange(grid.samples).split(grid.batch_size):
         z = white_noise(index.tolist(), prior.shape, grid.seed + 1).to(prior.device)
-        y = prior.push(z, **of_classes(prior, None if labels is None else labels[index]))
+        y = prior.push(z, prior.own_labels(None if labels is None else labels[index]))
         parts.append((y / 2 + 0.5).clamp(0, 1).cpu())
     return torch.cat(parts)
 

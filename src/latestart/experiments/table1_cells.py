@@ -11,6 +11,7 @@ from itertools import product
 
 import torch
 
+from latestart.denoisers.adapter import as_network
 from latestart.experiments import paper_pndm
 from latestart.experiments.cells import Meter, Metered, Outcome, Planned, first_line, key_of, measured, plan
 from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
@@ -221,7 +222,7 @@ def sample(subject: Subject, planned: Planned, batch_size: int, meter: Meter) ->
     """Sample a cell, on the paper's grid or as every sweep does, and take its figures."""
     if planned.cell.spacing != PAPER:
         return measured(subject, planned, batch_size, meter)
-    cell, classes = planned.cell, getattr(subject.network.config, "num_class_embeds", None)
+    cell, classes = planned.cell, as_network(subject.network).classes
     labels = torch.arange(cell.samples) % classes if classes else None
     model, prior = Metered(subject.network, meter), subject.priors[cell.prior][0]
     assert planned.steps is not None

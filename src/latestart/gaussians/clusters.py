@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.data import ImageSet
 from latestart.gaussians.sums import CHUNK, Sums
 from latestart.inputs.front import Stream
@@ -136,7 +137,7 @@ def assigned(images: ImageSet, components: int, labels: Tensor | None, sigma: fl
 def _told_apart(z: Tensor, k: int, sigma: float, seed: int) -> Tensor:
     """The component of each row z `(N, r)`, `(N,)`; EM looks at a random part of them."""
     first = kmeans(z, k, seed)
-    part = _chosen(z, max(ROWS, ROWS_EACH * k), torch.Generator().manual_seed(seed))
+    part = _chosen(z, max(ROWS, ROWS_EACH * k), seeded(seed))
     clusters, _ = em(z[part], first[part], k, sigma)
     return torch.cat([clusters.joint(rows).argmax(1) for rows in z.split(ROWS)])
 
@@ -177,7 +178,7 @@ def principal(sample: Tensor, seed: int) -> Directions:
     rows = rows - origin
     r = min(DIRECTIONS, rows.shape[1], max(1, len(rows) - 1))
     extra = min(r + 16, *rows.shape)
-    noise = torch.randn(len(rows), extra, generator=torch.Generator().manual_seed(seed), dtype=rows.dtype)
+    noise = torch.randn(len(rows), extra, generator=seeded(seed), dtype=rows.dtype)
     q = torch.linalg.qr(rows.T @ noise.to(rows))[0]
     for _ in range(POWERS):
         q = torch.linalg.qr(rows.T @ (rows @ q))[0]
@@ -189,7 +190,7 @@ def principal(sample: Tensor, seed: int) -> Directions:
 
 def kmeans(z: Tensor, k: int, seed: int) -> Tensor:
     """Clusters of rows z `(N, r)` by k-means++ (Arthur and Vassilvitskii 2007) and Lloyd's iterations: `(N,)`."""
-    centres = _seeded(z, k, torch.Generator().manual_seed(seed))
+    centres = _seeded(z, k, seeded(seed))
     cluster = _nearest(z, centres)
     for _ in range(LLOYD):
         sizes = cluster.bincount(minlength=k)

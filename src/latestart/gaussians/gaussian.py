@@ -30,13 +30,14 @@ from torch import Tensor
 
 from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.gaussians.basis import Basis, nuclear_norm, trace
+from latestart.gaussians.prior import Prior
 from latestart.gaussians.structures import basis_class
 from latestart.gaussians.sums import Sums, require_variance
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import warn_of_unit_range
 
 
-class Gaussian:
+class Gaussian(Prior):
     """`N(mean, Q diag(variances) Q^T)` over images; a denoiser for data that is so distributed.
 
     Args:
@@ -49,8 +50,6 @@ class Gaussian:
     Raises:
         ValueError: shapes that do not belong together, or variances that are negative or not finite.
     """
-
-    sigma_range = (0.0, math.inf)
 
     def __init__(
         self,
@@ -145,12 +144,13 @@ class Gaussian:
     def __repr__(self) -> str:
         return f"Gaussian(shape={self.shape}, basis={self.basis.name!r}, count={self.count})"
 
-    def __call__(self, y: Tensor, sigma: float | Tensor) -> Tensor:
+    def __call__(self, y: Tensor, sigma: float | Tensor, labels: Tensor | int | None = None) -> Tensor:
         """The posterior mean `E[x_0 | y] = m + C (C + sigma^2 I)^-1 (y - m)`.
 
         Args:
             y: `(B, *shape)`, data plus noise.
             sigma: noise level of y, a number or `(B,)`. At 0 the limit is returned: y projected on the data's span.
+            labels: no matter; one Gaussian knows no classes.
         """
         noised = self.variances + self._level(sigma, y).square()
         return self._scaled(y, torch.where(noised > 0, self.variances / noised, 0.0))
@@ -183,15 +183,9 @@ class Gaussian:
         end = self.variances + self._level(sigma_to, y).square()
         return self._scaled(y, (end / begin).sqrt())
 
-    def push(self, z: Tensor) -> Tensor:
-        """Carry white noise z `(B, *shape)` to samples by the symmetric root: `m + C^(1/2) z`."""
+    def push(self, z: Tensor, labels: Tensor | int | None = None) -> Tensor:
+        """Carry white noise z `(B, *shape)` to samples by the symmetric root: `m + C^(1/2) z`, whatever the labels."""
         return self._scaled(z, self.variances.sqrt(), centre=False)
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n samples `(n, *shape)`; the noise is drawn on the generator's device, so a seed fixes them."""
-        device = generator.device if generator is not None else self.device
-        z = torch.randn(n, *self.shape, generator=generator, dtype=self.dtype, device=device)
-        return self.push(z.to(self.device))
 
     def noised(self, sigma: float) -> "Gaussian":
         """The distribution of `x_0 + sigma eps`: the same basis, `variances + sigma^2`. Costs nothing of order D^2."""

@@ -40,6 +40,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.gaussians.basis import NARROW, Basis, Blocks, Products
 
 RANK = 256  # directions where none are asked for
@@ -124,7 +125,7 @@ class Sketch(Products):
         self.rank = rank
         self.columns = min(OVERSAMPLING * (rank or RANK), self.dim)
         self.size = (self.dim + 1, self.columns)
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         self._signs = torch.randint(0, 2, (self.dim,), generator=generator, dtype=torch.int8) * 2 - 1
         self._chosen = torch.randperm(self.dim, generator=generator)[: self.columns]
 

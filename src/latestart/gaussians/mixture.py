@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.checks import whole_number
 from latestart.data import ImageSet
 from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.gaussians.basis import Dense
@@ -37,6 +38,7 @@ from latestart.gaussians.clusters import assigned
 from latestart.gaussians.components import SHRINKAGE, grouped, groups_of, moments_of, moments_of_all, shrunken
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.lowrank import LowRank
+from latestart.gaussians.prior import Conditioned, Prior
 from latestart.gaussians.structures import basis_class
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import warn_of_unit_range
@@ -50,7 +52,7 @@ NEGLIGIBLE = 1e-12  # a component with a smaller share of an image has none
 Term = Callable[[Gaussian, Tensor, Tensor], Tensor]
 
 
-class Mixture:
+class Mixture(Prior):
     """`sum_k w_k N(m_k, C_k)` over images; a denoiser for data that is so distributed.
 
     Args:
@@ -62,8 +64,6 @@ class Mixture:
         ValueError: no components, components that differ in shape, dtype or device, or weights or labels that do not
             fit them.
     """
-
-    sigma_range = (0.0, math.inf)
 
     def __init__(
         self,
@@ -134,7 +134,8 @@ class Mixture:
         """
         images = as_images(batches)
         classes = _own_classes(images, labels)
-        each = _whole(components, COMPONENTS if classes is None else 1)
+        default = COMPONENTS if classes is None else 1
+        each = whole_number("components", default if components is None else components)
         if not (math.isfinite(shrinkage) and shrinkage >= 0):
             raise ValueError(f"expected a shrinkage of at least 0 images, received {shrinkage}")
         structure = (basis, rank, dtype, seed)
@@ -267,12 +268,6 @@ class Mixture:
         out[order] = torch.cat([self._light[k].push(part) for (k, _), part in zip(groups, parts)])
         return out
 
-    def sample(self, n: int, generator: torch.Generator | None = None, labels: Tensor | int | None = None) -> Tensor:
-        """Draw n samples `(n, *shape)`, of given classes or of any; the noise is drawn on the generator's device."""
-        device = generator.device if generator is not None else self.device
-        z = torch.randn(n, *self.shape, generator=generator, dtype=self.dtype, device=device)
-        return self.push(z.to(self.device), labels)
-
     @torch.inference_mode(False)
     def of_class(self, label: int) -> "Mixture":
         """The mixture of one class: its components, with their weights among themselves.
@@ -289,6 +284,11 @@ class Mixture:
             own = [self.components[k] for k in chosen]
             self._of_class[label] = Mixture(own, self.weights[chosen], [label] * len(own))
         return self._of_class[label]
+
+    def for_labels(self, labels: Tensor | int | None) -> Prior | Conditioned:
+        """See `Prior`; of one class, the mixture of that class."""
+        given = None if self.own_labels(labels) is None else torch.as_tensor(labels)
+        return self.of_class(int(given)) if given is not None and given.ndim == 0 else super().for_labels(labels)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Mixture":
         """This mixture on another device, or with means and bases in another dtype."""
@@ -486,30 +486,6 @@ def _lightened(component: Gaussian) -> Gaussian:
     return Gaussian(component.mean, few, torch.cat([values[:r], mean[r : r + 1]]))
 
 
-class Conditioned:
-    """A mixture as the denoiser of images whose classes are known: image i of a batch is of class `labels[i]`.
-
-    Args:
-        mixture: with labels.
-        labels: `(n,)`.
-    """
-
-    def __init__(self, mixture: Mixture, labels: Tensor) -> None:
-        self.mixture, self.labels = mixture, labels
-        self.shape, self.dtype, self.device = mixture.shape, mixture.dtype, mixture.device
-        self.sigma_range = mixture.sigma_range
-
-    def __call__(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        """`E[x_0 | y, class]`, `(n, *shape)`.
-
-        Raises:
-            ValueError: another number of images than labels; a class that the mixture does not have.
-        """
-        if len(y) != len(self.labels):
-            raise ValueError(f"expected the {len(self.labels)} images whose classes are known, received {len(y)}")
-        return self.mixture(y, sigma, self.labels)
-
-
 def _classes(labels: Tensor | np.ndarray | Sequence[int]) -> Tensor:
     """Class indices as `(N,)` int64."""
     given = torch.as_tensor(labels)
@@ -527,13 +503,6 @@ def _own_classes(images: ImageSet, labels: Any) -> Tensor | None:
         if labels is None:
             raise ValueError("labels=True takes the labels that the images bring, and these bring none")
     return None if labels is None or labels is False else _classes(labels)
-
-
-def _whole(components: int | None, default: int) -> int:
-    value = default if components is None else components
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"components={components!r}: expected a whole number of at least 1")
-    return int(value)
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:

@@ -298,7 +298,8 @@ class _Reader:
     def _whole(self, images: Images) -> Images:
         """Images that are all there are, checked against the range that they were said to have."""
         if images.value_range is not None and images.pixels.numel():
-            require_range(*(float(end) for end in images.pixels.aminmax()), images.value_range, len(images))
+            low, high = (float(end) for end in images.pixels.aminmax())
+            require_range(low, high, images.value_range, len(images))
         return images
 
     def _mapping(self, images: Mapping[str, Any]) -> ImageSet:

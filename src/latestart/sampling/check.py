@@ -10,7 +10,7 @@ and it is better than what it replaces where the network is worse than the prior
 verdict in words, with its figure (`findings.py`); together they say from where down to where a start is safe.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -18,12 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latestart.denoisers.networks import sample_shape
+from latestart.checks import seeded
+from latestart.denoisers.adapter import Network, as_network
+from latestart.denoisers.conditions import Conditions
+from latestart.gaussians.prior import as_prior
+from latestart.inputs.front import as_images
+from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise
 from latestart.sampling.criteria import CRITERIA, decisions
 from latestart.sampling.findings import NATS, Evidence, Finding, Start, Verdict, judge, plain, worst
+from latestart.sampling.late_start import checked_scheduler, late_start, start_level
 from latestart.sampling.linearity import BATCH, LEVELS, LINEAR, Linearity, compare, variance
-from latestart.sampling.matching import check_prior
+from latestart.sampling.matching import Match, match
 from latestart.theory.levels import CriticalLevel
 from latestart.theory.nats import NatsCurve
 
@@ -41,8 +47,9 @@ class Report:
     """All findings, the recommendation, and the curves that they were read from.
 
     Attributes:
-        findings: "linear", "gaussian", "critical", "network", in this order.
-        verdict, sentence: the worst of the four, and what to do.
+        findings: "linear", "gaussian", "critical", "network", in this order; then "prior", where it and the network
+            speak of different values.
+        verdict, sentence: the worst of them, and what to do.
         safe: lowest and highest start, in the scheduler's t, between which nothing is amiss; None if there is none.
         t_start: the start that one had in mind, if any.
         linearity, nats: the curves, on the same levels.
@@ -89,11 +96,14 @@ def check(
     model: Any,
     scheduler: Any,
     prior: Any,
-    images: Tensor,
+    images: Any,
     t_start: float | None = None,
     labels: Tensor | None = None,
     classify: Classifier | None = None,
     *,
+    steps: int = 5,
+    model_kwargs: Mapping[str, Any] | None = None,
+    check_prior: bool = True,
     evaluated: int = 256,
     criteria: Collection[str] = CRITERIA,
     seed: int = 0,
@@ -104,15 +114,21 @@ def check(
     It costs 24 network evaluations of each of `evaluated` images; the rest runs on the images as a point cloud.
 
     Args:
-        model: a diffusers network, or an exact model through `as_model`.
-        scheduler: the beta-based one that it was trained with.
-        prior: a `Gaussian`, or any prior that is a denoiser, fitted to other images than these.
-        images: `(n, *shape)`, in the model's value range, held out from the training of both; at least 40.
-        t_start: the start that one has in mind, in the scheduler's t: the verdicts are read there. Without it they say
-            down to which t all is well.
-        labels: `(n,)`, the class of each image: for the criteria that ask for classes, and for a class-conditional
-            network, which is given them (its nats are then those of the classes, averaged).
+        model: a diffusers network, an exact model through `as_model`, or a function through `as_network`.
+        scheduler: the one that it was trained with, or a sampler made from it.
+        prior: a `Gaussian`, any prior that denoises, or the path of a prior's file, fitted to other images than these.
+        images: whatever `as_images` takes, floats in the model's value range, held out from the training of both; at
+            least 40.
+        t_start: the start that one has in mind, in the scheduler's t: the verdicts are read where a run from there
+            begins, which for beta-based schedulers is `steps * (t_start // steps) - 1`. Without it they say down to
+            which t all is well.
+        labels: `(n,)`, the class of each image, by default those that the images bring: for the criteria that ask for
+            classes, and for a class-conditional network, which is given them (its nats are then those of the classes,
+            averaged).
         classify: from images in the model's range to class indices `(n,)`, where there are no labels.
+        steps: of the sampler.
+        model_kwargs: what else conditions the network, by the names of its own arguments, one row an image.
+        check_prior: judge first whether prior and network speak of the same values.
         evaluated: images that the network is evaluated on, drawn at random.
         criteria: those of the critical level to look for, of `CRITERIA`; by default all.
         seed: of all draws.
@@ -125,23 +141,35 @@ def check(
     """
     if unknown := sorted(set(criteria) - set(CRITERIA)):
         raise ValueError(f"expected criteria of {', '.join(map(repr, CRITERIA))}, received {unknown}")
-    noise = Noise.from_scheduler(scheduler)
-    _check_images(model, prior, images, labels)
-    start = None if t_start is None else noise.sigma(float(t_start))
-    conditions = _conditions(model, labels)
-    check_prior(model, scheduler, prior, conditions)
+    network, scheduler = as_network(model), checked_scheduler(scheduler)
+    noise, prior = Noise.from_scheduler(scheduler), as_prior(prior, "a check").to(network.device)
+    found_images = as_images(images, shape=network.sample_shape).collected()
+    images, labels = found_images.floats(), found_images.labels if labels is None else labels
+    _check_images(network, prior, images, labels)
+    conditions = _conditions(network, labels, model_kwargs, len(images))
+    start = None if t_start is None else start_level(late_start(scheduler, t_start, steps))
+    matched = match(network, scheduler, prior, conditions) if check_prior else None
     told = _steps(progress, LEVELS + len(CRITERIA))
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(images), generator=seeded(seed))
     some, seen = order[: max(evaluated, FEWEST)], order[:CLOUD]
-    curve, linearity = compare(model, scheduler, prior, images, conditions, some, start, seed, told)
+    curve, linearity = compare(network, scheduler, prior, images, conditions, some, start, seed, told)
     classes = _classes(images[seen], None if labels is None else labels[seen], classify)
     found = decisions(curve, images[seen], classes, noise, criteria, seed, told)
-    evidence = Evidence(linearity, curve, found, noise, _start(curve, t_start, start))
+    evidence = Evidence(linearity, curve, found, noise, _start(curve, noise, start))
     findings, safe = judge(evidence), safe_range(evidence)
+    sentence = advice(worst(findings), safe, evidence)
+    if matched is not None and not matched.agrees:
+        findings, safe, sentence = (*findings, disagreement(matched)), None, matched.sentence
     return Report(
-        findings, worst(findings), advice(worst(findings), safe, evidence), safe, t_start, linearity, curve,
+        findings, worst(findings), sentence, safe, t_start, linearity, curve,
         found.levels, found.missing, found.collapse, len(images), len(some), seed,
     )  # fmt: skip
+
+
+def disagreement(matched: Match) -> Finding:
+    """The finding "prior": it and the network speak of different values, and all else is judged of neither."""
+    numbers = {"means": matched.means, "apart": matched.apart, "width": matched.width, "spreads": matched.spreads}
+    return Finding("prior", "bad", matched.sentence, numbers)
 
 
 def halves(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -154,7 +182,7 @@ def halves(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"expected at least {2 * FEWEST} images, half for the prior and half to judge it, received {n}"
         )
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(n, generator=seeded(seed))
     return order[: n // 2], order[n // 2 :]
 
 
@@ -204,24 +232,25 @@ def _steps(progress: Progress | None, total: int) -> Callable[[str], None]:
     return lambda what: None if progress is None else progress(next(done), total, what)
 
 
-def _start(curve: NatsCurve, t: float | None, sigma: float | None) -> Start | None:
-    if t is None or sigma is None:
+def _start(curve: NatsCurve, noise: Noise, sigma: float | None) -> Start | None:
+    if sigma is None:
         return None
-    return Start(float(t), sigma, int((curve.sigma - sigma).abs().argmin()))
+    return Start(noise.clamped_time(sigma), sigma, int((curve.sigma - sigma).abs().argmin()))
 
 
-def _check_images(model: Any, prior: Any, images: Tensor, labels: Tensor | None) -> None:
-    shape = sample_shape(model)
+def _check_images(network: Network, prior: Any, images: Tensor, labels: Tensor | None) -> None:
+    shape = network.sample_shape
     if tuple(prior.shape) != shape or tuple(images.shape[1:]) != shape:
         raise ValueError(
             f"the model's samples are {shape}, received a prior for {tuple(prior.shape)} and images "
             f"{tuple(images.shape)}"
         )
-    if len(images) < FEWEST or not images.is_floating_point() or not images.isfinite().all():
+    if len(images) < FEWEST or not images.isfinite().all():
         raise ValueError(
-            f"expected at least {FEWEST} images of finite floating-point values, received {len(images)} "
-            f"of {images.dtype}"
+            f"expected at least {FEWEST} images of finite floating-point values, received {len(images)}"
+            f"{'' if images.isfinite().all() else ' with values that are NaN or infinite'}"
         )
+    require_same_range(images, getattr(prior, "value_range", None), "the prior")
     if labels is not None and (tuple(labels.shape) != (len(images),) or labels.is_floating_point()):
         raise ValueError(
             f"expected a class index for each of {len(images)} images, received {labels.dtype} {tuple(labels.shape)}"
@@ -240,14 +269,13 @@ def _fitted_to(prior: Any, images: Tensor) -> bool:
     return bool(apart <= 1e-8 * variance(images))
 
 
-def _conditions(model: Any, labels: Tensor | None) -> Tensor | None:
-    """The classes that a class-conditional network is given; None for any other."""
-    classes = getattr(model.config, "num_class_embeds", None) or 0
-    if classes and labels is None:
+def _conditions(network: Network, labels: Tensor | None, kwargs: Mapping[str, Any] | None, n: int) -> Conditions:
+    """What a conditional network is given; labels are for the criteria alone where it knows no classes."""
+    if network.classes and labels is None:
         raise ValueError(
-            f"the network is conditional on {classes} classes: the class of each image is needed, got None"
+            f"the network is conditional on {network.classes} classes: the class of each image is needed, got None"
         )
-    return labels if classes else None
+    return Conditions(network, labels if network.labelled else None, kwargs, n)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ limits it: in 10 steps, where it starts highest, these are 11% and 61%.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,14 +32,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.checks import seeded, whole_number
 from latestart.data import Images
-from latestart.denoisers.networks import from_diffusers, sample_shape
+from latestart.denoisers.adapter import Network, as_network
+from latestart.denoisers.conditions import Conditions
+from latestart.denoisers.networks import NetworkDenoiser, from_diffusers
 from latestart.evaluation.kernel import EnergyTo
 from latestart.evaluation.quality import resolve
+from latestart.gaussians.mixture import Mixture
+from latestart.gaussians.prior import as_prior
+from latestart.inputs.front import as_images
+from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise
-from latestart.sampling.late_start import conditioned, late_start, of_classes, start_level, whole_number
-from latestart.sampling.loop import Counted, checked_labels, draw
-from latestart.sampling.matching import check_prior
+from latestart.sampling import names
+from latestart.sampling.findings import doubts_of
+from latestart.sampling.late_start import checked_scheduler, late_start, start_level
+from latestart.sampling.loop import Counted, draw
+from latestart.sampling.matching import check_prior as require_match
+from latestart.sampling.matching import check_shape
 from latestart.sampling.probing import FEWEST, LEAST, BlockNoise, Probes, StepNoise, block_size, moment_weights, zoom
 from latestart.sampling.seeds import sample_generator
 from latestart.theory.branches import Criterion
@@ -90,6 +100,7 @@ class Choice:
         evidence: all starts that were looked at, latest last.
         nfe: evaluations of the network that the choice cost, over single images.
         how: the reason in words.
+        doubts: why `check` would call a start there bad, as far as the choice has seen it; none if it has seen nothing.
     """
 
     t_start: float
@@ -98,13 +109,17 @@ class Choice:
     evidence: tuple[Candidate, ...]
     nfe: int
     how: str
+    doubts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Choice(t_start={self.t_start:g}, sigma={self.sigma:.4g}, method={self.method!r}, nfe={self.nfe})"
 
 
 def choose_start(
     model: Any,
     scheduler: Any,
     prior: Any,
-    images: Images | Tensor | None = None,
+    images: Any = None,
     steps: int = 5,
     method: str | None = None,
     *,
@@ -112,39 +127,57 @@ def choose_start(
     labels: Tensor | int | None = None,
     probes: int = PROBES,
     budget: float | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    check_prior: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
+    **others: Any,
 ) -> Choice:
     """Choose where to start sampling.
 
+    It costs about 1,600 evaluations of single images without a probe, and 10,500 with one in five steps.
+
     Args:
-        model: a diffusers network, or an exact model through `as_model`.
+        model: a diffusers network, an exact model through `as_model`, or a function through `as_network`.
         scheduler: the sampler to be started late; it is not changed.
-        prior: where the start samples come from.
-        images: `Images`, or `(n, *shape)` in the model's value range, that neither model nor prior were fitted to.
+        prior: where the start samples come from, or the path of its file.
+        images: whatever `as_images` takes, floats in the model's value range, that neither model nor prior were fitted
+            to. They are taken in an order drawn by the seed.
         steps: of the sampler.
         method: one of `METHODS`; by default "nats+probe" with images and features, else "nats".
         features: for probing, the name of a shipped extractor, a function from images `(B, C, H, W)` in [0, 1] to
             features `(B, F)`, or "values": the samples' own values, for exact models of few dimensions. Distances
             between pixels say nothing about pictures.
-        labels: for class-conditional models, a class index, or those of the images.
+        labels: for class-conditional models, a class index, or those of the images; those that the images bring by
+            default.
         probes: samples of all probes together, at least 200; they cost at most `probes * steps` evaluations with a
             first-order sampler.
         budget: nats at the start, for the method "nats"; by default 5 / steps^2.
-        seed: of the noise; the probes' seeds are apart from those of `generate`.
+        model_kwargs: what else conditions the network, by the names of its own arguments: one row an image, or without
+            images rows that are taken in turn.
+        check_prior: compare the prior with the model first, and with the range of the images.
+        seed: of the noise and the order of the images; the probes' seeds are apart from those of `generate`.
         progress: called as `progress(done, total, what)`, over blocks of probes.
 
     Raises:
+        TypeError: something that is no network, scheduler or prior.
         ValueError: an unknown method; a method without the images or features that it needs; too few images or
-            probes; images or a prior of another shape, or images that are not finite; labels that are not classes of
-            the model, or not one for each image; a budget that is not above 0; a scheduler that cannot be late-started.
+            probes; images or a prior of another shape or range, or images that are not finite; labels that are not
+            classes of the model, or not one for each image; a budget that is not above 0; a scheduler that cannot be
+            late-started.
     """
-    steps = whole_number("steps", steps)
-    values = None if images is None else _values(images, sample_shape(model))
-    chosen = _method(method, values, features)
+    names.refuse("choose_start", others)
+    network, steps = as_network(model), whole_number("steps", steps)
+    scheduler = checked_scheduler(scheduler)
+    prior = as_prior(prior, "choosing a start").to(network.device)
+    chosen = _method(method, images is not None, features)
     if budget is not None and not (math.isfinite(budget) and budget > 0):
         raise ValueError(f"expected a budget above 0 nats, received {budget}")
-    search = _Search(Counted(model), scheduler, prior, values, steps, labels, seed, progress or (lambda *_: None))
+    values, conditions = _given(network, images, labels, model_kwargs, seed)
+    if values is not None and check_prior:
+        require_same_range(values, getattr(prior, "value_range", None), "the prior")
+    search = _Search(Counted(network), scheduler, prior, values, steps, conditions, seed, progress or (lambda *_: None))
+    search.require_match(check_prior)
     search.progress(0, 1, chosen.partition("+")[0])
     if chosen == "nats":
         return search.by_nats(BUDGET / steps**2 if budget is None else budget)
@@ -160,40 +193,39 @@ class _Search:
     prior: Any
     images: Tensor | None
     steps: int
-    labels: Tensor | int | None
+    conditions: Conditions
     seed: int
     progress: Progress
 
     def __post_init__(self) -> None:
         self.noise = Noise.from_scheduler(self.scheduler)
-        self.prior = self.prior.to(self.model.device) if hasattr(self.prior, "to") else self.prior
-        count = None if self.images is None else len(self.images)
-        self.labels = checked_labels(self.model, self.labels, count)
-        check_prior(self.model, self.scheduler, self.prior, self.labels)
-        if (
-            isinstance(self.labels, Tensor)
-            and self.labels.ndim == 0
-            and getattr(self.prior, "labels", None) is not None
-        ):
-            self.prior = self.prior.of_class(int(self.labels))  # which to all that follows is the prior
+
+    def require_match(self, compared: bool) -> None:
+        """Compare prior and model, and take for the prior that of the one class that is asked for."""
+        if compared:
+            require_match(self.model, self.scheduler, self.prior, self.conditions)
+        check_shape(self.model, self.prior)
+        labels = self.prior.own_labels(self.conditions.labels)
+        if isinstance(labels, Tensor) and labels.ndim == 0 and isinstance(self.prior, Mixture):
+            self.prior = self.prior.of_class(int(labels))  # which to all that follows is the prior
 
     def by_nats(self, budget: float) -> Choice:
         curve = self._divergence()
         sigma, found = _level(curve, budget)
         start = self._candidate(sigma, curve)
         how = f"{'KL(prior || model)' if self.images is None else 'KL(data || prior)'} {found}"
-        return self._choice(start, "nats", [*self._window(curve), start], how)
+        return self._choice(start, "nats", [*self._window(curve), start], how, curve)
 
     def by_stability(self) -> Choice:
         """Central differences: each product with the Jacobian is two evaluations that are counted."""
-        if isinstance(self.labels, Tensor) and self.labels.ndim:
+        if (count := self.conditions.count) is not None:
             raise ValueError(
-                f"the stability of a fixed point is that of one class: expected one label, received {len(self.labels)}"
+                f"the stability of a fixed point is that of one class: expected one label, received {count}"
             )
-        denoiser = from_diffusers(self.model, self.scheduler, self.labels)
+        denoiser = self._denoiser()
         criterion: Criterion = "sde" if self.noise.kind == "vp" else "density"  # c of the process' own reverse SDE
         bottom, top = self._range()
-        search: dict[str, Any] = {"start": self.prior.mean, "method": "differences", "sigma_range": (bottom, top)}
+        search: dict[str, Any] = {"start": self._centre(), "method": "differences", "sigma_range": (bottom, top)}
         try:
             sigma = crossing(denoiser, criterion, **search).sigma
             how = f"the central fixed point loses its stability at sigma = {sigma:.4g}"
@@ -232,7 +264,7 @@ class _Search:
             f"by probes from {len(seen)} starts, samples come nearest to the images from about sigma = "
             f"{seen[best].sigma:.4g}: energy distance {seen[best].distance:.4g} with {seen[best].samples} samples"
         )
-        return self._choice(seen[best], method, list(seen.values()), how)
+        return self._choice(seen[best], method, list(seen.values()), how, curve)
 
     def _ladder(self, curve: NatsCurve | None) -> tuple[float, range]:
         """The level of rung 0, and the rungs to begin with: about the budget, or over all levels of the images."""
@@ -259,12 +291,13 @@ class _Search:
 
         def block(t_start: float, number: int) -> Tensor:
             """The same noise for every start, in the steps as well: it depends on the seed and the block's number."""
-            seed, labels = APART + self.seed * 2**16 + number, self._labels(size)
+            seed, mine = APART + self.seed * 2**16 + number, self.conditions.turned(size)
             first, *later = noise(number).split(1)
             with StepNoise(torch.cat(later)):
                 drawn = draw(
-                    self.model, self.scheduler, self.prior, size, self.steps, t_start, seed, first[0], labels, size
-                )
+                    self.model, self.scheduler, self.prior, size, self.steps, t_start, seed, first[0], mine.labels,
+                    size, model_kwargs=mine.kwargs,
+                )  # fmt: skip
             return extract(drawn.samples)
 
         return block
@@ -295,13 +328,13 @@ class _Search:
     def _divergence(self, most: int = IMAGES) -> NatsCurve:
         """Without images, of samples of the prior, whose own denoiser is exact on them, from the model."""
         count = most if self.images is None else min(most, len(self.images))
-        labels = self._labels(count)
-        denoiser, known = from_diffusers(self.model, self.scheduler, labels), of_classes(self.prior, labels)
-        prior = conditioned(self.prior, labels)
+        denoiser, labels = self._denoiser(count), self.conditions.turned(count).labels
+        prior = self.prior.for_labels(labels)
         if self.images is not None:
             images, levels = self.images[:count], _levels(denoiser, self.images[:IMAGES])
             return nats(denoiser, prior, images, levels, batch_size=count, seed=self.seed)
-        images = self.prior.sample(count, generator=sample_generator(APART + self.seed, 0), **known)
+        drawn_labels = self.prior.own_labels(labels)
+        images = self.prior.sample(count, sample_generator(APART + self.seed, 0), drawn_labels)
         levels = _levels(denoiser, images)
         return nats(prior, denoiser, images, levels, exact=True, batch_size=count, seed=self.seed)
 
@@ -321,34 +354,51 @@ class _Search:
             t_start = float(self.steps * min(max(round(t_start / self.steps), 1), top))
         return Candidate(t_start, start_level(late_start(self.scheduler, t_start, self.steps)))
 
-    def _labels(self, n: int) -> Tensor | int | None:
-        """The labels for n samples, in turn."""
-        if isinstance(self.labels, Tensor) and self.labels.ndim:
-            return self.labels[torch.arange(n) % len(self.labels)]
-        return self.labels
+    def _denoiser(self, n: int | None = None) -> NetworkDenoiser:
+        """The network's denoiser, of n samples whose conditions are taken in turn."""
+        mine = self.conditions if n is None else self.conditions.turned(n)
+        return from_diffusers(self.model, self.scheduler, mine.labels, model_kwargs=mine.kwargs)
 
-    def _choice(self, best: Candidate, method: str, seen: Sequence[Candidate], how: str) -> Choice:
-        return Choice(best.t_start, best.sigma, method, tuple(self._distinct(seen)), self.model.evaluated, how)
+    def _centre(self) -> Tensor:
+        """The mean of the prior, or that of its samples."""
+        mean = getattr(self.prior, "mean", None)
+        return mean if isinstance(mean, Tensor) else self.prior.sample(IMAGES, sample_generator(self.seed, 0)).mean(0)
+
+    def _choice(
+        self, best: Candidate, method: str, seen: Sequence[Candidate], how: str, curve: NatsCurve | None = None
+    ) -> Choice:
+        doubts = () if curve is None else doubts_of(curve, best.sigma, self.noise, self.images is not None)
+        return Choice(best.t_start, best.sigma, method, tuple(self._distinct(seen)), self.model.evaluated, how, doubts)
 
 
-def _method(method: str | None, images: Tensor | None, features: Features | None) -> str:
+def _given(
+    network: Network, images: Any, labels: Any, kwargs: Mapping[str, Any] | None, seed: int
+) -> tuple[Tensor | None, Conditions]:
+    """The images, in an order drawn by the seed, and the conditions in the same."""
+    if images is None:
+        return None, Conditions(network, labels, kwargs)
+    found = as_images(images, shape=network.sample_shape).collected()
+    values = _values(found, network.sample_shape)
+    own = found.labels if labels is None and network.labelled else labels
+    order = torch.randperm(len(values), generator=seeded(seed))
+    return values[order], Conditions(network, own, kwargs, len(values))[order]
+
+
+def _method(method: str | None, images: bool, features: Features | None) -> str:
     if method is None:
-        return "nats" if images is None or features is None else "nats+probe"
+        return "nats+probe" if images and features is not None else "nats"
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r} to choose a start by; there are {', '.join(METHODS)}")
-    if "probe" in method and (images is None or features is None):
-        missing = " and ".join(n for n, x in (("images", images), ("features", features)) if x is None)
+    if "probe" in method and not (images and features is not None):
+        missing = " and ".join(n for n, x in (("images", images), ("features", features is not None)) if not x)
         raise ValueError(f"the method {method!r} compares features of samples and images: {missing} missing")
     return method
 
 
-def _values(images: Images | Tensor, shape: tuple[int, ...]) -> Tensor:
-    values = images.floats() if isinstance(images, Images) else torch.as_tensor(images)
-    if len(values) < FEWEST_IMAGES or not values.is_floating_point():
-        raise ValueError(
-            f"expected at least {FEWEST_IMAGES} images, as load_images returns them or as floating-point values in the "
-            f"model's range, received {values.dtype} {tuple(values.shape)}"
-        )
+def _values(images: Images, shape: tuple[int, ...]) -> Tensor:
+    values = images.floats()
+    if len(values) < FEWEST_IMAGES:
+        raise ValueError(f"expected at least {FEWEST_IMAGES} images, received {tuple(values.shape)}")
     if tuple(values.shape[1:]) != shape or not values.isfinite().all():
         raise ValueError(
             f"expected finite images of the model's shape {shape}, received {tuple(values.shape[1:])}"

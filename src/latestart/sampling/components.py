@@ -19,10 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latestart.data import Images, Placed
+from latestart.checks import seeded
+from latestart.data import Images, Placed, Range
 from latestart.evaluation.copying import Copying, CopyingFrom
 from latestart.gaussians.components import EmptyComponent
 from latestart.gaussians.mixture import Mixture
+from latestart.inputs.front import as_images
+from latestart.inputs.ranges import require_same_range
 from latestart.sampling.late_start import late_start, start_level
 from latestart.sampling.loop import draw
 from latestart.sampling.seeds import white_noise
@@ -64,8 +67,8 @@ class ComponentsChoice:
 
 
 def choose_components(
-    images: Images | Tensor,
-    held_out: Images | Tensor,
+    images: Any,
+    held_out: Any,
     sigma: float | None = None,
     candidates: Sequence[int] | None = None,
     *,
@@ -81,8 +84,9 @@ def choose_components(
     """Choose the number of components of a mixture for a late start at one level.
 
     Args:
-        images: to fit to, `Images` (which stay bytes) or `(N, *shape)` in the model's value range.
-        held_out: at least 400 others of the same kind; half of them serve as the second set of the copying check.
+        images: to fit to, whatever `as_images` takes (bytes stay bytes), floats in the model's value range.
+        held_out: at least 400 others of the same kind, taken in an order drawn by the seed; half of them serve as the
+            second set of the copying check.
         sigma: the noise level of the start; with a model and `t_start` it is that of the run.
         candidates: numbers of components; by default 1, 2, 5, 10, 30, 100, 300, as far as there are 20 images for each.
         model, scheduler, t_start, steps: to look for copies among generated images, not the mixture's own samples.
@@ -96,8 +100,11 @@ def choose_components(
             suffice for, fewer than one sample, no number of components within the bar of copying, and what
             `Mixture.fit` raises; only numbers that the images cannot be told into are left out.
     """
-    fitted_to = images if isinstance(images, Images) else _values("images", images)
-    others = _values("held_out", held_out)
+    fitted_to = as_images(images).collected()
+    others = _values("held_out", as_images(held_out, shape=fitted_to.shape).collected())
+    _values("images", fitted_to[: len(fitted_to) if fitted_to.bare else 0])  # bytes are finite
+    require_same_range(others, _range_of(fitted_to), "the mixture")
+    others = others[torch.randperm(len(others), generator=seeded(seed))]
     if len(others) < 400:
         raise ValueError(f"expected at least 400 held-out images, received {len(others)}")
     if samples < 1:
@@ -105,11 +112,10 @@ def choose_components(
     if model is not None:
         sigma = start_level(late_start(scheduler, _given("t_start", t_start), steps))
     sigma = _given("sigma", sigma)
-    batches = Placed(fitted_to, device) if isinstance(fitted_to, Images) else fitted_to.to(device)
-    mixtures = _fitted(batches, _candidates(candidates, len(fitted_to)), seed, fit)
+    mixtures = _fitted(Placed(fitted_to, device), _candidates(candidates, len(fitted_to)), seed, fit)
     y = others + sigma * white_noise(range(len(others)), tuple(others.shape[1:]), seed).to(others)
     densities = {k: _densities(m.noised(sigma), y) for k, m in mixtures.items()}
-    check = _check(fitted_to, others)
+    check = _check(fitted_to, others, seed)
     copies = {}
     for k, mixture in mixtures.items():
         z = white_noise(range(samples), mixture.shape, seed)
@@ -159,7 +165,7 @@ def _candidates(candidates: Sequence[int] | None, count: int) -> list[int]:
     return sorted(set(possible))
 
 
-def _fitted(images: Tensor | Placed, candidates: list[int], seed: int, options: dict[str, Any]) -> dict[int, Mixture]:
+def _fitted(images: Placed, candidates: list[int], seed: int, options: dict[str, Any]) -> dict[int, Mixture]:
     """The mixtures that can be fitted; more components than the images can be told into are none."""
     found: dict[int, Mixture] = {}
     failure = None
@@ -174,18 +180,27 @@ def _fitted(images: Tensor | Placed, candidates: list[int], seed: int, options: 
     return found
 
 
-def _check(fitted_to: Images | Tensor, others: Tensor) -> CopyingFrom:
-    """Equal numbers of fitted and held-out images, and the rest of the held-out ones for the threshold."""
+def _check(fitted_to: Images, others: Tensor, seed: int) -> CopyingFrom:
+    """Equal numbers of fitted and held-out images, drawn, and the rest of the held-out ones for the threshold."""
     n = min(SEEN, len(fitted_to), len(others) // 2)
-    return CopyingFrom(_unit(_values("images", fitted_to[:n])), _unit(others[:n]), _unit(others[n:]))
+    seen = fitted_to[torch.randperm(len(fitted_to), generator=seeded(seed))[:n]]
+    return CopyingFrom(_unit(seen.floats()), _unit(others[:n]), _unit(others[n:]))
 
 
 def _unit(values: Tensor) -> Tensor:
     return (values.float() / 2 + 0.5).clamp(0, 1)
 
 
-def _values(name: str, images: Images | Tensor) -> Tensor:
-    values = images.floats() if isinstance(images, Images) else torch.as_tensor(images)
+def _range_of(images: Images) -> Range | None:
+    """Lowest and highest value of floats of which nobody has said a range."""
+    if not images.bare or not len(images):
+        return None
+    low, high = images.pixels.aminmax()
+    return float(low), float(high)
+
+
+def _values(name: str, images: Images) -> Tensor:
+    values = images.floats()
     if bad := int((~values.isfinite()).flatten(1).any(1).sum()):
         raise ValueError(f"expected {name} of finite values, received {bad} with values that are NaN or infinite")
     return values

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.denoisers.exact import PointCloud
 from latestart.noise import Noise
 from latestart.sampling.linearity import variance
@@ -123,7 +124,7 @@ def _halved(
     find: Callable[[Tensor, Tensor | None], CriticalLevel], cloud: Tensor, classes: Tensor | None, seed: int
 ) -> CriticalLevel:
     """A level of the cloud; its interval is the range over random halves of it, whose spread is that of the whole."""
-    level, generator = find(cloud, classes), torch.Generator().manual_seed(seed)
+    level, generator = find(cloud, classes), seeded(seed)
     found = [level.sigma]
     for _ in range(HALVES):
         index = torch.randperm(len(cloud), generator=generator)[: len(cloud) // 2]
@@ -257,7 +258,7 @@ def _uturn(cloud: Tensor, classes: Tensor | None, seed: int) -> CriticalLevel:
     rows = cloud.flatten(1)
     high = 2 * math.sqrt(variance(cloud))
     sigma = torch.from_numpy(np.geomspace(high, 0.02 * high, UTURN_LEVELS))
-    noise = torch.randn(rows[:PROBES].shape, generator=torch.Generator().manual_seed(seed)).to(rows)
+    noise = torch.randn(rows[:PROBES].shape, generator=seeded(seed)).to(rows)
     changed = [_changed(rows, classes, noise, float(level)) for level in sigma]
     how = f"its class changes half as often as by chance, by the posterior over the others of {len(rows)} images"
     return Curve(sigma, torch.stack(changed, 1), "uturn", how).crossing((1 - shares.square().sum().item()) / 2)

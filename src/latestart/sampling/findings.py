@@ -313,6 +313,30 @@ def _network_numbers(e: Evidence) -> dict[str, Any]:
     return numbers
 
 
+def doubts_of(curve: NatsCurve, sigma: float, noise: Noise, network: bool = True) -> tuple[str, ...]:
+    """Why `check` would call a start bad, as far as a divergence tells it; none where it tells nothing.
+
+    Args:
+        curve: of the prior, at levels that the start lies among.
+        sigma: the level at which a run begins.
+        noise: gives levels their times.
+        network: whether the curve is of the data from the prior, so that it knows where the network is worse.
+    """
+    at, t = int((curve.sigma.log() - math.log(sigma)).abs().argmin()), noise.clamped_time(sigma)
+    found, nats = [], float(curve.nats[: at + 1].max())
+    if _by_bars(nats, NATS) == "bad":
+        found.append(
+            f"at t = {t:.0f} the prior is {nats:.2g} nats from the noised data: check would call this start bad, above "
+            f"{NATS[1]:g} nats; a start at a larger t, or a prior of more components, is less wrong"
+        )
+    if network and curve.worse.any() and at <= runs(curve.worse)[-1][-1]:
+        found.append(
+            f"at t = {t:.0f} or below it the network is worse than the prior's own denoiser: check would call this "
+            "start bad; a start at a smaller t skips that"
+        )
+    return tuple(found)
+
+
 # --- words ------------------------------------------------------------------------------------------------------------
 
 

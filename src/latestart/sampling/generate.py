@@ -1,21 +1,28 @@
 """From a model to images in one call: a late start where it is told to, or where `choose_start` finds it best."""
 
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from latestart.denoisers.networks import sample_shape
+from latestart.denoisers.adapter import as_network
+from latestart.denoisers.conditions import Conditions
+from latestart.gaussians.prior import as_prior, as_start
 from latestart.noise import Noise
+from latestart.sampling import names
 from latestart.sampling.choose import choose_start
-from latestart.sampling.late_start import Prior, late_start
+from latestart.sampling.guard import LateStarted
+from latestart.sampling.late_start import checked_scheduler, late_start
 from latestart.sampling.loop import Result, check_level, checked, draw
-from latestart.sampling.matching import check_prior
+from latestart.sampling.matching import check_prior as compare
+from latestart.sampling.matching import doubt
 
 
 def generate(
     model: Any,
     scheduler: Any,
-    prior: Prior | None = None,
+    prior: Any = None,
     n: int = 64,
     steps: int = 5,
     t_start: float | None = None,
@@ -24,55 +31,75 @@ def generate(
     labels: Tensor | int | None = None,
     batch_size: int | None = None,
     *,
+    model_kwargs: Mapping[str, Any] | None = None,
+    check_prior: bool = True,
     first: int = 0,
     progress: bool = False,
+    **others: Any,
 ) -> Result:
     """Sample images from a diffusers model, from full noise or from a late start.
 
     Args:
-        model: a diffusers network, or an exact model through `as_model`; in [-1, 1].
-        scheduler: any diffusers scheduler; its own spacing and clipping are used. It is not changed.
-        prior: where a late start draws from, a `Gaussian` fitted to the clean images; None stands for N(0, I). It is
-            compared with the model first (`check_prior`), which is not counted in `nfe`.
+        model: a diffusers network, an exact model through `as_model`, or a function through `as_network`.
+        scheduler: any diffusers scheduler; its own spacing and clipping are used. It is not changed. One that is
+            late-started already keeps its start.
+        prior: where a late start draws from, a `Gaussian` fitted to the clean images, or the path of its file; None
+            stands for N(0, I).
         n: number of images; with `noise`, its length counts.
         steps: steps of the sampler.
-        t_start: where to start, in the scheduler's t. None starts from full noise; with a prior, `choose_start` is
-            asked, without images, which costs about 1,500 evaluations that are not counted in `nfe`: to choose once
-            for many runs, or with images at hand, ask it yourself.
+        t_start: where to start, in the scheduler's t, a time of its training: larger is noisier. None starts from full
+            noise; with a prior, `choose_start` is asked, without images, which costs about 1,600 evaluations that are
+            not counted in `nfe`: to choose once for many runs, or with images at hand, ask it yourself.
         seed: sample i depends on (seed, i) alone.
         noise: white noise `(n, *shape)` to start from, in place of the seed's.
         labels: for class-conditional models, a class index or `(n,)` of them.
         batch_size: samples evaluated at once; at most 256 if not given.
+        model_kwargs: what else conditions the network, by the names of its own arguments, one row a sample.
+        check_prior: compare the prior with the model first, by 64 evaluations that are not counted in `nfe`, and warn
+            where `check` would call the start bad, by 32 more.
         first: index of the first sample: a part of a run, made by itself, is what it is in the whole.
         progress: show a progress bar, on a terminal.
 
     Raises:
-        ValueError: a prior whose shape or value range is not the model's; labels or noise of the wrong length; a start
-            or a scheduler that `late_start` refuses.
+        TypeError: something that is no network, scheduler or prior, or an argument by its name in diffusers.
+        ValueError: a prior whose shape or value range is not the model's; labels, noise or conditions of the wrong
+            length; a start or a scheduler that `late_start` refuses.
         FloatingPointError: the samples hold NaN or infinite values.
+
+    Warns:
+        UserWarning: the network does not follow the prior at the start.
     """
-    _, steps, labels, noise = checked(model, sample_shape(model), n, steps, labels, noise, batch_size)
-    if prior is None or t_start is not None:
-        check_level(model, scheduler, t_start)
+    names.refuse("generate", others)
+    network = as_network(model)
+    scheduler = checked_scheduler(scheduler)
+    n, steps, noise = checked(network.sample_shape, n, steps, noise, batch_size)
+    conditions = Conditions(network, labels, model_kwargs, n)
+    late = t_start is not None or isinstance(scheduler, LateStarted)
+    if prior is None or late:
+        check_level(network, scheduler, t_start)
     if prior is not None:
-        late_start(scheduler, _top(scheduler, steps) if t_start is None else t_start, steps)  # refuses before any work
-        prior = prior.to(model.device) if hasattr(prior, "to") else prior
-    if prior is not None and t_start is not None:
-        check_prior(model, scheduler, prior, labels)
-    elif prior is not None:  # which checks the prior as well
-        t_start = choose_start(model, scheduler, prior, steps=steps, labels=labels).t_start
+        prior = as_start(prior).to(network.device)
+        begun = scheduler if late and t_start is None else late_start(scheduler, _top(scheduler, t_start), steps)
+        if late and check_prior:
+            compare(network, scheduler, prior, conditions)
+            if said := doubt(network, begun, prior, conditions):
+                warnings.warn(said, stacklevel=2)
+        elif not late:  # which checks the prior as well
+            prior = as_prior(prior, "choosing a start")
+            asked: dict[str, Any] = {"labels": labels, "model_kwargs": model_kwargs, "check_prior": check_prior}
+            chosen = choose_start(network, scheduler, prior, steps=steps, **asked)
+            t_start = chosen.t_start
+            for said in chosen.doubts:
+                warnings.warn(said, stacklevel=2)
     return draw(
-        model, scheduler, prior, n, steps, t_start, seed, noise, labels, batch_size, first=first, progress=progress
-    )
+        network, scheduler, prior, n, steps, t_start, seed, noise, labels, batch_size,
+        model_kwargs=model_kwargs, first=first, progress=progress,
+    )  # fmt: skip
 
 
-def _top(scheduler: Any, steps: int) -> float:
-    """The top of a schedule that a start can be chosen on."""
-    if Noise.from_scheduler(scheduler).kind != "vp":
-        raise ValueError(
-            f"a start is chosen on beta-based schedulers only, received a {type(scheduler).__name__}: give t_start, in "
-            "its own time"
-        )
-    if steps > len(scheduler.alphas_cumprod):
-        raise ValueError(f"{steps} steps are more than the schedule's {len(scheduler.alphas_cumprod)} times")
-    return len(scheduler.alphas_cumprod)
+def _top(scheduler: Any, t_start: float | None) -> float:
+    """The start, or the top of the schedule, where one that cannot be late-started shows it before any work."""
+    if t_start is not None:
+        return t_start
+    noise = Noise.from_scheduler(scheduler)
+    return noise.t_range[1] + (noise.kind == "vp")

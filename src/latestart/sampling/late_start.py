@@ -16,27 +16,28 @@ and `x_s` is then brought into the scheduler's own space: some classes carry sam
 what `scale_model_input` does to a one, not by name.
 
 Contract: a late-started scheduler is an instance of the user's class with the user's configuration, its times set; it
-is good for the number of steps that it was made for, and any other raises. `Run` drives any scheduler through one loop,
-whatever its `step` asks for.
+is good for the number of steps that it was made for, and any other raises (`guard.py`). Each is rehearsed before it is
+handed out (`run.py`).
 
 Source of the method: Raya and Ambrogioni, "Spontaneous symmetry breaking in generative diffusion models", NeurIPS 2023.
 """
 
 import copy
-import functools
 import inspect
 import math
-import operator
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.gaussians.mixture import Conditioned
+from latestart.checks import whole_number
+from latestart.gaussians.prior import as_start
 from latestart.noise import Noise, is_edm, is_flow
-from latestart.sampling.spacings import is_curved, round_times
+from latestart.sampling.guard import LateStarted, class_below, guarded
+from latestart.sampling.run import rehearse
+from latestart.sampling.spacings import is_curved
 
 SUPPORTED = (
     "beta-based schedulers (DDPM, DDIM, PNDM, DEIS, DPMSolverMultistep, DPMSolverSinglestep, DPMSolverSDE, UniPC,"
@@ -70,20 +71,6 @@ _TRUNCATED = {
 }
 
 
-class Prior(Protocol):
-    """What a start sample is drawn from: a distribution of data that can be noised and pushed to.
-
-    `generate` also compares it with the model if it is a denoiser, as every prior of this library is.
-    """
-
-    @property
-    def shape(self) -> Sequence[int]: ...
-
-    def noised(self, sigma: float) -> "Prior": ...
-
-    def push(self, z: Tensor) -> Tensor: ...
-
-
 def late_start(scheduler: Any, t_start: float, steps: int, *, mu: float | None = None) -> Any:
     """The same kind of scheduler over [0, t_start), its times set for `steps` steps.
 
@@ -103,17 +90,35 @@ def late_start(scheduler: Any, t_start: float, steps: int, *, mu: float | None =
         ValueError: the kind of scheduler cannot be late-started; `steps` is not a whole number of at least 1; `t_start`
             lies beyond the schedule, or so low that it leaves no step.
     """
+    scheduler = checked_scheduler(scheduler)
     steps, t_start = whole_number("steps", steps), _checked_time(t_start)
+    scheduler = scheduler.whole() if isinstance(scheduler, LateStarted) else scheduler
     family = _family(scheduler)
     if (mu is not None) != _shifts_dynamically(scheduler):
         raise ValueError(
             f"mu={mu}: expected a number for a flow matching scheduler with use_dynamic_shifting, else None"
         )
-    late = family(scheduler, t_start, steps, mu)
-    late.__class__ = _late_class(_kind(scheduler))
-    late.late_steps, late.late_mu = steps, mu
-    late.set_timesteps(steps)
-    return _checked_times(late, scheduler, t_start)
+    late = guarded(scheduler, family(scheduler, t_start, steps, mu), steps, mu)
+    _check_times(late, scheduler, t_start)
+    rehearse(late, noise_width(late))
+    return late
+
+
+def checked_scheduler(scheduler: Any) -> Any:
+    """The scheduler, if it is one: an object of diffusers or like it.
+
+    Raises:
+        TypeError: something else, with what to give in its place.
+    """
+    if isinstance(scheduler, type):
+        raise TypeError(
+            f"expected a scheduler, received the class {scheduler.__name__}: make one, {scheduler.__name__}()"
+        )
+    if hasattr(scheduler, "scheduler") and hasattr(scheduler, "components"):
+        raise TypeError(f"expected a scheduler, received the pipeline {type(scheduler).__name__}: give pipe.scheduler")
+    if not hasattr(scheduler, "set_timesteps") or not hasattr(scheduler, "config"):
+        raise TypeError(f"expected a diffusers scheduler, received a {type(scheduler).__name__}")
+    return scheduler
 
 
 def start_level(late: Any) -> float:
@@ -121,154 +126,35 @@ def start_level(late: Any) -> float:
     return Noise.from_scheduler(late).sigma(float(late.timesteps[0]))
 
 
-def start_sample(late: Any, prior: Prior | None, z: Tensor, labels: Tensor | int | None = None) -> Tensor:
+def noise_width(late: Any) -> float:
+    """The standard deviation of the noise in a start sample, in the scheduler's own space."""
+    noise = Noise.from_scheduler(late)
+    return noise.std(float(late.timesteps[0])) / _own_scale(late, noise)
+
+
+def start_sample(late: Any, prior: Any, z: Tensor, labels: Tensor | int | None = None) -> Tensor:
     """The start of a run in the scheduler's own space, `x_s = alpha_s (m + (C + sigma_s^2 I)^(1/2) z)`.
 
     Args:
         late: a scheduler whose times are set; `sigma_s` is the level at the first of them.
-        prior: the distribution of the data, with `shape`, `noised(sigma)` and `push(z)`; None stands for N(0, I), which
-            for a variance preserving process gives `x_s = z`.
+        prior: the distribution of the data, whatever keeps the contract of `gaussians/prior.py`, or the path of one's
+            file; None stands for N(0, I), which for a variance preserving process gives `x_s = z`.
         z: white noise, (B, *shape); the result has its shape, dtype and device.
         labels: the class of each sample, an index or `(B,)`, for a prior whose components carry classes.
 
     Raises:
         ValueError: the shape of `z` is not the prior's, or it has no component of a class.
+        TypeError: a prior that is none.
     """
     noise, t = Noise.from_scheduler(late), float(late.timesteps[0])
     alpha, std, sigma = noise.alpha(t), noise.std(t), noise.sigma(t)
+    prior = None if prior is None else as_start(prior)
     if prior is not None and tuple(z.shape[1:]) != tuple(prior.shape):
         raise ValueError(f"z has the shape {tuple(z.shape)}, expected (B, *{tuple(prior.shape)}) for this prior")
     if prior is None or alpha == 0:  # without any signal left, the noise is the sample
         return z * (math.hypot(alpha, std) / _own_scale(late, noise))
-    y = prior.noised(sigma).push(z, **of_classes(prior, labels))
+    y = prior.noised(sigma).push(z, prior.own_labels(labels))
     return (y * (alpha / _own_scale(late, noise))).to(z)
-
-
-def of_classes(prior: Prior, labels: Tensor | int | None) -> dict[str, Any]:
-    """The labels as a prior's methods take them: nothing for one that knows no classes."""
-    knows = labels is not None and getattr(prior, "labels", None) is not None
-    return {"labels": labels} if knows else {}
-
-
-def conditioned(prior: Any, labels: Tensor | int | None) -> Any:
-    """The prior as a denoiser of images of those classes, `(n,)` or one for all; itself where it knows no classes."""
-    if not of_classes(prior, labels):
-        return prior
-    given = torch.as_tensor(labels)
-    return Conditioned(prior, given) if given.ndim else prior.of_class(int(given))
-
-
-def initial_sample(scheduler: Any, z: Tensor) -> Tensor:
-    """The start of a full run from white noise `z`, (B, *shape), as pipelines draw it: `init_noise_sigma z`."""
-    return z * float(getattr(scheduler, "init_noise_sigma", 1.0))
-
-
-class Run:
-    """One run of a scheduler, from noise to data, whatever its `step` asks for.
-
-        run = Run(scheduler, generators)
-        for t in scheduler.timesteps:
-            x = run.step(model(run.model_input(x, t), t), t, x)
-
-    Args:
-        scheduler: a diffusers scheduler whose times are set and that has not stepped since.
-        generators: the noise of stochastic schedulers, one generator for all samples or one for each.
-        eta: the share of noise where the class knows it (DDIM); None leaves the class's default.
-    """
-
-    def __init__(
-        self,
-        scheduler: Any,
-        generators: torch.Generator | list[torch.Generator] | None = None,
-        eta: float | None = None,
-    ) -> None:
-        self.scheduler, self.generators = scheduler, generators
-        self._accepts = set(inspect.signature(scheduler.step).parameters)
-        offered = {"generator": generators, "eta": eta, "return_dict": False}
-        self._options = {name: value for name, value in offered.items() if value is not None and name in self._accepts}
-        self._previous: tuple[Any, Tensor | None] = (None, None)
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)  # else a class whose first two times are equal begins at the second
-        if generators is not None and hasattr(scheduler, "noise_sampler_seed"):
-            # DPMSolverSDE draws Brownian paths, by seeds of their own
-            scheduler.noise_sampler = None
-            scheduler.noise_sampler_seed = _seeds(generators)
-
-    def model_input(self, x: Tensor, t: Any) -> Tensor:
-        """What the network is given for the sample `x`, (B, *shape), at time `t`."""
-        return self.scheduler.scale_model_input(x, t) if hasattr(self.scheduler, "scale_model_input") else x
-
-    def step(self, output: Tensor, t: Any, x: Tensor) -> Tensor:
-        """The sample one step below time `t`, from the network's output and the sample `x`, both (B, *shape)."""
-        result = self.scheduler.step(model_output=output, timestep=t, sample=x, **self._memory(), **self._options)
-        self._previous = (t, result[1] if len(result) > 1 else None)
-        return result[0]
-
-    def _memory(self) -> dict[str, Any]:
-        """CogVideoX's DPM solver leaves it to the caller to remember the last time and the last prediction."""
-        if "old_pred_original_sample" not in self._accepts:
-            return {}
-        t, prediction = self._previous
-        return {"timestep_back": t, "old_pred_original_sample": prediction}
-
-
-def _seeds(generators: torch.Generator | list[torch.Generator]) -> int | list[int]:
-    if isinstance(generators, torch.Generator):
-        return generators.initial_seed()
-    return [generator.initial_seed() for generator in generators]
-
-
-class _LateStarted:
-    """The guard that a late-started scheduler carries before its own class."""
-
-    late_steps: int
-    late_mu: float | None
-
-    def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None, **others: Any) -> None:
-        """Set the times again, for the number of steps that the late start was made for.
-
-        Raises:
-            ValueError: another number of steps, or times or levels of one's own.
-        """
-        shift = others.pop("mu", None)
-        given = {name: value for name, value in others.items() if value is not None}
-        given |= {} if shift in (None, self.late_mu) else {"mu": shift}
-        if num_inference_steps != self.late_steps or given:
-            raise ValueError(
-                f"this scheduler was late-started for {self.late_steps} steps, and got num_inference_steps="
-                f"{num_inference_steps}{''.join(f', {name}={value}' for name, value in given.items())}:"
-                " call late_start again with the other number"
-            )
-        options = {} if self.late_mu is None else {"mu": self.late_mu}
-        super().set_timesteps(num_inference_steps, device=device, **options)  # type: ignore[misc]
-        round_times(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = object.__new__(type(self))
-        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return copied
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # a lambda (SASolver keeps one) cannot be pickled: the constructor makes it again
-        state = {name: value for name, value in self.__dict__.items() if getattr(value, "__name__", "") != "<lambda>"}
-        return _rebuilt, (_kind(self), dict(self.config)), state  # type: ignore[attr-defined]
-
-
-def _rebuilt(kind: type, config: Mapping[str, Any]) -> Any:
-    late = kind.from_config(config)  # type: ignore[attr-defined]
-    late.__class__ = _late_class(kind)
-    return late
-
-
-@functools.cache
-def _late_class(kind: type) -> type:
-    # the same name, so that a saved configuration names the class that can load it
-    return type(kind.__name__, (_LateStarted, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-
-
-def _kind(scheduler: Any) -> type:
-    """The scheduler's class, below the guard where it is late-started already."""
-    return type(scheduler).__mro__[2] if isinstance(scheduler, _LateStarted) else type(scheduler)
 
 
 def _family(scheduler: Any) -> Any:
@@ -288,6 +174,8 @@ def _family(scheduler: Any) -> Any:
 
 def _truncated(scheduler: Any, t_start: float, steps: int, mu: float | None) -> Any:
     config, betas = scheduler.config, _betas(scheduler)
+    if steps > len(betas):
+        raise ValueError(f"{steps} steps are more than the schedule's {len(betas)} times")
     if not 0 < t_start <= len(betas):
         raise ValueError(f"t_start={t_start:g} lies outside of the schedule: expected {steps} to {len(betas)}")
     start = steps * int(min(t_start, _unclipped_length(scheduler)) // steps)
@@ -335,7 +223,7 @@ def _remade(scheduler: Any, changes: Mapping[str, Any]) -> Any:
     config = scheduler.config
     # from_config takes the class's defaults for the names in this list, whatever the configuration says of them
     defaults = [name for name in config.get("_use_default_values", []) if name not in changes]
-    return _kind(scheduler).from_config({**config, **changes, "_use_default_values": defaults})  # type: ignore[attr-defined]
+    return class_below(scheduler).from_config({**config, **changes, "_use_default_values": defaults})  # type: ignore[attr-defined]
 
 
 def _shifts_dynamically(scheduler: Any) -> bool:
@@ -379,17 +267,6 @@ def _cannot(scheduler: Any, reason: str) -> ValueError:
     return ValueError(f"{type(scheduler).__name__} cannot be late-started: {reason}. Those that can: {SUPPORTED}")
 
 
-def whole_number(name: str, value: Any) -> int:
-    """The value, if it is a whole number of at least 1; else a `ValueError` that names both."""
-    try:
-        whole = operator.index(value)
-    except TypeError:
-        whole = 0
-    if whole < 1:
-        raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
-    return whole
-
-
 def _checked_time(t_start: Any) -> float:
     try:
         number = float(t_start)
@@ -400,12 +277,16 @@ def _checked_time(t_start: Any) -> float:
     return number
 
 
-def _checked_times(late: Any, scheduler: Any, t_start: float) -> Any:
+def _check_times(late: Any, scheduler: Any, t_start: float) -> None:
     """Whatever the class: a run that begins elsewhere, or passes below the data, is worse than no run."""
     kind = Noise.from_scheduler(late).kind
     first, lowest = (len(late.alphas_cumprod) - 1, 0) if kind == "vp" else (t_start, -math.inf)
     times = late.timesteps.tolist()
     slack = 1e-4 * max(1.0, abs(first))  # schedulers keep their times in float32, some found by interpolation
-    if abs(times[0] - first) > slack or max(times) > first + slack or min(times) < lowest:
+    if (
+        not all(map(math.isfinite, times))
+        or abs(times[0] - first) > slack
+        or max(times) > first + slack
+        or min(times) < lowest
+    ):
         raise _cannot(scheduler, f"it was to begin at t={first:g}, and runs over {np.round(times, 2).tolist()}")
-    return late

@@ -25,10 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.denoisers.base import Denoiser
+from latestart.checks import seeded
+from latestart.denoisers.adapter import as_network
+from latestart.denoisers.conditions import Conditions
 from latestart.denoisers.networks import from_diffusers
+from latestart.gaussians.prior import Prior
 from latestart.noise import Noise
-from latestart.sampling.late_start import conditioned
 from latestart.theory.levels import RESAMPLES, CriticalLevel, evaluate
 from latestart.theory.nats import NatsCurve, nats
 
@@ -78,7 +80,7 @@ def compare(
     scheduler: Any,
     prior: Any,
     images: Tensor,
-    labels: Tensor | None = None,
+    conditions: Conditions | None = None,
     evaluated: Tensor | slice = slice(None),
     start: float | None = None,
     seed: int = 0,
@@ -90,7 +92,7 @@ def compare(
         model, scheduler: the network, and the scheduler that it was trained with.
         prior: a denoiser too.
         images: `(n, *shape)`, whose scale says which levels.
-        labels: `(n,)`, for a class-conditional network.
+        conditions: of a conditional network, one row an image.
         evaluated: which of the images the network is evaluated on, at least 2.
         start: a level in sigma that is to be one of those looked at.
         seed: of the noise and the bootstrap.
@@ -103,7 +105,8 @@ def compare(
         ValueError: the network or the prior returned another shape, or values that are not finite.
     """
     some = images[evaluated]
-    network = _Network(model, scheduler, None if labels is None else labels[evaluated], prior, some, told)
+    known = Conditions(as_network(model)) if conditions is None else conditions
+    network = _Network(model, scheduler, known[evaluated], prior, some, told)
     sigmas = _levels(network.sigma_range, images, start)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the levels at which the network is worse are in the curve
@@ -152,17 +155,17 @@ class _Network:
         self,
         model: Any,
         scheduler: Any,
-        labels: Tensor | None,
-        prior: Any,
+        conditions: Conditions,
+        prior: Prior,
         images: Tensor,
         told: Callable[[str], None],
     ) -> None:
-        parts = [None] * len(images.split(BATCH)) if labels is None else labels.split(BATCH)
-        self.parts: list[Denoiser] = [from_diffusers(model, scheduler, part) for part in parts]
+        whole = from_diffusers(model, scheduler, conditions.labels, model_kwargs=conditions.kwargs)
+        self.parts = [whole.rows(slice(at, at + BATCH)) for at in range(0, len(images), BATCH)]
         first = self.parts[0]
         self.shape, self.sigma_range = first.shape, first.sigma_range
         self.dtype, self.device = first.dtype, first.device
-        self.prior = conditioned(prior.to(self.device) if hasattr(prior, "to") else prior, labels)
+        self.prior = prior.to(self.device).for_labels(conditions.labels)
         self.images, self.told = images.to(self.device, self.dtype), told
         self.kept: list[Tensor] = []
 
@@ -226,7 +229,7 @@ def _r2(deviation: Tensor, spread: Tensor) -> Tensor:
 
 def _bootstrap(feature: Callable[[Tensor], Tensor], n: int, seed: int) -> Tensor:
     """The standard error over n images of a feature of their indices."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return torch.stack([feature(torch.randint(n, (n,), generator=generator)) for _ in range(RESAMPLES)]).std(0)
 
 

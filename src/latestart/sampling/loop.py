@@ -6,8 +6,9 @@ images are asked for. Network evaluations are counted by wrapping the model, nev
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,21 +16,19 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from latestart.denoisers.networks import Wrapped, predict, sample_shape
+from latestart.checks import whole_number
+from latestart.denoisers.adapter import Watched, as_network
+from latestart.denoisers.conditions import Conditions
+from latestart.denoisers.networks import predict
+from latestart.gaussians.prior import as_start
 from latestart.noise import Noise
-from latestart.sampling.late_start import (
-    Prior,
-    Run,
-    initial_sample,
-    late_start,
-    start_level,
-    start_sample,
-    whole_number,
-)
+from latestart.sampling.guard import LateStarted
+from latestart.sampling.late_start import checked_scheduler, late_start, start_level, start_sample
+from latestart.sampling.run import Run, initial_sample, rehearse, without_variances
 from latestart.sampling.seeds import sample_generator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """What `generate` returns.
 
@@ -46,30 +45,34 @@ class Result:
     timesteps: tuple[float, ...]
     sigma: float
 
+    def __repr__(self) -> str:
+        n, *shape = self.samples.shape
+        return f"Result({n} samples of {tuple(shape)}, nfe={self.nfe}, from sigma={self.sigma:.4g})"
+
     @property
     def images(self) -> Tensor:
         """The samples in [0, 1], `(n, *shape)`."""
         return (self.samples / 2 + 0.5).clamp(0, 1)
 
 
-class Counted(Wrapped):
-    """A model that counts its evaluations, in samples."""
+class Counted(Watched):
+    """A network that counts its evaluations, in samples."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         self.evaluated = 0
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The model's own call."""
+    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> SimpleNamespace:
+        """The network's own call."""
         self.evaluated += len(x)
-        return self.model(x, *args, **kwargs)
+        return super().__call__(x, t, **conditions)
 
 
 @torch.inference_mode()
 def draw(
     model: Any,
     scheduler: Any,
-    prior: Prior | None = None,
+    prior: Any = None,
     n: int = 64,
     steps: int = 5,
     t_start: float | None = None,
@@ -78,6 +81,7 @@ def draw(
     labels: Tensor | int | None = None,
     batch_size: int | None = None,
     *,
+    model_kwargs: Mapping[str, Any] | None = None,
     first: int = 0,
     progress: bool = False,
 ) -> Result:
@@ -87,30 +91,34 @@ def draw(
         ValueError: a prior without a start, and what `generate` raises.
         FloatingPointError: the samples hold NaN or infinite values.
     """
-    shape = sample_shape(model)
-    n, steps, labels, noise = checked(model, shape, n, steps, labels, noise, batch_size)
-    check_level(model, scheduler, t_start)
-    if prior is not None:
-        if t_start is None:
-            raise ValueError("a prior was given and no t_start: say where to start, in the scheduler's t")
-        prior = prior.to(model.device) if hasattr(prior, "to") else prior
-    counted, size = Counted(model), _batch_size(batch_size, n)
-    own = _prepared(scheduler, t_start, steps)
+    network = as_network(model)
+    scheduler = checked_scheduler(scheduler)
+    shape = network.sample_shape
+    n, steps, noise = checked(shape, n, steps, noise, batch_size)
+    conditions = Conditions(network, labels, model_kwargs, n)
+    late = t_start is not None or isinstance(scheduler, LateStarted)
+    if prior is not None and not late:
+        raise ValueError("a prior was given and no t_start: say where to start, in the scheduler's t")
+    check_level(network, scheduler, t_start)
+    prior = None if prior is None else as_start(prior).to(network.device)
+    counted = network if isinstance(network, Counted) else Counted(network)
+    before, size, own = counted.evaluated, _batch_size(batch_size, n), prepared(scheduler, t_start, steps)
     bar = _bar(progress, -(-n // size) * len(own.timesteps))
     parts = []
     for begin in range(0, n, size):
-        index = range(begin, min(begin + size, n))
-        run = Run(copy.deepcopy(own), [sample_generator(seed, first + i) for i in index])
-        z = _noise(run, shape) if noise is None else noise[index.start : index.stop]
-        z = z.to(model.device)
-        mine = labels[index.start : index.stop] if isinstance(labels, Tensor) else labels
-        x = initial_sample(own, z) if t_start is None else start_sample(own, prior, z, mine)
+        index = slice(begin, min(begin + size, n))
+        numbers = range(index.start, index.stop)
+        run = Run(copy.deepcopy(own), [sample_generator(seed, first + i) for i in numbers])
+        z = (_noise(run, shape) if noise is None else noise[index]).to(network.device)
+        mine = conditions[index]
+        x = start_sample(own, prior, z, mine.labels) if late else initial_sample(own, z)
         for t, after in zip(own.timesteps.tolist(), trajectory(run, counted, x, mine)):
             x = _finite(after, t)
             bar.update()
         parts.append(x)
     bar.close()
-    return Result(torch.cat(parts), counted.evaluated // n, tuple(own.timesteps.tolist()), start_level(own))
+    spent = (counted.evaluated - before) // n
+    return Result(torch.cat(parts), spent, tuple(own.timesteps.tolist()), start_level(own))
 
 
 def check_level(model: Any, scheduler: Any, t_start: float | None) -> None:
@@ -126,7 +134,9 @@ def check_level(model: Any, scheduler: Any, t_start: float | None) -> None:
     if known is None:
         return
     own, whole = Noise.from_scheduler(scheduler), Noise.from_scheduler(DDPMScheduler())
-    if t_start is None:
+    if t_start is None and isinstance(scheduler, LateStarted):
+        asked, what = start_level(scheduler), "this late start"
+    elif t_start is None:
         asked, what = max(own.sigma_range[1], whole.sigma_range[1]), "full noise"
     else:
         t = t_start - (own.kind == "vp")  # the first time of a cut schedule is one below its start
@@ -146,12 +156,12 @@ def _finite(x: Tensor, t: float) -> Tensor:
     return x
 
 
-def trajectory(run: Run, model: Any, x: Tensor, labels: Tensor | int | None = None) -> Iterator[Tensor]:
+def trajectory(run: Run, model: Any, x: Tensor, conditions: Conditions | None = None) -> Iterator[Tensor]:
     """The samples `(B, *shape)` after each step of a scheduler, in its own space; the last are the images."""
+    network = as_network(model)
     for t in run.scheduler.timesteps:
-        seen = run.model_input(x, t).to(model.dtype)
-        out = predict(model, seen, t.to(x.device), labels)
-        x = run.step(out.to(x.dtype), t, x)
+        seen = run.model_input(x, t).to(network.dtype)
+        x = run.step(predict(network, seen, t, conditions).to(x.dtype), t, x)
         yield x
 
 
@@ -164,19 +174,21 @@ def _bar(progress: bool, total: int) -> Any:
     return tqdm(total=total, desc="sampling", unit="step", disable=None if progress else True)
 
 
-def _prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
-    """A scheduler of one's own, its times set: a run changes its state."""
+def prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
+    """A scheduler of one's own that is known to arrive, its times set: a run changes its state."""
     if t_start is not None:
-        return late_start(scheduler, t_start, steps)
-    own = copy.deepcopy(scheduler)
+        return without_variances(late_start(scheduler, t_start, steps))
+    own = without_variances(copy.deepcopy(scheduler))
     own.set_timesteps(steps)
+    if not isinstance(own, LateStarted):  # which was rehearsed when it was made
+        rehearse(own, float(getattr(own, "init_noise_sigma", 1.0)))
     return own
 
 
 def checked(
-    model: Any, shape: tuple[int, ...], n: int, steps: int, labels: Any, noise: Any, batch_size: int | None = None
-) -> tuple[int, int, Tensor | None, Tensor | None]:
-    """The arguments of `generate` as it uses them: labels `(n,)` or None, noise of finite numbers or None."""
+    shape: tuple[int, ...], n: int, steps: int, noise: Any, batch_size: int | None = None
+) -> tuple[int, int, Tensor | None]:
+    """The arguments of `generate` as it uses them: n, steps, and noise of finite numbers or None."""
     noise = None if noise is None else torch.as_tensor(noise)
     n = whole_number("n", n if noise is None else len(noise))
     if noise is not None and tuple(noise.shape[1:]) != shape:
@@ -184,31 +196,7 @@ def checked(
     if noise is not None and not (noise.is_floating_point() and noise.isfinite().all()):
         raise ValueError(f"expected noise of finite floating-point values, received {noise.dtype}, or NaN or infinite")
     _batch_size(batch_size, n)
-    labels = checked_labels(model, labels, n)
-    labels = None if labels is None else labels.expand(n)
-    return n, whole_number("steps", steps), labels, noise
-
-
-def checked_labels(model: Any, labels: Any, n: int | None) -> Tensor | None:
-    """The classes asked for, `()` or `(n,)`, or None for a model without; n None is any number.
-
-    Raises:
-        ValueError: none for a model with classes, another number of labels, or labels that are not its classes.
-    """
-    classes = getattr(model.config, "num_class_embeds", None)
-    if labels is None:
-        if classes:
-            raise ValueError(f"the model has the classes 0 to {classes - 1}: expected labels, received none")
-        return None
-    labels = torch.as_tensor(labels)
-    if labels.is_floating_point() or labels.ndim > 1 or (labels.ndim and (len(labels) != n if n else not len(labels))):
-        number = "labels" if n is None else f"{n} labels"
-        raise ValueError(
-            f"expected {number}, one for each sample, received {labels.dtype} of shape {tuple(labels.shape)}"
-        )
-    if classes and (labels.min() < 0 or labels.max() >= classes):
-        raise ValueError(f"the model has the classes 0 to {classes - 1}, received labels {labels.unique().tolist()}")
-    return labels
+    return n, whole_number("steps", steps), noise
 
 
 def _batch_size(batch_size: int | None, n: int) -> int:

@@ -5,83 +5,182 @@ Two evaluations of the network on a few samples of the noised prior tell it. Wit
     far above the data    both know little but their means:          mean of D_network(y) - D_prior(y)
     at the data's width   what is kept of y shows the data's scale:  spread of D_network(y) over that of D_prior(y)
 
-A prior fitted to images in [0, 1] or in bytes shows in the first, one that is scaled about the same mean in the second.
+A prior fitted to images in [0, 1] or in bytes shows in the first, one that is scaled about the same mean in the second;
+so do a scheduler or a prediction type that the network was not trained with, and a network that was not trained.
+
+A third, at the start of a run, tells whether the network follows the prior there:
+
+    R^2 = 1 - E|D_network - D_prior|^2 / E|D_network - E D_network|^2
+
+on the prior's own samples. `check` measures the same on images, and much more.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from latestart.denoisers.networks import from_diffusers, sample_shape
-from latestart.sampling.late_start import of_classes
+from latestart.denoisers.adapter import Network, as_network
+from latestart.denoisers.conditions import Conditions
+from latestart.denoisers.networks import NetworkDenoiser, from_diffusers
+from latestart.gaussians.prior import Prior, StartDistribution
+from latestart.noise import Noise
+from latestart.sampling.late_start import start_level
 from latestart.sampling.seeds import white_noise
 from latestart.theory.levels import evaluate
 
 SAMPLES = 32
 SHIFT = 0.5  # of the data's width
 SPREAD = 2.0  # either way
+FOLLOWS = 0.5  # of the R^2, as in `check`
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a prior and a model say of the same samples.
+
+    Attributes:
+        far, near: the levels sigma at which they were asked.
+        means: lowest and highest value of the mean image, of the prior's denoiser and of the model's, at `far`.
+        apart: root mean square of the difference of these images.
+        width: root mean square deviation of the prior's samples.
+        spreads: root mean square deviation of what the prior's denoiser and the model's keep, at `near`.
+    """
+
+    far: float
+    near: float
+    means: tuple[tuple[float, float], tuple[float, float]]
+    apart: float
+    width: float
+    spreads: tuple[float, float]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both can be of the same images."""
+        mine, theirs = self.spreads
+        return self.apart <= SHIFT * self.width and theirs / SPREAD <= mine <= theirs * SPREAD
+
+    @property
+    def sentence(self) -> str:
+        """What was seen, in words; where they disagree, with what may be the cause."""
+        (low, high), (model_low, model_high) = self.means
+        seen = (
+            f"at sigma = {self.far:.3g} the mean image of the prior runs from {low:.3g} to {high:.3g} and that of the "
+            f"model from {model_low:.3g} to {model_high:.3g}, and at sigma = {self.near:.3g} what the prior keeps of "
+            f"its samples spreads by {self.spreads[0]:.3g} about the mean and what the model keeps by "
+            f"{self.spreads[1]:.3g}"
+        )
+        if self.agrees:
+            return f"the prior and the model speak of the same images: {seen}"
+        return (
+            f"the prior and the model speak of different values: {seen}. Either the prior was fitted to images in "
+            "another range than the model's own (usually [-1, 1]), or the scheduler or its prediction_type is not the "
+            "one that the network was trained with, or the network is not trained; check_prior=False goes on all the "
+            "same"
+        )
 
 
 @torch.inference_mode()
-def check_prior(model: Any, scheduler: Any, prior: Any, labels: Tensor | int | None = None) -> None:
-    """Raise `ValueError` unless a prior has the model's shape and value range, by two evaluations of 32 samples.
-
-    The value range is checked for priors that are denoisers, the shape always. A model that returns another shape, NaN
-    or infinite values is refused with the level at which it does.
+def match(model: Any, scheduler: Any, prior: Prior, conditions: Conditions | None = None) -> Match:
+    """Compare a prior with a network, by two evaluations of 32 samples.
 
     Args:
-        model: a diffusers network, or an exact model through `as_model`.
-        scheduler: the one that the model was trained with, or any made from it.
-        prior: with `shape`, `noised(sigma)`, `push(z)` and, as a denoiser, `prior(y, sigma)`.
-        labels: the classes that will be asked for; all of them if None.
+        model: a diffusers network, or whatever `as_network` takes.
+        scheduler: the one that the network was trained with, or any made from it.
+        prior: on the network's device.
+        conditions: those that will be asked for, in turn; None is all of the network's classes.
+
+    Raises:
+        ValueError: a network that returns another shape, NaN or infinite values, with the level at which it does.
     """
-    shape = sample_shape(model)
-    if tuple(prior.shape) != shape:
-        raise ValueError(f"the prior is for samples of shape {tuple(prior.shape)}, the model's samples are {shape}")
-    if not callable(prior):
-        return
-    classes = _labels(model, labels)
-    denoiser, known = from_diffusers(model, scheduler, classes), of_classes(prior, classes)
-    z = white_noise(range(SAMPLES), shape, seed=0).to(model.device)
-    width = _spread(prior.push(z, **known))
+    network = as_network(model)
+    denoiser, labels = _asked(network, scheduler, prior, conditions)
+    z = white_noise(range(SAMPLES), prior.shape, seed=0).to(network.device)
+    width = _spread(prior.push(z, labels))
     lowest, highest = denoiser.sigma_range
     far, near = (min(max(k * width, lowest), 0.999 * highest) for k in (30.0, 1.0))
-    _check_means(prior, known, denoiser, z, far, width)
-    _check_spreads(prior, known, denoiser, z, near)
+    (mine, theirs), kept = (_kept(prior, labels, denoiser, z, sigma) for sigma in (far, near))
+    mean, model_mean = mine.mean(0), theirs.mean(0)
+    return Match(
+        far,
+        near,
+        ((float(mean.min()), float(mean.max())), (float(model_mean.min()), float(model_mean.max()))),
+        float((mean - model_mean).square().mean().sqrt()),
+        width,
+        (_spread(kept[0]), _spread(kept[1])),
+    )
 
 
-def _check_means(prior: Any, known: dict[str, Any], denoiser: Any, z: Tensor, sigma: float, width: float) -> None:
-    y = prior.noised(sigma).push(z, **known)
-    mine, theirs = prior(y, sigma, **known).mean(0), evaluate(denoiser, y, sigma, "model").mean(0)
-    apart = float((mine - theirs).square().mean().sqrt())
-    if not apart <= SHIFT * width:
+def check_prior(model: Any, scheduler: Any, prior: StartDistribution, conditions: Conditions | None = None) -> None:
+    """Raise `ValueError` unless a prior has the model's shape and value range.
+
+    The value range is checked of priors that denoise, the shape always.
+    """
+    network = as_network(model)
+    check_shape(network, prior)
+    if isinstance(prior, Prior) and not (found := match(network, scheduler, prior, conditions)).agrees:
+        raise ValueError(found.sentence)
+
+
+def check_shape(network: Network, prior: StartDistribution) -> None:
+    """Raise `ValueError` unless a prior is for samples of the network's shape."""
+    if tuple(prior.shape) != network.sample_shape:
         raise ValueError(
-            f"the prior and the model speak of different values: at sigma = {sigma:.3g} the mean image of the prior "
-            f"runs from {mine.min():.3g} to {mine.max():.3g}, that of the model from {theirs.min():.3g} to "
-            f"{theirs.max():.3g}; fit the prior to images in the model's own range (usually [-1, 1])"
+            f"the prior is for samples of shape {tuple(prior.shape)}, the model's samples are {network.sample_shape}"
         )
 
 
-def _check_spreads(prior: Any, known: dict[str, Any], denoiser: Any, z: Tensor, sigma: float) -> None:
-    y = prior.noised(sigma).push(z, **known)
-    mine, theirs = _spread(prior(y, sigma, **known)), _spread(evaluate(denoiser, y, sigma, "model"))
-    if not theirs / SPREAD <= mine <= theirs * SPREAD:
-        raise ValueError(
-            f"the prior and the model speak of different values: at sigma = {sigma:.3g} what the prior keeps of its "
-            f"samples spreads by {mine:.3g} about the mean, what the model keeps by {theirs:.3g}; fit the prior to "
-            "images in the model's own range (usually [-1, 1])"
-        )
+@torch.inference_mode()
+def doubt(network: Network, late: Any, prior: StartDistribution, conditions: Conditions | None = None) -> str | None:
+    """Why `check` would call a start bad, as far as 32 samples of the prior can tell it; None where they say nothing.
+
+    Args:
+        network: as `as_network` gives it.
+        late: the late-started scheduler.
+        prior: on the network's device.
+        conditions: as for `match`.
+    """
+    if not isinstance(prior, Prior):
+        return None
+    denoiser, labels = _asked(network, late, prior, conditions)
+    z = white_noise(range(SAMPLES), prior.shape, seed=1).to(network.device)
+    sigma = start_level(late)
+    mine, theirs = _kept(prior, labels, denoiser, z, sigma)
+    deviation = (theirs - mine).double().square().mean()
+    r2 = 1 - float(deviation / (theirs - theirs.mean(0)).double().square().mean().clamp(min=1e-300))
+    if r2 >= FOLLOWS:
+        return None
+    t = Noise.from_scheduler(late).time(sigma)
+    return (
+        f"at the start, t = {t:g} (sigma = {sigma:.3g}), the prior's denoiser explains R^2 = {r2:.2f} of what the "
+        "network does with the prior's own samples: check would call this start bad; start earlier (at a larger t), "
+        "from a prior of more components, or ask ls.check with held-out images"
+    )
+
+
+def _asked(
+    network: Network, scheduler: Any, prior: Prior, conditions: Conditions | None
+) -> tuple[NetworkDenoiser, Tensor | int | None]:
+    """The network's denoiser of as many samples as are compared, and the labels as the prior takes them."""
+    given = conditions
+    if given is None:
+        every = None if network.classes is None else torch.arange(network.classes)
+        given = Conditions(network, every)
+    denoiser = from_diffusers(network, scheduler, given.labels, model_kwargs=given.kwargs)
+    mine = given.turned(SAMPLES)
+    return denoiser.rows(torch.arange(SAMPLES) % given.count) if given.count else denoiser, prior.own_labels(
+        mine.labels
+    )
+
+
+def _kept(
+    prior: Prior, labels: Tensor | int | None, denoiser: NetworkDenoiser, z: Tensor, sigma: float
+) -> tuple[Tensor, Tensor]:
+    """What the denoisers of both make of the noised prior's samples."""
+    y = prior.noised(sigma).push(z, labels)
+    return prior(y, sigma, labels), evaluate(denoiser, y, sigma, "model")
 
 
 def _spread(images: Tensor) -> float:
     return float((images - images.mean(0)).square().mean().sqrt())
-
-
-def _labels(model: Any, labels: Tensor | int | None) -> Tensor | None:
-    """The classes asked for, or all of the model's in turn, for as many samples as are checked."""
-    classes = getattr(model.config, "num_class_embeds", None) or 0
-    if labels is None and not classes:
-        return None
-    asked = torch.arange(classes) if labels is None else torch.as_tensor(labels).reshape(-1)
-    return asked[torch.arange(SAMPLES) % len(asked)]

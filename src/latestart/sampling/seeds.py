@@ -6,11 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.checks import seeded
+
 
 def sample_generator(seed: int, index: int) -> torch.Generator:
     """The generator of sample `index` of a run: well apart for neighbouring seeds and indices."""
     state = np.random.SeedSequence((seed % 2**64, index)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    return seeded(int(state >> np.uint64(1)))
 
 
 def white_noise(indices: Iterable[int], shape: tuple[int, ...], seed: int) -> Tensor:

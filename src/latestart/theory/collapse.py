@@ -25,6 +25,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
 from latestart.theory.levels import CriticalLevel, Curve, enough
@@ -116,7 +117,7 @@ class _Weights:
 
     def __init__(self, points: Tensor, probes: int, seed: int) -> None:
         rows = enough(points, "collapse").flatten(1).double()
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         self.own = torch.randperm(len(rows), generator=generator)[:probes]
         x = rows[self.own]
         eps = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)

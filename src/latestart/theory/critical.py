@@ -27,6 +27,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.denoisers.base import Denoiser
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
@@ -142,7 +143,7 @@ def _top_eigenvalues(rows: Tensor, seed: int) -> tuple[float, Tensor]:
     n = len(rows)
     x = rows.to(torch.promote_types(rows.dtype, torch.float32))
     x = x - x.mean(0)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     value, vector = _top_eigenvalue(x, torch.ones(n), None)
     drawn = (torch.randint(n, (n,), generator=generator).bincount(minlength=n) for _ in range(_SPECTRA))
     replicates = torch.tensor([_top_eigenvalue(x, counts, vector)[0] for counts in drawn], dtype=torch.float64)

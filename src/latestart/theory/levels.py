@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.denoisers.base import Denoiser
 from latestart.noise import Noise
 
@@ -177,7 +178,7 @@ class Curve:
         return self._level(found, self._replicates(lambda values: _peak(self.sigma, values), seed), noise)
 
     def _replicates(self, feature: Callable[[Tensor], Tensor], seed: int) -> Tensor:
-        n, generator = len(self.samples), torch.Generator().manual_seed(seed)
+        n, generator = len(self.samples), seeded(seed)
         draws = (torch.randint(n, (n,), generator=generator) for _ in range(RESAMPLES))
         return feature(torch.stack([index.bincount(minlength=n).double() @ self.samples / n for index in draws]))
 

@@ -25,7 +25,9 @@ constant, the truth for a prior with a wrong mean and an upper bound on the tail
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,8 +35,13 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+from latestart.checks import seeded
 from latestart.denoisers.base import Denoiser
+from latestart.denoisers.networks import NetworkDenoiser
 from latestart.gaussians.basis import Basis
+from latestart.gaussians.prior import Conditioned, StartDistribution, as_start
+from latestart.inputs.front import as_images
+from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise
 from latestart.theory.levels import CriticalLevel, Curve, evaluate
 
@@ -87,9 +94,10 @@ class NatsCurve:
 def nats(
     denoiser: Denoiser,
     prior: Any,
-    images: Tensor,
+    images: Any,
     sigmas: Tensor | list[float] | None = None,
     *,
+    model_kwargs: Mapping[str, Any] | None = None,
     exact: bool = False,
     basis: Basis | None = None,
     draws: int = 1,
@@ -103,11 +111,14 @@ def nats(
 
     Args:
         denoiser: of the data: a network, or an exact model.
-        prior: a `Gaussian`, a mixture, or any denoiser `prior(y, sigma)`; moved to the denoiser's device.
-        images: `(n, *shape)`, floating point in the model's value range, that neither was fitted to; at least 2.
+        prior: a `Gaussian`, a mixture, any denoiser `prior(y, sigma)`, or the path of a prior's file; moved to the
+            denoiser's device.
+        images: whatever `as_images` takes, floats in the model's value range, that neither was fitted to; at least 2.
         sigmas: levels in sigma, at least 2, in any order; neighbours at most a factor of 1.6 apart for results to a
             percent. By default 32 from 10 root-mean-square norms of the data down to a tenth of a value's deviation,
             as far as the denoiser reaches.
+        model_kwargs: what conditions the network behind the denoiser, by the names of its own arguments, one row an
+            image; beside what `from_diffusers` was given.
         exact: whether the denoiser is exact on these data; then `|D_p - D_q|^2` is averaged.
         basis: of directions to split the curve by; the prior's own by default, where it has one.
         draws: number of noises for each image at each level.
@@ -115,7 +126,7 @@ def nats(
         seed: of the noise.
 
     Raises:
-        ValueError: fewer than 2 images or levels, images of another shape or of integers, images that are all the same
+        ValueError: fewer than 2 images or levels, images of another shape or range, images that are all the same
             and no levels, levels outside of the denoiser's, draws or a batch size below 1, or a denoiser that returns
             another shape or values that are not finite.
 
@@ -124,9 +135,11 @@ def nats(
     """
     if draws < 1 or batch_size < 1:
         raise ValueError(f"expected draws and batch_size of at least 1, received {draws} and {batch_size}")
+    prior = as_start(prior) if isinstance(prior, str | Path) else prior
     images = _checked_images(denoiser, prior, images)
-    if hasattr(prior, "to") and prior.device != denoiser.device:
-        prior = prior.to(denoiser.device)
+    prior = _moved(prior, denoiser.device)
+    if model_kwargs is not None:
+        denoiser = conditioned(denoiser, model_kwargs)
     sigma = _checked_levels(denoiser, images) if sigmas is None else _checked_levels(denoiser, images, sigmas)
     gaps = _Gaps(denoiser, prior, exact, seed, _checked_basis(basis, prior, denoiser.device))
     measured = [gaps.at(float(level), images, draws, batch_size) for level in sigma]
@@ -163,8 +176,9 @@ class _Gaps:
         """At one level: `(n,)`, and the mean over images `(K,)`."""
         generator = self._generator()
         per_image, total = [], torch.zeros(())
-        for batch in images.split(batch_size):
-            gap = torch.stack([self._gap(sigma, batch, generator) for _ in range(draws)]).mean(0)
+        for at in range(0, len(images), batch_size):
+            rows = slice(at, at + batch_size)
+            gap = torch.stack([self._gap(sigma, images[rows], generator, rows) for _ in range(draws)]).mean(0)
             per_image.append(gap.sum(1))
             total = total + gap.sum(0)
         return torch.cat(per_image), total / len(images)
@@ -172,14 +186,15 @@ class _Gaps:
     def _generator(self) -> torch.Generator:
         """Of a stream of its own: images drawn by a generator of the same seed must not share its numbers."""
         entropy = np.random.SeedSequence((self.seed % 2**64, STREAM)).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(entropy) // 2)
+        return seeded(int(entropy) // 2)
 
     @torch.no_grad()
-    def _gap(self, sigma: float, x_0: Tensor, generator: torch.Generator) -> Tensor:
+    def _gap(self, sigma: float, x_0: Tensor, generator: torch.Generator, rows: slice) -> Tensor:
         """`|x_0 - D_q|^2 - |x_0 - D_p|^2` by direction, or `|D_p - D_q|^2`, `(B, K)`."""
         noise = torch.randn(x_0.shape, generator=generator, dtype=torch.float64).to(x_0)
         y = x_0 + sigma * noise
-        d_p, d_q = evaluate(self.denoiser, y, sigma).double(), evaluate(self.prior, y, sigma, "prior").double()
+        d_p = evaluate(of_rows(self.denoiser, rows), y, sigma).double()
+        d_q = evaluate(of_rows(self.prior, rows), y, sigma, "prior").double()
         if self.exact:
             return self._energies(d_p - d_q)
         return self._energies(x_0.double() - d_q) - self._energies(x_0.double() - d_p)
@@ -200,8 +215,27 @@ def _weights(sigma: Tensor) -> tuple[Tensor, Tensor, float]:
     return torch.from_numpy(0.5 * (cubic + tail)), torch.from_numpy(0.5 * (trapezoid + tail)), 0.5 * float(snr[0])
 
 
-def _checked_images(denoiser: Denoiser, prior: Any, images: Tensor) -> Tensor:
+def of_rows(denoiser: Any, rows: slice) -> Any:
+    """The denoiser of some of the images, where it knows something of each: its class, or what conditions it."""
+    return denoiser.rows(rows) if isinstance(denoiser, NetworkDenoiser | Conditioned) else denoiser
+
+
+def conditioned(denoiser: Any, model_kwargs: Mapping[str, Any]) -> NetworkDenoiser:
+    """A network's denoiser with more of what conditions it."""
+    if not isinstance(denoiser, NetworkDenoiser):
+        raise TypeError(f"model_kwargs are for a network's denoiser, received a {type(denoiser).__name__}")
+    return denoiser.given(model_kwargs)
+
+
+def _moved(prior: Any, device: torch.device) -> Any:
+    """A prior on the denoiser's device; an exact model stays where it is."""
+    return prior.to(device) if isinstance(prior, StartDistribution | Conditioned) and prior.device != device else prior
+
+
+def _checked_images(denoiser: Denoiser, prior: Any, images: Any) -> Tensor:
     shape = tuple(denoiser.shape)
+    images = as_images(images, shape=shape).collected().floats()
+    require_same_range(images, getattr(prior, "value_range", None), "the prior")
     if tuple(prior.shape) != shape or tuple(images.shape[1:]) != shape:
         raise ValueError(
             f"expected a prior and images for samples of the denoiser's shape {shape}, received a prior for "
@@ -209,8 +243,6 @@ def _checked_images(denoiser: Denoiser, prior: Any, images: Tensor) -> Tensor:
         )
     if len(images) < 2 or not images.isfinite().all():
         raise ValueError(f"nats need at least 2 images of finite values, received {tuple(images.shape)}")
-    if not images.is_floating_point():
-        raise ValueError(f"nats need images of floating-point values in the model's range, received {images.dtype}")
     return images.to(device=denoiser.device, dtype=denoiser.dtype)
 
 

@@ -1,0 +1,36 @@
+"""Numbers as they are asked for everywhere: counts, seeds, and the generators that seeds make."""
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+LAST_SEED = 2**63 - 1
+
+
+def whole_number(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """The value, if it is a whole number of at least `least`.
+
+    Raises:
+        ValueError: it is not, or above `most`; names both.
+    """
+    try:
+        whole = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        whole = least - 1
+    if whole < least or (most is not None and whole > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}={value!r}: expected a whole number {bounds}")
+    return whole
+
+
+def seeded(seed: int) -> "torch.Generator":
+    """A generator on the processor.
+
+    Raises:
+        ValueError: the seed is no whole number from 0 to 2^63 - 1.
+    """
+    import torch
+
+    return torch.Generator().manual_seed(whole_number("seed", seed, 0, LAST_SEED))

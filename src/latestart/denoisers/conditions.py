@@ -1,0 +1,121 @@
+"""What a conditional network is given beside a sample and its time: labels, and arguments of its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latestart.denoisers.adapter import Network, as_network, module_of
+
+Index = slice | Tensor
+
+
+class Conditions:
+    """What a conditional network is given beside the sample and its time, one row a sample.
+
+    Args:
+        network: that it is given to.
+        labels: class indices, `()` for all or `(n,)`, or None; for the prior alone where the network knows no classes.
+        kwargs: the network's own arguments by name: tensors `(n, ...)`, or `(1, ...)` for all, in dicts and lists too;
+            what is no tensor of rows is handed on as it is.
+        n: number of samples; None where it is that of the rows.
+
+    Raises:
+        ValueError: something that the network needs is missing, or has another number of rows.
+    """
+
+    def __init__(
+        self, network: Network, labels: Any = None, kwargs: Mapping[str, Any] | None = None, n: int | None = None
+    ) -> None:
+        self.network, self.labels = network, checked_labels(network, labels, n)
+        self.kwargs = {} if kwargs is None else _mapped(_as_tensor, dict(kwargs))
+        given = set(self.kwargs) | ({"class_labels"} if self.labels is not None else set())
+        if missing := [name for name in network.needed if name not in given]:
+            raise ValueError(
+                f"the {type(module_of(network)).__name__} needs {', '.join(missing)}: give them as model_kwargs="
+                f"{{{', '.join(f'{name!r}: ...' for name in missing)}}}, one row a sample"
+            )
+        rows = [] if self.labels is None or not self.labels.ndim else [len(self.labels)]
+        rows += [len(leaf) for leaf in _leaves(self.kwargs) if leaf.ndim and len(leaf) > 1]
+        self.count = next(iter(rows), None)
+        expected = n if n is not None else self.count
+        if wrong := [count for count in rows if count != expected]:
+            raise ValueError(f"model_kwargs and labels have one row a sample: expected {expected}, received {wrong[0]}")
+
+    def __getitem__(self, index: Index) -> "Conditions":
+        """Those of some of the samples."""
+        part = object.__new__(Conditions)
+        part.network, part.count = self.network, self.count
+        part.labels = self.labels[index] if self.labels is not None and self.labels.ndim else self.labels
+        part.kwargs = _mapped(lambda leaf: leaf[index] if leaf.ndim and len(leaf) > 1 else leaf, self.kwargs)
+        if part.count is not None:
+            part.count = len(torch.arange(part.count)[index])
+        return part
+
+    def turned(self, n: int) -> "Conditions":
+        """Those of n samples, that of the first again after the last."""
+        return self if self.count is None else self[torch.arange(n) % self.count]
+
+    def given(self, x: Tensor) -> dict[str, Any]:
+        """As the network's arguments for samples `(B, *shape)`."""
+        if self.count not in (None, len(x)):
+            raise ValueError(f"expected the {self.count} samples whose conditions are known, received {len(x)}")
+
+        def placed(leaf: Tensor) -> Tensor:
+            kind = self.network.dtype if leaf.is_floating_point() else None
+            rows = leaf.expand(len(x), *leaf.shape[1:]) if leaf.ndim and len(leaf) == 1 else leaf
+            return rows.to(device=x.device, dtype=kind)
+
+        out = _mapped(placed, self.kwargs)
+        if self.labels is not None and self.network.labelled:
+            out["class_labels"] = self.labels.to(device=x.device, dtype=torch.long).expand(len(x))
+        return out
+
+
+def checked_labels(network: Any, labels: Any, n: int | None) -> Tensor | None:
+    """The classes asked for, `()` or `(n,)`, or None for a network without; n None is any number.
+
+    Raises:
+        ValueError: none for a network with classes, another number of labels, or labels that are not its classes.
+    """
+    classes = as_network(network).classes
+    if labels is None:
+        if classes:
+            raise ValueError(f"the model has the classes 0 to {classes - 1}: expected labels, received none")
+        return None
+    labels = torch.as_tensor(labels)
+    if labels.is_floating_point() or labels.ndim > 1 or (labels.ndim and (len(labels) != n if n else not len(labels))):
+        number = "labels" if n is None else f"{n} labels"
+        raise ValueError(
+            f"expected {number}, one for each sample, received {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    if classes and (labels.min() < 0 or labels.max() >= classes + _null_class(network)):
+        raise ValueError(f"the model has the classes 0 to {classes - 1}, received labels {labels.unique().tolist()}")
+    return labels
+
+
+def _null_class(network: Any) -> int:
+    """1 where a network knows a class more, that stands for none: those with adaptive norms do."""
+    config = getattr(module_of(network), "config", None)
+    return int(not getattr(config, "num_class_embeds", None))
+
+
+def _as_tensor(leaf: Any) -> Tensor:
+    return torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
+def _mapped(function: Any, tree: Any) -> Any:
+    """A function of the tensors and arrays in dicts and lists; everything else as it is."""
+    if isinstance(tree, Mapping):
+        return {name: _mapped(function, part) for name, part in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_mapped(function, part) for part in tree)
+    return function(tree) if isinstance(tree, Tensor | np.ndarray) else tree
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    _mapped(found.append, tree)
+    return found

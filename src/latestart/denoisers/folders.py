@@ -1,0 +1,185 @@
+"""Model folders: what is written, and what is opened, each with its own scheduler.
+
+    FOLDER/config.json, *.safetensors       any network of diffusers; or in unet/ or transformer/, as pipelines have it
+    FOLDER/scheduler/scheduler_config.json  the scheduler that it was trained with; or beside config.json
+    FOLDER/latestart.json                   of networks that this library trained: their patches, and a record
+    FOLDER/around.safetensors               the Gaussian that such a network is around
+
+A folder is opened as the classes that its files name, or refused by them. Weights are safetensors, and finite.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+
+from latestart.denoisers.around import Around
+from latestart.denoisers.conventions import Convention
+from latestart.denoisers.patches import Unshuffled
+from latestart.files import write_json
+from latestart.gaussians.gaussian import load_gaussian
+
+SIDECAR = "latestart.json"
+AROUND = "around.safetensors"
+PARTS = ("unet", "transformer")  # the folders of pipelines in which their network lies
+SETTINGS = "scheduler_config.json"
+
+
+def save_model(model: nn.Module, scheduler: Any, path: str | Path, record: dict[str, Any] | None = None) -> None:
+    """Write a network as a folder that `UNet2DModel.from_pretrained` opens, its scheduler and a record beside it.
+
+    The folder holds `config.json`, `diffusion_pytorch_model.safetensors`, `scheduler/scheduler_config.json` and
+    `latestart.json` (the size of the patches, and `record`); `around.safetensors` the Gaussian that it is around.
+    """
+    path = Path(path)
+    patched = model.network if isinstance(model, Around) else model
+    inner: Any = patched.network if isinstance(patched, Unshuffled) else patched
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=path) as folder:
+        inner.save_pretrained(folder)
+        _forget_origin(Path(folder) / "config.json")
+        scheduler.save_pretrained(Path(folder) / "scheduler")
+        if isinstance(model, Around):
+            model.gaussian.save(Path(folder) / AROUND)
+        for file in sorted(Path(folder).rglob("*.*")):
+            target = path / file.relative_to(folder)
+            target.parent.mkdir(exist_ok=True)
+            file.chmod(0o644)
+            file.replace(target)  # each file is the old one or the new one, never half of it
+    patch = patched.factor if isinstance(patched, Unshuffled) else 1
+    around = {"around": AROUND} if isinstance(model, Around) else {}
+    write_json(path / SIDECAR, {"patch": patch, **around, **(record or {})})
+
+
+def _forget_origin(config: Path) -> None:
+    """Take out the folder that the network was loaded from: it means nothing elsewhere."""
+    settings = json.loads(config.read_text())
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def load_model(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    scheduler: Any = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[nn.Module, Any]:
+    """Open what `save_model` or `latestart train` wrote, or any folder of a diffusers network or pipeline.
+
+    Args:
+        path: the folder.
+        device: where the network is put.
+        scheduler: the one that it was trained with, where the folder has none: a scheduler, a folder or file with its
+            configuration, or the name of a class of diffusers, with its own defaults.
+        dtype: of the weights.
+
+    Returns:
+        The network on images or latents, in evaluation mode, and its scheduler.
+
+    Raises:
+        ValueError: the folder is not that of a diffusers network with safetensors, or is damaged; it has no scheduler
+            and none is given, or one that is not supported.
+    """
+    path = Path(path)
+    inner = next((path / part for part in PARTS if (path / part).is_dir()), path)
+    if not (inner / "config.json").is_file():
+        raise ValueError(f"expected a folder with a diffusers model (config.json) at {path}, found none")
+    record = _record(path)
+    model: nn.Module = _network(inner, dtype)
+    trained = _given(scheduler) if scheduler is not None else _own_scheduler(path)
+    try:
+        Convention.of(trained)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"the {type(trained).__name__} of {path} is not supported: {error}") from error
+    try:
+        if record["patch"] > 1:
+            model = Unshuffled(model, record["patch"])
+        if record.get("around"):
+            model = Around(model, load_gaussian(path / AROUND).to(dtype=torch.float32), trained)
+        model.max_sigma = record.get("training", {}).get("max_sigma")  # the highest level it knows, if not all
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path / SIDECAR} does not describe the model beside it: {error}") from error
+    return model.eval().to(device), trained
+
+
+def _record(path: Path) -> dict[str, Any]:
+    sidecar = path / SIDECAR
+    return _settings(sidecar) if sidecar.is_file() else {"patch": 1}
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {file} as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds a {type(found).__name__}, expected names and values")
+    return found
+
+
+def _network(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The network in a folder, of the class that its configuration names."""
+    name = _settings(folder / "config.json").get("_class_name")
+    kind = getattr(diffusers, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin) and issubclass(kind, nn.Module)):
+        raise ValueError(f"expected a network of diffusers at {folder}, its config.json names {name!r}")
+    options = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}
+    try:
+        model, info = kind.from_pretrained(folder, **options)
+        model = model.to(dtype)
+    except Exception as error:  # whatever a class makes of settings and weights that are not its own
+        raise ValueError(f"{folder} does not hold a whole diffusers {name} with safetensors: {error}") from error
+    if info["missing_keys"] or info["unexpected_keys"]:
+        raise ValueError(
+            f"the weights in {folder} are not those of its config.json: missing {sorted(info['missing_keys'])[:3]}, "
+            f"unexpected {sorted(info['unexpected_keys'])[:3]}"
+        )
+    if spoilt := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
+        raise ValueError(f"the weights in {folder} hold values that are NaN or infinite: {', '.join(spoilt[:3])}")
+    return model
+
+
+def _own_scheduler(path: Path) -> Any:
+    """The scheduler that a folder brings."""
+    for place in (path / "scheduler", path):
+        if (place / SETTINGS).is_file():
+            return open_scheduler(place / SETTINGS)
+    raise ValueError(
+        f"{path} has no scheduler ({SETTINGS} in scheduler/ or beside config.json): say which it was trained with, by "
+        "scheduler= or --scheduler, such as DDPMScheduler"
+    )
+
+
+def _given(scheduler: Any) -> Any:
+    return open_scheduler(scheduler) if isinstance(scheduler, str | Path) else scheduler
+
+
+def open_scheduler(place: str | Path) -> Any:
+    """A scheduler of diffusers, from a folder or file with its configuration, or the name of its class.
+
+    Raises:
+        ValueError: there is none, or of a class that diffusers does not have.
+    """
+    file = Path(place) / SETTINGS if Path(place).is_dir() else Path(place)
+    if not file.is_file():
+        return _scheduler_class(str(place), f"{place!r} is neither a file, nor a folder with {SETTINGS}, nor")()
+    settings = _settings(file)
+    kind = _scheduler_class(
+        str(settings.get("_class_name")), f"{file} names {settings.get('_class_name')!r}, which is not"
+    )
+    try:
+        return kind.from_config(settings)
+    except Exception as error:  # whatever a class makes of settings that are not its own
+        raise ValueError(f"{file} does not describe a {kind.__name__}: {error}") from error
+
+
+def _scheduler_class(name: str, told: str) -> Any:
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise ValueError(f"{told} a scheduler of diffusers")
+    return kind

@@ -1,0 +1,190 @@
+"""The guard around a late-started scheduler: what it may be asked, and what it says of itself.
+
+Inside is the scheduler over the last times (`cut`), which does the work. Outside it is an instance of the user's class
+with the user's configuration, that of the whole schedule: what is made or saved from it (`from_config`,
+`save_pretrained`, a pipeline that makes its scheduler anew) has the whole schedule back, and never a part of it without
+this guard. Every other attribute and method is that of `cut`, but for
+
+    set_timesteps       for the number of steps that it was made for; a pipeline's grid over the whole schedule stands
+                        for that too, and any other is refused
+    step                the last of a run leaves it as the first found it, and so does a run that begins anew
+    init_noise_sigma    1: pipelines multiply by it what is a start sample already
+"""
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+from latestart.sampling.spacings import round_times
+
+# of the guard and its configuration; all else is that of the scheduler inside
+_STATE = frozenset(("cut", "late_steps", "late_mu", "late_done", "late_device", "_internal_dict"))
+_OWN = _STATE | {
+    *("set_timesteps", "init_noise_sigma", "arrange", "whole"),
+    *(
+        "config",
+        "register_to_config",
+        "save_config",
+        "save_pretrained",
+        "push_to_hub",
+        "to_json_string",
+        "to_json_file",
+    ),
+}
+_WATCHED = frozenset(("step", "scale_model_input"))
+TOP = 0.99  # pipelines' grids begin at 1, or at 0.999
+
+
+class LateStarted:
+    """What a late-started scheduler puts before its own class."""
+
+    cut: Any
+    late_steps: int
+    late_mu: float | None
+    late_done: int
+    late_device: Any
+    config: Any
+
+    init_noise_sigma = 1.0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__") or name in _OWN:
+            return object.__getattribute__(self, name)
+        value = getattr(object.__getattribute__(self, "cut"), name)
+        return _watched(self, value, name) if name in _WATCHED else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _STATE:
+            object.__setattr__(self, name, value)
+        elif name != "init_noise_sigma":
+            setattr(self.cut, name, value)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+    ) -> None:
+        """Set the times again, for the number of steps that the late start was made for.
+
+        Args:
+            num_inference_steps: that number; it may be left to the number of `sigmas`.
+            device: of the times.
+            timesteps, sigmas: a pipeline's own, evenly spread over the whole schedule: those of the late start take
+                their place.
+            mu: the shift, where the schedule is shifted dynamically.
+
+        Raises:
+            ValueError: another number of steps, another shift, or times or levels that stand for something else.
+        """
+        count = len(sigmas) if num_inference_steps is None and sigmas is not None else num_inference_steps
+        given = {"timesteps": timesteps if sigmas is None else None, "sigmas": None if _whole(sigmas) else sigmas}
+        given["mu"] = None if mu == self.late_mu or self.late_mu is None else mu
+        refused = {name: value for name, value in given.items() if value is not None}
+        if count != self.late_steps or refused:
+            raise ValueError(
+                f"this scheduler was late-started for {self.late_steps} steps, and got num_inference_steps={count}"
+                f"{''.join(f', {name}={value}' for name, value in refused.items())}: call late_start again with the "
+                "other number, or set times and levels on the scheduler that it was made from"
+            )
+        self.arrange(device)
+
+    def arrange(self, device: Any = None) -> None:
+        """Set the times of the scheduler inside, as if it had never stepped."""
+        options = {} if self.late_mu is None else {"mu": self.late_mu}
+        self.cut.set_timesteps(self.late_steps, device=device, **options)
+        round_times(self.cut)
+        self.late_device, self.late_done = device, 0
+
+    def whole(self) -> Any:
+        """The scheduler that it was made from, over the whole schedule."""
+        return class_below(self).from_config(self.config)  # type: ignore[attr-defined]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a lambda (SASolver keeps one) cannot be pickled: the constructor makes it again
+        inside = {k: v for k, v in vars(self.cut).items() if getattr(v, "__name__", "") != "<lambda>"}
+        own = {name: value for name, value in self.__dict__.items() if name != "cut"}
+        return _rebuilt, (class_below(self), dict(self.cut.config), inside, own)
+
+
+def guarded(whole: Any, cut: Any, steps: int, mu: float | None) -> Any:
+    """A late-started scheduler, its times set.
+
+    Args:
+        whole: the user's scheduler, whose configuration it keeps.
+        cut: one of the same class over the last times.
+        steps: that it is good for.
+        mu: the shift of a flow matching scheduler that is shifted dynamically.
+    """
+    late: Any = object.__new__(_late_class(class_below(whole)))
+    late.__dict__.update(
+        cut=cut, late_steps=steps, late_mu=mu, late_done=0, late_device=None, _internal_dict=whole.config
+    )
+    late.arrange()
+    return late
+
+
+def class_below(scheduler: Any) -> type:
+    """The scheduler's class, below the guard where it is late-started already."""
+    return type(scheduler).__mro__[2] if isinstance(scheduler, LateStarted) else type(scheduler)
+
+
+def _rebuilt(kind: type, config: Mapping[str, Any], inside: dict[str, Any], own: dict[str, Any]) -> Any:
+    cut = kind.from_config(config)  # type: ignore[attr-defined]
+    vars(cut).update(inside)
+    late: Any = object.__new__(_late_class(kind))
+    late.__dict__.update(own, cut=cut)
+    return late
+
+
+@functools.cache
+def _late_class(kind: type) -> type:
+    # the same name, so that a saved configuration names the class that can load it
+    return type(kind.__name__, (LateStarted, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
+def _watched(late: LateStarted, method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A method of the scheduler inside, which is arranged anew when a run begins or ends."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        _begin(late, kwargs.get("timestep", args[1] if len(args) > 1 else None))
+        result = method(*args, **kwargs)
+        if name == "step":
+            late.late_done += 1
+            if late.late_done == len(late.cut.timesteps):
+                late.arrange(late.late_device)
+        return result
+
+    return call
+
+
+def _begin(late: LateStarted, timestep: Any) -> None:
+    """At the first time of a run: leave nothing of one before it, and say which of equal times this is."""
+    times = late.cut.timesteps
+    if timestep is None or float(timestep) != float(times[0]):
+        return
+    if late.late_done and float(times[min(late.late_done, len(times) - 1)]) != float(timestep):
+        late.arrange(late.late_device)
+    if not late.late_done and hasattr(late.cut, "set_begin_index"):
+        late.cut.set_begin_index(0)
+
+
+def _whole(sigmas: Any) -> bool:
+    """Whether levels are a pipeline's own, evenly spread from the top of the schedule down."""
+    if sigmas is None:
+        return True
+    levels = [float(sigma) for sigma in sigmas]
+    steps = [a - b for a, b in pairwise(levels)]
+    even = all(math.isclose(step, steps[0], rel_tol=1e-2, abs_tol=1e-6) and step > 0 for step in steps)
+    return bool(levels) and TOP <= levels[0] <= 1 and even and (not steps or levels[-1] <= 1.5 * steps[0])

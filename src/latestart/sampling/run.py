@@ -1,0 +1,158 @@
+"""One run of a scheduler, from noise to data, and the rehearsal that shows whether it arrives.
+
+Most of what a scheduler cannot do shows only when it is run: a step that divides by zero, a time outside of the
+schedule, a prediction type that a class does not know. So each is rehearsed first, on a few numbers and with the exact
+network of data at one point, 0, whose every prediction is known:
+
+    D(y, sigma) = 0,    F = (D - c_skip y) / c_out            (`denoisers/conventions.py`)
+
+Whatever the sampler, its steps then end at 0. One that raises, gives NaN or ends elsewhere is refused before a network
+is evaluated. A rehearsal costs about as much as one evaluation of a tiny network.
+"""
+
+import copy
+import inspect
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latestart.denoisers.around import NO_SIGNAL
+from latestart.denoisers.base import expand
+from latestart.denoisers.conventions import Convention
+from latestart.sampling.seeds import sample_generator
+
+SHAPE = (2, 1, 5, 3)  # of the samples of a rehearsal
+ARRIVED = 0.5  # within which a rehearsal must end, of data that are usually in [-1, 1]
+
+
+def initial_sample(scheduler: Any, z: Tensor) -> Tensor:
+    """The start of a full run from white noise `z`, (B, *shape), as pipelines draw it: `init_noise_sigma z`."""
+    return z * float(getattr(scheduler, "init_noise_sigma", 1.0))
+
+
+class Run:
+    """One run of a scheduler, from noise to data, whatever its `step` asks for.
+
+        run = Run(scheduler, generators)
+        for t in scheduler.timesteps:
+            x = run.step(model(run.model_input(x, t), t), t, x)
+
+    Args:
+        scheduler: a diffusers scheduler whose times are set and that has not stepped since.
+        generators: the noise of stochastic schedulers, one generator for all samples or one for each.
+        eta: the share of noise where the class knows it (DDIM); None leaves the class's default.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        generators: torch.Generator | list[torch.Generator] | None = None,
+        eta: float | None = None,
+    ) -> None:
+        self.scheduler, self.generators = scheduler, generators
+        self._accepts = set(inspect.signature(scheduler.step).parameters)
+        offered = {"generator": generators, "eta": eta, "return_dict": False}
+        self._options = {name: value for name, value in offered.items() if value is not None and name in self._accepts}
+        self._previous: tuple[Any, Tensor | None] = (None, None)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)  # else a class whose first two times are equal begins at the second
+        if generators is not None and hasattr(scheduler, "noise_sampler_seed"):
+            # DPMSolverSDE draws Brownian paths, by seeds of their own
+            scheduler.noise_sampler = None
+            scheduler.noise_sampler_seed = _seeds(generators)
+
+    def model_input(self, x: Tensor, t: Any) -> Tensor:
+        """What the network is given for the sample `x`, (B, *shape), at time `t`."""
+        return self.scheduler.scale_model_input(x, t) if hasattr(self.scheduler, "scale_model_input") else x
+
+    def step(self, output: Tensor, t: Any, x: Tensor) -> Tensor:
+        """The sample one step below time `t`, from the network's output and the sample `x`, both (B, *shape).
+
+        Learned variances, a second half of the output's channels, are handed to the schedulers that use them.
+        """
+        if not uses_variances(self.scheduler):
+            output = output[:, : x.shape[1]]
+        result = self.scheduler.step(model_output=output, timestep=t, sample=x, **self._memory(), **self._options)
+        self._previous = (t, result[1] if len(result) > 1 else None)
+        return result[0]
+
+    def _memory(self) -> dict[str, Any]:
+        """CogVideoX's DPM solver leaves it to the caller to remember the last time and the last prediction."""
+        if "old_pred_original_sample" not in self._accepts:
+            return {}
+        t, prediction = self._previous
+        return {"timestep_back": t, "old_pred_original_sample": prediction}
+
+
+def uses_variances(scheduler: Any) -> bool:
+    """Whether a scheduler's steps take the variances that a network has learned."""
+    # an attribute of its own, not of its configuration: solvers of ODEs read that one to cut them off
+    own = vars(getattr(scheduler, "cut", scheduler)).get("variance_type")
+    return isinstance(own, str) and own.startswith("learned")
+
+
+def without_variances(scheduler: Any) -> Any:
+    """A scheduler of one's own, told that variances are cut off: those that do it themselves keep three channels."""
+    if not uses_variances(scheduler) and str(scheduler.config.get("variance_type")).startswith("learned"):
+        getattr(scheduler, "cut", scheduler).register_to_config(variance_type=None)
+    return scheduler
+
+
+def rehearse(scheduler: Any, start: float) -> None:
+    """Run a scheduler to data at one point, 0.
+
+    Args:
+        scheduler: whose times are set; it is not changed.
+        start: the standard deviation of the noise that it starts from, in its own space.
+
+    Raises:
+        ValueError: it fails, or does not arrive, with what happened.
+        ImportError: it needs a package that is not installed.
+    """
+    convention, name = Convention.of(scheduler), type(scheduler).__name__
+    copied = without_variances(copy.deepcopy(scheduler))
+    times = [float(t) for t in copied.timesteps]
+    if not all(abs(t) < float("inf") for t in times):
+        raise ValueError(f"{name} gives times that are not finite: {times}; with other settings it may not")
+    convention.noise.sigma(torch.tensor(times))  # raises for a time outside of the schedule, and names it
+    generators = [sample_generator(0, k) for k in range(SHAPE[0])]
+    x = start * torch.stack([torch.randn(SHAPE[1:], generator=g) for g in generators])
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            run = Run(copied, generators)
+            for t in copied.timesteps:
+                x = run.step(_prediction_of_zero(convention, run.model_input(x, t), t, copied), t, x)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a class does with settings that it was not made for
+        raise ValueError(f"{name} fails with these settings: {type(error).__name__}: {error}") from error
+    if not x.isfinite().all():
+        raise ValueError(f"{name} gives samples that are not finite with these settings, over the times {_told(times)}")
+    if float(x.abs().max()) > ARRIVED:
+        raise ValueError(
+            f"{name} does not sample what a network predicts with these settings: data that are all 0 come out as up "
+            f"to {float(x.abs().max()):.3g}, over the times {_told(times)}"
+        )
+
+
+def _prediction_of_zero(convention: Convention, seen: Tensor, t: Tensor, scheduler: Any) -> Tensor:
+    """The output of the exact network of data at 0, with variances where they are used."""
+    sigma = torch.as_tensor(convention.noise.sigma(float(t))).clamp(max=NO_SIGNAL)
+    level = expand(sigma, seen)
+    y = seen / convention.coefficients(level)[0]
+    out = convention.from_sample(torch.zeros_like(y), y, level)
+    return torch.cat([out, torch.zeros_like(out)], 1) if uses_variances(scheduler) else out
+
+
+def _told(times: list[float]) -> str:
+    shown = ", ".join(f"{t:g}" for t in times[:6])
+    return f"{shown}{', ...' if len(times) > 6 else ''}"
+
+
+def _seeds(generators: torch.Generator | list[torch.Generator]) -> int | list[int]:
+    if isinstance(generators, torch.Generator):
+        return generators.initial_seed()
+    return [generator.initial_seed() for generator in generators]
