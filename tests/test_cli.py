@@ -114,7 +114,9 @@ def test_fit_takes_every_combination_of_attributes_that_occurs(tmp_path):
 
 
 def test_fit_chooses_the_number_of_components(tmp_path, labelled):
-    np.savez(tmp_path / "more.npz", images=np.concatenate([np.load(labelled)["images"]] * 3))
+    some = np.load(labelled)["images"]
+    jitter = np.random.default_rng(0).integers(0, 4, (5 * len(some), *some.shape[1:]))  # no two are the same
+    np.savez(tmp_path / "more.npz", images=(np.concatenate([some] * 5) // 4 * 4 + jitter).astype(np.uint8))
     options = ("--components", "auto", "--sigma", 0.2, "--basis", "isotropic")
     result = _run("fit", tmp_path / "more.npz", "--out", tmp_path / "m.safetensors", *options)
     assert result.exit_code == 0, result.output
@@ -126,10 +128,10 @@ def test_fit_chooses_the_number_of_components(tmp_path, labelled):
 
 @pytest.fixture
 def four_clusters(tmp_path):
-    """1,100 images of 64 values in four clusters."""
+    """2,100 images of 64 values in four clusters."""
     g = np.random.default_rng(0)
     centres = g.uniform(60, 200, (4, 8, 8))
-    pixels = (centres[np.arange(1100) % 4] + 15 * g.standard_normal((1100, 8, 8))).clip(0, 255).astype(np.uint8)
+    pixels = (centres[np.arange(2100) % 4] + 15 * g.standard_normal((2100, 8, 8))).clip(0, 255).astype(np.uint8)
     np.savez(tmp_path / "clusters.npz", images=pixels)
     return tmp_path / "clusters.npz"
 
@@ -151,19 +153,19 @@ def test_a_rank_does_not_stand_in_the_way_of_auto(tmp_path, four_clusters):
 
 @pytest.mark.parametrize("options", [(), ("--components", 3), ("--components", "auto")], ids=str)
 def test_images_become_numbers_a_batch_at_a_time(tmp_path, four_clusters, options, monkeypatch):
-    """1,100 of them are never numbers all at once."""
+    """2,100 of them are never numbers all at once."""
     sizes = []
     to_floats = data.to_floats
     monkeypatch.setattr(data, "to_floats", lambda pixels: sizes.append(len(pixels)) or to_floats(pixels))
     out = tmp_path / "m.safetensors"
     result = _run("fit", four_clusters, "--basis", "diagonal", *options, "--out", out)
     assert result.exit_code == 0, result.output
-    assert load_prior(out).count == 1100 and max(sizes) <= 1024
+    assert load_prior(out).count >= 1890 and max(sizes) <= 1024
 
 
 @pytest.mark.parametrize("options", [(), ("--components", 1), ("--components", 2), ("--components", "auto")], ids=str)
 def test_images_that_are_all_the_same_are_refused(tmp_path, options):
-    np.savez(tmp_path / "const.npz", images=np.full((900, 8, 8, 3), 77, dtype=np.uint8))
+    np.savez(tmp_path / "const.npz", images=np.full((2000, 8, 8, 3), 77, dtype=np.uint8))
     result = _run("fit", tmp_path / "const.npz", *options, "--out", tmp_path / "p.safetensors")
     assert result.exit_code == 2 and "images are the same" in result.output, result.output
     assert not (tmp_path / "p.safetensors").exists()
@@ -226,8 +228,8 @@ def test_a_model_samples_late(tmp_path, how):
         (("sample", "mnist", "--t-start", "2", "--steps", "5", "--out", "x"), "leaves no time for 5 steps"),
         (("sample", "mnist", "--t-start", "2000", "--out", "x"), "2000"),
         (("sample", "mnist", "--sampler", "magic", "--out", "x"), "no sampler 'magic'"),
-        (("sample", "mnist", "--sampler", "dpm++", "--clip", "--out", "x"), "has no setting clip_sample"),
-        (("train", "nowhere", "--out", "x", "--channels", "8,a"), "channels must be whole numbers"),
+        (("sample", "mnist", "--sampler", "pndm", "--clip", "--out", "x"), "has no setting clip_sample"),
+        (("train", ".", "--out", "x", "--channels", "8,a"), "channels must be whole numbers"),
         (("train", "nowhere", "--out", "x"), "nowhere"),
     ],
 )

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from latestart import zoo
 from latestart.cli import app
-from latestart.data import load_images, save_png
+from latestart.data import drawn, load_images, save_png
 from latestart.theory.critical import speciation
 from latestart.train import TrainConfig, train
 
@@ -61,7 +61,7 @@ def test_the_shipped_model_brings_its_images_and_its_classifier(tmp_path):
     record = json.loads((tmp_path / "analysis.json").read_text())
     assert record["about"]["images"] == 60 and record["about"]["held_out"] == 2000
     levels = {(row["criterion"], row["of"]): row for row in record["levels"]}
-    expected = speciation(zoo.load("mnist").images("train")[slice(60)].floats())
+    expected = speciation(drawn(zoo.load("mnist").images("train"), 60, 0).floats())
     assert levels["speciation", "data"]["sigma"] == pytest.approx(expected.sigma)
     assert 250 < levels["uturn", "network"]["t"] < 700
 

@@ -74,7 +74,7 @@ def test_a_folder_without_a_prior_is_judged_by_halves(tmp_path, files):
         (("mnist", "--images", "nowhere.npz"), "nowhere.npz"),
         (("mnist", "--images", "few.npz"), "at least 40 images"),
         (("mnist", "--images", "small.npz"), "(1, 28, 28), received a prior for (1, 28, 28) and images (50, 1, 8, 8)"),
-        (("mnist", "--images", "some.npz", "--t-start", "1000"), "1000 lies outside of the times"),
+        (("mnist", "--images", "some.npz", "--t-start", "1001"), "t_start=1001 lies outside of the schedule"),
         (("mnist", "--images", "some.npz", "--prior", "own.safetensors"), "fitted to these very 100 images"),
         (("mnist", "--prior", "some.npz"), "expected a gaussian file"),
         (("mnist", "--out", "few.npz"), "expected a folder to write to"),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src" / "latestart"
 FLOORS = [
-    {"checks"},
-    {"files", "device", "processes", "datasets"},
+    {"checks", "device"},
+    {"files", "processes", "datasets"},
     {"noise", "data"},
     {"inputs"},
     {"gaussians"},

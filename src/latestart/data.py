@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latestart.checks import whole_number
+from latestart.checks import seeded, whole_number
 from latestart.datasets.layouts import open_source
 from latestart.datasets.pictures import Colour, Source, decode
 from latestart.datasets.places import Place
@@ -271,6 +271,12 @@ def stream_images(
     source = open_source(Place.of(path, background))
     rows = _rows(len(source), limit, part)
     return (Images(pixels, labels) for pixels, labels in source.chunks(rows, size))
+
+
+def drawn(images: Images, limit: int | None, seed: int) -> Images:
+    """At most `limit` of the images, in an order drawn by the seed: files are often in the order of their classes."""
+    order = torch.randperm(len(images), generator=seeded(seed))
+    return images[order if limit is None else order[: whole_number("limit", limit)]]
 
 
 def save_png(path: str | Path, pixels: Tensor) -> None:

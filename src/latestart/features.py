@@ -51,6 +51,12 @@ class Classifier(nn.Module):
         return self.body(x)
 
     @torch.inference_mode()
+    def decide(self, x: Tensor) -> Tensor:
+        """The class of each image `(B, C, H, W)` in [-1, 1], int64 `(B,)`, on the device of the images."""
+        weight = next(self.parameters())
+        return self(x.to(weight)).argmax(1).to(x.device)
+
+    @torch.inference_mode()
     def classify(self, batches: Iterable[Tensor]) -> Tensor:
         """The class of each image of batches `(B, C, H, W)` in [-1, 1], int64 `(N,)`."""
         return torch.cat([self(part).argmax(1) for part in batches])

@@ -9,7 +9,6 @@ killed, is reported by `torchrun` by its rank, and it ends the others; those tha
 """
 
 import atexit
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from latestart.device import environment_number
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # the others wait while the first one works alone; torchrun ends them if it dies
@@ -104,11 +105,11 @@ def _meeting() -> Iterator[None]:
 @cache
 def processes() -> Processes:
     """The processes of this run. The first call under `torchrun` waits for all of them."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if environment_number("WORLD_SIZE", 1) < 2:
         return Processes()
     from accelerate import PartialState
 
-    own = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()  # nccl wants a GPU for each
+    own = environment_number("LOCAL_WORLD_SIZE", 1) <= torch.cuda.device_count()  # nccl wants a GPU for each
     state = PartialState(cpu=not own, timeout=PATIENCE)
     atexit.register(_leave)
     return Distributed(state.process_index, state.num_processes, state.device)

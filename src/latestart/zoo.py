@@ -24,15 +24,18 @@ from torch import nn
 
 from latestart.data import Images, read_png, tile, untile
 from latestart.denoisers.folders import load_model
+from latestart.denoisers.wrappers import HalfPrecision
 from latestart.features import Classifier, ClassifierFeatures
 from latestart.files import load_tensors
 from latestart.gaussians.gaussian import Gaussian, load_gaussian
 from latestart.gaussians.mixture import Mixture, load_mixture
+from latestart.gaussians.prior import Prior
 from latestart.gaussians.priors import load_prior
 
 ASSETS = Path(__file__).parent / "assets"
 SETS = ("train", "heldout-a", "heldout-b")
 COLUMNS = 50
+PRECISIONS = ("no", "bf16")
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,14 @@ def _bundle(name: str) -> Bundle:
 
 
 def open_model(
-    model: str, prior: str | Path | None = None, late: bool = False, device: torch.device | str = "cpu"
-) -> tuple[nn.Module, Any, Gaussian | Mixture | None]:
+    model: str,
+    prior: str | Path | None = None,
+    late: bool = False,
+    device: torch.device | str = "cpu",
+    *,
+    scheduler: Any = None,
+    mixed_precision: str = "no",
+) -> tuple[Any, Any, Prior | None]:
     """A shipped model by its name, or a diffusers folder: the network, its scheduler, and the prior to start from.
 
     The network and the prior are put on `device`; a shipped model is one, and stays there.
@@ -118,23 +127,56 @@ def open_model(
     The prior is the one in the file `prior`, or for a shipped model "gaussian" or "mixture", those that come with it; a
     late start of a shipped model without one takes the Gaussian.
 
+    Args:
+        model: a shipped model's name, or a folder.
+        prior: a file, or the name of a shipped one.
+        late: whether a shipped prior is wanted where none is named.
+        device: where it is evaluated.
+        scheduler: the one that a folder without one was trained with; see `load_model`.
+        mixed_precision: "bf16" for a network in half precision, "no" for its own.
+
     Raises:
-        ValueError: a folder without a model, a shipped prior of a model that is not, or a late start without a prior.
+        ValueError: a folder without a model, a shipped prior of a model that is not, a late start without a prior, or
+            a precision that there is not.
     """
-    if model not in names() and not Path(model).is_dir():
-        raise ValueError(f"{model} is neither a folder with a diffusers model nor a shipped one ({', '.join(names())})")
+    if mixed_precision not in PRECISIONS:
+        raise ValueError(f"mixed_precision must be one of {', '.join(PRECISIONS)}, received {mixed_precision!r}")
+    require_model(model)
     shipped = load(model) if not Path(model).is_dir() else None
-    network, scheduler = (shipped.model.to(device), shipped.scheduler) if shipped else load_model(model, device)
+    if shipped is not None and scheduler is not None:
+        raise ValueError(f"the shipped model {model} has its own scheduler, and needs no other")
+    network: Any
+    network, own = (
+        (shipped.model.to(device), shipped.scheduler) if shipped else load_model(model, device, scheduler=scheduler)
+    )
+    if mixed_precision != "no":
+        network = HalfPrecision(network)
     if prior is not None and str(prior) in ("gaussian", "mixture"):
         if shipped is None:
             raise ValueError(f"the prior {str(prior)!r} comes with shipped models only, received the folder {model}")
-        own = shipped.prior if str(prior) == "gaussian" else shipped.mixture
-        return network, scheduler, own.to(device)
+        chosen = shipped.prior if str(prior) == "gaussian" else shipped.mixture
+        return network, own, chosen.to(device)
     if prior is not None:
-        return network, scheduler, load_prior(prior).to(device)
+        return network, own, load_prior(prior).to(device)
     if late and shipped is None:
         raise ValueError("a late start needs a prior: fit one with `latestart fit IMAGES --out prior.safetensors`")
-    return network, scheduler, shipped.prior.to(device) if shipped and late else None
+    return network, own, shipped.prior.to(device) if shipped and late else None
+
+
+def require_model(model: str) -> None:
+    """Raise `ValueError` unless a model is a folder, or the name of a shipped one."""
+    if model in names() or Path(model).is_dir():
+        return
+    hub = model.count("/") == 1 and not model.startswith((".", "/"))
+    told = (
+        f"; if it is a name on the Hub, download it first (hf download {model} --local-dir {model.split('/')[-1]}) and "
+        "give that folder"
+        if hub
+        else ""
+    )
+    raise ValueError(
+        f"{model} is neither a folder with a diffusers model nor a shipped one ({', '.join(names())}){told}"
+    )
 
 
 def features(name: str) -> ClassifierFeatures:

@@ -598,7 +598,7 @@ ARGUMENTS = ["experiment", "table1", "mnist", "--samples", "8", "--nfe", "3", "-
     [
         ("gaussian=400;mixture=now", "t-start must be whole numbers between commas, received 'now'"),
         ("gaussian=400;gaussian=500", "each kind of start once, received 'gaussian=400;gaussian=500'"),
-        ("uniform=400", "received start times of 'uniform', which the parts paper, exact, solvers do not have"),
+        ("uniform=400", "received start times of 'uniform', 400, which the parts paper, exact, solvers do not have"),
     ],
 )
 def test_start_times_that_cannot_be_are_told(tmp_path, text, message):

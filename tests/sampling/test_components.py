@@ -102,8 +102,8 @@ def test_copies_are_looked_for_in_generated_images_where_a_model_is_given():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="at least 400 held-out images, received 399"):
-        choose_components(IMAGES, HELD_OUT[:399], 0.1)
+    with pytest.raises(ValueError, match="at least 200 held-out images, received 199"):
+        choose_components(IMAGES, HELD_OUT[:199], 0.1)
     with pytest.raises(ValueError, match="50 images are too few for 3 components: each needs 20"):
         choose_components(IMAGES[:50], HELD_OUT, 0.1, candidates=(3, 10))
     with pytest.raises(ValueError, match="expected sigma"):

@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import Model, bar, check_folder, friendly, names, say, seed_option
+from latestart.cli.support import (
+    Background,
+    MixedPrecision,
+    Model,
+    Scheduler,
+    bar,
+    check_files,
+    check_folder,
+    check_model,
+    friendly,
+    names,
+    say,
+    seed_option,
+)
 
 
 def analyze(
@@ -26,7 +39,7 @@ def analyze(
         ),
     ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="Coarser, on at most 1,000 images.")] = False,
-    limit: Annotated[int, typer.Option(min=20, help="Use only the first images.")] = 10_000,
+    limit: Annotated[int, typer.Option(min=20, help="Use only so many of the images, drawn by the seed.")] = 10_000,
     t_range: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Lowest and highest t of the branches; default: around the deviation of the data."),
@@ -34,39 +47,46 @@ def analyze(
     classifier: Annotated[
         Path | None, typer.Option(help="A classifier.safetensors, for clones and U-turns; default: the shipped one.")
     ] = None,
-    seed: Annotated[int, seed_option("Seed of the noise and of the subsamples.")] = 0,
+    scheduler: Scheduler = None,
+    background: Background = None,
+    mixed_precision: MixedPrecision = "no",
+    seed: Annotated[int, seed_option("Seed of the noise, of the images drawn and of the subsamples.")] = 0,
 ) -> None:
     """Find the critical levels of a network, by every criterion, beside those of its images as a point cloud."""
     with friendly():
-        import torch
+        check_model(model)
+        check_files(images, held_out, classifier)
+        check_folder(out)
         from rich.console import Console
 
         from latestart import zoo
-        from latestart.data import load_images
+        from latestart.data import drawn, load_images
+        from latestart.device import own_device
         from latestart.experiments import analyze as experiment
         from latestart.experiments.analysis_task import Settings, prepare
         from latestart.features import Classifier
         from latestart.files import write_json
         from latestart.report.analysis import draw, levels_table
 
-        check_folder(out)
-        network, scheduler, _ = zoo.open_model(model)
+        network, trained, _ = zoo.open_model(
+            model, device=own_device(), scheduler=scheduler, mixed_precision=mixed_precision
+        )
         bundle = zoo.load(model) if model in zoo.names() and not Path(model).is_dir() else None
         if images is None and bundle is None:
             raise ValueError(f"{model} is not a shipped model: give its images with --images")
         limit = min(limit, 1000) if quick else limit
-        cloud = load_images(images, limit) if images else zoo.load(model).images("train")[slice(0, limit)]
-        unseen = load_images(held_out, limit) if held_out else bundle.images("heldout-a") if bundle else None
+        given = (load_images(path, background=background) if path else None for path in (images, held_out))
+        own = (bundle.images(which) if bundle else None for which in ("train", "heldout-a"))
+        cloud, unseen = (found or shipped for found, shipped in zip(given, own))
+        assert cloud is not None
+        cloud = drawn(cloud, limit, seed)
+        unseen = None if unseen is None else drawn(unseen, limit if held_out else None, seed)
         judge = Classifier.load(classifier) if classifier else bundle.classifier if bundle else None
-
-        def classify(x: torch.Tensor) -> torch.Tensor:
-            assert judge is not None
-            return judge(x.float()).argmax(1)
 
         settings = Settings.quick(seed) if quick else Settings(seed=seed)
         task = prepare(
-            network, scheduler, cloud.floats(), cloud.labels, unseen.floats() if unseen is not None else None,
-            prior=bundle.prior if bundle else None, classify=classify if judge else None, t_range=t_range,
+            network, trained, cloud.floats(), cloud.labels, unseen.floats() if unseen is not None else None,
+            prior=bundle.prior if bundle else None, classify=judge.decide if judge else None, t_range=t_range,
             settings=settings,
         )  # fmt: skip
         with bar("analyzing") as advance:

@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latestart.cli.support import Model, bar, check_folder, friendly, say, seed_option
+from latestart.cli.support import (
+    Background,
+    MixedPrecision,
+    Model,
+    Scheduler,
+    bar,
+    check_files,
+    check_folder,
+    check_model,
+    friendly,
+    say,
+    seed_option,
+)
 
 if TYPE_CHECKING:
     from latestart.data import Images
@@ -24,33 +36,42 @@ def check(
     t_start: Annotated[
         float | None, typer.Option(help="The start that you have in mind, in the scheduler's t.")
     ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler: runs begin at a multiple of them.")] = 5,
     out: Annotated[Path, typer.Option(help="Folder for the figures and the picture.")] = Path("out/check"),
     evaluated: Annotated[int, typer.Option("-n", min=40, help="Images that the network is evaluated on.")] = 256,
+    scheduler: Scheduler = None,
+    background: Background = None,
+    mixed_precision: MixedPrecision = "no",
     seed: Annotated[int, seed_option("Seed of all draws.")] = 0,
 ) -> None:
     """Ask whether a late start can be relied on: a verdict for each way in which it can fail, with its figure."""
     with friendly():
+        check_model(model)
+        check_files(images, prior)
+        check_folder(out)
         from rich.console import Console
 
         from latestart import zoo
+        from latestart.device import own_device
         from latestart.files import write_json
         from latestart.noise import Noise
         from latestart.report.findings import findings_picture, findings_table, levels_table
         from latestart.sampling.check import check as run
 
-        check_folder(out)
-        network, scheduler, start = zoo.open_model(model, prior)
+        network, trained, start = zoo.open_model(
+            model, prior, False, own_device(), scheduler=scheduler, mixed_precision=mixed_precision
+        )
         shipped = zoo.load(model) if model in zoo.names() and not Path(model).is_dir() else None
-        data = _images(images, shipped)
+        data = _images(images, shipped, background)
         start, judged, which = _prior(start, shipped, data, seed)
         say(f"judging {which} on {len(judged)} images")
         classify = None if shipped is None else _classifier(shipped)
         with bar("checking") as advance:
             report = run(
-                network, scheduler, start, judged.floats(), t_start, judged.labels, classify,
-                evaluated=evaluated, seed=seed, progress=advance,
+                network, trained, start, judged, t_start, None, classify,
+                steps=steps, evaluated=evaluated, seed=seed, progress=advance,
             )  # fmt: skip
-        noise = Noise.from_scheduler(scheduler)
+        noise = Noise.from_scheduler(trained)
         write_json(out / "check.json", {"model": model, **report.record()})
         findings_picture(out / "check.png", report, noise)
         console = Console(width=None if Console().is_terminal else 110)
@@ -59,11 +80,11 @@ def check(
     say(f"wrote {out / 'check.png'} and {out / 'check.json'}")
 
 
-def _images(images: Path | None, shipped: Any) -> "Images":
+def _images(images: Path | None, shipped: Any, background: str | None) -> "Images":
     from latestart.data import load_images
 
     if images is not None:
-        return load_images(images)
+        return load_images(images, background=background)
     if shipped is None:
         raise ValueError("a model of your own is checked on images of your own: give held-out ones with --images")
     return shipped.images("heldout-a")
@@ -84,4 +105,4 @@ def _prior(prior: Any, shipped: Any, data: "Images", seed: int) -> tuple[Any, "I
 
 
 def _classifier(shipped: Any) -> Any:
-    return lambda batch: shipped.classifier(batch).argmax(1)
+    return shipped.classifier.decide

@@ -5,7 +5,23 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import Model, bar, check_folder, friendly, say, seed_option
+from latestart.cli.support import (
+    Background,
+    MixedPrecision,
+    Model,
+    Sampler,
+    Scheduler,
+    bar,
+    check_files,
+    check_folder,
+    check_model,
+    check_samplers,
+    friendly,
+    say,
+    seed_option,
+)
+
+SHIPPED = ("gaussian", "mixture")  # priors by name
 
 
 def choose(
@@ -18,7 +34,7 @@ def choose(
         Path | None, typer.Option(help="A prior that `latestart fit` wrote; default: the shipped.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 5,
-    sampler: Annotated[str, typer.Option(help="ddim, ddpm, pndm, dpm++, unipc, deis, euler, heun, lms, ...")] = "ddim",
+    sampler: Sampler = None,
     method: Annotated[
         str | None, typer.Option(help="nats, stability, probe, nats+probe; default: the last, if there are features.")
     ] = None,
@@ -27,34 +43,47 @@ def choose(
     ] = None,
     probes: Annotated[int, typer.Option(min=200, help="Samples of all probes together.")] = 2000,
     out: Annotated[Path | None, typer.Option(help="File for the choice and its evidence (JSON).")] = None,
-    seed: Annotated[int, seed_option("Seed of the noise.")] = 0,
+    scheduler: Scheduler = None,
+    background: Background = None,
+    mixed_precision: MixedPrecision = "no",
+    seed: Annotated[int, seed_option("Seed of the noise and of the order of the images.")] = 0,
 ) -> None:
     """Choose where to start sampling, by nats and a probe, at a small share of a search."""
     with friendly():
+        check_model(model)
+        check_samplers(sampler)
+        check_files(images, None if str(prior) in SHIPPED else prior)
+        if out is not None:
+            check_folder(out.parent)
         from dataclasses import asdict
 
         from rich.console import Console
 
         from latestart import zoo
         from latestart.data import load_images
+        from latestart.denoisers.wrappers import of_velocity
+        from latestart.device import own_device
         from latestart.files import write_json
         from latestart.report.tables import choice_table
         from latestart.sampling.choose import choose_start
-        from latestart.sampling.samplers import make_sampler
+        from latestart.sampling.samplers import usual_sampler
 
-        if out is not None:
-            check_folder(out.parent)
-        network, trained, start = zoo.open_model(model, prior, late=True)
-        shipped = model in zoo.names()
-        data = load_images(images) if images else zoo.load(model).images("heldout-a") if shipped else None
-        scheduler = make_sampler(sampler, trained, spacing="trailing")
+        network, trained, start = zoo.open_model(
+            model, prior, True, own_device(), scheduler=scheduler, mixed_precision=mixed_precision
+        )
+        shipped = model in zoo.names() and not Path(model).is_dir()
+        held_out = zoo.load(model).images("heldout-a") if shipped else None
+        data = load_images(images, background=background) if images else held_out
+        network, trained = of_velocity(network, trained)
         with bar("choosing") as advance:
             choice = choose_start(
-                network, scheduler, start, data, steps, method, features=features or (model if shipped else None),
-                probes=probes, seed=seed, progress=advance,
+                network, usual_sampler(sampler, trained), start, data, steps, method,
+                features=features or (model if shipped else None), probes=probes, seed=seed, progress=advance,
             )  # fmt: skip
         if out is not None:
             write_json(out, asdict(choice))
     Console().print(choice_table(choice))
     say(f"start at t = {choice.t_start:g} (sigma = {choice.sigma:.3g}): {choice.how}")
+    for doubt in choice.doubts:
+        say(f"warning: {doubt}")
     say(f"{choice.nfe} network evaluations in all" + (f"; wrote {out}" if out else ""))

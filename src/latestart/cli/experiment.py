@@ -1,7 +1,7 @@
 """The paper's figures as commands: one-dimension, sphere, potential, bifurcation; faces; the early distribution."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,21 @@ from latestart.cli.early import gaussianity, sensitivity
 from latestart.cli.initialisations import initialisations
 from latestart.cli.late_start import late_start
 from latestart.cli.late_training import late_training
-from latestart.cli.support import Model, bar, check_folder, friendly, say, seed_option, whole_numbers
+from latestart.cli.support import (
+    Background,
+    MixedPrecision,
+    Model,
+    Scheduler,
+    bar,
+    check_files,
+    check_folder,
+    check_model,
+    friendly,
+    on_device,
+    say,
+    seed_option,
+    whole_numbers,
+)
 from latestart.cli.table1 import table1
 
 
@@ -70,23 +84,29 @@ def potential(
     images: Annotated[
         Path | None, typer.Option(help="Images of the point cloud; default: those of the shipped model.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=2, help="Use only the first images.")] = 10_000,
+    limit: Annotated[int, typer.Option(min=2, help="Use only so many of the images, drawn by the seed.")] = 10_000,
     samples: Annotated[int, typer.Option(min=2, help="Samples of each model; all their pairs are looked at.")] = 8,
     t_low: Annotated[float | None, typer.Option(help="Lowest time, in the scheduler's t.")] = None,
     t_high: Annotated[float | None, typer.Option(help="Highest time, in the scheduler's t.")] = None,
-    seed: Annotated[int, seed_option("Seed of the samples.")] = 0,
+    scheduler: Scheduler = None,
+    background: Background = None,
+    mixed_precision: MixedPrecision = "no",
+    seed: Annotated[int, seed_option("Seed of the samples, and of the images drawn.")] = 0,
 ) -> None:
     """The potential of a network between two of its samples, beside that of the exact point cloud."""
     with friendly():
-        from latestart.data import load_images
+        check_model(model)
+        check_files(images)
+        check_folder(out)
+        from latestart.data import drawn, load_images
         from latestart.experiments import potential as experiment
         from latestart.files import write_json
         from latestart.report import curves
 
-        check_folder(out)
-        cloud = load_images(images, limit) if images is not None else None
+        cloud = None if images is None else drawn(load_images(images, background=background), limit, seed)
+        opened: dict[str, Any] = {"scheduler": scheduler, "mixed_precision": mixed_precision}
         with bar("integrating") as advance:
-            result = experiment.run(model, cloud, samples, seed, (t_low, t_high), progress=advance)
+            result = experiment.run(model, cloud, samples, seed, (t_low, t_high), progress=advance, **opened)
         figures = experiment.results(result)
         write_json(out / "results.json", figures)
         curves.potential(out / "potential.png", result)
@@ -117,26 +137,21 @@ def faces(
 
 
 experiment = typer.Typer(help="The paper's figures, each with its expected number.", no_args_is_help=True)
-experiment.command(
-    "one-dimension", epilog="Example:  latestart experiment one-dimension --out out/experiments/one-dimension"
-)(one_dimension)
-experiment.command("sphere", epilog="Example:  latestart experiment sphere --dims 2,8,32,128 --radius 4")(sphere)
-experiment.command("potential", epilog="Example:  latestart experiment potential mnist --samples 8")(potential)
-experiment.command("bifurcation", epilog="Example:  latestart experiment bifurcation --leaves 12")(bifurcation)
-experiment.command("faces", epilog="Example:  latestart experiment faces -n 20000 --out out/faces.npz")(faces)
-experiment.command("late-start", epilog="Example:  latestart experiment late-start --prior gaussian")(late_start)
-experiment.command(
-    "classifier",
-    epilog="Example:  latestart experiment classifier out/faces.npz --out out/faces-classifier.safetensors",
-)(classifier)
-experiment.command("attributes", epilog="Example:  latestart experiment attributes out/faces.npz")(attributes)
-experiment.command("diversity", epilog="Example:  latestart experiment diversity mnist --samples 1000")(diversity)
-experiment.command("gaussianity", epilog="Example:  latestart experiment gaussianity --samples 1000")(gaussianity)
-experiment.command("sensitivity", epilog="Example:  latestart experiment sensitivity --step 25")(sensitivity)
-experiment.command("table1", epilog="Example:  latestart experiment table1 mnist --parts paper,exact")(table1)
-experiment.command(
-    "initialisations", epilog="Example:  latestart experiment initialisations mnist --kinds gaussian,mixture,images"
-)(initialisations)
-experiment.command("late-training", epilog="Example:  latestart experiment late-training --steps 2000 --seeds 3")(
-    late_training
-)
+for name, run, example, networks in (
+    ("one-dimension", one_dimension, "--out out/experiments/one-dimension", False),
+    ("sphere", sphere, "--dims 2,8,32,128 --radius 4", False),
+    ("potential", potential, "mnist --samples 8", True),
+    ("bifurcation", bifurcation, "--leaves 12", False),
+    ("faces", faces, "-n 20000 --out out/faces.npz", False),
+    ("late-start", late_start, "--prior gaussian", True),
+    ("classifier", classifier, "out/faces.npz --out out/faces-classifier.safetensors", True),
+    ("attributes", attributes, "out/faces.npz", True),
+    ("diversity", diversity, "mnist --samples 1000", True),
+    ("gaussianity", gaussianity, "--samples 1000", True),
+    ("sensitivity", sensitivity, "--step 25", True),
+    ("table1", table1, "mnist --parts paper,exact", True),
+    ("initialisations", initialisations, "mnist --kinds gaussian,mixture,images", True),
+    ("late-training", late_training, "--steps 2000 --seeds 3", True),
+):
+    command = on_device(run) if networks else run
+    experiment.command(name, epilog=f"Example:  latestart experiment {name} {example}")(command)

@@ -5,7 +5,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latestart.cli.support import Model, bar, check_folder, friendly, say, seed_option, told, whole_numbers
+from latestart.cli.support import (
+    Background,
+    MixedPrecision,
+    Model,
+    Sampler,
+    Scheduler,
+    bar,
+    check_files,
+    check_folder,
+    check_model,
+    check_samplers,
+    friendly,
+    say,
+    seed_option,
+    told,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -49,21 +65,23 @@ def train(
         typer.Option(help="A Gaussian of the images that `latestart fit` wrote: learn what its denoiser leaves."),
     ] = "",
     save_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 500,
+    background: Background = None,
     seed: Annotated[int, seed_option("Seed of the weights, the batches and the noise.")] = 0,
 ) -> None:
     """Train a small diffusion model on a set of images."""
-    from latestart.data import load_images
-    from latestart.train import TrainConfig
-    from latestart.train import train as run
-
     with friendly():
+        check_files(images, init or None, around or None)
         check_folder(out)
+        from latestart.data import load_images
+        from latestart.train import TrainConfig
+        from latestart.train import train as run
+
         config = TrainConfig(
             steps, batch_size, learning_rate, ema_decay=ema, seed=seed, prediction=prediction, patch=patch,
             channels=whole_numbers("channels", channels), layers=layers, classes=classes,
             mixed_precision=mixed_precision, init=init, max_sigma=max_sigma, min_snr=min_snr, around=around,
         )  # fmt: skip
-        data = load_images(images)
+        data = load_images(images, background=background)
         with bar("training") as advance:
             run(data, out, config, save_every, lambda step, total, loss: advance(step, total, f"loss {loss:.4f}"))
     say(f"wrote the model to {out}")
@@ -130,6 +148,7 @@ def fit(
     ] = False,
     sigma: Annotated[float, typer.Option(help="Noise level at which `auto` compares numbers of components.")] = 2.0,
     limit: Annotated[int | None, typer.Option(min=2, help="Use only the first images.")] = None,
+    background: Background = None,
     seed: Annotated[int, seed_option("Of the directions of a low-rank fit, and of k-means.")] = 0,
 ) -> None:
     """Fit the prior of a late start to a set of images; under `torchrun`, with all its processes.
@@ -138,6 +157,7 @@ def fit(
     its share of them, of a mixture all.
     """
     with friendly():
+        check_files(images)
         from latestart.data import load_images
         from latestart.device import own_device
         from latestart.gaussians.moments import Moments
@@ -152,14 +172,19 @@ def fit(
         if by_label and by_attribute:
             raise ValueError("one of --by-label and --by-attribute")
         if components or by_label or by_attribute:
-            data = _by_attribute(images, limit, run.first) if by_attribute else load_images(images, limit)
+            data = (
+                _by_attribute(images, limit, run.first)
+                if by_attribute
+                else load_images(images, limit, background=background)
+            )
             _fit_mixture(data, out, number, by_label or by_attribute, basis, rank, sigma, seed, run, device)
             return
-        data = load_images(images, limit, (run.index, run.count))
+        data = load_images(images, limit, (run.index, run.count), background)
         moments = Moments(data.shape, basis, rank, seed=seed)
+        moments.bare = False  # of bytes it is known what they are
         with bar("fitting", run.first) as advance:
             for batch in told(data.batches(), len(data), advance):
-                moments.update(batch.to(device))
+                moments.add(batch.to(device))
         moments.combine(run)
         require_variance([moments])
         prior = moments.gaussian().to("cpu")
@@ -224,10 +249,15 @@ def _chosen_components(
     import torch
 
     from latestart.checks import seeded
-    from latestart.sampling.components import choose_components
+    from latestart.sampling.components import FEWEST, choose_components
 
     order = torch.randperm(len(data), generator=seeded(seed))
-    held_out = min(max(400, len(data) // 10), HELD_OUT)
+    held_out = min(len(data) // 10, HELD_OUT)
+    if held_out < FEWEST:
+        raise ValueError(
+            f"--components auto holds out a tenth of the images, and needs {FEWEST} of them: expected at "
+            f"least {10 * FEWEST} images, received {len(data)}; give a number of components"
+        )
     choice = choose_components(
         data[order[held_out:]], data[order[:held_out]], sigma, seed=seed, device=device, basis=basis, rank=rank
     )
@@ -251,15 +281,24 @@ def sample(
         typer.Option(help="Where to start, in the scheduler's t; default: full noise, or with a prior where nats say."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 5,
-    sampler: Annotated[str, typer.Option(help="ddim, ddpm, pndm, dpm++, unipc, deis, euler, heun, lms, ...")] = "ddim",
-    clip: Annotated[bool, typer.Option(help="Clip the predicted image at every step (DDIM, DDPM).")] = False,
+    sampler: Sampler = None,
+    clip: Annotated[bool, typer.Option(help="Clip the predicted image at every step, where the sampler can.")] = False,
     label: Annotated[int | None, typer.Option(min=0, help="The class, for class-conditional models.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of images.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Images evaluated at once.")] = 256,
+    check_prior: Annotated[
+        bool, typer.Option(help="Compare the prior with the model first, and refuse one of other values.")
+    ] = True,
+    scheduler: Scheduler = None,
+    mixed_precision: MixedPrecision = "no",
     seed: Annotated[int, seed_option("Image i depends on the seed and i alone.")] = 0,
 ) -> None:
     """Sample images from a model, from full noise or from a late start; under `torchrun`, with all its processes."""
     with friendly():
+        check_model(model)
+        check_samplers(sampler)
+        check_files(None if prior in ("gaussian", "mixture") else prior)
+        check_folder(out)
         import torch
 
         from latestart import zoo
@@ -268,20 +307,19 @@ def sample(
         from latestart.device import own_device
         from latestart.processes import processes
         from latestart.sampling.generate import generate
-        from latestart.sampling.samplers import make_sampler
+        from latestart.sampling.samplers import usual_sampler
 
-        network, trained, start = zoo.open_model(model, prior, t_start is not None, own_device())
-        check_folder(out)
-        changes = {"clip_sample": clip} if clip or sampler in ("ddim", "ddpm") else {}
+        network, trained, start = zoo.open_model(
+            model, prior, t_start is not None, own_device(), scheduler=scheduler, mixed_precision=mixed_precision
+        )
         network, trained = of_velocity(network, trained)
-        scheduler = make_sampler(sampler, trained, spacing="trailing", **changes)
         run = processes()
         mine = run.share(n)
         if not mine:
             raise ValueError(f"{n} images are too few for {run.count} processes")
         result = generate(
-            network, scheduler, start, len(mine), steps, t_start, seed, labels=label, batch_size=batch_size,
-            first=mine.start, progress=run.first,
+            network, usual_sampler(sampler, trained, clip), start, len(mine), steps, t_start, seed, labels=label,
+            batch_size=batch_size, check_prior=check_prior, first=mine.start, progress=run.first,
         )  # fmt: skip
         pixels = to_pixels(result.images).cpu()
         for k, image in zip(mine, pixels):

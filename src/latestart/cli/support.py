@@ -1,6 +1,9 @@
 """What the commands share: errors as one line, progress, checks of where to write."""
 
+import functools
+import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,9 +43,80 @@ def seed_option(about: str) -> Any:
 SampleSeed = Annotated[int, seed_option("Sample i depends on the seed and i alone.")]
 
 
+Background = Annotated[
+    str | None, typer.Option(help="Lay transparent pictures onto this colour (white, #ff8800); they are refused else.")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="Scheduler of a model folder without one: a scheduler_config.json, or a class of diffusers."),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        help="ddim, ddpm, pndm, dpm++, unipc, deis, euler, heun, lms, ..., or own; default: ddim, or the model's own "
+        "where it is of EDM or flow matching."
+    ),
+]
+
+
+def on_device(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the option --device, which says where all of its networks are evaluated."""
+    about = "cpu, cuda or cuda:1; default: the accelerator where there is one."
+
+    @functools.wraps(command)
+    def run(*args: Any, device: str | None = None, **kwargs: Any) -> None:
+        if device is not None:
+            with friendly():
+                from latestart.device import choose_device
+
+                choose_device(device)
+        command(*args, **kwargs)
+
+    option = inspect.Parameter(
+        "device",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[str | None, typer.Option(help=about)],
+    )
+    signature = inspect.signature(command)
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+    run.__annotations__ = {**command.__annotations__, "device": option.annotation}
+    return run
+
+
+def check_model(model: str) -> None:
+    """Before anything is loaded: a model is a folder, or shipped."""
+    shipped = Path(__file__).parent.parent / "assets" / model / "config.json"
+    if not Path(model).is_dir() and not shipped.is_file():
+        from latestart.zoo import require_model
+
+        require_model(model)
+
+
+def check_samplers(*names: str | None) -> None:
+    """Before anything is loaded: samplers are those that there are."""
+    from latestart.sampling.names import OWN, SAMPLERS
+
+    for name in names:
+        if name is not None and name not in (*SAMPLERS, OWN):
+            raise ValueError(f"there is no sampler {name!r}; there are {', '.join(SAMPLERS)} and {OWN}")
+
+
+def check_files(*paths: str | Path | None) -> None:
+    """Before anything is loaded: there is something at each path, but for the words behind an @."""
+    for path in paths:
+        if path is None or Path(path).exists():
+            continue
+        bare = Path(path).with_name(Path(path).name.split("@")[0]) if Path(path).name[0] != "@" else Path(path).parent
+        if not bare.exists():
+            raise FileNotFoundError(f"expected a file or folder at {path}, found nothing")
+
+
 @contextmanager
 def friendly() -> Iterator[None]:
-    """A user's mistake is one clear line and exit code 2, not a traceback."""
+    """A user's mistake is one clear line and exit code 2, not a traceback; a warning is one line too."""
+    before = warnings.showwarning
+    warnings.showwarning = _warn
     try:
         yield
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
@@ -52,6 +126,14 @@ def friendly() -> Iterator[None]:
         told = f"[bold red]error{process}:[/] {escape(str(error))}"
         Console(stderr=True).print(told, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
+    finally:
+        warnings.showwarning = before
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print(f"[bold yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from latestart.checks import seeded
+from latestart.data import Images
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import PointCloud
 from latestart.denoisers.networks import from_diffusers
@@ -142,7 +143,8 @@ def prepare(
     settings = settings or Settings()
     denoiser = from_diffusers(model, scheduler)
     noise = denoiser.noise
-    held_out = images if held_out is None else held_out
+    images = images.to(denoiser.device)
+    held_out = images if held_out is None else held_out.to(denoiser.device)
     for name, given, least in (("images", images, 2 * FEWEST), ("held-out images", held_out, FEWEST)):
         if tuple(given.shape[1:]) != tuple(denoiser.shape) or len(given) < least:
             raise ValueError(
@@ -150,7 +152,7 @@ def prepare(
                 f"{tuple(given.shape)}"
             )
         enough(given, "analyze")
-    prior = prior or Gaussian.fit(images.split(1024))
+    prior = (prior or Gaussian.fit(Images(images.cpu()))).to(denoiser.device)
     deviation = _deviation(images)
     levels = _levels(noise, deviation, t_range, settings.step)
     _check(denoiser, held_out[:4], levels)

@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from latestart.data import Images
 from latestart.experiments.analysis import (
     CLOUD,
     DATA,
@@ -394,7 +395,7 @@ def _nats(task: Task, analysis: Analysis) -> None:
         try:
             images = subject.images[: task.settings.held_out]
             exact = subject is task.cloud
-            prior = Gaussian.fit(task.cloud.images.split(1024)) if exact else task.prior
+            prior = Gaussian.fit(Images(task.cloud.images)) if exact else task.prior
             analysis.nats[of] = nats(subject.denoiser, prior, images, exact=exact, seed=task.settings.seed)
         except ValueError as error:
             names = [f"{budget:g} nats" for budget in BUDGETS]

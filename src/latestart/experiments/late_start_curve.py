@@ -288,7 +288,7 @@ class Curve:
         cloud, unseen = _pictures(self.subject, settings.images)
         classify = None
         if isinstance(extract, ClassifierFeatures):
-            classify = lambda x: extract.classifier(x.float()).argmax(1)  # noqa: E731
+            classify = extract.classifier.decide
         task = prepare(
             self.subject.network,
             self.subject.scheduler,

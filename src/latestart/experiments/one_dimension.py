@@ -33,7 +33,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
-from scipy.optimize import brentq
 from scipy.stats import norm
 from scipy.stats import t as student
 from torch import Tensor
@@ -47,6 +46,7 @@ from latestart.theory.branches import constant
 from latestart.theory.jacobian import leading_eigenvalue
 from latestart.theory.levels import CriticalLevel
 from latestart.theory.potential import along, drift, potential, rates, straight
+from latestart.theory.roots import root
 
 NOISE = Noise.vp()
 T_MIN = 1e-3  # where training and paths end: at t = 0 there is no noise
@@ -175,8 +175,9 @@ def fixed_points(denoiser: Denoiser, sigma: float) -> list[tuple[float, bool]]:
     grid = np.linspace(-1.3 / c, 1.3 / c, 802)  # an even number: 0, where the exact model has a root, is not on it
     signs = np.sign(force(grid))
     changes = np.flatnonzero(signs[1:] != signs[:-1])
-    roots = [brentq(lambda y: force(y).item(), grid[i], grid[i + 1], xtol=1e-14) for i in changes]
-    return [(root, bool(signs[i] > 0)) for root, i in zip(roots, changes)]
+    pull = "D(y) - c y"
+    roots = [root(lambda y: force(y).item(), grid[i], grid[i + 1], pull, xtol=1e-14) for i in changes]
+    return [(y, bool(signs[i] > 0)) for y, i in zip(roots, changes)]
 
 
 def diagram(denoiser: Denoiser, thetas: np.ndarray = THETAS) -> Diagram:
@@ -191,13 +192,17 @@ def diagram(denoiser: Denoiser, thetas: np.ndarray = THETAS) -> Diagram:
 
 
 def symmetric_level(denoiser: Denoiser) -> float:
-    """The level sigma at which `lambda = c` at the point of symmetry, y = 0: the root on the denoiser's Jacobian."""
+    """The level sigma at which `lambda = c` at the point of symmetry, y = 0: the root on the denoiser's Jacobian.
+
+    Raises:
+        ValueError: there is none between sigma = 0.3 and 5, as of a network that has not learned the two points.
+    """
 
     def excess(log_sigma: float) -> float:
         sigma = math.exp(log_sigma)
         return leading_eigenvalue(denoiser, torch.zeros(1), sigma).leading - constant("sde", sigma)
 
-    return math.exp(brentq(excess, math.log(0.3), math.log(5.0), xtol=1e-10))
+    return math.exp(root(excess, math.log(0.3), math.log(5.0), "lambda - c at y = 0, by log sigma,", xtol=1e-10))
 
 
 def second_well(denoiser: Denoiser, xtol: float = 1e-6) -> float:
@@ -304,6 +309,19 @@ def agreement(paths: Paths, t: float) -> dict[str, float]:
     return {"t": near, "share": share, "expected": float(norm.cdf(1 / NOISE.sigma(near)))}
 
 
+def _of_each(networks: list["Network"], level: Callable[[Denoiser], float]) -> list[float]:
+    """A critical level of each network."""
+    found = []
+    for network in networks:
+        try:
+            found.append(level(network))
+        except ValueError as error:
+            raise ValueError(
+                f"the network of seed {network.seed} has not learned the two points: {error}; train it for more --steps"
+            ) from error
+    return found
+
+
 # --- the experiment ---------------------------------------------------------------------------------------------------
 
 
@@ -380,8 +398,8 @@ def run(
         exponent=exponent(math.sqrt(exact.alpha_bar)),
         training=training,
         networks=networks,
-        symmetric=[symmetric_level(network) for network in networks],
-        second=[second_well(network) for network in networks],
+        symmetric=_of_each(networks, symmetric_level),
+        second=_of_each(networks, second_well),
         wells=[wells(networks[0], factor * exact.t) for factor in AROUND],
         branches=diagram(model),
         network_branches=diagram(networks[0]),

@@ -42,6 +42,7 @@ from latestart.data import Images
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import PointCloud
 from latestart.denoisers.networks import from_diffusers
+from latestart.device import own_device
 from latestart.noise import Noise
 from latestart.sampling.generate import generate
 from latestart.sampling.samplers import make_sampler
@@ -248,6 +249,7 @@ def run(
     levels_at: int = LEVELS,
     drawn_at: int = DRAWN,
     progress: Progress | None = None,
+    **opened: Any,
 ) -> Result:
     """The potentials of a network and of the images at hand, each between samples of its own.
 
@@ -260,13 +262,14 @@ def run(
         points: of a curve, odd.
         levels_at, drawn_at: numbers of times, of the curvatures and of the drawn curves.
         progress: called as `progress(done, total, what)`.
+        opened: what `zoo.open_model` takes beside the model and its device.
 
     Raises:
         ValueError: a folder without images, images of another shape, too few, or times outside of the schedule.
     """
-    network, scheduler, _ = zoo.open_model(model)
+    network, scheduler, _ = zoo.open_model(model, device=own_device(), **opened)
     denoiser = from_diffusers(network, scheduler)
-    floats = _images(model, images, denoiser, samples).floats()
+    floats = _images(model, images, denoiser, samples).floats().to(denoiser.device)
     low, high = (share * denoiser.noise.t_range[1] if t is None else t for share, t in zip(RANGE, t_range))
     if not low < high:
         raise ValueError(f"expected a range of times from low to high, received {low:g}, {high:g}")

@@ -76,12 +76,13 @@ class Options:
         for kind, times in self.t_start.items():
             if kind not in begun:
                 raise ValueError(
-                    f"received start times of {kind!r}, which the parts {', '.join(self.parts)} do not have with these "
-                    f"kinds of start: expected some of {', '.join(begun)} (`{PAPER}` is the paper's own grid)"
+                    f"t-start: received start times of {kind!r}, {', '.join(map(str, times))}, which the parts "
+                    f"{', '.join(self.parts)} do not have with these kinds of start: expected some of "
+                    f"{', '.join(begun)} (`{PAPER}` is the paper's own grid)"
                 )
             if min(times, default=0) < 1:
                 raise ValueError(
-                    f"expected start times of at least 1, in the scheduler's t, received {times} for {kind}"
+                    f"t-start: expected start times of at least 1, in the scheduler's t, received {times} for {kind}"
                 )
 
     @property

@@ -32,6 +32,7 @@ from latestart.sampling.seeds import white_noise
 
 log = logging.getLogger(__name__)
 
+FEWEST = 200  # held-out images: the threshold for copies is a quantile of half of them
 CANDIDATES = (1, 2, 5, 10, 30, 100, 300)
 SAMPLES = 1000
 SEEN = 2000  # fitted images at most that copies are looked for in
@@ -85,7 +86,7 @@ def choose_components(
 
     Args:
         images: to fit to, whatever `as_images` takes (bytes stay bytes), floats in the model's value range.
-        held_out: at least 400 others of the same kind, taken in an order drawn by the seed; half of them serve as the
+        held_out: at least 200 others of the same kind, taken in an order drawn by the seed; half of them serve as the
             second set of the copying check.
         sigma: the noise level of the start; with a model and `t_start` it is that of the run.
         candidates: numbers of components; by default 1, 2, 5, 10, 30, 100, 300, as far as there are 20 images for each.
@@ -105,8 +106,8 @@ def choose_components(
     _values("images", fitted_to[: len(fitted_to) if fitted_to.bare else 0])  # bytes are finite
     require_same_range(others, _range_of(fitted_to), "the mixture")
     others = others[torch.randperm(len(others), generator=seeded(seed))]
-    if len(others) < 400:
-        raise ValueError(f"expected at least 400 held-out images, received {len(others)}")
+    if len(others) < FEWEST:
+        raise ValueError(f"expected at least {FEWEST} held-out images, received {len(others)}")
     if samples < 1:
         raise ValueError(f"expected at least 1 sample to look for copies in, received samples={samples}")
     if model is not None:

@@ -1,7 +1,29 @@
-"""The names that diffusers has for what is called otherwise here, for those who come from there."""
+"""Names: of samplers, and those that diffusers has for what is called otherwise here.
+
+Nothing heavy is imported here, so that a command can refuse a name at once.
+"""
 
 from collections.abc import Mapping
 from typing import Any
+
+SAMPLERS = {
+    "ddpm": "DDPMScheduler",
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "ipndm": "LMSDiscreteScheduler",  # with the coefficients of equal steps: `samplers.IPNDM`
+    "deis": "DEISMultistepScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "kdpm2": "KDPM2DiscreteScheduler",
+}
+EDM = {"euler": "EDMEulerScheduler", "dpm++": "EDMDPMSolverMultistepScheduler"}
+FLOW = {"euler": "FlowMatchEulerDiscreteScheduler", "heun": "FlowMatchHeunDiscreteScheduler"}
+OWN = "own"  # the model's own scheduler
+OF_KIND = {"vp": SAMPLERS, "edm": EDM, "flow": FLOW}
 
 HERE = {
     "num_inference_steps": "steps",

@@ -1,5 +1,7 @@
 """Samplers by name: diffusers scheduler classes, made from the scheduler that a model was trained with.
 
+Those of beta-based schedules, of EDM and of flow matching are different classes; "own" is the model's own.
+
 One of them is written here. iPNDM (Zhang and Chen, "Fast sampling of diffusion models with exponential integrator",
 2023, section 4) is the Adams-Bashforth method in the level sigma, with the coefficients of equal steps whatever the
 steps are, and with the lower orders in place of Runge-Kutta steps at the beginning:
@@ -16,22 +18,10 @@ from typing import Any
 
 import diffusers
 
+from latestart.noise import Noise
+from latestart.sampling.guard import class_below
+from latestart.sampling.names import OF_KIND, OWN, SAMPLERS
 from latestart.sampling.spacings import spaced
-
-SAMPLERS = {
-    "ddpm": "DDPMScheduler",
-    "ddim": "DDIMScheduler",
-    "pndm": "PNDMScheduler",
-    "ipndm": "LMSDiscreteScheduler",  # with the coefficients of equal steps: `IPNDM`
-    "deis": "DEISMultistepScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-ancestral": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "lms": "LMSDiscreteScheduler",
-    "kdpm2": "KDPM2DiscreteScheduler",
-}
 
 ADAMS_BASHFORTH = (
     (1.0,),
@@ -73,7 +63,11 @@ def clipping(name: str, clip: bool) -> dict[str, Any]:
     A dynamic threshold of no more than 1 is to clip, for the classes that know no other way. One that cannot clip at
     all is told to by a setting that it does not have, and so refused by `make_sampler`.
     """
-    known = _settings(sampler_class(name))
+    return _clipping(sampler_class(name), clip)
+
+
+def _clipping(kind: type, clip: bool) -> dict[str, Any]:
+    known = _settings(kind)
     if "clip_sample" in known:
         return {"clip_sample": clip}
     if not clip:
@@ -89,15 +83,16 @@ def make_sampler(name: str, trained: Any, spacing: str | None = None, **changes:
     """The diffusers scheduler called `name`, over the levels of the scheduler `trained`.
 
     Args:
-        name: a short name (`SAMPLERS`).
-        trained: the scheduler that the model was trained with; its betas and its prediction type are kept.
+        name: a short name (`SAMPLERS`), or "own" for the class of `trained`.
+        trained: the scheduler that the model was trained with; its betas, or what it has instead, and its prediction
+            type are kept.
         spacing: of its times or levels (`sampling/spacings.py`); None leaves what the configuration says.
         changes: of the configuration, such as `clip_sample=True`.
 
     Raises:
-        ValueError: a name is not known, or the class has no such setting.
+        ValueError: a name is not known, or not for such a schedule, or the class has no such setting.
     """
-    kind: Any = sampler_class(name)
+    kind: Any = class_below(trained) if name == OWN else _class_for(name, Noise.from_scheduler(trained).kind)
     parameters = _settings(kind)
     if spacing is not None:
         kind, settings = spaced(kind, spacing)
@@ -109,3 +104,33 @@ def make_sampler(name: str, trained: Any, spacing: str | None = None, **changes:
         changes = {"skip_prk_steps": True, **changes}
     # from_config takes the new class's own defaults, even of the betas, for the names in this list
     return kind.from_config({**trained.config, "_use_default_values": []}, **changes)
+
+
+def usual_sampler(name: str | None, trained: Any, clip: bool = False) -> Any:
+    """A sampler as commands make it: with trailing times where it has times, clipped or not.
+
+    Args:
+        name: as for `make_sampler`; None is DDIM of a beta-based schedule, and the model's own of any other.
+        trained: the scheduler that the model was trained with.
+        clip: whether the predicted image is clipped to [-1, 1] at every step.
+
+    Raises:
+        ValueError: what `make_sampler` raises, and a sampler that cannot clip where it is to.
+    """
+    process = Noise.from_scheduler(trained).kind
+    name = name or ("ddim" if process == "vp" else OWN)
+    kind = class_below(trained) if name == OWN else _class_for(name, process)
+    spacing = "trailing" if "timestep_spacing" in _settings(kind) else None
+    return make_sampler(name, trained, spacing, **_clipping(kind, clip))
+
+
+def _class_for(name: str, kind: str) -> type:
+    there = OF_KIND[kind]
+    if name in there:
+        return sampler_class(name) if kind == "vp" else getattr(diffusers, there[name])
+    if name in SAMPLERS:
+        raise ValueError(
+            f"the sampler {name!r} is for beta-based schedules, and the model's is of the kind {kind}: there are "
+            f"{', '.join(there)} and {OWN}"
+        )
+    return sampler_class(name)

@@ -30,12 +30,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from latestart.denoisers.base import Denoiser, check_sample
 from latestart.theory.branches import BranchPoint, Criterion, Follower, constant, levels_of
 from latestart.theory.jacobian import ConvergenceError, Method
+from latestart.theory.roots import root
 from latestart.theory.stability import beside, critical_between, ends
 
 THETA_C = math.sqrt(math.sqrt(2) - 1)  # of data at +-1 in one dimension
@@ -57,7 +57,8 @@ def one_dimension(theta: float) -> float:
     if theta <= THETA_C:
         return 0.0
     slope, height = theta / (1 - theta**2), 2 * theta / (1 + theta**2)
-    return brentq(lambda x: height * math.tanh(slope * x) / x - 1, 1e-12, height, xtol=1e-15, rtol=1e-14)
+    pull = "the pull of two points less the drift"
+    return root(lambda x: height * math.tanh(slope * x) / x - 1, 1e-12, height, pull, xtol=1e-15, rtol=1e-14)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.integrate import quad
-from scipy.optimize import brentq
 from scipy.special import expit
 from torch import Tensor
 
@@ -34,6 +33,7 @@ from latestart.checks import seeded
 from latestart.denoisers.base import Denoiser
 from latestart.noise import Noise
 from latestart.theory.levels import FEWEST, CriticalLevel, Curve, enough, evaluate
+from latestart.theory.roots import root
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -55,7 +55,7 @@ def two_gaussians(
         raise ValueError(
             f"expected a positive separation and a variance that is not negative, received {separation} and {variance}"
         )
-    q: float = brentq(lambda q: _agreement(q) - agreement, 1e-9, 1e3, xtol=1e-12)
+    q = root(lambda q: _agreement(q) - agreement, 1e-9, 1e3, f"the agreement of clones less {agreement:g}", xtol=1e-12)
     square = separation**2 / q - variance
     if square <= 0:
         raise ValueError(
@@ -66,8 +66,20 @@ def two_gaussians(
 
 
 def two_gaussians_agreement(sigma: float, separation: float, variance: float = 0.0) -> float:
-    """phi: the probability that two clones from the level sigma agree, for `N(+-m, variance I)`, `|m| = separation`."""
-    return _agreement(separation**2 / (variance + sigma**2))
+    """phi: the probability that two clones from the level sigma agree, for `N(+-m, variance I)`, `|m| = separation`.
+
+    Two points without noise are told apart for certain: it is 1.
+
+    Raises:
+        ValueError: a level or variance that is negative, or a separation that is not positive.
+    """
+    if not (sigma >= 0 and variance >= 0 and separation > 0):
+        raise ValueError(
+            "expected sigma and variance of at least 0 and a separation above 0, received "
+            f"sigma={sigma}, variance={variance}, separation={separation}"
+        )
+    spread = variance + sigma**2
+    return 1.0 if spread == 0 else _agreement(separation**2 / spread)
 
 
 def clone(

@@ -22,13 +22,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from latestart.checks import seeded
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
 from latestart.theory.levels import CriticalLevel, Curve, enough
+from latestart.theory.roots import root
 
 _ROUNDING = 1e-13  # a squared distance below this share of the squares it is a difference of is none
 _GRID = 40  # levels of the first search for a collapse
@@ -167,7 +167,7 @@ def _collapse_of_gaussian(data: Gaussian, n: int | None, noise: Noise | None) ->
     total = (multiplicity @ data.variances).item()
     low = 0.5 * math.log(top) - math.log(n) - 1
     high = 0.5 * math.log(total / (2 * math.log(n))) + 1
-    sigma = math.exp(brentq(excess, low, high, xtol=1e-12))
+    sigma = math.exp(root(excess, low, high, "the excess entropy, by log sigma,", xtol=1e-12))
     how = f"root of the excess entropy of a Gaussian with {data.basis.name} covariance, {n} points"
     return CriticalLevel(sigma, "collapse", how).on(noise)
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from latestart.denoisers.base import Denoiser, check_sample
@@ -28,6 +28,7 @@ from latestart.noise import Noise
 from latestart.theory.branches import STEP, BranchPoint, Criterion, Follower, constant, descend, levels_of
 from latestart.theory.jacobian import ConvergenceError, Method
 from latestart.theory.levels import CriticalLevel
+from latestart.theory.roots import root
 
 FAR_FROM_FOLD = 0.2  # a ratio lambda / c well below the 1 that it has at a fold
 FLAT = 1e-6  # relative difference of two ratios that rounding may make
@@ -241,14 +242,15 @@ def critical_between(follower: Follower, stable: BranchPoint, unstable: BranchPo
         products += here.spectrum.products
         return here.ratio - 1
 
-    root = brentq(excess, math.log(unstable.sigma), math.log(stable.sigma), xtol=1e-10, rtol=1e-12)
-    if abs(excess(root)) > 1e-2:
+    ends = math.log(unstable.sigma), math.log(stable.sigma)
+    found = root(excess, *ends, "lambda / c - 1 along a branch, by log sigma,", xtol=1e-10, rtol=1e-12)
+    if abs(excess(found)) > 1e-2:
         raise ConvergenceError(
-            f"the branch jumps at sigma = {math.exp(root):.6g}, where lambda / c is {here.ratio:.4g} and not 1",
+            f"the branch jumps at sigma = {math.exp(found):.6g}, where lambda / c is {here.ratio:.4g} and not 1",
             abs(here.ratio - 1),
-            math.exp(root),
+            math.exp(found),
         )
-    return math.exp(root), products
+    return math.exp(found), products
 
 
 # --- beside it --------------------------------------------------------------------------------------------------------
