@@ -113,10 +113,10 @@ def test_fit_takes_every_combination_of_attributes_that_occurs(tmp_path):
     assert both.exit_code == 2 and "one of --by-label and --by-attribute" in both.output
 
 
-def test_fit_chooses_the_number_of_components(tmp_path, labelled):
-    some = np.load(labelled)["images"]
-    jitter = np.random.default_rng(0).integers(0, 4, (5 * len(some), *some.shape[1:]))  # no two are the same
-    np.savez(tmp_path / "more.npz", images=(np.concatenate([some] * 5) // 4 * 4 + jitter).astype(np.uint8))
+def test_fit_chooses_the_number_of_components(tmp_path):
+    g, bright = np.random.default_rng(1), np.arange(2000)[:, None, None] % 2
+    pixels = (60 + 120 * bright + 12 * g.standard_normal((2000, 6, 6))).clip(0, 255).astype(np.uint8)
+    np.savez(tmp_path / "more.npz", images=pixels)
     options = ("--components", "auto", "--sigma", 0.2, "--basis", "isotropic")
     result = _run("fit", tmp_path / "more.npz", "--out", tmp_path / "m.safetensors", *options)
     assert result.exit_code == 0, result.output

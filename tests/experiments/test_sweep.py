@@ -22,9 +22,10 @@ from latestart.evaluation.quality import feature_statistics, frechet
 from latestart.experiments import cells as cells_module
 from latestart.experiments import judge as judging
 from latestart.experiments import sweep as sweeping
-from latestart.experiments.cells import plan, read_cell, steps_for
+from latestart.experiments.cells import Outcome, plan, read_cell, steps_for, write_cell
 from latestart.experiments.grid import Cell, Grid, read_grid
 from latestart.experiments.judge import Judge, Reference, reference_of
+from latestart.experiments.keys import fingerprint, formerly
 from latestart.experiments.subjects import Subject, weights
 from latestart.experiments.sweep import Sweep, add_gains, shares, within
 from latestart.files import load_tensors, save_tensors
@@ -307,6 +308,20 @@ def test_every_part_of_a_configuration_is_in_the_key(judge):
     ]
     assert len(set(keys)) == len(keys)
     assert key(late) == key(replace(late, model="exact"))
+
+
+def test_cells_under_the_key_of_an_earlier_version_are_found_and_none_is_measured_again(judge, undisturbed, tmp_path):
+    known = SimpleNamespace(features="quarters", reference=replace(judge.reference, fingerprint=fingerprint("data")))
+    one = plan([cell()], {"exact": replace(subject(judge), judge=known, weights=fingerprint(b"weights"))})[0]
+    assert one.key != one.key.former
+    before = replace(one, key=one.key.former, configuration=formerly(one.configuration))
+    write_cell(
+        tmp_path / "cells" / f"{before.key}.safetensors", before, Outcome("done", "", judge(pictures(20, 3) / 2 + 0.5))
+    )
+    sweep = Sweep([one], {"exact": subject(judge)}, tmp_path)
+    sweep.measure()
+    assert [path.stem for path in (tmp_path / "cells").iterdir()] == [one.key.former]
+    assert sweep.outcome(one).figures.frechet == judge(pictures(20, 3) / 2 + 0.5).frechet
 
 
 def test_changed_weights_have_another_fingerprint():

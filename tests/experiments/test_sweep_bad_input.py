@@ -15,7 +15,8 @@ from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import feature_statistics
 from latestart.experiments.cells import KIND, Outcome, plan, read_cell, write_cell
 from latestart.experiments.grid import Cell
-from latestart.experiments.judge import Judge, Reference, fingerprint, reference_of
+from latestart.experiments.judge import Judge, Reference, reference_of
+from latestart.experiments.keys import fingerprint
 from latestart.experiments.subjects import Subject
 from latestart.experiments.sweep import COLUMNS, Sweep
 from latestart.files import load_tensors, save_tensors

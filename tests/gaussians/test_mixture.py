@@ -715,3 +715,11 @@ def test_the_default_level_is_lowered_until_every_component_has_images():
     assert len(found.components) == 8 and found.weights.min() > 0
     with pytest.raises(ValueError, match="has no images"):
         Mixture.fit(x, components=8, basis="diagonal", sigma=20.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_level_that_is_lost_beside_the_images_is_named(seed: int) -> None:
+    x = torch.randn(49, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) * 1e15
+    with pytest.raises(ValueError, match=r"sigma = 0\.5 .* is lost beside images with a variance of"):
+        Mixture.fit(x, 2, sigma=0.5, basis="lowrank", seed=2)
+    assert Mixture.fit(x, 2, sigma=1e14, basis="lowrank", seed=2).sample(2).isfinite().all()

@@ -128,10 +128,9 @@ def _network(folder: Path, dtype: torch.dtype) -> nn.Module:
     kind = getattr(diffusers, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin) and issubclass(kind, nn.Module)):
         raise ValueError(f"expected a network of diffusers at {folder}, its config.json names {name!r}")
-    options = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}
+    options = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True, "torch_dtype": dtype}
     try:
         model, info = kind.from_pretrained(folder, **options)
-        model = model.to(dtype)
     except Exception as error:  # whatever a class makes of settings and weights that are not its own
         raise ValueError(f"{folder} does not hold a whole diffusers {name} with safetensors: {error}") from error
     if info["missing_keys"] or info["unexpected_keys"]:

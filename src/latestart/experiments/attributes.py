@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from latestart.data import Images, load_images, to_floats
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.faces import SHARES
-from latestart.experiments.judge import fingerprint
+from latestart.experiments.keys import fingerprint
 from latestart.features import Classifier
 from latestart.files import load_tensors, require_finite, save_tensors, sound
 
@@ -103,7 +103,7 @@ class AttributeClassifier:
     @property
     def name(self) -> str:
         """Its fingerprint: other weights, another name."""
-        return f"attributes-{fingerprint(*self.network.state_dict().values())}"
+        return "attributes-" + fingerprint(*self.network.state_dict().values())
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ always n; its steps are chosen so that they are the number asked for, and a cell
 was spent is counted on the network itself.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,8 @@ from torch import Tensor
 from latestart.denoisers.adapter import Watched, as_network
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.grid import Cell
-from latestart.experiments.judge import Figures, fingerprint
+from latestart.experiments.judge import Figures
+from latestart.experiments.keys import Print, is_of, key_of
 from latestart.experiments.subjects import Subject
 from latestart.files import load_tensors, save_tensors, sound
 from latestart.sampling.late_start import late_start
@@ -43,7 +43,7 @@ class Planned:
     """A cell, its key, its whole configuration, and its steps, or why there are none."""
 
     cell: Cell
-    key: str
+    key: Print
     configuration: dict[str, Any]
     steps: int | None
     reason: str = ""
@@ -170,11 +170,6 @@ def _planned(cell: Cell, subject: Subject) -> Planned:
     return Planned(cell, key_of(configuration), configuration, steps, reason)
 
 
-def key_of(configuration: dict[str, Any]) -> str:
-    """The key of a cell with this configuration."""
-    return fingerprint(json.dumps(configuration, sort_keys=True))
-
-
 def again(planned: Planned) -> Planned:
     """The same cell with the next seed, as a plan of that seed would have it."""
     cell = replace(planned.cell, seed=planned.cell.seed + 1)
@@ -210,7 +205,7 @@ def read_cell(path: Path, planned: Planned) -> Outcome:
     tensors, metadata = load_tensors(path, KIND)
     if (version := metadata.get("version")) != VERSION:
         raise ValueError(f"{path} is a cell of version {version}, expected version {VERSION}")
-    if metadata.get("configuration") != planned.configuration:
+    if not is_of(metadata.get("configuration"), planned.configuration):
         raise ValueError(f"{path} holds another cell than {describe(planned.cell)}")
     with sound(path, "cell"):
         if (status := metadata["status"]) not in MEASURED:

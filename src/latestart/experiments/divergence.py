@@ -20,7 +20,7 @@ from latestart.checks import seeded
 from latestart.data import Images
 from latestart.denoisers.adapter import as_network
 from latestart.denoisers.networks import from_diffusers
-from latestart.experiments.judge import fingerprint
+from latestart.experiments.keys import fingerprint, kept_at
 from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.theory.nats import NatsCurve, nats
 
@@ -58,7 +58,7 @@ def kept_divergence(
         tell: told of a damaged file.
     """
     chosen = some(images, IMAGES)
-    path = folder / f"nats-{fingerprint(weights, prior[1], chosen.pixels)}.safetensors"
+    path = kept_at(folder, "nats-{}.safetensors", fingerprint(weights, prior[1], chosen.pixels))
     if path.is_file():
         try:
             return _read(path)

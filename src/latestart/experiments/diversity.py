@@ -30,7 +30,6 @@ show no bias for a late start to remove. By the shipped classifier the same samp
 away. Its recall rises from 0.2 to 0.8 with the late start, and of that too the noise on the samples has its part.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -48,7 +47,8 @@ from latestart.experiments.diversity_data import facts_of, open_data
 from latestart.experiments.diversity_records import Result, Way, best_of, gains_of
 from latestart.experiments.diversity_ways import Settings, chosen, planned_ways
 from latestart.experiments.grid import FULL
-from latestart.experiments.judge import COMPARED, few_samples, fingerprint
+from latestart.experiments.judge import COMPARED, few_samples
+from latestart.experiments.keys import is_of, kept_at, key_of
 from latestart.experiments.readers import doubtful, open_reader, read_all, scores_of
 from latestart.experiments.subjects import open_subjects
 from latestart.experiments.sweep import shares
@@ -191,8 +191,7 @@ class Experiment:
         return {**planned.configuration, "classifier": self.reader.name}
 
     def _file(self, planned: Planned) -> Path:
-        key = fingerprint(json.dumps(self._configuration(planned), sort_keys=True))
-        return self.out / "ways" / f"{key}.safetensors"
+        return kept_at(self.out / "ways", "{}.safetensors", key_of(self._configuration(planned)))
 
     def _sample(self, planned: Planned, meter: Meter) -> None:
         judge: Any = self._read  # the images' readings in place of their figures
@@ -216,7 +215,7 @@ class Experiment:
         """What is kept of a way; None where there is nothing, or nothing sound."""
         try:
             tensors, metadata = load_tensors(self._file(planned), CELL)
-            if metadata.get("configuration") != self._configuration(planned):
+            if not is_of(metadata.get("configuration"), self._configuration(planned)):
                 raise ValueError(f"{self._file(planned)} holds another way than {describe(planned.cell)}")
             classes = {name: tensors[f"classes.{name}"] for name in self.reader.values}
             copied = Estimate(*tensors["copied"].tolist()) if "copied" in tensors else None

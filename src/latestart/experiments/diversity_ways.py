@@ -9,7 +9,6 @@ All but the reference are at equal network evaluations. A way for which no start
 cannot spend the evaluations, is left out and told with the reason.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -21,7 +20,7 @@ import torch
 from latestart.denoisers.adapter import as_network
 from latestart.experiments.cells import Planned, describe, first_line, plan
 from latestart.experiments.grid import FULL, Cell, Grid
-from latestart.experiments.judge import fingerprint
+from latestart.experiments.keys import kept_at, key_of
 from latestart.experiments.subjects import Subject
 from latestart.files import read_json, write_json
 from latestart.sampling.choose import choose_start
@@ -185,7 +184,7 @@ def _choice(settings: Settings, subject: Subject, folder: Path, tell: Tell, samp
     steps = _steps(settings, subject, sampler)
     data = (judge.reference.fingerprint, judge.features)
     named = [subject.weights, print_ or prior, sampler, steps, *data, settings.seed]
-    path = folder / f"{fingerprint(json.dumps(named))}.json"
+    path = kept_at(folder, "{}.json", key_of(named))
     if isinstance(known := read_json(path), dict) and "t_start" in known:
         return known
     if distribution is None:

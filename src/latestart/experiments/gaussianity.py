@@ -30,7 +30,6 @@ the prior is rejected from t = 500 down for the forward process, and from 700 fo
 little narrower than the prior (kurtosis below 1).
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import product
@@ -45,7 +44,7 @@ from latestart.denoisers.adapter import sample_shape
 from latestart.evaluation.gaussianity import REPLICATES, Gaussianity, Test, gaussianity
 from latestart.experiments import divergence
 from latestart.experiments.divergence import kept_divergence, nats_at, require_no_classes, some
-from latestart.experiments.judge import fingerprint
+from latestart.experiments.keys import fingerprint, is_of, kept_at, key_of
 from latestart.experiments.subjects import open_images, open_network, open_prior
 from latestart.files import read_json, write_json
 from latestart.gaussians.gaussian import Gaussian
@@ -262,7 +261,7 @@ class Levels:
         return {**self.configuration, "t_start": t_start}
 
     def _file(self, t_start: int) -> Path:
-        return self.out / "levels" / f"{fingerprint(json.dumps(self._named(t_start), sort_keys=True))}.json"
+        return kept_at(self.out / "levels", "{}.json", key_of(self._named(t_start)))
 
     def _stored(self, t_start: int) -> dict[tuple[str, str], Gaussianity] | None:
         """What is kept of a level; None where there is nothing, or nothing sound."""
@@ -271,7 +270,7 @@ class Levels:
             return None
         try:
             known = read_json(path) or {}
-            if known["configuration"] != self._named(t_start):
+            if not is_of(known["configuration"], self._named(t_start)):
                 raise ValueError("it holds another level")
             return {panel: _found(known["found"][", ".join(panel)]) for panel in PANELS}
         except (ValueError, KeyError, TypeError) as error:

@@ -47,7 +47,8 @@ from latestart.evaluation.copying import CopyingFrom
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.cells import Outcome, first_line, plan
 from latestart.experiments.grid import FULL, Cell, Grid
-from latestart.experiments.judge import Figures, choose, fingerprint, over
+from latestart.experiments.judge import Figures, choose, over
+from latestart.experiments.keys import fingerprint
 from latestart.experiments.starts import Box, Flow, FlowConfig, NoisedImages, Reshaped, fit_flow, kept, require_zuko
 from latestart.experiments.subjects import SHIPPED, Subject, open_subjects
 from latestart.experiments.sweep import Sweep

@@ -9,7 +9,6 @@ each with a 95% interval. A shipped model brings its own reference; that of a us
 processes, and kept in a file that says which extractor and which images it is of: any other is refused.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from latestart.data import Images, in_unit_range, load_images
 from latestart.evaluation.copying import BAR, CopyingFrom
 from latestart.evaluation.manifold import FEWEST, OverlapWith
 from latestart.evaluation.quality import Estimate, FrechetTo, interval
+from latestart.experiments.keys import Print, fingerprint, is_of
 from latestart.features import Classifier, ClassifierFeatures, InceptionFeatures
 from latestart.files import load_tensors, require_finite, save_tensors, sound
 from latestart.gaussians.basis import Dense
@@ -99,7 +99,7 @@ class Reference:
     real: Tensor
     copying: tuple[Images, Images, Images] | None
     shape: tuple[int, ...]
-    fingerprint: str
+    fingerprint: Print
 
 
 class Judge:
@@ -200,17 +200,6 @@ def ratio_replicates(above: tuple[float, Tensor], below: tuple[float, Tensor]) -
     return one / other
 
 
-def fingerprint(*parts: Any) -> str:
-    """Sixteen hexadecimal digits of tensors, bytes and text: other parts, other digits."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, Tensor):
-            digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
-            part = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data  # no copy
-        digest.update(part if isinstance(part, bytes | memoryview) else f"{part}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def open_features(name: str) -> Any:
     """An extractor: a shipped one by its name, a classifier's file, or the file of the Inception weights.
 
@@ -293,7 +282,7 @@ def _opened(path: Path, known: dict[str, Any]) -> tuple[Gaussian, Tensor]:
     tensors, metadata = load_tensors(path, KIND)
     for name, expected in known.items():
         received = metadata.get(name)
-        if received != (list(expected) if isinstance(expected, tuple) else expected):
+        if not is_of(received, expected):
             raise ValueError(
                 f"{path} holds feature statistics with {name} = {received}, expected {expected}: delete it, or keep "
                 "those of this data set and extractor elsewhere"

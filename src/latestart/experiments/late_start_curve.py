@@ -40,7 +40,8 @@ from latestart.experiments.analysis_task import Settings as Fineness
 from latestart.experiments.analysis_task import prepare
 from latestart.experiments.cells import Outcome, Planned, Progress, plan
 from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
-from latestart.experiments.judge import Figures, Floor, few_samples, fingerprint, ratio, ratio_replicates
+from latestart.experiments.judge import Figures, Floor, few_samples, ratio, ratio_replicates
+from latestart.experiments.keys import key_of
 from latestart.experiments.subjects import SHIPPED, Subject, open_subjects
 from latestart.experiments.sweep import Sweep
 from latestart.features import ClassifierFeatures
@@ -272,9 +273,9 @@ class Curve:
         if not self.settings.criteria:
             return (), ()
         named = {"weights": self.subject.weights, "reference": self.subject.judge.reference.fingerprint}
-        key = fingerprint(json.dumps([named, self.settings.criteria, self.settings.seed]))
+        key = key_of([named, self.settings.criteria, self.settings.seed], sort=False)
         kept = self.out / "levels.json"
-        if (known := read_json(kept)) is not None and known.get("key") == key:
+        if (known := read_json(kept)) is not None and known.get("key") in (key, key.former):
             try:
                 return _levels(known)
             except ValueError as error:

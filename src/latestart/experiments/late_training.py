@@ -35,7 +35,8 @@ from latestart.device import own_device
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.cells import plan
 from latestart.experiments.grid import Cell
-from latestart.experiments.judge import Figures, Judge, fingerprint, open_features, reference_of, shipped_judge
+from latestart.experiments.judge import Figures, Judge, open_features, reference_of, shipped_judge
+from latestart.experiments.keys import fingerprint
 from latestart.experiments.starts import kept
 from latestart.experiments.subjects import Subject, weights
 from latestart.experiments.sweep import Sweep

@@ -24,7 +24,7 @@ from latestart.evaluation.diversity import (
     classified,
 )
 from latestart.experiments.attributes import FILE, KIND, AttributeClassifier, Score, counted
-from latestart.experiments.judge import fingerprint
+from latestart.experiments.keys import fingerprint
 from latestart.features import Classifier
 from latestart.files import kind_of
 
@@ -83,13 +83,13 @@ def open_reader(classifier: str | None, model: str) -> Reader:
     path = Path(classifier)
     if path.is_dir():
         weights = [file.read_bytes() for file in sorted(path.glob("*.safetensors"))]
-        return Single("class", TransformersClassifier(path), f"{path.name}-{fingerprint(*weights)}")
+        return Single("class", TransformersClassifier(path), f"{path.name}-" + fingerprint(*weights))
     if kind_of(path) == KIND:
         return AttributeClassifier.load(path)
     network, label = Classifier.load(path), LABELS.get(Path(model).name, "class")
     values = tuple(map(str, range(network.classes)))
     return Single(
-        label, ProjectClassifier(network, values), f"classifier-{fingerprint(*network.state_dict().values())}"
+        label, ProjectClassifier(network, values), "classifier-" + fingerprint(*network.state_dict().values())
     )
 
 

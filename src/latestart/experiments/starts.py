@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from latestart.checks import seeded
 from latestart.data import Images
-from latestart.experiments.judge import fingerprint
+from latestart.experiments.keys import fingerprint, kept_at
 from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
@@ -333,7 +333,7 @@ def kept(folder: Path, name: str, fit: Callable[[], Any], load: Callable[[Path],
         load: reads that again.
         parts: tensors, bytes, text and numbers that it depends on.
     """
-    path = folder / f"{name}-{fingerprint(name, *parts)}.safetensors"
+    path = kept_at(folder, f"{name}-{{}}.safetensors", fingerprint(name, *parts))
     if not path.is_file():
         fit().save(path)
     return load(path), fingerprint(path.read_bytes())

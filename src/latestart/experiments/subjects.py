@@ -21,7 +21,8 @@ from latestart.denoisers.folders import load_model
 from latestart.denoisers.wrappers import HalfPrecision, of_velocity
 from latestart.device import own_device
 from latestart.experiments.grid import FULL, PLAIN, Grid
-from latestart.experiments.judge import Judge, fingerprint, open_features, reference_of, shipped_reference
+from latestart.experiments.judge import Judge, open_features, reference_of, shipped_reference
+from latestart.experiments.keys import fingerprint
 from latestart.features import ClassifierFeatures
 from latestart.gaussians.priors import load_prior
 from latestart.processes import Processes
@@ -77,7 +78,7 @@ def _precise(network: Any, scheduler: Any, precision: str) -> tuple[Any, Any, st
     """The network as it is to be evaluated, its scheduler, and the fingerprint of both."""
     known = weights(network, scheduler)
     if precision != "no":
-        network, known = HalfPrecision(network), f"{known}-bf16"
+        network, known = HalfPrecision(network), known + "-bf16"
     return *of_velocity(network, scheduler), known
 
 

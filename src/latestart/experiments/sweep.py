@@ -41,6 +41,7 @@ from latestart.experiments.cells import (
 )
 from latestart.experiments.grid import FULL, Cell, Grid
 from latestart.experiments.judge import few_samples, ratio
+from latestart.experiments.keys import kept_at
 from latestart.experiments.subjects import Subject, open_subjects
 from latestart.files import replacing
 from latestart.processes import Processes
@@ -85,7 +86,7 @@ class Sweep:
 
     def file(self, planned: Planned) -> Path:
         """Where a cell is kept."""
-        return self.out / "cells" / f"{planned.key}.safetensors"
+        return kept_at(self.out / "cells", "{}.safetensors", planned.key)
 
     def outcome(self, planned: Planned) -> Outcome:
         """What became of a cell, from its file: `done` or `failed`, else `unavailable` or `left`.

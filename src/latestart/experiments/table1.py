@@ -239,7 +239,7 @@ def results(table: Table, found: list[Row], dataset: str | None) -> dict[str, An
     """
     options, subject = table.options, table.sweep.subjects[table.options.model]
     floor, left, alone = subject.judge.floor(options.grid.samples), table.left(), table.alone()
-    measured = {entry.planned.key: entry.planned.cell.cost for entry, _ in table.measured()}
+    measured: dict[str, int] = {entry.planned.key: entry.planned.cell.cost for entry, _ in table.measured()}
     drawn = {key: measured[key] for key in table.drawn()}
     return {
         "model": Path(options.model).name,

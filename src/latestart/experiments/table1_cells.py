@@ -13,8 +13,9 @@ import torch
 
 from latestart.denoisers.adapter import as_network
 from latestart.experiments import paper_pndm
-from latestart.experiments.cells import Meter, Metered, Outcome, Planned, first_line, key_of, measured, plan
+from latestart.experiments.cells import Meter, Metered, Outcome, Planned, first_line, measured, plan
 from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
+from latestart.experiments.keys import key_of
 from latestart.experiments.subjects import Subject
 from latestart.sampling.samplers import SAMPLERS, can_clip
 from latestart.sampling.spacings import CURVED, SPENT
@@ -147,7 +148,7 @@ def entries(options: Options, subject: Subject) -> list[Entry]:
         subject: the model, opened.
     """
     found = [entry for part in options.parts for entry in _MAKERS[part](options, subject)]
-    return list({entry.planned.key + entry.part: entry for entry in found}.values())
+    return list({(entry.planned.key, entry.part): entry for entry in found}.values())
 
 
 def _paper(options: Options, subject: Subject) -> Iterator[Entry]:

@@ -248,11 +248,26 @@ def _normal(z: Tensor, share: Tensor, sigma: float) -> tuple[Tensor, Tensor, Ten
     total = w.sum(dtype=torch.float64)
     mean = (w @ x) / total.to(z)
     d = (x - mean) * w.sqrt()[:, None]
-    factor = torch.linalg.cholesky((d.T @ d).double() / total + sigma**2 * identity)
+    factor = _root((d.T @ d).double() / total + sigma**2 * identity, sigma)
     whiten = torch.linalg.solve_triangular(factor, identity, upper=False).T
     volume = len(identity) * math.log(2 * math.pi) + 2 * factor.diagonal().log().sum()
     constant = (total / len(z)).log() - 0.5 * (volume + sigma**2 * whiten.square().sum())
     return constant.to(z), mean, whiten.to(z).contiguous()
+
+
+def _root(covariance: Tensor, sigma: float) -> Tensor:
+    """The Cholesky factor of a noised covariance `(r, r)`, float64.
+
+    Raises:
+        ValueError: the noise is lost in the rounding of a covariance so much larger.
+    """
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if failed:
+        raise ValueError(
+            f"the level sigma = {sigma:.3g} at which components are told apart is lost beside images with a variance "
+            f"of {covariance.diagonal().max():.3g}: bring them to a smaller range, as [-1, 1], or give a larger sigma"
+        )
+    return factor
 
 
 def _sampled(images: ImageSet, seed: int) -> tuple[Tensor, int]:
