@@ -1,5 +1,6 @@
 """Several processes give what one gives, and an end where one of them ends."""
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import latestart as ls
 from latestart.cli import app
 from latestart.data import load_images, read_png, save_png
+from latestart.denoisers.folders import load_model
 from latestart.gaussians.structures import BASES
 from latestart.processes import Distributed, Processes
 from rendezvous import together
@@ -127,22 +129,47 @@ def launch(count, *args):
     )  # fmt: skip
 
 
-def cli(count, *args):
+COMMANDS = """
+import json, sys
+from latestart.cli import app
+
+for args in json.loads(sys.argv[1]):
+    app(args, standalone_mode=False)
+"""
+
+
+def commands(folder, count):
+    """What `count` processes make in a folder: a prior, samples and a trained network; all commands in one launch."""
+    images, prior = folder / "images.npz", folder / f"prior-{count}.safetensors"
+    samples, model = folder / f"samples-{count}", folder / f"model-{count}"
+    wanted = [
+        ["fit", images, "--basis", "diagonal", "--out", prior],
+        ["sample", "mnist", "--t-start", 500, "--steps", 2, "-n", 9, "--out", samples],
+        [
+            "train",
+            images,
+            "--out",
+            model,
+            "--steps",
+            2,
+            "--batch-size",
+            3,
+            "--channels",
+            "8,8",
+            "--learning-rate",
+            0.01,
+        ],
+    ]
+    told = [[str(word) for word in command] for command in wanted]
     if count == 1:
-        result = CliRunner().invoke(app, [str(arg) for arg in args])
-        return result.exit_code, result.output
-    process = launch(count, "-m", "latestart", *args)
+        results = [CliRunner().invoke(app, command) for command in told]
+        assert not any(result.exit_code for result in results), results
+        return
+    worker = folder / "commands.py"
+    worker.write_text(COMMANDS)
+    process = launch(count, worker, json.dumps(told))
     output = process.communicate(timeout=300)[0]
-    return process.returncode, output
-
-
-def fit_and_sample(folder, count):
-    out = folder / f"prior-{count}.safetensors"
-    code, output = cli(count, "fit", folder / "images.npz", "--basis", "diagonal", "--out", out)
-    assert code == 0, output
-    options = ("--t-start", 500, "--steps", 2, "-n", 9)
-    code, output = cli(count, "sample", "mnist", *options, "--out", folder / f"samples-{count}")
-    assert code == 0, output
+    assert process.returncode == 0 and output.count("wrote the model") == 1, output
 
 
 @pytest.fixture(scope="module")
@@ -151,13 +178,18 @@ def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     pixels = np.random.default_rng(0).integers(0, 256, (201, 28, 28), dtype=np.uint8)
     np.savez(folder / "images.npz", images=pixels)
-    fit_and_sample(folder, 1)
+    commands(folder, 1)
     return folder
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_torchrun_fits_and_samples_as_one_process_does(alone, count):
-    fit_and_sample(alone, count)
+def test_torchrun_fits_samples_and_trains_as_one_process_does(alone, count):
+    """A batch of 3 is shared unevenly by 2; of 4 processes one would have none of it, which ends them all."""
+    if count > 3:
+        with pytest.raises(AssertionError, match="a batch of 3 cannot be shared by 4 processes"):
+            commands(alone, count)
+    else:
+        commands(alone, count)
     one, several = (ls.load_prior(alone / f"prior-{k}.safetensors") for k in (1, count))
     assert several.count == 201
     torch.testing.assert_close(several.mean, one.mean, rtol=1e-6, atol=1e-6)
@@ -168,6 +200,18 @@ def test_torchrun_fits_and_samples_as_one_process_does(alone, count):
     assert (images - shared).abs().max() <= 1
     sheet, shared_sheet = (read_png(alone / f"samples-{k}-sheet.png").int() for k in (1, count))
     assert sheet.shape == shared_sheet.shape and (sheet - shared_sheet).abs().max() <= 1
+    if count > 3:
+        assert not (alone / f"model-{count}").exists()
+        return
+    a, b = (weights_of(alone / f"model-{k}") for k in (1, count))
+    assert (a - b).norm() <= 1e-4 * a.norm()
+    losses = [json.loads((alone / f"model-{k}" / "latestart.json").read_text())["training"]["loss"] for k in (1, count)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert not list(alone.glob("model-*/.*"))
+
+
+def weights_of(folder):
+    return torch.cat([weight.flatten() for weight in load_model(folder)[0].parameters()]).detach()
 
 
 WORKER = """

@@ -1,9 +1,13 @@
 import json
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
 from latestart import train as training
 from latestart.data import Images
@@ -11,7 +15,9 @@ from latestart.denoisers.folders import load_model
 from latestart.denoisers.networks import from_diffusers
 from latestart.features import Classifier
 from latestart.gaussians.gaussian import Gaussian
+from latestart.inputs.front import as_images
 from latestart.noise import Noise
+from latestart.processes import Processes
 from latestart.sampling.generate import generate
 from latestart.sampling.loop import draw
 from latestart.train import TrainConfig, train, train_classifier
@@ -204,6 +210,96 @@ def test_bad_settings_are_named(tmp_path, squares):
     train(squares, tmp_path, TrainConfig(steps=2, **TINY))
     with pytest.raises(ValueError, match=r"another run: seed 0 \(now 1\)"):
         train(squares, tmp_path, TrainConfig(steps=2, seed=1, **TINY))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_the_gradients_of_all_processes_average_to_that_of_the_whole_batch(
+    tmp_path, squares, monkeypatch, prediction, count
+):
+    """Whatever the shares: 8 images on 3 processes are 3, 3 and 2."""
+    config = TrainConfig(steps=2, prediction=prediction, min_snr=5.0, **TINY)
+
+    def of(index, number):
+        network = training.build_network(squares.shape, config)
+        training._initialise(network, torch.Generator().manual_seed(0))
+        found = []
+        optimizer = SimpleNamespace(
+            param_groups=[], zero_grad=lambda: None, step=lambda: found.extend(p.grad for p in network.parameters())
+        )
+        accelerator = SimpleNamespace(
+            process_index=index,
+            num_processes=number,
+            device="cpu",
+            autocast=nullcontext,
+            backward=lambda loss: loss.backward(),
+            clip_grad_norm_=lambda *_: None,
+            reduce=lambda value, reduction: value,
+        )
+        scheduler = training.training_schedule(config)
+        run = training._Run(squares, tmp_path, config, network, scheduler, None, None)
+        return training._step(3, run, network, optimizer, accelerator), torch.cat([g.flatten() for g in found])
+
+    loss, gradient = of(0, 1)
+    losses, gradients = zip(*(of(k, count) for k in range(count)))
+    assert sum(losses) / count == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(torch.stack(gradients).mean(0), gradient, rtol=1e-4, atol=1e-6 * float(gradient.norm()))
+
+
+def test_a_batch_that_leaves_a_process_without_images_is_named(tmp_path, squares, monkeypatch):
+    monkeypatch.setattr(training, "processes", lambda: Processes(0, 9))
+    with pytest.raises(ValueError, match="a batch of 8 cannot be shared by 9 processes"):
+        train(squares, tmp_path / "out", TrainConfig(steps=2, **TINY))
+    assert not (tmp_path / "out").exists()
+
+
+def test_processes_that_do_not_know_of_each_other_never_train_alone(tmp_path, squares, monkeypatch):
+    monkeypatch.setattr(training, "processes", lambda: Processes(0, 2))
+    with pytest.raises(RuntimeError, match="knows of 1 processes, this run has 2: each would train alone"):
+        train(squares, tmp_path, TrainConfig(steps=2, **TINY))
+
+
+def test_a_folder_that_another_run_trains_into_is_refused_until_it_ends(tmp_path, squares):
+    config = TrainConfig(steps=2, **TINY)
+
+    def meanwhile(step, *_):
+        if step == 1:
+            with pytest.raises(ValueError, match=f"another process trains into {tmp_path} now"):
+                train(squares, tmp_path, config)
+
+    train(squares, tmp_path, config, progress=meanwhile)
+    assert not list(tmp_path.glob(".*"))
+    train(squares, tmp_path, config)
+
+
+def test_training_takes_what_priors_take(tmp_path, squares):
+    """Pictures with labels in a list, and floats of a known range, give the network of the same images in memory."""
+    config = TrainConfig(steps=3, classes=2, **TINY)
+    whole = train(squares, tmp_path / "0", config)
+    units = squares.unit()
+    forms = (
+        [(Image.fromarray(pixels[0].numpy()), int(label)) for pixels, label in zip(squares.pixels, squares.labels)],
+        DataLoader(TensorDataset(2 * units - 1, squares.labels), batch_size=5),
+        as_images(units, squares.labels, value_range=(0, 1)),
+    )
+    for k, form in enumerate(forms, 1):
+        other = train(form, tmp_path / str(k), config)
+        for one, two in zip(whole.parameters(), other.parameters()):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    with pytest.warns(UserWarning, match=r"most models work on \[-1, 1\]"):
+        train(units, tmp_path / "units", TrainConfig(steps=1, **TINY))
+    with pytest.raises(ValueError, match=r"images \(C, H, W\), received \(64,\)"):
+        train(units.flatten(1), tmp_path / "flat", TrainConfig(steps=1, **TINY))
+    with pytest.raises(ValueError, match="NaN"):
+        train(torch.full((9, 1, 8, 8), torch.nan), tmp_path / "nan", TrainConfig(steps=1, **TINY))
+    assert not (tmp_path / "flat").exists() and not (tmp_path / "nan").exists()
+
+
+def test_a_classifier_takes_pairs_of_pictures_and_labels(squares):
+    pairs = [(pixels, int(label)) for pixels, label in zip(squares.floats(), squares.labels)]
+    one, two = (train_classifier(form, epochs=2, batch_size=8) for form in (squares, pairs))
+    for a, b in zip(one.parameters(), two.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_a_classifier_learns_and_survives_saving(tmp_path, squares):

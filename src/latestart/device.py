@@ -18,6 +18,8 @@ def choose_device(name: str | None) -> None:
     """
     global _chosen
     _chosen = None if name is None else _checked(name)
+    if _chosen is not None and _chosen.type == "cuda" and _chosen.index is not None:
+        torch.cuda.set_device(_chosen)  # where libraries go that ask for none in particular
 
 
 def own_device() -> torch.device:

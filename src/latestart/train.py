@@ -18,11 +18,15 @@ network as the one that it was trained with, so that all that asks which levels 
 
 Every random number of step k comes from a generator seeded by (seed, k). A run that was cut off and resumed is
 therefore the run that was not: the same batches, the same noise, the same weights.
+
+Several processes (`torchrun`) share each batch, image by image. The loss is the mean over the whole batch, whatever
+its shares, so that their weights are those of one process up to rounding.
 """
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,17 +38,22 @@ from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
 from latestart.checks import seeded
-from latestart.data import Images, to_floats
+from latestart.data import Images, Range
 from latestart.denoisers.around import Around, residual
 from latestart.denoisers.conventions import PREDICTIONS
 from latestart.denoisers.folders import load_model, save_model
 from latestart.denoisers.patches import Unshuffled
+from latestart.device import own_device
 from latestart.features import Classifier
 from latestart.files import load_tensors, save_tensors
 from latestart.gaussians.gaussian import Gaussian, load_gaussian
+from latestart.inputs.front import as_images
+from latestart.inputs.ranges import warn_of_unit_range
 from latestart.noise import Noise
+from latestart.processes import Processes, processes
 
 STATE = "training.safetensors"
+LOCK = ".training.lock"  # held while a run writes to its folder
 TIMES = 1000  # of the whole schedule
 APART = 0.5  # the ends of the values of a Gaussian and of the training images, in units of [-1, 1]
 PRECISIONS = ("no", "bf16")  # float16 would need a loss scale, which is a state of its own
@@ -108,6 +117,8 @@ def build_network(shape: tuple[int, ...], config: TrainConfig) -> nn.Module:
     Raises:
         ValueError: the image is not a whole number of patches, or cannot be halved between the resolutions.
     """
+    if len(shape) != 3:
+        raise ValueError(f"a network is built for images (C, H, W), received {shape}")
     channels, height, width = shape
     unit = config.patch * 2 ** (len(config.channels) - 1)
     if height % unit or width % unit:
@@ -154,7 +165,7 @@ def training_schedule(config: TrainConfig) -> DDPMScheduler:
 
 
 def train(
-    images: Images, out: str | Path, config: TrainConfig, save_every: int = 500, progress: Progress | None = None
+    images: Any, out: str | Path, config: TrainConfig, save_every: int = 500, progress: Progress | None = None
 ) -> nn.Module:
     """Train a diffusion model and write it to the folder `out`; continue where a run with the same `config` stopped.
 
@@ -162,45 +173,116 @@ def train(
     training beside it (`training.safetensors`).
 
     Args:
-        images: the training set; its labels are used when `config.classes` is not 0.
+        images: the training set `(N, C, H, W)`, anything that `as_images` takes; its labels are used when
+            `config.classes` is not 0.
         out: the folder.
         config: the run.
         save_every: steps between two checkpoints.
         progress: called as `progress(step, steps, loss)` after each step.
 
     Raises:
-        ValueError: the images do not fit the network, labels are missing or out of range, or `out` holds another run.
+        ValueError: the images do not fit the network, labels are missing or out of range, the batch is too small for
+            the processes, `out` holds another run, or another run writes to it now.
+        FloatingPointError: the loss is not finite.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    _check_labels(images, config)
-    network = build_network(images.shape, config)
+    data, run, out = as_images(images).collected(), processes(), Path(out)
+    _check_labels(data, config)
+    if config.batch_size < run.count:
+        raise ValueError(
+            f"a batch of {config.batch_size} cannot be shared by {run.count} processes: expected at least one image "
+            "for each"
+        )
+    ends = _ends(data)
+    warn_of_unit_range(data.bare, data.shape, ends)
+    network = build_network(data.shape, config)
     init = seeded(config.seed)
     _initialise(network, init)
     scheduler = training_schedule(config)
-    if config.init and not (Path(out) / STATE).exists():
+    if config.init and not (out / STATE).exists():
         _begin_from(network, config.init)
     if config.around:
-        network = _around(network, images, config.around, scheduler)
-    AcceleratorState._reset_state()  # it remembers the precision of the last run of this process
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        network = _around(network, data.shape, ends, config.around, scheduler)
+    with _alone(out, run):
+        return _train(data, out, config, network, scheduler, run, save_every, progress)
+
+
+@contextmanager
+def _alone(out: Path, run: Processes) -> Iterator[None]:
+    """A folder into which no other run trains meanwhile."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(out / LOCK)
+    try:
+        if run.first:
+            out.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process trains into {out} now: wait for it, or choose another folder") from None
+    try:
+        yield
+    finally:
+        if run.first:
+            (out / LOCK).unlink(missing_ok=True)
+            lock.release()
+
+
+def _train(
+    images: Images,
+    out: Path,
+    config: TrainConfig,
+    network: nn.Module,
+    scheduler: Any,
+    processes: Processes,
+    save_every: int,
+    progress: Progress | None,
+) -> nn.Module:
+    accelerator = _accelerator(config.mixed_precision, processes)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4, fused=True)
     parameters = list(network.parameters())
     ema = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    run = _Run(images, Path(out), config, network, scheduler, optimizer, ema)
+    run = _Run(images, out, config, network, scheduler, optimizer, ema)
     start = run.resume()
     wrapped, prepared = accelerator.prepare(network, optimizer)
     ema.to(accelerator.device)
     for step in range(start, config.steps):
         loss = _step(step, run, wrapped, prepared, accelerator)
         ema.step(parameters)
-        if progress is not None:
+        if progress is not None and processes.first:
             progress(step + 1, config.steps, loss)
-        if accelerator.is_main_process and ((step + 1) % save_every == 0 or step + 1 == config.steps):
+        if processes.first and ((step + 1) % save_every == 0 or step + 1 == config.steps):
             run.save(step + 1)
+    accelerator.wait_for_everyone()  # nobody reads before all is written
     run.use_ema()
     return accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
+
+
+def _accelerator(precision: str, processes: Processes) -> Any:
+    """What moves the network to this process' device, and its gradients between the processes.
+
+    Raises:
+        RuntimeError: it knows of other processes than there are; each would train alone.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    # it remembers precision and device of the last run of this process
+    AcceleratorState._reset_state(reset_partial_state=processes.count == 1)
+    accelerator = Accelerator(mixed_precision=precision, cpu=own_device().type == "cpu")
+    if accelerator.num_processes != processes.count:
+        raise RuntimeError(
+            f"accelerate knows of {accelerator.num_processes} processes, this run has {processes.count}: each would "
+            "train alone"
+        )
+    return accelerator
+
+
+def _ends(images: Images) -> Range:
+    """The lowest and the highest value, in the model's range; `ValueError` where they are not finite."""
+    parts = [part.aminmax() for part in images.batches()]
+    low, high = min(float(part.min) for part in parts), max(float(part.max) for part in parts)
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise ValueError("the training images hold NaN or infinite values")
+    return low, high
 
 
 def _check_labels(images: Images, config: TrainConfig) -> None:
@@ -224,12 +306,11 @@ def _initialise(network: nn.Module, generator: torch.Generator) -> None:
                 reset()
 
 
-def _around(network: nn.Module, images: Images, path: str, scheduler: Any) -> nn.Module:
-    """The network around the Gaussian in a file, which must speak of such images, of values in [-1, 1]."""
+def _around(network: nn.Module, shape: tuple[int, ...], mine: Range, path: str, scheduler: Any) -> nn.Module:
+    """The network around the Gaussian in a file, which must speak of images of that shape and range of values."""
     gaussian = load_gaussian(path)
-    if gaussian.shape != images.shape:
-        raise ValueError(f"{path} is of images {gaussian.shape}, the training images are {images.shape}")
-    mine = tuple(float(to_floats(edge)) for edge in images.pixels.aminmax())
+    if gaussian.shape != shape:
+        raise ValueError(f"{path} is of images {gaussian.shape}, the training images are {shape}")
     theirs = gaussian.value_range or mine
     if max(abs(a - b) for a, b in zip(mine, theirs)) > APART:
         told = [f"{low:g} to {high:g}" for low, high in (theirs, mine)]
@@ -263,11 +344,16 @@ class _Run:
     seconds: float = 0.0
     _clock: float = 0.0
     _files: dict[str, str] = field(init=False)
+    _images: list[Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        """What the Gaussian's file holds as the run begins: later on it may be another one's, or gone."""
-        file = self.config.around
+        """What the images, and the Gaussian's file, hold as the run begins: later on it may be another's, or gone."""
+        file, pixels = self.config.around, self.images.pixels.cpu().contiguous()
         self._files = {"around": file and hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]}
+        held = hashlib.sha256(pixels.view(torch.uint8).numpy().data)
+        if self.images.value_range is not None:
+            held.update(repr(self.images.value_range).encode())
+        self._images = [*pixels.shape, held.hexdigest()[:8]]
 
     def resume(self) -> int:
         """Load the state of an earlier run of the same configuration; returns the step to go on from."""
@@ -286,9 +372,8 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """What makes this run the same as another: its settings and its images."""
-        pixels = self.images.pixels
-        images = [*pixels.shape, hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:8]]
-        return {**asdict(self.config), "channels": list(self.config.channels), **self._files, "images": images}
+        settings = {**asdict(self.config), "channels": list(self.config.channels)}
+        return {**settings, **self._files, "images": self._images}
 
     def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         count = len(list(self.network.parameters()))
@@ -332,7 +417,8 @@ def _step(step: int, run: _Run, network: nn.Module, optimizer: Any, accelerator:
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * _schedule(step, config)
     x_0, labels, t, eps = _draw(step, run.images, run.scheduler, config)
-    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    count = accelerator.num_processes
+    mine = slice(accelerator.process_index, None, count)
     x_0, t, eps = (part[mine].to(accelerator.device) for part in (x_0, t, eps))
     x = run.scheduler.add_noise(x_0, eps, t)
     target = x_0 if config.prediction == "sample" else eps
@@ -343,12 +429,13 @@ def _step(step: int, run: _Run, network: nn.Module, optimizer: Any, accelerator:
         out = network(x, t, **extra).sample
     errors = nn.functional.mse_loss(out.float(), target, reduction="none").flatten(1).mean(1)
     gaussian = run.network.gaussian if isinstance(run.network, Around) else None
-    loss = (errors * _weights(t, run.scheduler, config, gaussian)).mean()
+    # gradients are averaged over the processes, so that these shares add up to the mean over the batch
+    loss = (errors * _weights(t, run.scheduler, config, gaussian)).sum() * (count / config.batch_size)
     optimizer.zero_grad()
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
-    value = float(loss.detach())
+    value = float(accelerator.reduce(loss.detach(), reduction="mean"))
     if not np.isfinite(value):
         raise FloatingPointError(f"the loss is {value} at step {step}; try a lower learning rate")
     run.loss = value if np.isnan(run.loss) else 0.99 * run.loss + 0.01 * value
@@ -384,20 +471,21 @@ def _draw(
     g = seeded(int(seed >> np.uint64(1)))
     index = torch.randint(len(images), (config.batch_size,), generator=g)
     t = torch.randint(scheduler.config.num_train_timesteps, (config.batch_size,), generator=g)
-    x_0 = to_floats(images.pixels[index])
-    labels = images.labels[index] if config.classes and images.labels is not None else None
+    chosen = images[index]
+    x_0 = chosen.floats().float()
+    labels = chosen.labels if config.classes else None
     return x_0, labels, t, torch.randn(x_0.shape, generator=g)
 
 
 def train_classifier(
-    images: Images, epochs: int = 12, batch_size: int = 128, seed: int = 0, progress: Progress | None = None
+    images: Any, epochs: int = 12, batch_size: int = 128, seed: int = 0, progress: Progress | None = None
 ) -> Classifier:
     """Train the classifier whose last hidden layer is a data set's feature space.
 
     Adam under a one-cycle schedule, with shifts of up to two pixels as augmentation.
 
     Args:
-        images: with labels.
+        images: `(N, C, H, W)` with labels, anything that `as_images` takes.
         epochs: passes over the images.
         batch_size: images a step.
         seed: of the weights, the order and the shifts.
@@ -406,21 +494,23 @@ def train_classifier(
     Raises:
         ValueError: the images have no labels, or are fewer than a batch.
     """
-    if images.labels is None:
+    data = as_images(images).collected()
+    if data.labels is None:
         raise ValueError("a classifier needs labels, the images have none")
-    if len(images) < batch_size:
-        raise ValueError(f"expected at least {batch_size} images to train on, received {len(images)}")
+    if len(data) < batch_size:
+        raise ValueError(f"expected at least {batch_size} images to train on, received {len(data)}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Classifier(images.shape, int(images.labels.max()) + 1).train()
+        model = Classifier(data.shape, int(data.labels.max()) + 1).train()
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
-        steps = epochs * (len(images) // batch_size)
+        steps = epochs * (len(data) // batch_size)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for step in range(steps):
             if step % (steps // epochs) == 0:
-                order = torch.randperm(len(images))
+                order = torch.randperm(len(data))
             index = order[torch.arange(batch_size) + step % (steps // epochs) * batch_size]
-            loss = nn.functional.cross_entropy(model(_shifted(to_floats(images.pixels[index]))), images.labels[index])
+            labels: Any = data.labels[index]
+            loss = nn.functional.cross_entropy(model(_shifted(data[index].floats().float())), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -73,6 +73,7 @@ def train(
         check_files(images, init or None, around or None)
         check_folder(out)
         from latestart.data import load_images
+        from latestart.processes import processes
         from latestart.train import TrainConfig
         from latestart.train import train as run
 
@@ -84,7 +85,8 @@ def train(
         data = load_images(images, background=background)
         with bar("training") as advance:
             run(data, out, config, save_every, lambda step, total, loss: advance(step, total, f"loss {loss:.4f}"))
-    say(f"wrote the model to {out}")
+        if processes().first:
+            say(f"wrote the model to {out}")
 
 
 def demo(
