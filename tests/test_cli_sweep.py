@@ -135,7 +135,7 @@ def test_torchrun_ends_with_the_table_of_one_process(folder, tmp_path):
     [
         (("--sampler", "dddim"), "there is no sampler 'dddim'"),
         (("--nfe", "3,x"), "nfe: expected whole numbers, received 'x'"),
-        (("--model", "nowhere"), "there is no shipped model 'nowhere'"),
+        (("--model", "nowhere"), "nowhere is neither a folder with a diffusers model nor a shipped one"),
         (("--model", "{}/model", "--prior", "none"), "brings no images to hold its samples against"),
         (("--model", "{}/model", "--prior", "none", "--images", "{}/train.npz"), "brings no features"),
         (("--images", "{}/other.npz"), "(1, 28, 28)"),

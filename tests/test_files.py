@@ -18,6 +18,19 @@ def test_what_was_saved_is_loaded(tmp_path):
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
 
 
+def test_the_same_content_is_the_same_bytes(tmp_path):
+    path = tmp_path / "x.safetensors"
+    metadata = {"n": 3, "text": 'quoted "é" \\ \u2028 \x07 <&>', "range": [0, 1.5]}
+    tensors = {name: torch.full((3, 2), float(k)) for k, name in enumerate("hgfedcba")}
+    written = set()
+    for _ in range(20):
+        save_tensors(path, "thing", tensors, metadata)
+        written.add(path.read_bytes())
+        assert load_tensors(path, "thing")[1] == metadata
+    assert len(written) == 1
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_tensors(path, "thing")[0].items())
+
+
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("old")

@@ -58,8 +58,8 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def classify(self, batches: Iterable[Tensor]) -> Tensor:
-        """The class of each image of batches `(B, C, H, W)` in [-1, 1], int64 `(N,)`."""
-        return torch.cat([self(part).argmax(1) for part in batches])
+        """The class of each image of batches `(B, C, H, W)` in [-1, 1], int64 `(N,)`, where the images are."""
+        return torch.cat([self.decide(part) for part in batches])
 
     def save(self, path: str | Path) -> None:
         """Write the weights in half precision, as safetensors."""
@@ -86,11 +86,19 @@ class Classifier(nn.Module):
 
 
 class ClassifierFeatures:
-    """The features of a `Classifier`, `(B, 128)`, in batches; `name` carries a fingerprint of the weights."""
+    """The features of a `Classifier`, `(B, 128)`, in batches; `name` carries a fingerprint of the weights.
 
-    def __init__(self, classifier: Classifier, name: str = "classifier") -> None:
-        self.classifier = classifier
+    Args:
+        classifier: which is moved to the device.
+        name: before the fingerprint.
+        device: where they are evaluated; that of this process by default.
+    """
+
+    def __init__(
+        self, classifier: Classifier, name: str = "classifier", device: torch.device | str | None = None
+    ) -> None:
         self.name = f"{name}-{_fingerprint(classifier.state_dict().values())}"
+        self.classifier = classifier.to(own_device() if device is None else device)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:

@@ -54,10 +54,27 @@ def read_json(path: str | Path) -> dict[str, Any] | None:
 
 
 def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write named tensors and JSON-able `metadata` to a safetensors file of the given `kind`."""
+    """Write named tensors and JSON-able `metadata` to a safetensors file of the given `kind`.
+
+    The same content is the same bytes, so that a file is known by its hash.
+    """
     header = {"format": "latestart", "kind": kind, "version": str(VERSION), "metadata": json.dumps(dict(metadata))}
     with replacing(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
+        _order(temporary)
+
+
+def _order(path: Path) -> None:
+    """Put the names of a safetensors file's metadata in order: the library writes them in another one each time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) > size:
+            raise ValueError(f"the header of {path} cannot be put in order: {len(ordered)} bytes, of {size}")
+        file.seek(8)
+        file.write(ordered.ljust(size))
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -478,7 +478,12 @@ def _draw(
 
 
 def train_classifier(
-    images: Any, epochs: int = 12, batch_size: int = 128, seed: int = 0, progress: Progress | None = None
+    images: Any,
+    epochs: int = 12,
+    batch_size: int = 128,
+    seed: int = 0,
+    progress: Progress | None = None,
+    mixed_precision: str = "no",
 ) -> Classifier:
     """Train the classifier whose last hidden layer is a data set's feature space.
 
@@ -490,6 +495,7 @@ def train_classifier(
         batch_size: images a step.
         seed: of the weights, the order and the shifts.
         progress: called as `progress(step, steps, loss)` after each step.
+        mixed_precision: "bf16" for half precision, "no" for float32.
 
     Raises:
         ValueError: the images have no labels, or are fewer than a batch.
@@ -499,9 +505,10 @@ def train_classifier(
         raise ValueError("a classifier needs labels, the images have none")
     if len(data) < batch_size:
         raise ValueError(f"expected at least {batch_size} images to train on, received {len(data)}")
+    device = own_device()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Classifier(data.shape, int(data.labels.max()) + 1).train()
+        model = Classifier(data.shape, int(data.labels.max()) + 1).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
         steps = epochs * (len(data) // batch_size)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
@@ -510,7 +517,9 @@ def train_classifier(
                 order = torch.randperm(len(data))
             index = order[torch.arange(batch_size) + step % (steps // epochs) * batch_size]
             labels: Any = data.labels[index]
-            loss = nn.functional.cross_entropy(model(_shifted(data[index].floats().float())), labels)
+            with half(mixed_precision, device):
+                logits = model(_shifted(data[index].floats().float()).to(device))
+            loss = nn.functional.cross_entropy(logits.float(), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -518,6 +527,11 @@ def train_classifier(
             if progress is not None:
                 progress(step + 1, steps, float(loss.detach()))
     return model.eval()
+
+
+def half(precision: str, device: torch.device) -> torch.autocast:
+    """Half precision, or none, for what is computed within it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision != "no")
 
 
 def _shifted(x: Tensor, most: int = 2) -> Tensor:

@@ -86,7 +86,7 @@ def test_two_points_are_decided_where_they_should(two_points, of):
         "uturn": (two_gaussians(1.0, agreement=0.75).sigma, 0.2),
         "correlation": (1 / (math.sqrt(2) * erfinv(0.5)), 0.1),
         "pixels": (math.sqrt(3), 0.1),
-        "0.5 nats": (brentq(lambda s: _gaussian_divergence(s) - 0.5, 0.2, 1), 0.1),
+        "0.5 nats": (brentq(lambda s: _gaussian_divergence(s) - 0.5, 0.2, 1), 0.2),  # of 48 images drawn
     }
     for criterion, (sigma, accuracy) in expected.items():
         finding = _found(two_points, criterion, of)

@@ -420,7 +420,10 @@ def test_the_command_on_the_shipped_model(tmp_path):
 
 def test_the_command_names_a_mistake(tmp_path):
     result = _run("nowhere", "--out", tmp_path / "out")
-    assert result.exit_code == 2 and "there is no shipped model 'nowhere'" in result.output
+    assert (
+        result.exit_code == 2
+        and "nowhere is neither a folder with a diffusers model nor a shipped one" in result.output
+    )
 
 
 def test_a_way_is_named_by_what_it_is():

@@ -45,7 +45,7 @@ def exact(monkeypatch):
     prior = Gaussian(torch.zeros(SHAPE), Diagonal(SHAPE), torch.tensor([0.08, 0.05, 0.02, 0.01]).double())
     samples = prior.sample(300, torch.Generator().manual_seed(1))
     monkeypatch.setattr(experiment, "open_images", lambda *_: (Images(to_pixels(samples / 2 + 0.5)), None))
-    monkeypatch.setattr(experiment, "open_network", lambda _: (as_model(prior, SCHEDULER), SCHEDULER, "exact"))
+    monkeypatch.setattr(experiment, "open_network", lambda *_: (as_model(prior, SCHEDULER), SCHEDULER, "exact"))
     monkeypatch.setattr(experiment, "open_prior", lambda *_: (prior, "exact"))
     return experiment.Settings("exact", samples=200, starts=(900, 600, 300), replicates=99)
 
@@ -154,7 +154,7 @@ def test_a_damaged_level_is_tested_again(exact, tmp_path):
 def test_a_network_with_classes_is_refused(exact, tmp_path, monkeypatch):
     model = as_model(_gaussian(), SCHEDULER)
     model.config.num_class_embeds = 10
-    monkeypatch.setattr(experiment, "open_network", lambda _: (model, SCHEDULER, "exact"))
+    monkeypatch.setattr(experiment, "open_network", lambda *_: (model, SCHEDULER, "exact"))
     with pytest.raises(ValueError, match="networks without classes, received one with 10"):
         experiment.Levels(exact, tmp_path)
 
@@ -248,12 +248,12 @@ def test_the_command_on_a_model_of_ones_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("nowhere",), "there is no shipped model 'nowhere'"),
+        (("nowhere",), "nowhere is neither a folder with a diffusers model nor a shipped one"),
         (("--samples", 4), "samples: the tests need at least 10, received 4"),
         (("--starts", "x"), "starts must be whole numbers"),
         (("--starts", "910"), "multiples of 25 below 1000"),
         (("--prior", "mixture"), "the prior mixture is a Mixture: expected a Gaussian"),
-        (("--held-out", "x.npz"), "give these too, or neither"),
+        (("--held-out", __file__), "give these too, or neither"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, args, message):

@@ -299,7 +299,7 @@ def test_the_command_on_a_model_of_ones_own(folder, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("nowhere",), "there is no shipped model 'nowhere'"),
+        (("nowhere",), "nowhere is neither a folder with a diffusers model nor a shipped one"),
         (("--samples", "5"), "samples: expected at least 6"),
         (("--prior", "none"), "the full run is always measured"),
         (("--starts", "500,x"), "t-start: expected numbers"),

@@ -1,17 +1,20 @@
 """`experiment late-training`: pairs that differ in their levels alone, and the intervals over them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from latestart import zoo
 from latestart.cli.experiment import experiment as commands
 from latestart.data import Images
 from latestart.denoisers.folders import load_model
 from latestart.evaluation.quality import feature_statistics
 from latestart.experiments import late_training as experiment
+from latestart.experiments import subjects
 from latestart.experiments.judge import Judge, Reference
 from latestart.experiments.late_training import Setting, over_seeds
 from latestart.gaussians.gaussian import Gaussian
@@ -88,14 +91,15 @@ def test_networks_and_priors_are_on_the_device_of_the_process(done, judge, monke
     out, _ = done
     device, told = torch.device("cpu"), []
 
-    def opened(folder, *where):
-        told.append(where)
-        return load_model(folder, *where)
+    def opened(model, **where):
+        told.append(where["device"])
+        return zoo.open_model(model, device=device)
 
     monkeypatch.setattr(experiment, "own_device", lambda: device)
-    monkeypatch.setattr(experiment, "load_model", opened)
+    monkeypatch.setattr(subjects, "own_device", lambda: device)
+    monkeypatch.setattr(subjects, "zoo", SimpleNamespace(open_model=opened))
     experiment.compare(squares(), judge, out, TINY)
-    assert len(told) == 4 and all(where == (device,) for where in told)
+    assert len(told) == 4 and all(where is device for where in told)
     monkeypatch.setattr(Gaussian, "to", lambda prior, where: where)
     assert experiment._prior(TINY, squares(), out, lambda _: None)[0] == device
 

@@ -277,7 +277,9 @@ def test_the_command_on_a_model_of_ones_own(tmp_path):
     assert "12 images that the model has not seen score" in _run(*args, "--held-out", folder / "unseen.npz").output
 
 
-def test_a_curve_without_unseen_images_says_so(settings, tmp_path):
+def test_a_curve_without_unseen_images_says_so(settings, tmp_path, monkeypatch):
+    (tmp_path / "exact").mkdir()
+    monkeypatch.chdir(tmp_path)
     args = ("exact", "--prior", "gaussian", "--nfe", 5, "--starts", "20,50,100,200,400", "--samples", 300)
     told = _run(*args, "--out", tmp_path)
     assert told.exit_code == 0, told.output
@@ -293,7 +295,7 @@ def test_the_floor_of_fewer_images_is_said_to_be_too_high():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("nowhere",), "there is no shipped model 'nowhere'"),
+        (("nowhere",), "nowhere is neither a folder with a diffusers model nor a shipped one"),
         (("--samples", 5), "samples: expected at least 6"),
         (("--prior", "none"), "expected priors beside the model mnist or files"),
         (("--prior", "nowhere"), "there is no prior 'nowhere'"),

@@ -639,7 +639,7 @@ def test_the_command_writes_the_table_and_does_not_measure_twice(tmp_path, monke
         (["--parts", "half"], "expected a part of paper, exact, solvers, received 'half'"),
         (["--paper", "faces"], "the paper has no figures for 'faces'"),
         (["--nfe", "few"], "nfe must be whole numbers between commas, received 'few'"),
-        (["--mixture", "none.safetensors"], "there is no prior 'none.safetensors'"),
+        (["--mixture", "none.safetensors"], "expected a file or folder at none.safetensors, found nothing"),
     ],
 )
 def test_the_commands_mistakes_are_told(tmp_path, wrong, message):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say, seed_option
+from latestart.cli.support import MixedPrecision, bar, check_files, check_folder, friendly, say, seed_option
 
 HELD_OUT = 10  # one image in so many is kept back, to score the classifier by
 
@@ -17,18 +17,20 @@ def classifier(
     out: Annotated[Path, typer.Option(help="File to write to; beside a model it is called classifier.safetensors.")],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 12,
     seed: Annotated[int, seed_option("Of the weights, the order and the shifts.")] = 0,
+    mixed_precision: MixedPrecision = "no",
 ) -> None:
     """Train the classifier whose last hidden layer is a data set's feature space, for Frechet distances and recall.
 
     A tenth of the images is kept back to score it by. Of several attributes it learns every combination.
     """
     with friendly():
-        from latestart.experiments.attributes import combined, counted, load_known
-        from latestart.train import train_classifier
-
+        check_files(images)
         if out.suffix != ".safetensors" or out.is_dir():
             raise ValueError(f"expected a file that ends in .safetensors to write to, received {out}")
         check_folder(out.parent)
+        from latestart.experiments.attributes import combined, counted, load_known
+        from latestart.train import train_classifier
+
         labelled = combined(load_known(images))
         held = labelled[: len(labelled) // HELD_OUT]
         with bar("training") as advance:
@@ -37,6 +39,7 @@ def classifier(
                 epochs,
                 seed=seed,
                 progress=lambda step, steps, loss: advance(step, steps, f"loss {loss:.3f}"),
+                mixed_precision=mixed_precision,
             )
         trained.save(out)
         assert held.labels is not None

@@ -12,10 +12,15 @@ from latestart.cli.support import (
     MixedPrecision,
     Model,
     SampleSeed,
+    Scheduler,
     TrainingSet,
     bar,
+    check_files,
     check_folder,
+    check_model,
+    check_samplers,
     friendly,
+    names,
     say,
     seed_option,
 )
@@ -32,18 +37,24 @@ def attributes(
     label: Annotated[str, typer.Option(help="What labels are called, of images that have nothing else.")] = "class",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 4,
     seed: Annotated[int, seed_option("Seed of the weights, the order and the noise.")] = 0,
+    mixed_precision: MixedPrecision = "no",
 ) -> None:
     """Train the classifier of attributes on pictures whose attributes are known, and score it on held-out ones."""
     with friendly():
-        from latestart.experiments.attributes import load_known, train_attributes
-
+        check_files(images)
         if out.suffix != ".safetensors" or out.is_dir():
             raise ValueError(f"expected a file that ends in .safetensors to write to, received {out}")
         check_folder(out.parent)
+        from latestart.experiments.attributes import load_known, train_attributes
+
         known = load_known(images, limit, label)
         with bar("training") as advance:
             reader = train_attributes(
-                known, epochs, seed=seed, progress=lambda step, steps, loss: advance(step, steps, f"loss {loss:.3f}")
+                known,
+                epochs,
+                seed=seed,
+                progress=lambda step, steps, loss: advance(step, steps, f"loss {loss:.3f}"),
+                mixed_precision=mixed_precision,
             )
         reader.save(out)
         for name, score in reader.scores.items():
@@ -86,25 +97,29 @@ def diversity(
     held_out: HeldOut = None,
     batch_size: BatchSize = 256,
     mixed_precision: MixedPrecision = "no",
+    scheduler: Scheduler = None,
 ) -> None:
     """Attributes of few-step samples against the data's: full noise, late start, and DDPM in many steps.
 
     Each way is kept the moment it is sampled: a run that was cut off goes on. Under `torchrun`, with all its processes.
     """
     with friendly():
+        check_model(model)
+        check_samplers(*names(sampler))
+        check_files(images, held_out)
+        check_folder(out)
         from latestart.experiments import diversity as experiment
         from latestart.experiments.grid import Grid
         from latestart.files import write_json
         from latestart.processes import processes
         from latestart.report import diversity as report
 
-        check_folder(out)
         axes = Grid.of({"sampler": sampler, "prior": prior, **({"t-start": t_start} if t_start else {})})
         settings = experiment.Settings(
             model=model, samplers=axes.sampler, nfe=nfe, priors=axes.prior, starts=axes.t_start if t_start else (),
             reference=reference, samples=samples, seed=seed, classifier=classifier, features=features, images=images,
             held_out=held_out, batch_size=batch_size,
-            mixed_precision=mixed_precision,
+            mixed_precision=mixed_precision, scheduler=scheduler,
         )  # fmt: skip
         run = processes()
         measured = experiment.Experiment(settings, out, say if run.first else lambda _: None, run)

@@ -12,9 +12,12 @@ from latestart.cli.support import (
     MixedPrecision,
     Model,
     SampleSeed,
+    Scheduler,
     TrainingSet,
     bar,
+    check_files,
     check_folder,
+    check_model,
     friendly,
     say,
     seed_option,
@@ -42,20 +45,24 @@ def gaussianity(
         str | None, typer.Option(help="Images that the model has not seen, for the divergence in nats.")
     ] = None,
     batch_size: BatchSize = 250,
+    mixed_precision: MixedPrecision = "no",
+    scheduler: Scheduler = None,
 ) -> None:
     """Test whether noised images, and a network's early samples, are Gaussian, at each level beside its nats.
 
     Each level is kept the moment it is done: a run that was cut off goes on.
     """
     with friendly():
+        check_model(model)
+        check_files(images, held_out)
+        check_folder(out)
         from latestart.experiments import gaussianity as experiment
         from latestart.files import write_json
         from latestart.report import early
 
-        check_folder(out)
         settings = experiment.Settings(
             model, prior, images, held_out, samples, rank, seed, whole_numbers("starts", starts) if starts else (),
-            batch_size=batch_size,
+            batch_size=batch_size, mixed_precision=mixed_precision, scheduler=scheduler,
         )  # fmt: skip
         levels = experiment.Levels(settings, out, say)
         with bar("testing") as advance:
@@ -87,6 +94,7 @@ def sensitivity(
     held_out: HeldOut = None,
     batch_size: BatchSize = 256,
     mixed_precision: MixedPrecision = "no",
+    scheduler: Scheduler = None,
     budget: Annotated[
         int | None,
         typer.Option(min=0, help="Network evaluations that the starts may cost, those spent before counted."),
@@ -98,19 +106,22 @@ def sensitivity(
     Each start is kept the moment it is done; under `torchrun` its processes share them.
     """
     with friendly():
+        check_model(model)
+        check_files(images, held_out)
+        check_folder(out)
         from latestart.experiments import sensitivity as experiment
         from latestart.experiments.grid import Grid
         from latestart.files import write_json
         from latestart.processes import processes
         from latestart.report import early
 
-        check_folder(out)
         given = (("prior", prior), ("nfe", nfe), ("t-start", starts))
         axes = Grid.of({name: text for name, text in given if text})
         settings = experiment.Settings(
             model=model, priors=axes.prior if prior else (), evaluations=axes.nfe,
             starts=axes.t_start if starts else (), step=step, samples=samples, seed=seed, features=features,
             images=images, held_out=held_out, batch_size=batch_size, mixed_precision=mixed_precision,
+            scheduler=scheduler,
         )  # fmt: skip
         run = processes()
         measured = experiment.Sensitivity(settings, out, run, say if run.first else lambda _: None)

@@ -11,9 +11,13 @@ from latestart.cli.support import (
     HeldOut,
     MixedPrecision,
     Model,
+    Scheduler,
     TrainingSet,
     bar,
+    check_files,
     check_folder,
+    check_model,
+    check_samplers,
     friendly,
     names,
     say,
@@ -53,15 +57,19 @@ def initialisations(
     ] = 0,
     batch_size: BatchSize = 256,
     mixed_precision: MixedPrecision = "no",
+    scheduler: Scheduler = None,
 ) -> None:
     """Compare start distributions at their own best starts: quality, recall and copies at equal evaluations."""
     with friendly():
+        check_model(model)
+        check_samplers(sampler)
+        check_files(images, held_out)
+        check_folder(out)
         from latestart.experiments import initialisations as experiment
         from latestart.experiments.starts import FlowConfig
         from latestart.files import write_json
         from latestart.report import initialisations as report
 
-        check_folder(out)
         setting = experiment.Setting(
             names(kinds), whole_numbers("starts", starts),
             whole_numbers("nfe", nfe), samples, seed, sampler, rank, components,
@@ -69,7 +77,7 @@ def initialisations(
         )  # fmt: skip
         with bar("measuring") as advance:
             result = experiment.run(
-                model, out, setting, images, held_out, features, batch_size, mixed_precision, say, advance
+                model, out, setting, images, held_out, features, batch_size, mixed_precision, say, advance, scheduler
             )
         write_json(out / "results.json", experiment.results(result))
         report.starts_picture(out / "initialisations.png", result)

@@ -12,9 +12,12 @@ from latestart.cli.support import (
     MixedPrecision,
     Model,
     SampleSeed,
+    Scheduler,
     TrainingSet,
     bar,
+    check_files,
     check_folder,
+    check_model,
     friendly,
     names,
     say,
@@ -49,6 +52,7 @@ def late_start(
     ] = None,
     batch_size: BatchSize = 256,
     mixed_precision: MixedPrecision = "no",
+    scheduler: Scheduler = None,
     retry: Annotated[bool, typer.Option("--retry", help="Measure the starts anew that have failed.")] = False,
 ) -> None:
     """Quality against the start of full-length DDPM from N(0, I): the plateau and the fall, beside critical levels.
@@ -56,20 +60,22 @@ def late_start(
     Each start is kept the moment it is done; under `torchrun` its processes share them.
     """
     with friendly():
+        check_model(model)
+        check_files(images, held_out, levels)
+        check_folder(out)
         from latestart.experiments import late_start_curve as experiment
         from latestart.experiments.grid import Grid
         from latestart.files import write_json
         from latestart.processes import processes
         from latestart.report import late_start as report
 
-        check_folder(out)
         axes = Grid.of({name: text for name, text in (("prior", prior), ("t-start", starts)) if text})
         wanted = None if criteria is None else tuple(name for name in names(criteria) if name != "none")
         settings = experiment.Settings(
             model=model, priors=axes.prior if prior else (), starts=axes.t_start if starts else (), length=length,
             samples=samples, seed=seed, clip=clip, features=features, images=images, held_out=held_out, levels=levels,
             criteria=experiment.CRITERIA if wanted is None else wanted, batch_size=batch_size,
-            mixed_precision=mixed_precision,
+            mixed_precision=mixed_precision, scheduler=scheduler,
         )  # fmt: skip
         run = processes()
         curve = experiment.Curve(settings, out, run, say if run.first else lambda _: None)

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import bar, check_folder, friendly, say, seed_option, whole_numbers
+from latestart.cli.support import (
+    MixedPrecision,
+    bar,
+    check_files,
+    check_folder,
+    check_samplers,
+    friendly,
+    say,
+    seed_option,
+    whole_numbers,
+)
 
 
 def late_training(
@@ -31,17 +41,20 @@ def late_training(
     nfe: Annotated[str, typer.Option(help="Network evaluations for each sample.")] = "3,5,10",
     samples: Annotated[int, typer.Option(min=10, help="Samples of each network.")] = 1000,
     sampler: Annotated[str, typer.Option(help="ddim, dpm++, unipc, deis, ...")] = "ddim",
+    mixed_precision: MixedPrecision = "no",
 ) -> None:
     """Train pairs of networks, on all levels and only below a start, and compare them from the same late start."""
     with friendly():
+        check_samplers(sampler)
+        check_files(images, held_out)
+        check_folder(out)
         from latestart.experiments import late_training as experiment
         from latestart.files import write_json
         from latestart.report import initialisations as report
 
-        check_folder(out)
         setting = experiment.Setting(
             start, prior, seeds, seed, steps, batch_size, learning_rate, whole_numbers("channels", channels), layers,
-            patch, prediction, whole_numbers("nfe", nfe), samples, sampler,
+            patch, prediction, whole_numbers("nfe", nfe), samples, sampler, mixed_precision,
         )  # fmt: skip
         with bar("late training") as advance:
             result = experiment.run(out, setting, images, held_out, features, tell=say, progress=advance)

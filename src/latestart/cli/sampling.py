@@ -96,9 +96,11 @@ def demo(
         int,
         seed_option("Seed of the noise that the best is chosen with; the next is that of its figures."),
     ] = 0,
+    mixed_precision: MixedPrecision = "no",
 ) -> None:
     """Show the gain of a late start on the shipped MNIST model: a table, a picture, the figures."""
     with friendly():
+        check_folder(out)
         from rich.console import Console
 
         from latestart.experiments import demo as experiment
@@ -106,9 +108,8 @@ def demo(
         from latestart.report.plots import demo_samples
         from latestart.report.tables import demo_table
 
-        check_folder(out)
         with bar("sampling") as advance:
-            table = experiment.run(samples, seed, progress=advance)
+            table = experiment.run(samples, seed, progress=advance, mixed_precision=mixed_precision)
         comparisons = experiment.compare(table)
         results = experiment.results(table, samples)
         write_json(out / "results.json", results)

@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import Features, HeldOut, TrainingSet, bar, check_folder, friendly, say, seed_option
+from latestart.cli.support import (
+    Features,
+    HeldOut,
+    Scheduler,
+    TrainingSet,
+    bar,
+    check_files,
+    check_folder,
+    check_model,
+    check_samplers,
+    friendly,
+    names,
+    say,
+    seed_option,
+)
 
 
 def sweep(
@@ -55,6 +69,7 @@ def sweep(
     mixed_precision: Annotated[
         str | None, typer.Option(help="bf16: networks in half precision; no: in their own; default: no.")
     ] = None,
+    scheduler: Scheduler = None,
     budget: Annotated[
         int | None,
         typer.Option(min=0, help="Network evaluations that the grid may cost, those spent before counted."),
@@ -69,14 +84,19 @@ def sweep(
         "model": model, "sampler": sampler, "nfe": nfe, "prior": prior, "t_start": t_start, "spacing": spacing,
         "clip": clip, "samples": samples, "seed": seed, "features": features, "images": images, "held_out": held_out,
         "statistics": statistics, "batch_size": batch_size, "mixed_precision": mixed_precision,
+        "scheduler": scheduler,
     }  # fmt: skip
     with friendly():
+        for name in names(model or ""):
+            check_model(name)
+        check_samplers(*names(sampler or ""))
+        check_files(images, held_out)
+        check_folder(out)
         from latestart.experiments.grid import Grid, read_grid
         from latestart.experiments.sweep import open_sweep
         from latestart.processes import processes
         from latestart.report.sweep import sweep_report
 
-        check_folder(out)
         named = {} if grid is None else read_grid(grid)
         asked = Grid.of({**named, **{name: value for name, value in flags.items() if value is not None}})
         run = processes()

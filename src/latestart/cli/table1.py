@@ -13,9 +13,13 @@ from latestart.cli.support import (
     MixedPrecision,
     Model,
     SampleSeed,
+    Scheduler,
     TrainingSet,
     bar,
+    check_files,
     check_folder,
+    check_model,
+    check_samplers,
     friendly,
     names,
     say,
@@ -66,6 +70,7 @@ def table1(
     seed: SampleSeed = 0,
     batch_size: BatchSize = 256,
     mixed_precision: MixedPrecision = "no",
+    scheduler: Scheduler = None,
     budget: Annotated[
         int | None,
         typer.Option(min=0, help="Network evaluations that the table may cost, those spent before counted."),
@@ -74,6 +79,10 @@ def table1(
 ) -> None:
     """The paper's table 1 beside the paper's figures: full noise against late start, at 3, 5 and 10."""
     with friendly():
+        check_model(model)
+        check_samplers(*names(samplers), *names(solvers))
+        check_files(images, held_out, gaussian, mixture)
+        check_folder(out)
         from latestart.experiments import table1 as experiment
         from latestart.experiments.grid import Grid
         from latestart.experiments.published import dataset_of, published
@@ -81,11 +90,10 @@ def table1(
         from latestart.processes import processes
         from latestart.report import table1 as report
 
-        check_folder(out)
         dataset = dataset_of(model) if paper is None else paper
         published(dataset)  # refused before any work
         given = {"images": images, "held_out": held_out, "features": features, "statistics": statistics}
-        given |= {"mixed_precision": mixed_precision, "clip": clip}
+        given |= {"mixed_precision": mixed_precision, "scheduler": scheduler, "clip": clip}
         grid = Grid.of({"model": model, "samples": samples, "seed": seed, "batch_size": batch_size, **given})
         options = Options(
             grid,

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from latestart.checks import seeded
 from latestart.evaluation.distances import distances
-from latestart.evaluation.quality import Estimate, Extractor, check_features, interval, unit_images
+from latestart.evaluation.quality import Estimate, Extractor, as_features, interval, unit_images
 
 QUANTILE = 0.01
 BAR = 0.02  # of the share copied
@@ -108,9 +108,7 @@ class CopyingFrom:
         return Copying(copied, self.threshold, ratios, self.twins)
 
     def _rows(self, images: Any) -> Tensor:
-        rows = self.extract(unit_images(images))
-        check_features(rows, 1)
-        return rows.double()
+        return as_features(self.extract(unit_images(images)), 1).double()
 
     def _ratios(self, rows: Tensor) -> Tensor:
         if rows.shape[1] != self.train.shape[1]:

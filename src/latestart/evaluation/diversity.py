@@ -33,7 +33,7 @@ from torch import Tensor
 
 from latestart.checks import seeded
 from latestart.evaluation.manifold import OverlapWith
-from latestart.evaluation.quality import Estimate, Extractor, interval, resolve, unit_images
+from latestart.evaluation.quality import Estimate, Extractor, as_features, interval, resolve, unit_images
 from latestart.features import Classifier
 
 Classify = Callable[[Tensor], Any]
@@ -159,6 +159,7 @@ def attribute(
     Raises:
         ValueError: none of these, or more classes than names.
     """
+    samples, data = samples.detach().cpu(), data.detach().cpu()
     classes = max(_classes(samples), len(data) if _exact(data) else _classes(data), len(values or ()))
     if values is not None and classes > len(values):
         raise ValueError(f"{len(values)} values were named ({', '.join(values)}), received {classes} classes")
@@ -235,8 +236,7 @@ def vendi(features: Tensor, kernel: Kernel | None = None, *, resamples: int = 20
     Raises:
         ValueError: fewer than 2 samples, a feature vector of length 0, or a kernel that is not as described.
     """
-    if features.ndim != 2 or len(features) < 2 or not features.isfinite().all():
-        raise ValueError(f"expected finite features (N, F) of at least 2 samples, received {tuple(features.shape)}")
+    features = as_features(features, 2)
     score = _cosine_score(features) if kernel is None else _kernel_score(features, kernel)
     generator = seeded(seed)
     value, n = score(torch.ones(len(features), dtype=torch.float64)), len(features)
@@ -257,7 +257,7 @@ def _cosine_score(features: Tensor) -> Callable[[Tensor], float]:
 
 
 def _kernel_score(features: Tensor, kernel: Kernel) -> Callable[[Tensor], float]:
-    matrix = kernel(features).double()
+    matrix = kernel(features).double().cpu()
     unit = matrix.shape == (len(features),) * 2 and torch.allclose(matrix.diagonal(), torch.ones(()).double())
     if not unit or not torch.allclose(matrix, matrix.T):
         raise ValueError(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from latestart.checks import seeded
-from latestart.evaluation.quality import check_features
+from latestart.evaluation.quality import as_features
 
 
 class EnergyTo:
@@ -29,10 +29,9 @@ class EnergyTo:
     """
 
     def __init__(self, reference: Tensor, weights: Tensor | None = None) -> None:
-        check_features(reference, 2)
-        self.reference = reference.double()
+        self.reference = as_features(reference, 2).double()
         equal = torch.full((len(reference),), 1 / len(reference), dtype=torch.float64)
-        self.weights = (equal if weights is None else weights.double()).to(self.reference.device)
+        self.weights = equal if weights is None else weights.double().cpu()
         pairs = self.weights @ torch.cdist(self.reference, self.reference) @ self.weights
         self.within = float(pairs / (1 - self.weights.square().sum()))
 
@@ -82,8 +81,7 @@ class EnergyTo:
         return torch.cdist(rows, self.reference) @ self.weights
 
     def _checked(self, features: Tensor) -> Tensor:
-        check_features(features, 2, self.reference.shape[1])
-        return features.double()
+        return as_features(features, 2, self.reference.shape[1]).double()
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
@@ -117,8 +115,7 @@ def kid(a: Tensor, b: Tensor, subsets: int = 100, size: int = 1000, seed: int = 
     Raises:
         ValueError: two widths, subsets larger than a set or of fewer than two, or none of them.
     """
-    check_features(a, 2)
-    check_features(b, 2, a.shape[1])
+    a, b = as_features(a, 2), as_features(b, 2, a.shape[1])
     if not 2 <= size <= min(len(a), len(b)) or subsets < 1:
         raise ValueError(
             f"expected at least one subset of 2 to {min(len(a), len(b))} features, the smaller set's, received "

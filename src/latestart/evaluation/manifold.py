@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latestart.checks import seeded
 from latestart.evaluation.distances import distances
-from latestart.evaluation.quality import Estimate, check_features, interval
+from latestart.evaluation.quality import Estimate, as_features, interval
 
 NEIGHBOURS = 3
 COVERAGE_NEIGHBOURS = 5
@@ -72,8 +72,7 @@ class OverlapWith:
 
 
 def _rows(features: Tensor, width: int | None = None) -> Tensor:
-    check_features(features, FEWEST, width)
-    return features.double()
+    return as_features(features, FEWEST, width).double()
 
 
 def _radii(distances: Tensor, k: int) -> Tensor:

@@ -85,13 +85,18 @@ def unit_images(images: Any) -> Tensor:
     return as_images(images).collected().unit()
 
 
-def check_features(features: Tensor, fewest: int, width: int | None = None) -> None:
-    """Raise `ValueError` unless features are `(N, F)`, at least `fewest`, of the width F, and finite."""
+def as_features(features: Tensor, fewest: int, width: int | None = None) -> Tensor:
+    """Features `(N, F)` on the processor, where metrics are computed, wherever they were extracted.
+
+    Raises:
+        ValueError: fewer than `fewest`, of another width, or not finite.
+    """
     if features.ndim != 2 or len(features) < fewest or width not in (None, features.shape[1]):
         expected = f"at least {fewest} features (N, {'F' if width is None else width})"
         raise ValueError(f"expected {expected}, received {tuple(features.shape)}")
     if odd := int((~features.isfinite()).sum()):
         raise ValueError(f"expected finite features, received {odd} values that are NaN or infinite")
+    return features.detach().cpu()
 
 
 class FrechetTo:
@@ -109,6 +114,7 @@ class FrechetTo:
     """
 
     def __init__(self, reference: Gaussian) -> None:
+        reference = reference.to("cpu")
         self.mean = reference.mean.double()
         self.trace = reference.basis.multiplicity.to(reference.variances) @ reference.variances
         self.factor = _factor(reference)
@@ -124,7 +130,7 @@ class FrechetTo:
         Raises:
             ValueError: fewer than two features, of another width than the reference's, or not finite.
         """
-        check_features(features, 2, len(self.mean))
+        features = as_features(features, 2, len(self.mean))
         centre = features.mean(0, dtype=torch.float64)
         n, sums, squares = weights.sum(1), weights.new_zeros(len(weights), len(centre)), torch.zeros_like(weights[:, 0])
         projected = torch.empty(len(features), self.factor.shape[1], dtype=torch.float64)

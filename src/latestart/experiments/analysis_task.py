@@ -125,6 +125,8 @@ def prepare(
 ) -> Task:
     """Check what is given, and say where to look.
 
+    All images are taken in an order that the seed draws: those at hand may be in the order of their classes.
+
     Args:
         model, scheduler: the network, and the scheduler that it was trained with.
         images: `(n, *shape)`, in the model's value range: the points of the cloud.
@@ -143,8 +145,11 @@ def prepare(
     settings = settings or Settings()
     denoiser = from_diffusers(model, scheduler)
     noise = denoiser.noise
-    images = images.to(denoiser.device)
-    held_out = images if held_out is None else held_out.to(denoiser.device)
+    order = torch.randperm(len(images), generator=seeded(settings.seed))
+    images, labels = images[order].to(denoiser.device), None if labels is None else labels[order].to(denoiser.device)
+    if held_out is not None:
+        held_out = held_out[torch.randperm(len(held_out), generator=seeded(settings.seed))].to(denoiser.device)
+    held_out = images if held_out is None else held_out
     for name, given, least in (("images", images, 2 * FEWEST), ("held-out images", held_out, FEWEST)):
         if tuple(given.shape[1:]) != tuple(denoiser.shape) or len(given) < least:
             raise ValueError(

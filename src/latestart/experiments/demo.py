@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from latestart import zoo
+from latestart.device import own_device
 from latestart.evaluation.quality import Estimate, FrechetTo
 from latestart.experiments.judge import Figures, over, shipped_judge
 from latestart.sampling.generate import generate
@@ -92,8 +93,10 @@ def cells() -> Iterator[Cell]:
 REFERENCE = Cell("ddim", 100, "none", "trailing", False, None)
 
 
-def measure(bundle: zoo.Bundle, cell: Cell, judge: Callable[[Tensor], Figures], samples: int, seed: int) -> Measured:
-    """Sample one cell and take its figures.
+def measure(
+    model: Any, bundle: zoo.Bundle, cell: Cell, judge: Callable[[Tensor], Figures], samples: int, seed: int
+) -> Measured:
+    """Sample one cell from a network, with the priors of its bundle, and take its figures.
 
     Raises:
         RuntimeError: the sampler spent another number of evaluations than the cell says.
@@ -101,18 +104,26 @@ def measure(bundle: zoo.Bundle, cell: Cell, judge: Callable[[Tensor], Figures], 
     scheduler = make_sampler(cell.sampler, bundle.scheduler, spacing=cell.spacing, clip_sample=cell.clip)
     late = {"gaussian": lambda: bundle.prior, "mixture": lambda: bundle.mixture}
     prior: Any = late[cell.prior]() if cell.prior in late else None
-    result = generate(bundle.model, scheduler, prior, samples, cell.nfe, cell.t_start, seed)
+    result = generate(model, scheduler, prior, samples, cell.nfe, cell.t_start, seed)
     if result.nfe != cell.nfe:
         raise RuntimeError(f"{cell} spent {result.nfe} evaluations for each sample")
-    return Measured(cell, judge(result.images), result.images[:SHOWN], seed)
+    images = result.images.cpu()
+    return Measured(cell, judge(images), images[:SHOWN], seed)
 
 
-def run(samples: int = 500, seed: int = 0, name: str = "mnist", progress: Progress | None = None) -> Table:
+def run(
+    samples: int = 500,
+    seed: int = 0,
+    name: str = "mnist",
+    progress: Progress | None = None,
+    mixed_precision: str = "no",
+) -> Table:
     """Measure every cell with `seed`, and the best of each kind and the reference with `seed + 1`, on a shipped model.
 
     `progress(done, total, what)` is told after each, of evaluations for each sample.
     """
     bundle = zoo.load(name)
+    model, _, _ = zoo.open_model(name, device=own_device(), mixed_precision=mixed_precision)
     judge = shipped_judge(bundle)
     work, spent = list(cells()), 0
 
@@ -121,7 +132,7 @@ def run(samples: int = 500, seed: int = 0, name: str = "mnist", progress: Progre
         measured = []
         total = spent + sum(c.nfe for c in some) + to_come
         for cell in some:
-            measured.append(measure(bundle, cell, judge, samples, seed))
+            measured.append(measure(model, bundle, cell, judge, samples, seed))
             spent += cell.nfe
             if progress is not None:
                 progress(spent, total, f"{cell.sampler}, NFE {cell.nfe}, {cell.prior}")

@@ -49,6 +49,7 @@ class Settings:
         features, images, held_out: as a sweep's grid has them.
         batch_size: samples evaluated at once.
         mixed_precision: `bf16` evaluates the network in half precision.
+        scheduler: of a model folder without one.
     """
 
     model: str = "mnist"
@@ -65,6 +66,7 @@ class Settings:
     held_out: str | None = None
     batch_size: int = 256
     mixed_precision: str = "no"
+    scheduler: str | None = None
 
     @property
     def length(self) -> int:

@@ -100,6 +100,8 @@ class Settings:
     starts: tuple[int, ...] = ()
     replicates: int = REPLICATES
     batch_size: int = 250
+    mixed_precision: str = "no"
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
         least = max(FEWEST, 2 * (self.rank or 1))
@@ -194,7 +196,9 @@ class Levels:
     def __init__(self, settings: Settings, out: Path, tell: Tell = lambda _: None) -> None:
         self.settings, self.out, self.tell = settings, out, tell
         images, self.unseen = open_images(settings.model, settings.images, settings.held_out)
-        self.network, self.scheduler, self.weights = open_network(settings.model)
+        self.network, self.scheduler, self.weights = open_network(
+            settings.model, settings.mixed_precision, settings.scheduler
+        )
         require_no_classes(self.network)
         self.prior = open_prior(settings.model, settings.prior)
         self.images = chosen(images, settings.samples, sample_shape(self.network))

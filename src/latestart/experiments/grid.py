@@ -72,7 +72,16 @@ class Cell:
         return {"spacing": self.spacing, **clipping(self.sampler, self.clip)}
 
 
-SHARED = ("samples", "seed", "features", "images", "held_out", "batch_size", "mixed_precision")  # by all cells
+SHARED = (
+    "samples",
+    "seed",
+    "features",
+    "images",
+    "held_out",
+    "batch_size",
+    "mixed_precision",
+    "scheduler",
+)  # by all cells
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ class Grid:
         batch_size: samples evaluated at once.
         mixed_precision: `bf16` evaluates the networks in half precision, `no` in their own; no axis, but part of a
             cell's key.
+        scheduler: of model folders without one: a file or a class of diffusers, as `load_model` takes it.
 
     Raises:
         ValueError: a name that is not known, or a number that makes no sense.
@@ -111,6 +121,7 @@ class Grid:
     statistics: str | None = None
     batch_size: int = 256
     mixed_precision: str = "no"
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
         _known("sampler", self.sampler, SAMPLERS)
@@ -241,7 +252,7 @@ _READ: dict[str, Any] = {
     **{"nfe": _axis(_whole), "t_start": _axis(_number), "clip": _axis(_truth)},
     **dict.fromkeys(("samples", "seed", "batch_size"), _whole),
     "mixed_precision": _text,
-    **dict.fromkeys(("features", "images", "held_out", "statistics"), _optional),
+    **dict.fromkeys(("features", "images", "held_out", "statistics", "scheduler"), _optional),
 }
 
 

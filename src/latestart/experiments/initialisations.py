@@ -197,6 +197,7 @@ def run(
     mixed_precision: str = "no",
     tell: Tell = lambda _: None,
     progress: Progress | None = None,
+    scheduler: str | None = None,
 ) -> Result:
     """Compare start distributions for one model; a run that was cut off goes on from its folder.
 
@@ -223,7 +224,7 @@ def run(
     asked = Grid(
         (model,), (setting.sampler,), setting.nfe, (FULL,), setting.starts, samples=setting.samples,
         features=features, images=images, held_out=held_out, batch_size=batch_size,
-        mixed_precision=mixed_precision,
+        mixed_precision=mixed_precision, scheduler=scheduler,
     )  # fmt: skip
     subject = open_subjects(asked, out / "statistics.safetensors", Processes(), tell)[model]
     folder = Path(model) if Path(model).is_dir() else zoo.load(model).path

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from latestart import zoo
-from latestart.data import Images, load_images
+from latestart.data import Images, drawn, load_images
 from latestart.evaluation.quality import Estimate, interval
 from latestart.experiments import analyze
 from latestart.experiments.analysis import CLOUD
@@ -76,6 +76,7 @@ class Settings:
         levels: the analysis.json of `latestart analyze` to take them from.
         batch_size: samples evaluated at once.
         mixed_precision: `bf16` evaluates the network in half precision.
+        scheduler: of a model folder without one.
     """
 
     model: str = "mnist"
@@ -92,6 +93,7 @@ class Settings:
     levels: Path | None = None
     batch_size: int = 256
     mixed_precision: str = "no"
+    scheduler: str | None = None
 
     def grid(self) -> Grid:
         """The model, the priors and the data, as a sweep opens them.
@@ -286,7 +288,7 @@ class Curve:
 
     def _analysis(self, progress: Progress | None) -> dict[str, Any]:
         settings, extract = self.settings, self.subject.judge.extract
-        cloud, unseen = _pictures(self.subject, settings.images)
+        cloud, unseen = _pictures(self.subject, settings.images, settings.seed)
         classify = None
         if isinstance(extract, ClassifierFeatures):
             classify = extract.classifier.decide
@@ -431,13 +433,13 @@ def _read(path: Path) -> dict[str, Any] | None:
     return known
 
 
-def _pictures(subject: Subject, images: str | None) -> tuple[Images, Images | None]:
-    """Some of the training images, and some that the model has not seen."""
+def _pictures(subject: Subject, images: str | None, seed: int) -> tuple[Images, Images | None]:
+    """Some of the training images, and some that the model has not seen, drawn by the seed."""
     sets = subject.judge.reference.copying
     if sets is not None:
-        return sets[0][slice(0, IMAGES)], sets[1][slice(0, IMAGES)]
+        return drawn(sets[0], IMAGES, seed), drawn(sets[1], IMAGES, seed)
     assert images is not None  # a model without images of its own and without given ones has no judge
-    return load_images(images, IMAGES), None
+    return drawn(load_images(images), IMAGES, seed), None
 
 
 def _gaussian(model: str) -> Gaussian | None:

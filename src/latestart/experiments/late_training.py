@@ -30,7 +30,7 @@ from scipy import stats
 
 from latestart import zoo
 from latestart.data import Images, load_images
-from latestart.denoisers.folders import SIDECAR, load_model
+from latestart.denoisers.folders import SIDECAR
 from latestart.device import own_device
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.cells import plan
@@ -38,7 +38,7 @@ from latestart.experiments.grid import Cell
 from latestart.experiments.judge import Figures, Judge, open_features, reference_of, shipped_judge
 from latestart.experiments.keys import fingerprint
 from latestart.experiments.starts import kept
-from latestart.experiments.subjects import Subject, weights
+from latestart.experiments.subjects import Subject, open_network
 from latestart.experiments.sweep import Sweep
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.mixture import Mixture
@@ -68,6 +68,7 @@ class Setting:
         nfe: network evaluations for each sample.
         samples: of each network.
         sampler: its short name.
+        mixed_precision: "bf16" trains and evaluates the networks in half precision.
 
     Raises:
         ValueError: a prior that is not known, fewer than two seeds, or a start outside of the schedule.
@@ -87,6 +88,7 @@ class Setting:
     nfe: tuple[int, ...] = EVALUATIONS
     samples: int = 1000
     sampler: str = "ddim"
+    mixed_precision: str = "no"
 
     def __post_init__(self) -> None:
         if self.prior not in PRIORS:
@@ -106,6 +108,7 @@ class Setting:
         return TrainConfig(
             self.steps, self.batch_size, self.learning_rate, warmup=min(200, self.steps // 10), ema_decay=0.999,
             seed=seed, prediction=self.prediction, patch=self.patch, channels=self.channels, layers=self.layers,
+            mixed_precision=self.mixed_precision,
             max_sigma=self.sigma if network == "late" else None,
         )  # fmt: skip
 
@@ -204,8 +207,8 @@ def compare(
     losses = _train_all(data, out, setting, progress)
     subjects = {}
     for network, seed in _runs(setting):
-        model, scheduler = load_model(_folder(out, network, seed), own_device())
-        subjects[f"{network}-{seed}"] = Subject(model, scheduler, weights(model, scheduler), prior, judge)
+        model, scheduler, known = open_network(str(_folder(out, network, seed)), setting.mixed_precision)
+        subjects[f"{network}-{seed}"] = Subject(model, scheduler, known, prior, judge)
     pairs = _pairs(subjects, out, setting, tell, progress)
     summaries = [_summary([pair for pair in pairs if pair.nfe == nfe]) for nfe in setting.nfe]
     return Result(setting, len(data), judge.features, pairs, summaries, losses)

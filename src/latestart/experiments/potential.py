@@ -82,7 +82,7 @@ def middle_margins(denoiser: Denoiser, noise: Noise, each: list[Curve], t: float
         middle = (curve.low + curve.high) / 2
         a = torch.tensor([middle - h, middle + h], dtype=torch.float64)
         points.append(curve.point(a))
-        tangents.append(curve.tangent(a))
+        tangents.append(curve.tangent(a).cpu())
         widths.append(2 * h)
     forces = torch.cat([drift(denoiser, x, t, noise).cpu() for x in torch.cat(points).split(BATCH)])
     power = (forces * torch.cat(tangents)).flatten(1).sum(1).view(-1, 2)
@@ -208,7 +208,7 @@ def study(
         for kind, curve in pairs[typical].items():
             profiles[kind].append(along(denoiser, curve, noise, t, points, BATCH))
         _tell(progress, f"{name}, potential at t = {t:.0f}")
-    ends = samples[list(list(combinations(range(len(samples)), 2))[typical])]
+    ends = samples[list(list(combinations(range(len(samples)), 2))[typical])].cpu()
     return Side(name, ends, [Family(kind, profiles[kind], times, stacked[kind], noise) for kind in margins])
 
 

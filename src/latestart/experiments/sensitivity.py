@@ -72,7 +72,7 @@ class Settings:
         starts: in the scheduler's t, of every prior; by default a range for each kind of prior.
         step: between two of the default starts, in t of 1,000.
         samples, seed: as in `Grid`.
-        features, images, held_out, batch_size, mixed_precision: as in `Grid`.
+        features, images, held_out, batch_size, mixed_precision, scheduler: as in `Grid`.
     """
 
     model: str = "mnist"
@@ -87,6 +87,7 @@ class Settings:
     held_out: str | None = None
     batch_size: int = 256
     mixed_precision: str = "no"
+    scheduler: str | None = None
 
     def grid(self) -> Grid:
         """The model, the priors and the data, as a sweep opens them.

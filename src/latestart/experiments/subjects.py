@@ -17,7 +17,6 @@ from typing import Any
 from latestart import zoo
 from latestart.data import Images, load_images
 from latestart.denoisers.adapter import sample_shape
-from latestart.denoisers.folders import load_model
 from latestart.denoisers.wrappers import HalfPrecision, of_velocity
 from latestart.device import own_device
 from latestart.experiments.grid import FULL, PLAIN, Grid
@@ -62,7 +61,7 @@ def open_subjects(grid: Grid, kept: Path, run: Processes, tell: Callable[[str], 
         ValueError: something that the grid names does not exist or does not fit the rest.
     """
     bundles = {name: _bundle(name) for name in grid.model}
-    networks = {name: load_model(bundle.path, own_device()) for name, bundle in bundles.items()}
+    networks = {name: _opened(name, grid.scheduler) for name in grid.model}
     priors = {name: {prior: _prior(prior, bundle.path) for prior in grid.prior} for name, bundle in bundles.items()}
     judges = _judges(grid, bundles, kept, run, tell)
     for name, (network, _) in networks.items():
@@ -72,6 +71,12 @@ def open_subjects(grid: Grid, kept: Path, run: Processes, tell: Callable[[str], 
         name: Subject(*_precise(network, scheduler, grid.mixed_precision), priors[name], judges[name])
         for name, (network, scheduler) in networks.items()
     }
+
+
+def _opened(model: str, scheduler: str | None) -> tuple[Any, Any]:
+    """A network on its device, and its scheduler: the one that is given where its folder has none."""
+    network, trained, _ = zoo.open_model(model, device=own_device(), scheduler=scheduler)
+    return network, trained
 
 
 def _precise(network: Any, scheduler: Any, precision: str) -> tuple[Any, Any, str]:
@@ -93,13 +98,13 @@ def _judges(
     return dict.fromkeys(grid.model, common)
 
 
-def open_network(model: str, precision: str = "no") -> tuple[Any, Any, str]:
+def open_network(model: str, precision: str = "no", scheduler: str | None = None) -> tuple[Any, Any, str]:
     """A model without priors and judge: the network on its device, its scheduler, and the fingerprint of both.
 
     Raises:
         ValueError: it is neither a shipped model nor a folder with one.
     """
-    return _precise(*load_model(_bundle(model).path, own_device()), precision)
+    return _precise(*_opened(model, scheduler), precision)
 
 
 def open_prior(model: str, name: str) -> tuple[Any, str]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from latestart.checks import seeded
@@ -51,6 +51,7 @@ from latestart.theory.cloning import (
 )
 from latestart.theory.collapse import collapse, collapse_curve, random_energy
 from latestart.theory.exponents import exponents, exponents_curve, path_exponents
+from latestart.theory.jacobian import largest
 from latestart.theory.levels import CriticalLevel, central, enough
 from latestart.theory.stability import crossing, second_branch
 
@@ -166,7 +167,7 @@ def _top_eigenvalue(x: Tensor, counts: Tensor, start: np.ndarray | None) -> tupl
 
     operator = LinearOperator((dim, dim), matvec=matvec, dtype=np.float64)
     first = np.random.default_rng(0).standard_normal(dim) if start is None else start
-    values, vectors = eigsh(operator, k=1, which="LA", v0=first, tol=1e-6 if start is None else 1e-3)
+    values, vectors = largest(operator, 1, first, tol=1e-6 if start is None else 1e-3)
     return float(values[0]), vectors[:, 0]
 
 

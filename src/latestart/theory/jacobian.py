@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs, eigsh
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -256,15 +256,40 @@ def _krylov(
         # at the lowest levels the posterior is one point: J underflows, and Krylov methods have nothing to work on
         return np.zeros(k), np.eye(len(first), k)
     try:
-        if symmetric:
-            return eigsh(operator, k, which="LA", tol=tol, v0=image, ncv=basis)
-        return eigs(operator, k, which="LR", tol=tol, v0=image, ncv=basis)
+        return largest(operator, k, image, symmetric, tol=tol, ncv=basis)
     except ArpackNoConvergence as error:
         raise ConvergenceError(
             f"the leading eigenvalue at sigma = {jacobian.sigma:.6g} did not converge in {jacobian.products} products",
             math.inf,
             jacobian.sigma,
         ) from error
+
+
+def largest(
+    operator: LinearOperator, k: int, first: np.ndarray, symmetric: bool = True, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` eigenvalues of the largest real part, and their vectors `(D, k)`, by ARPACK.
+
+    Zeros where products with the operator vanish, exactly or in its rounding: ARPACK itself refuses these.
+
+    Args:
+        operator: `D x D`.
+        k: how many.
+        first: `(D,)`, the vector to begin with.
+        symmetric: Lanczos' method for a symmetric operator, Arnoldi's for another.
+        options: of SciPy's `eigsh` and `eigs`.
+
+    Raises:
+        ArpackNoConvergence: they did not converge.
+    """
+    try:
+        if symmetric:
+            return eigsh(operator, k, which="LA", v0=first, **options)
+        return eigs(operator, k, which="LR", v0=first, **options)
+    except ArpackError as error:
+        if "Starting vector is zero" not in str(error):
+            raise
+        return np.zeros(k), np.eye(len(first), k)
 
 
 def linear_operator(jacobian: Jacobian, shift: float = 0.0) -> LinearOperator:
