@@ -82,7 +82,16 @@ def test_starts_are_chosen_and_checked_where_the_network_is():
     with second_device() as device:
         network, prior, ddim = Net().to(device), PRIOR.to(device), make_sampler("ddim", SCHEDULER)
         choice = ls.choose_start(network, ddim, prior, IMAGES, 3)
-        finding = ls.check(network, SCHEDULER, prior, IMAGES, choice.t_start, steps=3)
+        finding = ls.check(
+            network,
+            SCHEDULER,
+            prior,
+            pictures(60, 1),
+            choice.t_start,
+            steps=3,
+            evaluated=32,
+            criteria=("speciation", "nats"),
+        )
         curve = ls.nats(ls.from_diffusers(network, SCHEDULER), prior, IMAGES[:40])
         assert ls.generate(network, ddim, prior, 4, 3).images.device == device
     apart = ls.choose_start(Net(), make_sampler("ddim", SCHEDULER), PRIOR, IMAGES, 3)
