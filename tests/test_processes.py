@@ -182,14 +182,9 @@ def alone(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_torchrun_fits_samples_and_trains_as_one_process_does(alone, count):
-    """A batch of 3 is shared unevenly by 2; of 4 processes one would have none of it, which ends them all."""
-    if count > 3:
-        with pytest.raises(AssertionError, match="a batch of 3 cannot be shared by 4 processes"):
-            commands(alone, count)
-    else:
-        commands(alone, count)
+def test_torchrun_fits_samples_and_trains_as_one_process_does(alone, count=3):
+    """A batch of 4 is shared unevenly by 3; nothing tells accelerate of them, which would let each train alone."""
+    commands(alone, count)
     one, several = (ls.load_prior(alone / f"prior-{k}.safetensors") for k in (1, count))
     assert several.count == 201
     torch.testing.assert_close(several.mean, one.mean, rtol=1e-6, atol=1e-6)
@@ -200,9 +195,6 @@ def test_torchrun_fits_samples_and_trains_as_one_process_does(alone, count):
     assert (images - shared).abs().max() <= 1
     sheet, shared_sheet = (read_png(alone / f"samples-{k}-sheet.png").int() for k in (1, count))
     assert sheet.shape == shared_sheet.shape and (sheet - shared_sheet).abs().max() <= 1
-    if count > 3:
-        assert not (alone / f"model-{count}").exists()
-        return
     a, b = (weights_of(alone / f"model-{k}") for k in (1, count))
     assert (a - b).norm() <= 1e-4 * a.norm()
     losses = [json.loads((alone / f"model-{k}" / "latestart.json").read_text())["training"]["loss"] for k in (1, count)]

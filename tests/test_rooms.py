@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src" / "latestart"
 FLOORS = [
-    {"checks", "device"},
+    {"checks", "device", "records"},
     {"files", "processes", "datasets"},
     {"noise", "data"},
     {"inputs"},

@@ -188,7 +188,7 @@ def test_several_attributes_by_name_and_bytes_as_images():
         (lambda: attribute(torch.tensor([0.5]), _indices(1)), "torch.float32"),
         (lambda: attribute(_indices(1, 1, 1), _indices(1), ["a", "b"]), "2 values were named .* received 3 classes"),
         (lambda: diversity(*[_grey(_indices(4))] * 2, lambda x: torch.zeros(1).long()), "gave 1 answers for 4 images"),
-        (lambda: vendi(torch.rand(1, 3)), "at least 2 samples"),
+        (lambda: vendi(torch.rand(1, 3)), "at least 2 features"),
         (lambda: vendi(torch.zeros(3, 3)), "length 0"),
         (lambda: vendi(torch.rand(3, 3), lambda f: f), "ones on its diagonal"),
         (lambda: vendi(torch.rand(2, 3), lambda f: torch.tensor([[1.0, 3], [3, 1]])), "eigenvalue -1"),

@@ -26,6 +26,7 @@ from torch import Tensor
 from latestart.checks import seeded
 from latestart.evaluation.distances import distances
 from latestart.evaluation.quality import Estimate, Extractor, as_features, interval, unit_images
+from latestart.records import Record
 
 QUANTILE = 0.01
 BAR = 0.02  # of the share copied
@@ -33,8 +34,8 @@ FAR = 1e200  # stands for the infinite ratio of a twin of a held-out image
 RESAMPLES = 1000  # of the samples, and of the second set
 
 
-@dataclass(frozen=True)
-class Copying:
+@dataclass(frozen=True, eq=False, repr=False)
+class Copying(Record):
     """How many samples are copies.
 
     Attributes:

@@ -35,6 +35,7 @@ from latestart.checks import seeded
 from latestart.evaluation.manifold import OverlapWith
 from latestart.evaluation.quality import Estimate, Extractor, as_features, interval, resolve, unit_images
 from latestart.features import Classifier
+from latestart.records import Record
 
 Classify = Callable[[Tensor], Any]
 Kernel = Callable[[Tensor], Tensor]
@@ -43,8 +44,8 @@ KINDS = ("entropy", "kl", "total_variation")
 _HUGE = 1e200  # stands for infinity, between which and a number no quantile can be interpolated
 
 
-@dataclass(frozen=True)
-class Attribute:
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribute(Record):
     """One attribute among samples and data.
 
     Attributes:
@@ -79,8 +80,8 @@ class Attribute:
         return {"shares": shares, **finite}
 
 
-@dataclass(frozen=True)
-class Diversity:
+@dataclass(frozen=True, repr=False)
+class Diversity(Record):
     """Attributes by name; where features were given, how many samples differ and how much of the data they meet."""
 
     attributes: dict[str, Attribute]

@@ -46,6 +46,7 @@ from torch import Tensor
 
 from latestart.checks import seeded, whole_number
 from latestart.gaussians.gaussian import Gaussian
+from latestart.records import Record
 
 TESTS = ("skewness", "kurtosis", "henze-zirkler", "energy", "projection")
 TWO_SIDED = ("kurtosis",)
@@ -54,8 +55,8 @@ PER_DIRECTION = 5  # samples for each direction, at least
 PROJECTIONS, REPLICATES = 100, 499
 
 
-@dataclass(frozen=True)
-class Test:
+@dataclass(frozen=True, repr=False)
+class Test(Record):
     """One test of the samples.
 
     Attributes:
@@ -82,8 +83,8 @@ class Test:
         return self.statistic - self.expected
 
 
-@dataclass(frozen=True)
-class Gaussianity:
+@dataclass(frozen=True, repr=False)
+class Gaussianity(Record):
     """All tests of one set of n samples in k directions, against "own" (any Gaussian) or "prior" (the given one)."""
 
     hypothesis: str

@@ -19,14 +19,15 @@ from torch import Tensor
 from latestart.checks import seeded
 from latestart.evaluation.distances import distances
 from latestart.evaluation.quality import Estimate, as_features, interval
+from latestart.records import Record
 
 NEIGHBOURS = 3
 COVERAGE_NEIGHBOURS = 5
 FEWEST = max(NEIGHBOURS, COVERAGE_NEIGHBOURS) + 1  # points of a set: each has its neighbours beside itself
 
 
-@dataclass(frozen=True)
-class Overlap:
+@dataclass(frozen=True, eq=False, repr=False)
+class Overlap(Record):
     """Precision, recall and coverage with 95% intervals, and the bootstrap replicates of the recall."""
 
     precision: Estimate

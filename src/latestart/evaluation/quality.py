@@ -36,6 +36,9 @@ class Estimate:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
 
 def frechet(a: Any, b: Any, features: str | Extractor) -> float:
     """Frechet distance between two sets of images under a named feature extractor.

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.theory.branches import Follower, constant
 from latestart.theory.levels import CriticalLevel, Curve
 from latestart.theory.nats import NatsCurve
@@ -28,8 +29,8 @@ class Found(NamedTuple):
     ratio: float | None = None
 
 
-@dataclass(frozen=True)
-class Finding:
+@dataclass(frozen=True, repr=False)
+class Finding(Record):
     """A level, or why there is none.
 
     Attributes:
@@ -60,8 +61,8 @@ class Finding:
         return {"criterion": self.criterion, "of": self.of} | values | ends
 
 
-@dataclass(frozen=True, eq=False)
-class BranchCurve:
+@dataclass(frozen=True, eq=False, repr=False)
+class BranchCurve(Record):
     """The leading eigenvalue over c along fixed points, for drawing; all by falling noise.
 
     Attributes:
@@ -100,8 +101,8 @@ class BranchCurve:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class SpectrumCurve:
+@dataclass(frozen=True, eq=False, repr=False)
+class SpectrumCurve(Record):
     """The leading eigenvalues along the central branch, and their vectors where the first one is highest.
 
     Attributes:
@@ -117,16 +118,16 @@ class SpectrumCurve:
     vectors: Tensor = field(repr=False)
 
 
-@dataclass(frozen=True, eq=False)
-class PathCurve:
+@dataclass(frozen=True, eq=False, repr=False)
+class PathCurve(Record):
     """The leading eigenvalue over c along sample paths: times `(L,)`, ratios `(L, B)`."""
 
     t: list[float]
     ratio: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Swarm:
+@dataclass(frozen=True, eq=False, repr=False)
+class Swarm(Record):
     """One pixel's normalised values along paths: times `(L + 1,)`, values `(L + 1, n)`, and which pixel."""
 
     t: list[float]
@@ -134,8 +135,8 @@ class Swarm:
     pixel: tuple[int, ...]
 
 
-@dataclass(eq=False)
-class Analysis:
+@dataclass(eq=False, repr=False)
+class Analysis(Record):
     """All that was found; each dictionary by `(criterion, of)`.
 
     Attributes:

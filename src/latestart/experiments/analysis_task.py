@@ -25,6 +25,7 @@ from latestart.denoisers.networks import from_diffusers
 from latestart.experiments.analysis import CLOUD, NETWORK
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.theory.levels import FEWEST, enough, evaluate
 
 Classify = Callable[[Tensor], Tensor]
@@ -66,8 +67,8 @@ class Settings:
         return cls(0.25, 3, 2, 2, 24, 12, 2, 4, 8, 48, 10, seed)
 
 
-@dataclass(frozen=True, eq=False)
-class Subject:
+@dataclass(frozen=True, eq=False, repr=False)
+class Subject(Record):
     """One of the two denoisers, and the images that are held against it."""
 
     name: str
@@ -76,8 +77,8 @@ class Subject:
     symmetric: bool | None
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
+@dataclass(frozen=True, eq=False, repr=False)
+class Task(Record):
     """What is analysed, and where.
 
     Attributes:

@@ -31,6 +31,7 @@ from latestart.experiments.faces import SHARES
 from latestart.experiments.keys import fingerprint
 from latestart.features import Classifier
 from latestart.files import load_tensors, require_finite, save_tensors, sound
+from latestart.records import Record
 from latestart.train import half
 
 KIND = "attribute-classifier"
@@ -43,8 +44,8 @@ FEWEST = 100  # pictures
 Progress = Callable[[int, int, float], None]
 
 
-@dataclass(frozen=True)
-class Score:
+@dataclass(frozen=True, eq=False, repr=False)
+class Score(Record):
     """How well one attribute is read on held-out pictures.
 
     Attributes:
@@ -147,8 +148,8 @@ class AttributeClassifier:
             return cls(network, shape, values, scores)
 
 
-@dataclass(frozen=True)
-class Known:
+@dataclass(frozen=True, eq=False, repr=False)
+class Known(Record):
     """Images whose attributes are known: for each its values by name, and the index of each image's, int64 `(N,)`."""
 
     images: Images

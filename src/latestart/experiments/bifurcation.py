@@ -28,6 +28,7 @@ from torch import Tensor
 from latestart.data import Images
 from latestart.denoisers.exact import PointCloud, TwoPoints
 from latestart.noise import Discrete, Noise
+from latestart.records import Record
 from latestart.theory.bifurcation import THETA_C, Match, Node, Tree, bifurcation_tree, match, one_dimension
 from latestart.theory.branches import BranchPoint, Criterion, Follower, constant
 from latestart.theory.stability import crossing
@@ -45,8 +46,8 @@ def linear_betas() -> Noise:
 # --- one dimension ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Diagram:
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagram(Record):
     """The fixed points of data at +-1, in x of the variance preserving process.
 
     Attributes:

@@ -29,6 +29,7 @@ from latestart import zoo
 from latestart.device import own_device
 from latestart.evaluation.quality import Estimate, FrechetTo
 from latestart.experiments.judge import Figures, over, shipped_judge
+from latestart.records import Record
 from latestart.sampling.generate import generate
 from latestart.sampling.samplers import make_sampler
 
@@ -50,8 +51,8 @@ class Cell:
     t_start: int | None
 
 
-@dataclass(frozen=True)
-class Measured:
+@dataclass(frozen=True, eq=False, repr=False)
+class Measured(Record):
     """A cell with its figures, the seed of its samples, and the first of their images `(16, C, H, W)`."""
 
     cell: Cell

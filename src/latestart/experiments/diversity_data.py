@@ -21,13 +21,14 @@ from latestart.experiments.diversity_records import Facts
 from latestart.experiments.faces import SHARES
 from latestart.experiments.judge import Judge
 from latestart.experiments.readers import Reader, doubtful, reads_labels
+from latestart.records import Record
 
 MOST = 10_000  # images whose attributes are read
 UNLIKELY = 1e-6  # of counts, under the shares that faces are drawn with
 
 
-@dataclass(frozen=True)
-class Data:
+@dataclass(frozen=True, eq=False, repr=False)
+class Data(Record):
     """Images that are read, and by attribute what is known of the data.
 
     Attributes:

@@ -12,10 +12,11 @@ from latestart.experiments.attributes import Score
 from latestart.experiments.diversity_ways import Settings
 from latestart.experiments.grid import FULL, Cell
 from latestart.experiments.judge import Floor
+from latestart.records import Record
 
 
-@dataclass(frozen=True, eq=False)
-class Way:
+@dataclass(frozen=True, eq=False, repr=False)
+class Way(Record):
     """One way to sample, with its figures.
 
     Attributes:

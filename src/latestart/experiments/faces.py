@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from latestart.data import Images
+from latestart.records import Record
 
 SHARES: dict[str, dict[str, float]] = {
     "skin": {
@@ -55,8 +56,8 @@ PARTS = {
 CANVAS = {'width="264px"': 'width="220"', 'height="280px"': 'height="220"', "0 0 264 280": "22 10 220 220"}
 
 
-@dataclass(frozen=True)
-class Faces:
+@dataclass(frozen=True, eq=False, repr=False)
+class Faces(Record):
     """Faces `(N, 3, size, size)` and, for each attribute of `SHARES`, the index of its value, int64 `(N,)`.
 
     The labels of `images` are the skin tones.

@@ -49,6 +49,7 @@ from latestart.experiments.subjects import open_images, open_network, open_prior
 from latestart.files import read_json, write_json
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.sampling.loop import check_level, trajectory
 from latestart.sampling.matching import check_prior
 from latestart.sampling.run import Run, initial_sample
@@ -131,8 +132,8 @@ class Level:
     found: dict[tuple[str, str], Gaussianity]
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(Record):
     """All levels, highest first, and the divergence.
 
     Attributes:

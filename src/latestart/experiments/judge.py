@@ -30,6 +30,7 @@ from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.moments import Moments
 from latestart.processes import Processes
+from latestart.records import Record
 
 REAL = 2000  # images that samples are compared with one by one
 LEAST = 0.01  # of a distance, for its replicates
@@ -57,8 +58,8 @@ class Floor:
         return cls(record["images"], Estimate(record["value"], record["low"], record["high"]))
 
 
-@dataclass(frozen=True)
-class Figures:
+@dataclass(frozen=True, eq=False, repr=False)
+class Figures(Record):
     """The figures of one set of samples, and the bootstrap replicates of the distance and of the recall.
 
     Sets of equal size are resampled alike, so that a ratio of two sets' replicates is paired. `copied` is None where
@@ -83,8 +84,8 @@ class Figures:
         return {name: (one := getattr(self, name)) and asdict(one) for name in ("frechet", "recall", "copied")}
 
 
-@dataclass(frozen=True)
-class Reference:
+@dataclass(frozen=True, eq=False, repr=False)
+class Reference(Record):
     """What samples are held against.
 
     Attributes:

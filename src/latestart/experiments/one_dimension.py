@@ -41,6 +41,7 @@ from latestart.checks import seeded
 from latestart.denoisers.base import Denoiser, Level, check_sample
 from latestart.denoisers.exact import TwoPoints
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.theory import bifurcation, critical
 from latestart.theory.branches import constant
 from latestart.theory.jacobian import leading_eigenvalue
@@ -154,8 +155,8 @@ def _batch(generator: torch.Generator, size: int) -> Tensor:
 # --- fixed points and critical levels ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Diagram:
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagram(Record):
     """Fixed points of the reverse SDE: scales `theta` `(n,)`, positions `x` `(n,)`, and whether each is stable."""
 
     theta: np.ndarray
@@ -247,8 +248,8 @@ def exponent(theta_c: float) -> float:
 # --- potentials and paths ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Wells:
+@dataclass(frozen=True, eq=False, repr=False)
+class Wells(Record):
     """The potential at one time over beta, less its value at x = 0: of the exact model and of a network, `(n,)`."""
 
     t: float
@@ -269,8 +270,8 @@ def wells(network: Denoiser, t: float, points: int = 129) -> Wells:
     return Wells(float(t), at.alpha, x, centred[0], centred[1])
 
 
-@dataclass(frozen=True, eq=False)
-class Paths:
+@dataclass(frozen=True, eq=False, repr=False)
+class Paths(Record):
     """Paths of the reverse SDE: falling times `(n,)`, and states x `(n, B, *shape)`, float64."""
 
     t: np.ndarray

@@ -44,6 +44,7 @@ from latestart.denoisers.exact import PointCloud
 from latestart.denoisers.networks import from_diffusers
 from latestart.device import own_device
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.sampling.generate import generate
 from latestart.sampling.samplers import make_sampler
 from latestart.theory.levels import CriticalLevel
@@ -111,8 +112,8 @@ def levels(times: np.ndarray, margins: np.ndarray) -> np.ndarray:
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class Family:
+@dataclass(frozen=True, eq=False, repr=False)
+class Family(Record):
     """The potential along one kind of curve, at falling times.
 
     Attributes:
@@ -156,8 +157,8 @@ class Family:
         return CriticalLevel(sigma, f"middle of the {self.curve} curve", how, (low, high)).on(self.noise)
 
 
-@dataclass(frozen=True, eq=False)
-class Side:
+@dataclass(frozen=True, eq=False, repr=False)
+class Side(Record):
     """A model's potential between samples of its own.
 
     Attributes:

@@ -47,6 +47,7 @@ from latestart.experiments.subjects import Subject, beside, open_images, open_su
 from latestart.experiments.sweep import Sweep
 from latestart.gaussians.mixture import Mixture
 from latestart.processes import Processes
+from latestart.records import Record
 from latestart.sampling.spacings import TIMES
 from latestart.theory.nats import NatsCurve
 
@@ -153,8 +154,8 @@ class Off:
     relative: Estimate
 
 
-@dataclass(frozen=True)
-class Curve:
+@dataclass(frozen=True, eq=False, repr=False)
+class Curve(Record):
     """The distance at each start, for one prior and one number of evaluations.
 
     Attributes:

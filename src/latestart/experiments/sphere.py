@@ -25,6 +25,7 @@ from torch import Tensor
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import Sphere
 from latestart.experiments.one_dimension import AROUND, NOISE, Paths, Progress, reverse_paths
+from latestart.records import Record
 from latestart.theory import critical
 from latestart.theory.branches import constant
 from latestart.theory.jacobian import leading_eigenvalue
@@ -37,8 +38,8 @@ RING = 0.5  # share of the way from theta_c to 1 at which the sphere of fixed po
 LISTED = 7  # times at which the norm is compared
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
+@dataclass(frozen=True, eq=False, repr=False)
+class Case(Record):
     """One number of dimensions.
 
     Attributes:
@@ -57,8 +58,8 @@ class Case:
     ratio: float
 
 
-@dataclass(frozen=True, eq=False)
-class Profile:
+@dataclass(frozen=True, eq=False, repr=False)
+class Profile(Record):
     """The potential at one time over beta, less its value at 0, at signed distances `radius` `(n,)` from it."""
 
     t: float

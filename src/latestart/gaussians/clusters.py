@@ -37,6 +37,7 @@ from latestart.checks import seeded
 from latestart.data import ImageSet
 from latestart.gaussians.sums import CHUNK, Sums
 from latestart.inputs.front import Stream
+from latestart.records import Record
 
 DIRECTIONS = 64
 SAMPLE, SAMPLE_BYTES = 4096, 2**29  # images whose directions are taken: at most so many, and so much memory
@@ -50,8 +51,8 @@ ROUNDING = 1e-13  # of the squared norm of the mean: a smaller variance is that 
 NEGLIGIBLE = 1e-8  # shares below it do not count in sums
 
 
-@dataclass(frozen=True)
-class Directions:
+@dataclass(frozen=True, eq=False, repr=False)
+class Directions(Record):
     """An affine map of images to their coordinates along r orthonormal directions.
 
     Attributes:
@@ -69,8 +70,8 @@ class Directions:
         return (images.flatten(1).to(self.vectors) - self.origin) @ self.vectors
 
 
-@dataclass(frozen=True)
-class Assignment:
+@dataclass(frozen=True, eq=False, repr=False)
+class Assignment(Record):
     """Which component each image belongs to, and how the images are recognised when they are read again.
 
     All of it stands on the processor, wherever the images were told apart: every process of a run is handed it.

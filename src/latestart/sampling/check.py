@@ -25,6 +25,7 @@ from latestart.gaussians.prior import as_prior
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.sampling.criteria import CRITERIA, decisions
 from latestart.sampling.findings import NATS, Evidence, Finding, Start, Verdict, judge, plain, worst
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
@@ -42,8 +43,8 @@ FEWEST = 40  # images: halves of them still give a branch
 CLOUD = 2000  # images of the point cloud
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Record):
     """All findings, the recommendation, and the curves that they were read from.
 
     Attributes:

@@ -44,6 +44,7 @@ from latestart.gaussians.prior import as_prior
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.sampling import names
 from latestart.sampling.findings import doubts_of
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
@@ -186,8 +187,8 @@ def choose_start(
     return search.by_probes(chosen, *_reference(values, features, prior), whole_number("probes", probes))
 
 
-@dataclass
-class _Search:
+@dataclass(eq=False, repr=False)
+class _Search(Record):
     model: Counted
     scheduler: Any
     prior: Any

@@ -26,6 +26,7 @@ from latestart.gaussians.components import EmptyComponent
 from latestart.gaussians.mixture import Mixture
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
+from latestart.records import Record
 from latestart.sampling.late_start import late_start, start_level
 from latestart.sampling.loop import draw
 from latestart.sampling.seeds import white_noise
@@ -39,8 +40,8 @@ SEEN = 2000  # fitted images at most that copies are looked for in
 PER_COMPONENT = 20  # images that a component needs on average, to be a candidate
 
 
-@dataclass(frozen=True)
-class Trial:
+@dataclass(frozen=True, repr=False)
+class Trial(Record):
     """A number of components, and what is known of it.
 
     Attributes:
@@ -57,8 +58,8 @@ class Trial:
     copying: Copying
 
 
-@dataclass(frozen=True)
-class ComponentsChoice:
+@dataclass(frozen=True, repr=False)
+class ComponentsChoice(Record):
     """A chosen number of components, the mixture with it, and the evidence."""
 
     components: int

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.sampling.criteria import Decisions
 from latestart.sampling.linearity import LINEAR, SHARE, Linearity
 from latestart.theory.levels import CriticalLevel
@@ -38,8 +39,8 @@ PLACES: dict[str, Said] = {
 BOUND = "(a lower bound, as the network is not exact)"
 
 
-@dataclass(frozen=True)
-class Finding:
+@dataclass(frozen=True, repr=False)
+class Finding(Record):
     """The answer to one question.
 
     Attributes:

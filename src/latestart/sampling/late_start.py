@@ -220,10 +220,10 @@ def _lowered_flow(scheduler: Any, t_start: float, steps: int, mu: float | None) 
 
 
 def _remade(scheduler: Any, changes: Mapping[str, Any]) -> Any:
-    config = scheduler.config
-    # from_config takes the class's defaults for the names in this list, whatever the configuration says of them
-    defaults = [name for name in config.get("_use_default_values", []) if name not in changes]
-    return class_below(scheduler).from_config({**config, **changes, "_use_default_values": defaults})  # type: ignore[attr-defined]
+    """One of the same class with other settings; `from_config` would look through all of diffusers for it."""
+    kind: Any = class_below(scheduler)
+    settings = {**scheduler.config, **changes}
+    return kind(**{name: settings[name] for name in inspect.signature(kind.__init__).parameters if name in settings})
 
 
 def _shifts_dynamically(scheduler: Any) -> bool:

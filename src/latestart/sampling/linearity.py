@@ -31,6 +31,7 @@ from latestart.denoisers.conditions import Conditions
 from latestart.denoisers.networks import from_diffusers
 from latestart.gaussians.prior import Prior
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.theory.levels import RESAMPLES, CriticalLevel, evaluate
 from latestart.theory.nats import NatsCurve, nats
 
@@ -40,8 +41,8 @@ LEVELS = 24
 BATCH = 256
 
 
-@dataclass(frozen=True)
-class Linearity:
+@dataclass(frozen=True, eq=False, repr=False)
+class Linearity(Record):
     """R^2 of the network against the prior's denoiser, highest level first; tensors `(L,)`, float64.
 
     Attributes:

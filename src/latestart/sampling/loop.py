@@ -22,14 +22,15 @@ from latestart.denoisers.conditions import Conditions
 from latestart.denoisers.networks import predict
 from latestart.gaussians.prior import as_start
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.sampling.guard import LateStarted
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level, start_sample
 from latestart.sampling.run import Run, initial_sample, rehearse, without_variances
 from latestart.sampling.seeds import sample_generator
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(Record):
     """What `generate` returns.
 
     Attributes:

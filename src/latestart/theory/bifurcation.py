@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from latestart.denoisers.base import Denoiser, check_sample
+from latestart.records import Record
 from latestart.theory.branches import BranchPoint, Criterion, Follower, constant, levels_of
 from latestart.theory.jacobian import ConvergenceError, Method
 from latestart.theory.roots import root
@@ -61,8 +62,8 @@ def one_dimension(theta: float) -> float:
     return root(lambda x: height * math.tanh(slope * x) / x - 1, 1e-12, height, pull, xtol=1e-15, rtol=1e-14)
 
 
-@dataclass(frozen=True, eq=False)
-class Node:
+@dataclass(frozen=True, eq=False, repr=False)
+class Node(Record):
     """The end of a branch: where it splits, or a leaf.
 
     Attributes:
@@ -165,8 +166,8 @@ def bifurcation_tree(
     return growth.finished()
 
 
-@dataclass(frozen=True, eq=False)
-class Match:
+@dataclass(frozen=True, eq=False, repr=False)
+class Match(Record):
     """How the leaves of a tree match classes.
 
     Attributes:
@@ -239,8 +240,8 @@ class _Birth:
         return self.path[0].sigma >= sigma
 
 
-@dataclass
-class _Growth:
+@dataclass(eq=False, repr=False)
+class _Growth(Record):
     """A tree while it is followed down: `tips` are the branches that are still followed, `ended` all others."""
 
     follower: Follower

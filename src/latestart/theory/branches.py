@@ -25,6 +25,7 @@ from torch import Tensor
 
 from latestart.denoisers.base import Denoiser
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.theory.jacobian import (
     ConvergenceError,
     Jacobian,
@@ -60,8 +61,8 @@ def constant(criterion: str, sigma: float) -> float:
 # --- fixed points -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class FixedPoint:
+@dataclass(frozen=True, eq=False, repr=False)
+class FixedPoint(Record):
     """A solution of `D(y, sigma) = c y`.
 
     Attributes:

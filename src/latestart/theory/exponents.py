@@ -23,14 +23,15 @@ from torch import Tensor
 
 from latestart.denoisers.base import Denoiser
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.theory.branches import Criterion, constant
 from latestart.theory.cloning import paths as reverse_paths
 from latestart.theory.jacobian import Method, leading_eigenvalue
 from latestart.theory.levels import CriticalLevel, Curve
 
 
-@dataclass(frozen=True, eq=False)
-class Exponents:
+@dataclass(frozen=True, eq=False, repr=False)
+class Exponents(Record):
     """Leading local exponents along sample paths.
 
     Attributes:

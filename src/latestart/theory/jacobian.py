@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from latestart.denoisers.base import Denoiser, check_sample
+from latestart.records import Record
 
 Method = Literal["auto", "backward", "forward", "differences"]
 
@@ -179,8 +180,8 @@ def jacobian_vector(denoiser: Denoiser, y: Tensor, sigma: float, v: Tensor, meth
 # --- its leading eigenvalues ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Spectrum:
+@dataclass(frozen=True, eq=False, repr=False)
+class Spectrum(Record):
     """The leading eigenvalues of `dD/dy` at one point.
 
     Attributes:

@@ -20,13 +20,14 @@ from torch import Tensor
 from latestart.checks import seeded
 from latestart.denoisers.base import Denoiser
 from latestart.noise import Noise
+from latestart.records import Record
 
 RESAMPLES = 200
 FEWEST = 10  # images below which no interval means anything
 
 
-@dataclass(frozen=True)
-class CriticalLevel:
+@dataclass(frozen=True, repr=False)
+class CriticalLevel(Record):
     """A noise level at which something happens.
 
     Attributes:
@@ -48,6 +49,9 @@ class CriticalLevel:
             raise ValueError(f"expected a {self.criterion} level sigma between 0 and infinity, received {self.sigma}")
         if self.interval is not None and not 0 <= self.interval[0] <= self.interval[1]:
             raise ValueError(f"expected an interval from low to high in sigma, received {self.interval}")
+
+    def __str__(self) -> str:
+        return f"sigma = {self.sigma:.4g}" + ("" if self.t is None else f", t = {self.t:.4g}")
 
     @classmethod
     def from_snr(
@@ -102,8 +106,8 @@ class CriticalLevel:
         }
 
 
-@dataclass(frozen=True)
-class Curve:
+@dataclass(frozen=True, eq=False, repr=False)
+class Curve(Record):
     """The mean over samples of a quantity at each noise level, and the levels that are read from it.
 
     Attributes:

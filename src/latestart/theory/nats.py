@@ -43,6 +43,7 @@ from latestart.gaussians.prior import Conditioned, StartDistribution, as_start
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.theory.levels import CriticalLevel, Curve, evaluate
 
 LEVELS = 32
@@ -52,8 +53,8 @@ STREAM = 2**32  # of the noise; seeds of samples go with their numbers, which ar
 MARGIN = 3.0  # standard errors by which a denoiser must lose before it is called worse
 
 
-@dataclass(frozen=True)
-class NatsCurve:
+@dataclass(frozen=True, eq=False, repr=False)
+class NatsCurve(Record):
     """`KL(p_sigma || prior_sigma)` on a grid of levels, highest level first; all tensors float64.
 
     Attributes:

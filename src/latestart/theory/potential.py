@@ -30,6 +30,7 @@ from torch import Tensor
 
 from latestart.denoisers.base import Denoiser, check_sample
 from latestart.noise import Noise
+from latestart.records import Record
 from latestart.theory.levels import evaluate
 
 NODES = 4  # of the Gauss-Legendre rule between two points of a curve: exact to degree 7
@@ -108,8 +109,8 @@ def drift(denoiser: Denoiser, x: Tensor, t: float, noise: Noise) -> Tensor:
     return at.g2 / (at.alpha * at.sigma) ** 2 * (at.alpha * denoised - x) - at.f * x
 
 
-@dataclass(frozen=True)
-class Curve:
+@dataclass(frozen=True, eq=False, repr=False)
+class Curve(Record):
     """A curve in the process' own space.
 
     Attributes:
@@ -163,8 +164,8 @@ def _times(a: Tensor, x: Tensor) -> Tensor:
     return a.to(x).view(-1, *[1] * x.ndim) * x
 
 
-@dataclass(frozen=True, eq=False)
-class Profile:
+@dataclass(frozen=True, eq=False, repr=False)
+class Profile(Record):
     """A potential along a curve.
 
     Attributes:
