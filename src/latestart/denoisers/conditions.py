@@ -21,22 +21,24 @@ class Conditions:
         kwargs: the network's own arguments by name: tensors `(n, ...)`, or `(1, ...)` for all, in dicts and lists too;
             what is no tensor of rows is handed on as it is.
         n: number of samples; None where it is that of the rows.
+        whole: whether all is there that the network needs; else it is missed when it is asked.
 
     Raises:
         ValueError: something that the network needs is missing, or has another number of rows.
     """
 
     def __init__(
-        self, network: Network, labels: Any = None, kwargs: Mapping[str, Any] | None = None, n: int | None = None
+        self,
+        network: Network,
+        labels: Any = None,
+        kwargs: Mapping[str, Any] | None = None,
+        n: int | None = None,
+        whole: bool = True,
     ) -> None:
         self.network, self.labels = network, checked_labels(network, labels, n)
         self.kwargs = {} if kwargs is None else _mapped(_as_tensor, dict(kwargs))
-        given = set(self.kwargs) | ({"class_labels"} if self.labels is not None else set())
-        if missing := [name for name in network.needed if name not in given]:
-            raise ValueError(
-                f"the {type(module_of(network)).__name__} needs {', '.join(missing)}: give them as model_kwargs="
-                f"{{{', '.join(f'{name!r}: ...' for name in missing)}}}, one row a sample"
-            )
+        if whole:
+            self._require()
         rows = [] if self.labels is None or not self.labels.ndim else [len(self.labels)]
         rows += [len(leaf) for leaf in _leaves(self.kwargs) if leaf.ndim and len(leaf) > 1]
         self.count = next(iter(rows), None)
@@ -60,6 +62,7 @@ class Conditions:
 
     def given(self, x: Tensor) -> dict[str, Any]:
         """As the network's arguments for samples `(B, *shape)`."""
+        self._require()
         if self.count not in (None, len(x)):
             raise ValueError(f"expected the {self.count} samples whose conditions are known, received {len(x)}")
 
@@ -72,6 +75,14 @@ class Conditions:
         if self.labels is not None and self.network.labelled:
             out["class_labels"] = self.labels.to(device=x.device, dtype=torch.long).expand(len(x))
         return out
+
+    def _require(self) -> None:
+        given = set(self.kwargs) | ({"class_labels"} if self.labels is not None else set())
+        if missing := [name for name in self.network.needed if name not in given]:
+            raise ValueError(
+                f"the {type(module_of(self.network)).__name__} needs {', '.join(missing)}: give them as model_kwargs="
+                f"{{{', '.join(f'{name!r}: ...' for name in missing)}}}, one row a sample"
+            )
 
 
 def checked_labels(network: Any, labels: Any, n: int | None) -> Tensor | None:

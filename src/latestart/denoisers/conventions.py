@@ -27,15 +27,23 @@ from latestart.noise import Noise
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 Number = Any  # a float or a tensor; what goes in comes out
-Affine = Callable[[Number], tuple[Number, Number, Number]]
+Affine = Callable[[Number, float], tuple[Number, Number, Number]]
+VELOCITY = "velocity"
 
 
 @dataclass(frozen=True)
 class Convention:
-    """A scheduler's process, with the coefficients `(c_in, c_skip, c_out)` at each noise level sigma."""
+    """A scheduler's process, and what the output of its network stands for at each noise level sigma.
+
+    Attributes:
+        noise: the process.
+        prediction: "epsilon", "v_prediction" or "sample"; of flow matching always the velocity.
+        width: the deviation of the data that an EDM scheduler is made for.
+    """
 
     noise: Noise
-    coefficients: Affine
+    prediction: str
+    width: float = 1.0
 
     @classmethod
     def of(cls, scheduler: Any) -> "Convention":
@@ -45,12 +53,16 @@ class Convention:
             ValueError: the process or the prediction type is not known.
         """
         noise, prediction = Noise.from_scheduler(scheduler), scheduler.config.get("prediction_type")
+        known = _COEFFICIENTS[noise.kind]
         if noise.kind == "flow":
-            return cls(noise, _flow)
-        known = {"vp": _VP, "edm": _edm(float(scheduler.config.get("sigma_data") or 1.0))}[noise.kind]
+            prediction = VELOCITY
         if prediction not in known:
             raise ValueError(f"prediction_type {prediction!r} is not supported, expected one of {', '.join(known)}")
-        return cls(noise, known[prediction])
+        return cls(noise, prediction, float(scheduler.config.get("sigma_data") or 1.0))
+
+    def coefficients(self, sigma: Number) -> tuple[Number, Number, Number]:
+        """`(c_in, c_skip, c_out)` at the level sigma."""
+        return _COEFFICIENTS[self.noise.kind][self.prediction](sigma, self.width)
 
     def to_sample(self, out: Tensor, y: Tensor, sigma: Number) -> Tensor:
         """`E[x_0 | y]` from a network's output."""
@@ -67,25 +79,27 @@ def _alpha(sigma: Number) -> Number:
     return (1 + sigma**2) ** -0.5
 
 
-def _flow(sigma: Number) -> tuple[Number, Number, Number]:
+def _flow(sigma: Number, _: float) -> tuple[Number, Number, Number]:
     alpha = 1 / (1 + sigma)
     return alpha, alpha, -alpha * sigma
 
 
-_VP: dict[str, Affine] = {
-    "epsilon": lambda sigma: (_alpha(sigma), 1.0, -sigma),
-    "v_prediction": lambda sigma: (_alpha(sigma), _alpha(sigma) ** 2, -_alpha(sigma) * sigma),
-    "sample": lambda sigma: (_alpha(sigma), 0.0, 1.0),
+def _edm(sigma: Number, width: float) -> tuple[Number, Number, Number]:
+    c_in = (width**2 + sigma**2) ** -0.5
+    return c_in, (width * c_in) ** 2, sigma * width * c_in
+
+
+def _edm_velocity(sigma: Number, width: float) -> tuple[Number, Number, Number]:
+    c_in, c_skip, c_out = _edm(sigma, width)
+    return c_in, c_skip, -c_out
+
+
+_COEFFICIENTS: dict[str, dict[str, Affine]] = {
+    "vp": {
+        "epsilon": lambda sigma, _: (_alpha(sigma), 1.0, -sigma),
+        "v_prediction": lambda sigma, _: (_alpha(sigma), _alpha(sigma) ** 2, -_alpha(sigma) * sigma),
+        "sample": lambda sigma, _: (_alpha(sigma), 0.0, 1.0),
+    },
+    "edm": {"epsilon": _edm, "v_prediction": _edm_velocity},
+    "flow": {VELOCITY: _flow},
 }
-
-
-def _edm(width: float) -> dict[str, Affine]:
-    def epsilon(sigma: Number) -> tuple[Number, Number, Number]:
-        c_in = (width**2 + sigma**2) ** -0.5
-        return c_in, (width * c_in) ** 2, sigma * width * c_in
-
-    def velocity(sigma: Number) -> tuple[Number, Number, Number]:
-        c_in, c_skip, c_out = epsilon(sigma)
-        return c_in, c_skip, -c_out
-
-    return {"epsilon": epsilon, "v_prediction": velocity}

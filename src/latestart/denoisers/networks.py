@@ -25,7 +25,7 @@ class NetworkDenoiser:
         self, model: Any, scheduler: Any, labels: Tensor | int | None = None, kwargs: Mapping[str, Any] | None = None
     ) -> None:
         self.model = as_network(model)
-        self.conditions = Conditions(self.model, labels, kwargs)
+        self.conditions = Conditions(self.model, labels, kwargs, whole=False)
         self.convention = Convention.of(scheduler)
         self.noise = self.convention.noise
         self.shape = self.model.sample_shape
@@ -50,6 +50,11 @@ class NetworkDenoiser:
         part = object.__new__(NetworkDenoiser)
         part.__dict__.update(self.__dict__, conditions=self.conditions[index])
         return part
+
+    def require_rows(self, n: int) -> None:
+        """Raise `ValueError` unless the conditions are for all, or one row for each of n images."""
+        if (count := self.conditions.count) not in (None, n):
+            raise ValueError(f"expected labels and model_kwargs for each of {n} images, received {count}")
 
     def given(self, kwargs: Mapping[str, Any]) -> "NetworkDenoiser":
         """This denoiser with more of what conditions its network."""

@@ -162,6 +162,7 @@ class _Network:
         told: Callable[[str], None],
     ) -> None:
         whole = from_diffusers(model, scheduler, conditions.labels, model_kwargs=conditions.kwargs)
+        whole.require_rows(len(images))
         self.parts = [whole.rows(slice(at, at + BATCH)) for at in range(0, len(images), BATCH)]
         first = self.parts[0]
         self.shape, self.sigma_range = first.shape, first.sigma_range

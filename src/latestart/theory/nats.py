@@ -141,6 +141,8 @@ def nats(
     prior = _moved(prior, denoiser.device)
     if model_kwargs is not None:
         denoiser = conditioned(denoiser, model_kwargs)
+    if isinstance(denoiser, NetworkDenoiser):
+        denoiser.require_rows(len(images))
     sigma = _checked_levels(denoiser, images) if sigmas is None else _checked_levels(denoiser, images, sigmas)
     gaps = _Gaps(denoiser, prior, exact, seed, _checked_basis(basis, prior, denoiser.device))
     measured = [gaps.at(float(level), images, draws, batch_size) for level in sigma]
