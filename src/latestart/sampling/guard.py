@@ -7,7 +7,8 @@ this guard. Every other attribute and method is that of `cut`, but for
 
     set_timesteps       for the number of steps that it was made for; a pipeline's grid over the whole schedule stands
                         for that too, and any other is refused
-    step                the last of a run leaves it as the first found it, and so does a run that begins anew
+    step                the last of a run ends without noise (`endings.py`) and leaves it as the first found it; so does
+                        a run that begins anew
     init_noise_sigma    1: pipelines multiply by it what is a start sample already
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from latestart.sampling.endings import finished
 from latestart.sampling.spacings import round_times
 
 # of the guard and its configuration; all else is that of the scheduler inside
@@ -161,6 +163,7 @@ def _watched(late: LateStarted, method: Callable[..., Any], name: str) -> Callab
         _begin(late, kwargs.get("timestep", args[1] if len(args) > 1 else None))
         result = method(*args, **kwargs)
         if name == "step":
+            result = finished(late.cut, kwargs.get("timestep", args[1] if len(args) > 1 else None), result)
             late.late_done += 1
             if late.late_done == len(late.cut.timesteps):
                 late.arrange(late.late_device)

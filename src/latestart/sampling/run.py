@@ -21,6 +21,7 @@ from torch import Tensor
 from latestart.denoisers.around import NO_SIGNAL
 from latestart.denoisers.base import expand
 from latestart.denoisers.conventions import Convention
+from latestart.sampling.endings import finished
 from latestart.sampling.seeds import sample_generator
 
 SHAPE = (2, 1, 5, 3)  # of the samples of a rehearsal
@@ -74,7 +75,14 @@ class Run:
         """
         if not uses_variances(self.scheduler):
             output = output[:, : x.shape[1]]
+        elif output.shape[1] != 2 * x.shape[1]:
+            raise ValueError(
+                f"the {type(self.scheduler).__name__} takes the variances that a network has learned, and this network "
+                f"gives {output.shape[1]} channels, none of them variances: expected {2 * x.shape[1]}, or a scheduler "
+                "with variance_type='fixed_small'"
+            )
         result = self.scheduler.step(model_output=output, timestep=t, sample=x, **self._memory(), **self._options)
+        result = finished(self.scheduler, t, result)
         self._previous = (t, result[1] if len(result) > 1 else None)
         return result[0]
 
