@@ -27,7 +27,7 @@ def dataclasses_of_the_package():
                 yield pytest.param(kind, id=f"{module.name.removeprefix('latestart.')}.{name}")
 
 
-@pytest.mark.parametrize("kind", dataclasses_of_the_package())
+@pytest.mark.parametrize("kind", list(dataclasses_of_the_package()))
 def test_dataclasses_with_arrays_print_shortly_and_are_equal_to_themselves_alone(kind):
     """The default `==` of two of them would ask arrays for one truth value, and their `repr` print every number."""
     arrays = [field for field in dataclasses.fields(kind) if re.search(r"\b(Tensor|ndarray)\b", str(field.type))]

@@ -25,6 +25,27 @@ def whole_number(name: str, value: Any, least: int = 1, most: int | None = None)
     return whole
 
 
+def checked_seed(seed: Any) -> int:
+    """The seed, if it is a whole number from 0 to 2^63 - 1.
+
+    Raises:
+        ValueError: it is not.
+    """
+    return whole_number("seed", seed, 0, LAST_SEED)
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed for a stream of its own, well apart for neighbouring numbers; the first of them is a seed.
+
+    Raises:
+        ValueError: the first is no whole number from 0 to 2^63 - 1.
+    """
+    import numpy as np
+
+    state = np.random.SeedSequence((checked_seed(numbers[0]), *numbers[1:])).generate_state(1, np.uint64)[0]
+    return int(state >> np.uint64(1))
+
+
 def seeded(seed: int) -> "torch.Generator":
     """A generator on the processor.
 
@@ -33,4 +54,4 @@ def seeded(seed: int) -> "torch.Generator":
     """
     import torch
 
-    return torch.Generator().manual_seed(whole_number("seed", seed, 0, LAST_SEED))
+    return torch.Generator().manual_seed(checked_seed(seed))

@@ -37,7 +37,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
-from latestart.checks import seeded
+from latestart.checks import checked_seed, derived_seed, seeded
 from latestart.data import Images, Range
 from latestart.denoisers.around import Around, residual
 from latestart.denoisers.conventions import PREDICTIONS
@@ -467,8 +467,7 @@ def _draw(
     step: int, images: Images, scheduler: Any, config: TrainConfig
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Images, labels, times and noise of one step, from (seed, step) alone."""
-    seed = np.random.SeedSequence((config.seed, step)).generate_state(1, np.uint64)[0]
-    g = seeded(int(seed >> np.uint64(1)))
+    g = seeded(derived_seed(config.seed, step))
     index = torch.randint(len(images), (config.batch_size,), generator=g)
     t = torch.randint(scheduler.config.num_train_timesteps, (config.batch_size,), generator=g)
     chosen = images[index]
@@ -507,7 +506,7 @@ def train_classifier(
         raise ValueError(f"expected at least {batch_size} images to train on, received {len(data)}")
     device = own_device()
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(checked_seed(seed))
         model = Classifier(data.shape, int(data.labels.max()) + 1).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
         steps = epochs * (len(data) // batch_size)

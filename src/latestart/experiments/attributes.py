@@ -24,6 +24,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from latestart.checks import checked_seed
 from latestart.data import Images, load_images, to_floats
 from latestart.device import own_device
 from latestart.evaluation.quality import Estimate
@@ -262,7 +263,7 @@ def train_attributes(
         )
     shape = train.images.shape
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(checked_seed(seed))
         network = Classifier(averaged_shape(shape), sum(map(len, known.values.values()))).to(own_device()).train()
         _fit(network, train, epochs, batch_size, progress, mixed_precision)
     reader = AttributeClassifier(network, shape, known.values, {})

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.checks import seeded
+from latestart.checks import checked_seed, seeded
 from latestart.data import ImageSet
 from latestart.gaussians.sums import CHUNK, Sums
 from latestart.inputs.front import Stream
@@ -273,7 +273,7 @@ def _root(covariance: Tensor, sigma: float) -> Tensor:
 
 def _sampled(images: ImageSet, seed: int) -> tuple[Tensor, int]:
     """A uniform sample of the images, in their order, and how many there are; every image is checked."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(checked_seed(seed))
     keys, count = np.empty(0), 0
     rows, size, checks = None, 0, None
     for block in blocks(images):

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.checks import seeded
+from latestart.checks import derived_seed, seeded
 
 
 def sample_generator(seed: int, index: int) -> torch.Generator:
     """The generator of sample `index` of a run: well apart for neighbouring seeds and indices."""
-    state = np.random.SeedSequence((seed % 2**64, index)).generate_state(1, np.uint64)[0]
-    return seeded(int(state >> np.uint64(1)))
+    return seeded(derived_seed(seed, index))
 
 
 def white_noise(indices: Iterable[int], shape: tuple[int, ...], seed: int) -> Tensor:

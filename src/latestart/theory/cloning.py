@@ -29,7 +29,7 @@ from scipy.integrate import quad
 from scipy.special import expit
 from torch import Tensor
 
-from latestart.checks import seeded
+from latestart.checks import derived_seed, seeded
 from latestart.denoisers.base import Denoiser
 from latestart.noise import Noise
 from latestart.theory.levels import FEWEST, CriticalLevel, Curve, enough, evaluate
@@ -424,8 +424,7 @@ class _Reverse:
 
     def noise(self, like: Tensor, stream: int, step: int) -> Tensor:
         """White noise that depends on the seed, the stream and the step alone."""
-        entropy = np.random.SeedSequence((self.seed, stream, step + 1)).generate_state(1, np.uint64)[0]
-        generator = seeded(int(entropy) // 2)
+        generator = seeded(derived_seed(self.seed, stream, step + 1))
         return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
     def paths(self, n: int) -> tuple[list[Tensor], Tensor]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from latestart.checks import checked_seed
 from latestart.denoisers.base import Denoiser, check_sample
 from latestart.records import Record
 
@@ -239,7 +240,7 @@ def leading_eigenvalue(
         raise ValueError(f"expected between 1 and {dim} eigenvalues of a {dim} x {dim} Jacobian, received k={k}")
     if dim <= DENSE or k > dim - 2:
         return _dense_spectrum(jacobian, k, symmetric)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checked_seed(seed))
     asymmetry = None if symmetric else _asymmetry(jacobian, rng)
     if symmetric is None:
         symmetric = asymmetry is not None and asymmetry < SYMMETRIC

@@ -35,7 +35,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from latestart.checks import seeded
+from latestart.checks import derived_seed, seeded
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.networks import NetworkDenoiser
 from latestart.gaussians.basis import Basis
@@ -188,8 +188,7 @@ class _Gaps:
 
     def _generator(self) -> torch.Generator:
         """Of a stream of its own: images drawn by a generator of the same seed must not share its numbers."""
-        entropy = np.random.SeedSequence((self.seed % 2**64, STREAM)).generate_state(1, np.uint64)[0]
-        return seeded(int(entropy) // 2)
+        return seeded(derived_seed(self.seed, STREAM))
 
     @torch.no_grad()
     def _gap(self, sigma: float, x_0: Tensor, generator: torch.Generator, rows: slice) -> Tensor:
