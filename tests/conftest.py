@@ -1,3 +1,4 @@
+import os
 import runpy
 from pathlib import Path
 
@@ -10,6 +11,8 @@ SHARED = ROOT.parent / "shared"
 
 def pytest_configure(config):
     torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
+    for library in ("OMP", "OPENBLAS", "MKL"):  # of the processes that run the tests, and of those that tests start
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items):

@@ -7,6 +7,7 @@ their start and in all the noise that they draw: further points, each displaced 
 """
 
 import copy
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -65,10 +66,11 @@ class Network:
         self.data, self.noise = data, Noise.from_scheduler(scheduler)
         self.prediction = prediction or scheduler.config.get("prediction_type", "epsilon")
         self.nfe = 0
+        self.level = functools.cache(lambda t: (self.noise.sigma(t), self.noise.alpha(t), self.noise.std(t)))
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         self.nfe += 1
-        sigma, alpha, std = (f(float(t)) for f in (self.noise.sigma, self.noise.alpha, self.noise.std))
+        sigma, alpha, std = self.level(float(t))
         # without any signal left the denoiser is the mean
         clean = self.data.denoise(x.double() / alpha, sigma) if alpha > 0 else self.data.mean.expand_as(x)
         noise = (x - alpha * clean) / std
@@ -90,7 +92,7 @@ class EDMNetwork(Network):
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         self.nfe += 1
-        sigma = self.noise.sigma(float(t))
+        sigma, _, _ = self.level(float(t))
         total = sigma**2 + self.sigma_data**2
         y = x.double() * total**0.5
         c_skip, c_out = self.sigma_data**2 / total, self.sign * sigma * self.sigma_data / total**0.5

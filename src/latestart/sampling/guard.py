@@ -7,8 +7,7 @@ this guard. Every other attribute and method is that of `cut`, but for
 
     set_timesteps       for the number of steps that it was made for; a pipeline's grid over the whole schedule stands
                         for that too, and any other is refused
-    step                the last of a run ends without noise (`endings.py`) and leaves it as the first found it; so does
-                        a run that begins anew
+    step                the last of a run ends without noise (`endings.py`); the first finds it as it was at first
     init_noise_sigma    1: pipelines multiply by it what is a start sample already
 """
 
@@ -108,6 +107,8 @@ class LateStarted:
         return class_below(self).from_config(self.config)  # type: ignore[attr-defined]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        for config in (self.config, self.cut.config):  # frozen, and with a thousand betas each
+            memo[id(config)] = config
         copied = object.__new__(type(self))
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
@@ -156,7 +157,7 @@ def _late_class(kind: type) -> type:
 
 
 def _watched(late: LateStarted, method: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A method of the scheduler inside, which is arranged anew when a run begins or ends."""
+    """A method of the scheduler inside, which is arranged anew when a run begins."""
 
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -165,8 +166,6 @@ def _watched(late: LateStarted, method: Callable[..., Any], name: str) -> Callab
         if name == "step":
             result = finished(late.cut, kwargs.get("timestep", args[1] if len(args) > 1 else None), result)
             late.late_done += 1
-            if late.late_done == len(late.cut.timesteps):
-                late.arrange(late.late_device)
         return result
 
     return call
@@ -177,7 +176,7 @@ def _begin(late: LateStarted, timestep: Any) -> None:
     times = late.cut.timesteps
     if timestep is None or float(timestep) != float(times[0]):
         return
-    if late.late_done and float(times[min(late.late_done, len(times) - 1)]) != float(timestep):
+    if late.late_done >= len(times) or (late.late_done and float(times[late.late_done]) != float(timestep)):
         late.arrange(late.late_device)
     if not late.late_done and hasattr(late.cut, "set_begin_index"):
         late.cut.set_begin_index(0)
