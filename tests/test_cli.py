@@ -171,6 +171,15 @@ def test_images_that_are_all_the_same_are_refused(tmp_path, options):
     assert not (tmp_path / "p.safetensors").exists()
 
 
+@pytest.mark.parametrize("options", ["--basis dense", "--basis cosine+dense", "--basis lowrank", "--components 2"])
+def test_a_fit_of_the_same_images_is_the_same_file(tmp_path, labelled, options):
+    """What is kept under the hash of a prior's file is found again after a fit."""
+    files = [tmp_path / f"{k}.safetensors" for k in range(4)]
+    for out in files:
+        assert _run("fit", labelled, *options.split(), "--out", out).exit_code == 0
+    assert len({out.read_bytes() for out in files}) == 1
+
+
 @pytest.mark.parametrize(("rank", "expected"), [("0", "cuda:0"), ("1", "cuda:1"), ("5", "cuda:1"), (None, "cuda:0")])
 def test_a_process_works_on_its_own_gpu(rank, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

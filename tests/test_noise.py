@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latestart.noise import Noise
+from latestart.noise import Discrete, Noise
 
 diffusers.utils.logging.set_verbosity_error()
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own
@@ -148,6 +148,24 @@ def test_a_schedule_without_terminal_signal_ends_in_pure_noise():
         assert noise.time(math.inf) == 999
         assert noise.alpha(998.5) == pytest.approx(noise.alpha(998) / 2)
         assert 998 < noise.time(10 * noise.sigma(998)) < 999
+
+
+@pytest.mark.parametrize("last", [0.6, 0.5, 2**-12, math.nan, -0.1, 1.0])
+def test_a_last_level_that_rises_is_refused_as_one_in_the_middle_is(last):
+    """It is terminal noise only where it says so: 0, or the 2^-24 that some classes write over it."""
+    before = 2**-13 if last < 0.1 else 0.5
+    for levels in ([0.9, before, last], [0.9, before, last, 1e-5]):
+        with pytest.raises(ValueError, match="alphas_cumprod"):
+            Discrete(torch.tensor(levels, dtype=torch.float64))
+    betas = [0.1, 1 - 0.5 / 0.9, 1 - 0.6 / 0.5]
+    with pytest.raises(ValueError, match="alphas_cumprod"):
+        Noise.from_scheduler(diffusers.DDIMScheduler(trained_betas=betas, num_train_timesteps=3))
+
+
+@pytest.mark.parametrize("last", [0.0, 2**-24, 2**-21])
+def test_a_last_level_without_signal_is_pure_noise_even_above_the_one_before(last):
+    noise = Discrete(torch.tensor([0.9, 0.5, 2**-25, last], dtype=torch.float64))
+    assert (noise.alpha(3.0), noise.sigma(3.0)) == (0.0, math.inf)
 
 
 def test_the_times_of_edm_and_flow_schedulers_give_their_levels():

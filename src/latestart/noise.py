@@ -204,7 +204,7 @@ class Discrete(Noise):
         self.t_range = (0.0, float(len(alpha_bar) - 1))
         # some classes write 2^-24 over a zero, and that can lie above the level before it
         risen = bool((alpha_bar[-1:] >= alpha_bar[-2:-1]).any()) and bool(alpha_bar[-1] <= _NOTHING)
-        self._ends_in_noise = bool(alpha_bar[-1] <= 0) or risen
+        self._ends_in_noise = bool(-_NOTHING <= alpha_bar[-1] <= 0) or risen
         alpha_bar = alpha_bar[:-1] if self._ends_in_noise else alpha_bar
         self._nodes = 0.5 * (torch.log1p(-alpha_bar) - torch.log(alpha_bar))
         if len(self._nodes) == 0 or not bool(self._nodes.isfinite().all() and (self._nodes.diff() > 0).all()):

@@ -1,5 +1,7 @@
 """The choice of a start, against starts that are known to be right, and against every other start."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,19 @@ def prior(data) -> Gaussian:
 @pytest.fixture(scope="module")
 def scheduler() -> DDIMScheduler:
     return DDIMScheduler(**DDIM)
+
+
+@pytest.mark.parametrize("method", ["nats", "probe"])
+def test_images_in_the_order_of_their_classes_choose_the_same_start(data, images, prior, scheduler, method):
+    """Those near to the centre first, as a folder of classes is read: the first 96 would all be such."""
+    model, ordered = as_model(data, scheduler), images[images.square().sum(1).argsort()]
+    features = None if method == "nats" else "values"
+    mixed, by_class = (
+        choose_start(model, scheduler, prior, x, STEPS, method, features=features) for x in (images, ordered)
+    )
+    assert abs(math.log(mixed.sigma / by_class.sigma)) < math.log(1.15)
+    of_one = choose_start(model, scheduler, prior, ordered[:96], STEPS, method, features=features)
+    assert abs(math.log(mixed.sigma / of_one.sigma)) > math.log(1.15)  # so that the order would matter
 
 
 def test_the_nats_at_the_choice_are_those_of_the_densities(data, images, prior, scheduler):

@@ -35,6 +35,15 @@ def test_the_true_number_is_chosen():
     assert density[4] - density[1] == pytest.approx(again[4] - again[1], rel=0.05)
 
 
+def test_images_in_the_order_of_their_clusters_choose_the_same_number():
+    """One cluster after the other: half of the held-out ones would be of clusters that the other half never saw."""
+    ordered, held_out = (x[x.flatten(1).sum(1).argsort()] for x in (IMAGES, HELD_OUT))
+    choice = choose_components(ordered, held_out, 0.1, candidates=(1, 2, 4, 8))
+    assert choice.components == 4
+    again = choose_components(IMAGES, HELD_OUT, 0.1, candidates=(1, 2, 4, 8))
+    assert [t.log_density for t in choice.evidence] == pytest.approx([t.log_density for t in again.evidence], abs=0.3)
+
+
 def test_a_rank_beside_auto_changes_nothing_where_dense_is_chosen():
     plain, ranked = (choose_components(IMAGES, HELD_OUT, 0.1, candidates=(1, 4, 8), rank=r) for r in (None, 4))
     assert [trial.log_density for trial in ranked.evidence] == [trial.log_density for trial in plain.evidence]
