@@ -1,3 +1,4 @@
+import gc
 import os
 import runpy
 from pathlib import Path
@@ -13,6 +14,10 @@ def pytest_configure(config):
     torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
     for library in ("OMP", "OPENBLAS", "MKL"):  # of the processes that run the tests, and of those that tests start
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what was imported stays: no collection need look through it
 
 
 def pytest_collection_modifyitems(items):
