@@ -12,6 +12,7 @@ import latestart as ls
 from latestart.checks import LAST_SEED, seeded, whole_number
 from latestart.cli.support import check_files, check_model, check_samplers
 from latestart.data import drawn
+from latestart.noise import when
 from latestart.sampling.seeds import white_noise
 from latestart.theory.roots import root
 
@@ -42,6 +43,12 @@ def test_what_is_no_seed_is_named_wherever_it_is_given(seed):
         with pytest.raises(ValueError, match=rf"seed={seed}: expected a whole number from 0 to"):
             use()
     assert seeded(LAST_SEED).initial_seed() == LAST_SEED
+
+
+def test_times_are_printed_so_that_they_can_be_told_apart():
+    assert [when(t) for t in (999.0, 433.4, 10, 3.456, 0.9931, torch.tensor(0.188))] == [
+        *("999", "433", "10", "3.46", "0.993", "0.188")
+    ]
 
 
 def test_a_root_is_found_or_told_of_without_scipys_words():

@@ -55,6 +55,17 @@ def test_a_shipped_model_is_checked(tmp_path, files):
         assert np.asarray(picture.convert("L")).std() > 10, "there is something on it"
 
 
+def test_a_prior_that_speaks_of_other_values_is_a_verdict_in_the_table(tmp_path, files):
+    images = zoo.load("mnist").images("train").floats()[:200]
+    Gaussian.fit(40 * images).save(tmp_path / "wide.safetensors")
+    asked = ("--images", files / "some.npz", "--prior", tmp_path / "wide.safetensors", "-n", 40, "--out", tmp_path)
+    result = _run("mnist", *asked)
+    assert result.exit_code == 0, result.output
+    assert "Do prior and network" in result.output and "speak of different values" in result.output
+    record = json.loads((tmp_path / "check.json").read_text())
+    assert [record["findings"][-1][name] for name in ("name", "verdict")] == ["prior", "bad"]
+
+
 def test_a_folder_without_a_prior_is_judged_by_halves(tmp_path, files):
     shutil.copytree(zoo.load("mnist").path, tmp_path / "m")
     (tmp_path / "m" / "prior.safetensors").unlink()

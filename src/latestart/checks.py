@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 LAST_SEED = 2**63 - 1
 
 
+PRECISIONS = ("no", "bf16")  # float16 would need a loss scale in training, which is a state of its own
+
+
 def whole_number(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """The value, if it is a whole number of at least `least`.
 

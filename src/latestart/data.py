@@ -207,6 +207,8 @@ def in_unit_range(images: Tensor) -> Tensor:
     inside = images.is_floating_point() and images.numel() and bool(((images >= 0) & (images <= 1)).all())
     if not inside:
         seen = f"{images.dtype} from {images.min().item():g} to {images.max().item():g}" if images.numel() else "none"
+        if images.is_floating_point() and bool(images.isnan().any()):
+            raise ValueError(f"expected images of finite numbers, received {int(images.isnan().sum())} that are NaN")
         raise ValueError(
             f"expected images as floating-point numbers in [0, 1], received {seen}; those of a model in [-1, 1] are "
             "(images / 2 + 0.5).clamp(0, 1), as result.images are"

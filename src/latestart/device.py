@@ -63,6 +63,6 @@ def _checked(name: str) -> torch.device:
         raise ValueError(f"device {name!r} does not know float64, which variances are kept in: expected cpu or cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} such devices")
-    if device.type not in ("cpu", "cuda", "meta"):
+    if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device {name!r}: expected cpu, cuda or cuda:1")
     return device

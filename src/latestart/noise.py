@@ -21,6 +21,7 @@ A time or level outside the process raises `ValueError`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -301,7 +302,20 @@ _STD: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def refuse_kinds(scheduler: Any) -> None:
+    """Raise `TypeError` for what is taken for a scheduler by mistake, with what to give in its place."""
+    if isinstance(scheduler, type):
+        raise TypeError(
+            f"expected a scheduler, received the class {scheduler.__name__}: make one, {scheduler.__name__}()"
+        )
+    if hasattr(scheduler, "scheduler") and hasattr(scheduler, "components"):
+        raise TypeError(f"expected a scheduler, received the pipeline {type(scheduler).__name__}: give pipe.scheduler")
+    if isinstance(scheduler, str | Path):
+        raise TypeError(f"expected a scheduler, received the text {str(scheduler)!r}: make or open one")
+
+
 def _of_scheduler(scheduler: Any) -> Noise:
+    refuse_kinds(scheduler)
     config = getattr(scheduler, "config", {})
     if is_flow(scheduler):
         return Flow(config["num_train_timesteps"])
@@ -320,6 +334,12 @@ def is_flow(scheduler: Any) -> bool:
     config = getattr(scheduler, "config", {})
     matching = hasattr(scheduler, "scale_noise") and not hasattr(scheduler, "alphas_cumprod") and "shift" in config
     return matching or bool(config.get("use_flow_sigmas"))
+
+
+def when(t: float | Tensor) -> str:
+    """A time in print: a whole number, but for those of processes whose times are all small."""
+    number = float(t)
+    return f"{number:.0f}" if abs(number) >= 10 else f"{number:.3g}"
 
 
 def is_edm(scheduler: Any) -> bool:

@@ -37,7 +37,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
-from latestart.checks import checked_seed, derived_seed, seeded
+from latestart.checks import PRECISIONS, checked_seed, derived_seed, seeded
 from latestart.data import Images, Range
 from latestart.denoisers.around import Around, residual
 from latestart.denoisers.conventions import PREDICTIONS
@@ -56,7 +56,6 @@ STATE = "training.safetensors"
 LOCK = ".training.lock"  # held while a run writes to its folder
 TIMES = 1000  # of the whole schedule
 APART = 0.5  # the ends of the values of a Gaussian and of the training images, in units of [-1, 1]
-PRECISIONS = ("no", "bf16")  # float16 would need a loss scale, which is a state of its own
 Progress = Callable[[int, int, float], None]
 
 

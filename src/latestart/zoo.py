@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from latestart.checks import PRECISIONS
 from latestart.data import Images, read_png, tile, untile
 from latestart.denoisers.folders import load_model
 from latestart.denoisers.wrappers import HalfPrecision
@@ -31,11 +32,10 @@ from latestart.gaussians.gaussian import Gaussian, load_gaussian
 from latestart.gaussians.mixture import Mixture, load_mixture
 from latestart.gaussians.prior import Prior
 from latestart.gaussians.priors import load_prior
+from latestart.shipped import ASSETS, names, require_model
 
-ASSETS = Path(__file__).parent / "assets"
 SETS = ("train", "heldout-a", "heldout-b")
 COLUMNS = 50
-PRECISIONS = ("no", "bf16")
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,6 @@ class Bundle:
         _, height, width = self.prior.shape
         labels = load_tensors(self.path / "labels.safetensors", "labels")[0][which].long()
         return Images(untile(read_png(self.path / f"{which}.png"), len(labels), height, width), labels)
-
-
-def names() -> list[str]:
-    """The shipped bundles."""
-    return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
 
 
 def load(name: str = "mnist") -> Bundle:
@@ -161,22 +156,6 @@ def open_model(
     if late and shipped is None:
         raise ValueError("a late start needs a prior: fit one with `latestart fit IMAGES --out prior.safetensors`")
     return network, own, shipped.prior.to(device) if shipped and late else None
-
-
-def require_model(model: str) -> None:
-    """Raise `ValueError` unless a model is a folder, or the name of a shipped one."""
-    if model in names() or Path(model).is_dir():
-        return
-    hub = model.count("/") == 1 and not model.startswith((".", "/"))
-    told = (
-        f"; if it is a name on the Hub, download it first (hf download {model} --local-dir {model.split('/')[-1]}) and "
-        "give that folder"
-        if hub
-        else ""
-    )
-    raise ValueError(
-        f"{model} is neither a folder with a diffusers model nor a shipped one ({', '.join(names())}){told}"
-    )
 
 
 def features(name: str) -> ClassifierFeatures:

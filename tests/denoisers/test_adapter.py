@@ -304,6 +304,8 @@ def test_wrappers_are_copied_kept_and_moved_as_networks_are(wrap):
     assert copy.deepcopy(wrapper).model is not wrapper.model
     moved = wrapper.to(torch.float64)
     assert type(moved) is type(wrapper) and next(module_of(moved).parameters()).dtype == torch.float64
+    assert moved.dtype == torch.float64 and moved.half().dtype == moved.dtype == torch.float16
+    assert moved.bfloat16().dtype == torch.bfloat16 and moved.float().dtype == torch.float32
     assert isinstance(wrapper.train(), Wrapped)
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = wrapper.nothing_like_it

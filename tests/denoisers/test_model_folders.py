@@ -7,6 +7,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import (
+    AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
     DiTTransformer2DModel,
@@ -103,6 +104,7 @@ def test_a_folder_without_a_scheduler_is_told_one(tmp_path):
         ({"_class_name": None}, "names None, which is not a scheduler"),
         ({"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVeScheduler .* is not supported"),
         ({"_class_name": "VQDiffusionScheduler"}, "VQDiffusionScheduler"),
+        ({"_class_name": "DDIMInverseScheduler"}, "DDIMInverseScheduler .* is not supported: it runs from data to"),
         ({"prediction_type": "flow"}, "prediction_type 'flow' is not supported"),
         ({"beta_schedule": "sometimes"}, "does not describe a DDPMScheduler"),
     ],
@@ -145,6 +147,13 @@ def test_a_class_that_is_no_network_of_diffusers_is_named(tmp_path, name):
     (path / "config.json").write_text(json.dumps({**config, "_class_name": name}))
     with pytest.raises(ValueError, match=f"expected a network of diffusers at .*, its config.json names {name!r}"):
         load_model(path)
+
+
+def test_a_network_without_times_is_no_diffusion_network(tmp_path):
+    AutoencoderKL(1, 1, block_out_channels=(8,), norm_num_groups=4, latent_channels=1).save_pretrained(tmp_path)
+    DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(ValueError, match=r"the AutoencoderKL at .* is no diffusion network: it takes no timestep"):
+        load_model(tmp_path)
 
 
 def test_precision_and_device_are_chosen_when_a_folder_is_opened(tmp_path):

@@ -302,7 +302,7 @@ def test_the_floor_of_fewer_images_is_said_to_be_too_high():
         (("--nfe", "0"), "nfe: expected at least 1, received 0"),
         (("--starts", "500,x"), "t-start: expected numbers"),
         (("--starts", "500,600", "--prior", "gaussian"), "at least 3 starts, received 500, 600"),
-        (("--mixed-precision", "x"), "there is no mixed-precision 'x'"),
+        (("--mixed-precision", "x"), "expected one of no, bf16, received 'x'"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, args, message):

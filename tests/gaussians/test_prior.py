@@ -127,7 +127,7 @@ def test_one_that_does_not_denoise_starts_runs_and_is_not_chosen_by():
     expected = ls.generate(MODEL, SCHEDULER, GAUSSIAN, n=3, steps=3, t_start=500).samples
     torch.testing.assert_close(received, expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(
-        TypeError, match=r"choosing a start needs a prior that denoises, .* a Drawn does not: give t_start"
+        TypeError, match=r"choosing a start, where t_start is not given, needs .* a Drawn does not: make it a subclass"
     ):
         ls.generate(MODEL, SCHEDULER, drawn, n=3, steps=3)
 

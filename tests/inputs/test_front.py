@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import ChainDataset, DataLoader, Dataset, IterableDataset, TensorDataset
 
 import latestart as ls
 from latestart.data import Images, ImageSet
@@ -44,6 +44,11 @@ class Iterable(IterableDataset):
 
     def __iter__(self):
         return iter(self.items)
+
+
+class Counted(Iterable):
+    def __len__(self):
+        return len(self.items)
 
 
 class HuggingFace(Map):
@@ -92,15 +97,33 @@ WAYS = {
     "loader of items": lambda: DataLoader(TensorDataset(FLOATS, LABELS), batch_size=None),
     "loader of dicts": lambda: DataLoader(Map([{"pixel_values": x, "label": k} for x, k in zip(FLOATS, LABELS)]), 8),
     "loader of pictures": lambda: DataLoader(Map(pictures()), batch_size=4, collate_fn=list),
+    "iterable data set with a length": lambda: Counted(list(FLOATS)),
+    "chained data sets": lambda: ChainDataset([Iterable(list(FLOATS[:9])), Counted(list(FLOATS[9:]))]),
+    "tuple of tuples": lambda: (tuple(FLOATS[:9]), tuple(FLOATS[9:])),
+    "array of pictures": lambda: objects(pictures()),
+    "loader of lists of pairs": lambda: DataLoader(TensorDataset(FLOATS, LABELS), 8, collate_fn=list),
+    "loader of zipped pairs": lambda: DataLoader(TensorDataset(FLOATS, LABELS), 8, collate_fn=lambda b: tuple(zip(*b))),
+    "lists of an image, its label and its number": lambda: [[x, int(k), 0] for x, k in zip(FLOATS, LABELS)],
+    "list of images and labels": lambda: (list(FLOATS), LABELS),
+    "list of pictures and labels": lambda: [pictures(), LABELS.tolist()],
+    "list of an array and labels": lambda: [FLOATS, LABELS],
 }
 UNMARKED = {
     *("bytes", "bytes, channels last", "array", "array, channels last", "read-only array", "floats"),
     *("floats, channels last", "big-endian floats", "doubles", "list of tensors", "list of arrays"),
     *("list of arrays, channels last", "list of pictures", "list of batches", "tuple of batches", "generator"),
     *("dicts of batches", "data set", "iterable data set", "Hugging Face, lists", "Hugging Face, undecoded"),
-    *("loader", "loader of pictures"),
+    *("loader", "loader of pictures", "iterable data set with a length", "chained data sets", "tuple of tuples"),
+    "array of pictures",
 }
 MARKED = [way for way in WAYS if way not in UNMARKED]
+
+
+def objects(items):
+    array = np.empty(len(items), dtype=object)
+    for k, item in enumerate(items):
+        array[k] = item
+    return array
 
 
 def png(picture):
@@ -229,6 +252,26 @@ def test_ambiguous_axes_are_refused_with_the_words_that_settle_them(shape):
     assert moments.count == 20
 
 
+def test_items_of_two_axes_are_refused_unless_something_says_what_they_are():
+    """A list of pictures without channels would be a prior of their rows."""
+    grey = torch.rand(20, 9, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    lists = (list(grey), [x.numpy() for x in grey], [{"image": x} for x in grey], grey.tolist())
+    for given in (*lists, (x for x in grey)):
+        with pytest.raises(ValueError, match=r"\(9, 9\) may be 9 vectors, or one grey picture: .*shape=\(9,\)"):
+            ls.as_images(given).collected()
+    grey = torch.rand(20, 10, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for given in (list(grey), (x for x in grey)):
+        with pytest.warns(UserWarning, match=r"read as batches of 10 vectors, and may be grey .*shape=\(1, 10, 9\)"):
+            assert ls.as_images(given).collected().pixels.shape == (200, 9)
+    for given in (list(grey), (x for x in grey)):
+        assert ls.as_images(given, shape=(1, 10, 9)).collected().pixels.shape == (20, 1, 10, 9)
+    assert ls.as_images(list(grey), shape=(9,)).collected().pixels.shape == (200, 9)
+    for given in ([(x, 1) for x in grey], [{"image": x, "label": 1} for x in grey]):  # one label, so one image
+        assert ls.as_images(given).collected().pixels.shape == (20, 10, 9)
+    assert ls.as_images([grey[0], grey[1, :4]]).collected().pixels.shape == (14, 9)  # a loader's last batch is smaller
+    assert ls.as_images([grey[0]]).collected().pixels.shape == (10, 9)
+
+
 @pytest.mark.parametrize(
     "one",
     [torch.zeros(3, 16, 16), torch.zeros(16, 16, 3), torch.zeros(1, 28, 28).byte(), np.zeros((16, 16, 3))],
@@ -265,7 +308,7 @@ def test_a_known_shape_settles_everything():
         (torch.zeros(5, 6).byte(), r"expected pictures .*received torch.uint8 of shape \(5, 6\)"),
         (torch.zeros(5, 8, 8, 4).byte(), r"\(5, 8, 8, 4\): expected pictures of 1 or 3 channels"),
         (np.array(["a", "b"]), "expected an array of numbers"),
-        (np.array([None, None]), "expected an array of numbers, received one of object"),
+        (np.array([None, None]), "expected an image, .* received NoneType"),
         ([], "expected at least one image, received none in a list"),
         ([{"picture": torch.zeros(3, 8, 8)}], "item 0 is a dict of 'picture': expected one of image, img"),
         ([()], "item 0 is empty"),

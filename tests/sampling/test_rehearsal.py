@@ -16,6 +16,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     KDPM2AncestralDiscreteScheduler,
+    PNDMScheduler,
     UniPCMultistepScheduler,
 )
 
@@ -263,11 +264,86 @@ def test_names_of_diffusers_are_recognised(given, message):
         ls.generate(exact(1, MANY["DDIM"]), MANY["DDIM"], **given)
 
 
+def test_names_of_diffusers_are_recognised_by_every_function():
+    scheduler = MANY["DDIM"]
+    for call, message in (
+        (lambda: ls.late_start(scheduler, 500, num_inference_steps=3), r"late_start\(\) .*: here it is steps"),
+        (lambda: ls.start_sample(scheduler, None, None, class_labels=3), "here it is labels"),
+        (lambda: ls.check(None, scheduler, None, None, class_labels=3), "here it is labels"),
+        (lambda: ls.choose_start(None, scheduler, None, latents=3), "'latents': choose_start has none"),
+        (lambda: ls.generate(None, scheduler, guidance_scale=3), "'guidance_scale': guidance is the model's matter"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+def test_a_schedulers_class_is_named_by_whatever_is_given_one():
+    model = exact(1, MANY["DDIM"])
+    for call in (
+        lambda: ls.from_diffusers(model, DDIMScheduler),
+        lambda: ls.as_model(PointCloud(torch.zeros(2, 1, 4, 4)), DDIMScheduler),
+        lambda: ls.make_sampler("ddim", DDIMScheduler),
+        lambda: ls.make_sampler("own", DDIMScheduler),
+        lambda: ls.Noise.from_scheduler(DDIMScheduler),
+    ):
+        with pytest.raises(TypeError, match=r"received the class DDIMScheduler: make one, DDIMScheduler\(\)"):
+            call()
+
+
+def test_a_network_is_no_denoiser_and_says_how_it_becomes_one():
+    network, point, images = exact(1, MANY["DDIM"]), torch.zeros(1, 4, 4), torch.randn(40, 1, 4, 4)
+    prior = ls.Gaussian.fit(images)
+    for call in (
+        lambda: ls.nats(network, prior, images),
+        lambda: ls.fixed_point(network, 1.0),
+        lambda: ls.leading_eigenvalue(network, point, 1.0),
+        lambda: ls.bifurcation_tree(network),
+        lambda: ls.critical.sde(network),
+        lambda: ls.critical.susceptibility(network),
+        lambda: ls.as_model(network, MANY["DDIM"]),
+    ):
+        with pytest.raises(TypeError, match=r"received a DenoiserModel: a network becomes one by ls.from_diffusers"):
+            call()
+
+
+def test_what_a_scheduler_needs_besides_is_told():
+    shifted = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    model = exact(1, MANY["DDIM"])
+    for t_start in (None, 500):
+        with pytest.raises(ValueError, match=r"mu.*ls.late_start\(scheduler, t_start, .*mu=\.\.\.\)"):
+            ls.generate(model, shifted, n=2, steps=4, t_start=t_start)
+    with pytest.raises(ValueError, match=r"PNDMScheduler cannot be set to 3 steps .*; skip_prk_steps=True leaves out"):
+        ls.generate(model, PNDMScheduler(), n=2, steps=3)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction", clip_sample=False, **TRAILING),
+    ],
+    ids=["flow", "zero terminal SNR"],
+)
+def test_a_start_without_any_signal_is_a_full_run(scheduler):
+    """Where sigma is infinite the prior says nothing: the start sample is the noise, and there is nothing to doubt."""
+    g = torch.Generator().manual_seed(0)
+    prior = ls.Gaussian.fit(torch.randn(200, 1, 4, 4, generator=g) / 2)
+    model, images = ls.as_model(prior, scheduler), prior.sample(60, g)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        late = ls.generate(model, scheduler, prior, n=3, steps=5, t_start=1000)
+    assert late.sigma == float("inf")
+    without = ls.generate(model, scheduler, n=3, steps=5, t_start=1000)
+    torch.testing.assert_close(late.samples, without.samples, rtol=1e-4, atol=1e-4)
+    found = ls.check(model, scheduler, prior, images, 1000, criteria=())
+    assert found.verdict == "good" and "a start at t = " in found.sentence, found.sentence
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (DDIMScheduler, "received the class DDIMScheduler"),
-        ("ddim", "expected a diffusers scheduler, received a str"),
+        ("ddim", "expected a scheduler, received the text 'ddim': make or open one"),
         (None, "expected a diffusers scheduler, received a NoneType"),
     ],
 )

@@ -46,6 +46,9 @@ def choose(
     scheduler: Scheduler = None,
     background: Background = None,
     mixed_precision: MixedPrecision = "no",
+    check_prior: Annotated[
+        bool, typer.Option(help="Compare the prior with the model first, and refuse one of other values.")
+    ] = True,
     seed: Annotated[int, seed_option("Seed of the noise and of the order of the images.")] = 0,
 ) -> None:
     """Choose where to start sampling, by nats and a probe, at a small share of a search."""
@@ -78,7 +81,8 @@ def choose(
         with bar("choosing") as advance:
             choice = choose_start(
                 network, usual_sampler(sampler, trained), start, data, steps, method,
-                features=features or (model if shipped else None), probes=probes, seed=seed, progress=advance,
+                features=features or (model if shipped else None), probes=probes, check_prior=check_prior,
+                seed=seed, progress=advance,
             )  # fmt: skip
         if out is not None:
             write_json(out, asdict(choice))

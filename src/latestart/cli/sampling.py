@@ -50,7 +50,7 @@ def train(
         int, typer.Option(min=0, help="Number of classes of a class-conditional model; 0 for none.")
     ] = 0,
     ema: Annotated[float, typer.Option(help="Decay of the moving average of the weights.")] = 0.9995,
-    mixed_precision: Annotated[str, typer.Option(help="no or bf16.")] = "no",
+    mixed_precision: MixedPrecision = "no",
     init: Annotated[str, typer.Option(help="Folder of a model of the same build to begin from.")] = "",
     max_sigma: Annotated[
         float | None,

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from latestart.checks import LAST_SEED
+from latestart.checks import LAST_SEED, PRECISIONS
+from latestart.shipped import require_model
 
 # What several commands ask for in the same words.
 Model = Annotated[str, typer.Argument(help="A folder with a diffusers model, or the name of a shipped one (mnist).")]
@@ -30,8 +31,19 @@ Features = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples evaluated at once.")]
+
+
+def _precision(value: str) -> str:
+    if value not in PRECISIONS:
+        raise typer.BadParameter(f"expected one of {', '.join(PRECISIONS)}, received {value!r}")
+    return value
+
+
 MixedPrecision = Annotated[
-    str, typer.Option(help="bf16: networks in half precision, faster where the machine has it; no: in their own.")
+    str,
+    typer.Option(
+        callback=_precision, help="bf16: networks in half precision, faster where the machine has it; no: in their own."
+    ),
 ]
 
 
@@ -86,11 +98,7 @@ def on_device(command: Callable[..., None]) -> Callable[..., None]:
 
 def check_model(model: str) -> None:
     """Before anything is loaded: a model is a folder, or shipped."""
-    shipped = Path(__file__).parent.parent / "assets" / model / "config.json"
-    if not Path(model).is_dir() and not shipped.is_file():
-        from latestart.zoo import require_model
-
-        require_model(model)
+    require_model(model)
 
 
 def check_samplers(*names: str | None) -> None:

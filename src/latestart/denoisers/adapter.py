@@ -24,17 +24,17 @@ class Network(Wrapped):
 
     Attributes:
         sample_shape: of one sample, without a batch.
-        dtype: of its weights.
-        device: where it is evaluated, which for an offloaded network is not where its weights are.
         classes: number of classes that it is conditional on; None for another.
         labelled: whether it is given class indices.
         needed: the arguments, beside the sample and the time, without which it cannot be called.
     """
 
-    def __init__(self, model: Any, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, shape: Sequence[int], dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> None:
         super().__init__(model)
         self.sample_shape = tuple(int(side) for side in shape)
-        self.dtype, self.device = dtype, device
+        self._given = dtype, device
         arguments, anything = _arguments(module_of(model))
         self.named_time = "timestep" in arguments
         first_two = [name for name in arguments if name != "timestep"][: 1 if self.named_time else 2]
@@ -44,6 +44,16 @@ class Network(Wrapped):
         self.classes = _classes(module_of(model)) if takes else None
         # one that says nothing of classes in its configuration has none, whatever it could be given
         self.labelled = takes and bool(self.classes or not hasattr(module_of(model), "config"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the samples that it is given: that of its weights, if nothing else was said."""
+        return self._given[0] or _dtype(module_of(self.model))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is evaluated, which for an offloaded network is not where its weights are."""
+        return self._given[1] or _device(module_of(self.model))
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> SimpleNamespace:
         """The output for samples `(B, *shape)` at a time, a number, `()` or `(B,)`, as an object with `.sample`.
@@ -70,9 +80,7 @@ class Network(Wrapped):
 
     def to(self, *args: Any, **kwargs: Any) -> "Network":
         """This network, what it wraps elsewhere or in another precision."""
-        moved = self.model.to(*args, **kwargs)
-        module = module_of(moved)
-        return Network(moved, self.sample_shape, _dtype(module), _device(module))
+        return Network(self.model.to(*args, **kwargs), self.sample_shape)
 
 
 class Watched(Network):
@@ -80,11 +88,18 @@ class Watched(Network):
 
     def __init__(self, model: Any) -> None:
         network = as_network(model)
-        self.__dict__.update(network.__dict__, watched=network)
+        self.__dict__.update(vars(network))
+        self.watched = network  # last: a watched network may be watched itself
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> SimpleNamespace:
         """The network's own call."""
         return self.watched(x, t, **conditions)
+
+    def to(self, *args: Any, **kwargs: Any) -> "Network":
+        """Itself, what it watches elsewhere or in another precision."""
+        self.watched = self.watched.to(*args, **kwargs)
+        self.model, self._given = self.watched.model, self.watched._given
+        return self
 
 
 def as_network(
@@ -117,8 +132,12 @@ def as_network(
             f"nothing says what samples a {type(module).__name__} is for: expected a diffusers network, whose "
             "configuration does, or ls.as_network(model, shape=(C, H, W), dtype=..., device=...)"
         )
-    own = torch.device(device) if device is not None else _device(module)
-    return Network(model, found, dtype or _dtype(module), own)
+    sides = tuple(found) if isinstance(found, Sequence) else (found,)
+    if not sides or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"shape={found!r}: expected the sides of one sample, such as (3, 64, 64)")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype={dtype!r}: expected a torch.dtype, such as torch.bfloat16")
+    return Network(model, sides, dtype, None if device is None else torch.device(device))
 
 
 def sample_shape(model: Any) -> tuple[int, ...]:

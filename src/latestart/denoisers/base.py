@@ -6,7 +6,7 @@ reverse dynamics of any process. A trained network, an exact model and a fitted 
 their interface and not by ancestry.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -41,6 +41,16 @@ class Denoiser(Protocol):
     def __call__(self, y: Tensor, sigma: Level) -> Tensor:
         """The posterior mean, `(B, *shape)`."""
         ...
+
+
+def require_denoiser(denoiser: Any, what: str = "a denoiser") -> None:
+    """Raise `TypeError` for what is none: a network, which knows no levels and no `shape`, a class, a path."""
+    if not hasattr(denoiser, "shape") or not callable(denoiser) or isinstance(denoiser, type):
+        kind = denoiser.__name__ if isinstance(denoiser, type) else f"a {type(denoiser).__name__}"
+        raise TypeError(
+            f"expected {what}, D(y, sigma) = E[x_0 | y], received {kind}: a network becomes one by "
+            "ls.from_diffusers(model, scheduler)"
+        )
 
 
 def score(denoiser: Denoiser, y: Tensor, sigma: Level) -> Tensor:

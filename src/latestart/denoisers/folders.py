@@ -8,6 +8,7 @@
 A folder is opened as the classes that its files name, or refused by them. Weights are safetensors, and finite.
 """
 
+import inspect
 import json
 import tempfile
 from pathlib import Path
@@ -92,10 +93,7 @@ def load_model(
     record = _record(path)
     model: nn.Module = _network(inner, dtype)
     trained = _given(scheduler) if scheduler is not None else _own_scheduler(path)
-    try:
-        Convention.of(trained)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"the {type(trained).__name__} of {path} is not supported: {error}") from error
+    _check_supported(trained, path)
     try:
         if record["patch"] > 1:
             model = Unshuffled(model, record["patch"])
@@ -128,6 +126,8 @@ def _network(folder: Path, dtype: torch.dtype) -> nn.Module:
     kind = getattr(diffusers, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin) and issubclass(kind, nn.Module)):
         raise ValueError(f"expected a network of diffusers at {folder}, its config.json names {name!r}")
+    if "timestep" not in inspect.signature(kind.forward).parameters:
+        raise ValueError(f"the {name} at {folder} is no diffusion network: it takes no timestep")
     options = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True, "torch_dtype": dtype}
     try:
         model, info = kind.from_pretrained(folder, **options)
@@ -152,6 +152,16 @@ def _own_scheduler(path: Path) -> Any:
         f"{path} has no scheduler ({SETTINGS} in scheduler/ or beside config.json): say which it was trained with, by "
         "scheduler= or --scheduler, such as DDPMScheduler"
     )
+
+
+def _check_supported(scheduler: Any, path: Path) -> None:
+    """Raise `ValueError` unless a scheduler has a noise process and a prediction that are known, towards the data."""
+    try:
+        Convention.of(scheduler)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"the {type(scheduler).__name__} of {path} is not supported: {error}") from error
+    if "Inverse" in type(scheduler).__name__:
+        raise ValueError(f"the {type(scheduler).__name__} of {path} is not supported: it runs from data to noise")
 
 
 def _given(scheduler: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latestart.denoisers.adapter import as_network
 from latestart.denoisers.around import NO_SIGNAL
-from latestart.denoisers.base import Denoiser, Level, check_sample, expand
+from latestart.denoisers.base import Denoiser, Level, check_sample, expand, require_denoiser
 from latestart.denoisers.conditions import Conditions, Index
 from latestart.denoisers.conventions import Convention
 
@@ -110,6 +110,7 @@ class DenoiserModel(nn.Module):
 
     def __init__(self, denoiser: Denoiser, scheduler: Any) -> None:
         super().__init__()
+        require_denoiser(denoiser, "an exact model or another denoiser")
         self.denoiser, self.convention = denoiser, Convention.of(scheduler)
         shape = denoiser.shape
         size = shape[1:] if len(shape) == 3 else None

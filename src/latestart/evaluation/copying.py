@@ -10,8 +10,9 @@ What ratios chance alone makes is read from a second held-out set: the threshold
     copied = share of the samples whose ratio is at or below the threshold
 
 which is 0.01 for new images of the same distribution. The distance to the training set by itself would not do: a
-blurred image is near to everything. Twins (blank pictures, a split that leaks) keep their meaning: 0/0 is 1, a sample
-at the threshold counts, and the distance of twins is exactly 0. The quantile of 2,000 ratios is uncertain, so it is
+blurred image is near to everything. Twins (blank pictures, a split that leaks) keep their meaning: their distance is
+exactly 0, 0/0 is 1, and a sample at the threshold counts, unless its ratio is 1. Images of the second set that are
+training images say nothing of chance, and are left out of it. The quantile of 2,000 ratios is uncertain, so it is
 resampled together with the samples; a bar is held against the interval's lower end. T is a part of the training images:
 of copies of the whole, it shows the share of T in it.
 """
@@ -67,7 +68,7 @@ class CopyingFrom:
 
     Raises:
         ValueError: sets of unequal size or shape, images outside [0, 1], features that are not finite, fewer than 100
-            in the second set.
+            in the second set that are no training images.
 
     Warns:
         UserWarning: some of the held-out images are training images.
@@ -82,16 +83,21 @@ class CopyingFrom:
                 f"{tuple(self.train.shape)} for training and {tuple(self.held_out.shape)} held out"
             )
         others = self._rows(second)
-        self.chance = self._ratios(others)
-        self.twins = sum(int((distances(rows, self.train) == 0).any(1).sum()) for rows in (self.held_out, others))
+        ratios = self._ratios(others)
+        twin, leaked = ((distances(rows, self.train) == 0).any(1) for rows in (self.held_out, others))
+        self.twins = int(twin.sum() + leaked.sum())
+        self.chance = ratios[~leaked]
+        if len(self.chance) < 100:
+            found = f", {int(leaked.sum())} of which are training images" if leaked.any() else ""
+            raise ValueError(
+                f"a 1% quantile needs at least 100 images in the second set, received {len(others)}{found}"
+            )
         if self.twins:
             warnings.warn(
-                f"{self.twins} of the {len(self.held_out) + len(others)} held-out images are training images too: what "
-                "is told of copies is told by the others",
+                f"{self.twins} of the {len(self.held_out) + len(others)} held-out images are training images too: "
+                "copies of these are not found, and those of the second set do not count for the threshold",
                 stacklevel=2,
             )
-        if len(self.chance) < 100:
-            raise ValueError(f"a 1% quantile needs at least 100 images in the second set, received {len(self.chance)}")
         generator = seeded(0)
         self.threshold = float(self.chance.quantile(QUANTILE))
         self._thresholds = _resampled(self.chance, RESAMPLES, generator).quantile(QUANTILE, dim=1)

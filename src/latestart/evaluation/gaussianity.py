@@ -266,6 +266,8 @@ def _directions(k: int, count: int, seed: int) -> Tensor:
 
 def _checked(samples: Tensor, prior: Gaussian | None, rank: int | None) -> tuple[Tensor, int]:
     """The samples as rows `(n, D)` in float64, and the number of directions."""
+    if not isinstance(samples, Tensor):
+        raise TypeError(f"expected a tensor of samples (n, *shape), received a {type(samples).__name__}")
     if samples.ndim < 2 or not samples.is_floating_point() or not samples.isfinite().all():
         raise ValueError(f"expected finite samples (n, *shape), received {samples.dtype} {tuple(samples.shape)}")
     rows = samples.detach().cpu().double().flatten(1)

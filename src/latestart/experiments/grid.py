@@ -27,12 +27,12 @@ from typing import Any
 
 import yaml
 
+from latestart.checks import PRECISIONS
 from latestart.evaluation.manifold import FEWEST
 from latestart.sampling.samplers import SAMPLERS, can_clip, clipping
 from latestart.sampling.spacings import SPACINGS, TIMES
 
 FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
-PRECISIONS = ("no", "bf16")
 TRUTH = {"true": True, "false": False}
 
 

@@ -233,6 +233,6 @@ def as_prior(prior: Any, what: str = "this") -> Prior:
         own = found.own if isinstance(found, Adopted) else found
         raise TypeError(
             f"{what} needs a prior that denoises, prior(y, sigma) -> E[x_0 | y], and a {type(own).__name__} does not: "
-            "give t_start, or make it a subclass of ls.Prior"
+            "make it a subclass of ls.Prior"
         )
     return found

@@ -22,6 +22,7 @@ each time, and a generator once. Axes that the numbers do not tell apart are ref
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from torch import Tensor
 from latestart.data import CHUNK, Images, ImageSet, Range, load_images
 from latestart.datasets.axes import COUNTS, SIDE, Channels, as_pictures, channels_first
 from latestart.datasets.pictures import Colour, decode, pixels_of, plain
-from latestart.inputs.items import IMAGE_KEYS, class_indices, is_pair, labels_of, taken_apart, tensor_of
+from latestart.inputs.items import IMAGE_KEYS, class_indices, is_pair, is_scalar, labels_of, taken_apart, tensor_of
 from latestart.inputs.ranges import require_inside, require_range
 
 GATHERED = 256  # single images put into one batch
@@ -167,6 +168,22 @@ class Stream(ImageSet):
             raise ValueError(f"expected a label for each image, received {len(self.given)} and more images than that")
         return self.given[at : at + count]
 
+    def _two_axes(self, one: Images, two: Images) -> bool:
+        """Whether two items of a list may be batches of vectors, or pictures without channels."""
+        return self.single is None and self.reader.shape is None and one.pixels.ndim == 2 and len(one) == len(two) > 1
+
+    @staticmethod
+    def _tell_axes(rows: int, values: int) -> None:
+        """Batches of as many vectors as these have values are hardly meant; of others say how they are read."""
+        ways = f"say which by ls.as_images(images, shape={(values,)}) or shape={(1, rows, values)}"
+        if rows == values:
+            raise ValueError(f"items of the shape {(rows, values)} may be {rows} vectors, or one grey picture: {ways}")
+        warnings.warn(
+            f"items of the shape {(rows, values)} are read as batches of {rows} vectors, and may be grey pictures: "
+            f"{ways}",
+            stacklevel=2,
+        )
+
     def _peeked(self) -> Iterator[Images]:
         if not self.once:
             return self._gathered()
@@ -186,6 +203,8 @@ class Stream(ImageSet):
                 raise ValueError(f"images of unequal shapes: item {k} has {part.shape}, those before it {before.shape}")
             if before is not None and part.pixels.is_floating_point() != before.pixels.is_floating_point():
                 raise ValueError(f"item {k} is {part.pixels.dtype}, those before it {before.pixels.dtype}")
+            if k == 1 and before is not None and self._two_axes(before, part):
+                self._tell_axes(len(part), part.shape[0])
             before = part
             if len(part) > 1:
                 yield from _joined(waiting)
@@ -219,6 +238,8 @@ class _Reader:
             return images
         if isinstance(images, str | Path):
             return load_images(images, background=self.background)
+        if isinstance(images, np.ndarray) and images.dtype == object and images.ndim == 1:
+            images = list(images)
         if isinstance(images, Tensor | np.ndarray):
             array = tensor_of(images)
             if array.ndim == 3 and self.shape is None and self.channels is None:
@@ -228,8 +249,8 @@ class _Reader:
             return self._mapping(images)
         if isinstance(images, Image.Image):
             return self.item(images, True, 0)
-        if isinstance(images, tuple) and len(images) == 2 and is_pair(images):
-            return self.item(images, False, 0)
+        if isinstance(images, tuple | list) and len(images) == 2 and is_pair(images):
+            return self.item(tuple(images), False, 0)
         if isinstance(images, torch.utils.data.DataLoader):
             return Stream(images, self, images.batch_size is None and images.batch_sampler is None)
         if isinstance(images, torch.utils.data.Dataset) or hasattr(images, "column_names"):
@@ -265,8 +286,11 @@ class _Reader:
 
     def item(self, item: Any, single: bool | None, number: int) -> Images:
         """One item of an iterable, as a batch with its labels."""
+        if isinstance(item, list) and item and isinstance(item[0], tuple | Mapping):
+            return Stream(item, self, True).collected()  # a batch that nothing has put together
         image, label = taken_apart(item, number)
         what = f"item {number}"
+        single = True if single is None and is_scalar(label) else single
         if isinstance(image, Image.Image):
             batch = Images(pixels_of(plain(image, what, self.background))[None])
         elif isinstance(image, bytes):
@@ -275,7 +299,7 @@ class _Reader:
             batch = Images(decode(Path(image).read_bytes(), str(image), background=self.background)[None])
         elif isinstance(image, ImageSet):
             batch = image.collected()
-        elif isinstance(image, list) and image and isinstance(image[0], Image.Image | Tensor | np.ndarray):
+        elif isinstance(image, list | tuple) and image and isinstance(image[0], Image.Image | Tensor | np.ndarray):
             batch = Stream(image, self, True).collected()
         else:
             batch = self._tensor(tensor_of(image), single, what)
@@ -318,7 +342,8 @@ class _Items:
         self.dataset = dataset
 
     def __iter__(self) -> Iterator[Any]:
-        if hasattr(self.dataset, "__len__") and hasattr(self.dataset, "__getitem__"):
+        streamed = isinstance(self.dataset, torch.utils.data.IterableDataset)  # which inherits what it has no use for
+        if not streamed and hasattr(self.dataset, "__len__") and hasattr(self.dataset, "__getitem__"):
             return (self.dataset[k] for k in range(len(self.dataset)))
         return iter(self.dataset)
 

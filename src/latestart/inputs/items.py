@@ -44,13 +44,25 @@ def _nested(values: list[Any]) -> np.ndarray | None:
 def is_pair(item: Any) -> bool:
     """Whether two things are images and their labels."""
     first, second = item
-    if not isinstance(first, Tensor | np.ndarray) or not isinstance(second, Tensor | np.ndarray | list | tuple):
+    listed = (
+        isinstance(first, list | tuple) and len(first) > 0 and isinstance(first[0], Tensor | np.ndarray | Image.Image)
+    )
+    if not listed and not isinstance(first, Tensor | np.ndarray):
+        return False
+    if not isinstance(second, Tensor | np.ndarray | list | tuple):
         return False
     try:
         marks = torch.as_tensor(second)
     except (TypeError, ValueError, RuntimeError):
         return False
-    return marks.ndim == 1 and len(marks) == len(first) and not (first.ndim == 1 and first.shape == marks.shape)
+    if marks.ndim not in (1, 2) or len(marks) != len(first):
+        return False
+    return listed or first.ndim > 2 or (first.ndim == 2 and marks.ndim == 1)
+
+
+def is_scalar(label: Any) -> bool:
+    """Whether a label is that of one image."""
+    return label is not None and np.ndim(label) == 0 and not isinstance(label, str | bytes)
 
 
 def taken_apart(item: Any, number: int) -> tuple[Any, Any]:
@@ -68,15 +80,22 @@ def taken_apart(item: Any, number: int) -> tuple[Any, Any]:
         return inner, next((item[key] for key in LABEL_KEYS if key in item), None)
     if isinstance(item, tuple | list) and not item:
         raise ValueError(f"item {number} is empty: expected an image, or an image and its label")
-    if isinstance(item, tuple) or (isinstance(item, list) and not _several(item)):
+    batch = isinstance(item, tuple) and len(item) > 3 and all(_alike(item[0], one) for one in item)
+    if (isinstance(item, tuple) and not batch) or (isinstance(item, list) and not _several(item)):
         return item[0], item[1] if len(item) > 1 else None
     return item, None
+
+
+def _alike(one: Any, two: Any) -> bool:
+    return isinstance(one, Tensor | np.ndarray) and one.ndim > 0 and getattr(two, "shape", None) == one.shape
 
 
 def _several(item: list[Any]) -> bool:
     """Whether a list is of images, or the numbers of one, and not an image and its label."""
     if isinstance(item[0], int | float | list):
         return True
+    if len(item) > 1 and isinstance(item[1], int | str):
+        return False
     if len(item) == 2 and isinstance(item[0], Tensor | np.ndarray):
         return item[0].ndim > 2 and getattr(item[1], "shape", None) == item[0].shape
     return len(item) > 2 or (len(item) == 2 and isinstance(item[1], Image.Image))

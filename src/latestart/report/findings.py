@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from latestart.files import replacing
-from latestart.noise import Noise
+from latestart.noise import Noise, when
 from latestart.sampling.check import Report
 from latestart.sampling.findings import NATS, Finding, runs
 from latestart.sampling.linearity import LINEAR
@@ -23,6 +23,7 @@ QUESTIONS = {
     "gaussian": "Is the distribution there the prior's?",
     "critical": "Is the critical level known?",
     "network": "Is the network better than the prior?",
+    "prior": "Do prior and network speak of the same images?",
 }
 
 
@@ -50,8 +51,8 @@ def levels_table(report: Report, noise: Noise) -> Table:
     table.add_column("how")
     for level in _by_noise(report):
         low, high = _times(level, noise)
-        interval = f"{low:.0f}–{high:.0f}" if level.interval else ""
-        table.add_row(level.criterion, f"{level.t:.0f}", interval, f"{level.sigma:.3g}", level.how)
+        interval = f"{when(low)}–{when(high)}" if level.interval else ""
+        table.add_row(level.criterion, when(noise.clamped_time(level.sigma)), interval, f"{level.sigma:.3g}", level.how)
     for name, reason in report.missing.items():
         table.add_row(name, "none", "", "", reason)
     return table

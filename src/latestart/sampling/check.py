@@ -10,6 +10,7 @@ and it is better than what it replaces where the network is worse than the prior
 verdict in words, with its figure (`findings.py`); together they say from where down to where a start is safe.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -24,13 +25,14 @@ from latestart.denoisers.conditions import Conditions
 from latestart.gaussians.prior import as_prior
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
-from latestart.noise import Noise
+from latestart.noise import Noise, when
 from latestart.records import Record
 from latestart.sampling.criteria import CRITERIA, decisions
 from latestart.sampling.findings import NATS, Evidence, Finding, Start, Verdict, judge, plain, worst
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
 from latestart.sampling.linearity import BATCH, LEVELS, LINEAR, Linearity, compare, variance
 from latestart.sampling.matching import Match, match
+from latestart.sampling.names import telling
 from latestart.theory.levels import CriticalLevel
 from latestart.theory.nats import NatsCurve
 
@@ -93,6 +95,7 @@ class Report(Record):
         }
 
 
+@telling
 def check(
     model: Any,
     scheduler: Any,
@@ -212,15 +215,15 @@ def safe_range(e: Evidence) -> tuple[float, float] | None:
 
 def advice(verdict: Verdict, safe: tuple[float, float] | None, e: Evidence) -> str:
     """What to do, in a sentence."""
-    subject = verdict if e.at is None else f"a start at t = {e.at.t:.0f} is {verdict}"
+    subject = verdict if e.at is None else f"a start at t = {when(e.at.t)} is {verdict}"
     if safe is None:
         return f"{subject}: there is no t at which a late start from this prior is safe"
-    told = f"{subject}: the prior can be relied on from t = {safe[1]:.0f} down to t = {safe[0]:.0f}"
+    told = f"{subject}: the prior can be relied on from t = {when(safe[1])} down to t = {when(safe[0])}"
     last, linear = e.budget(NATS[1]), e.linearity.limit
     if last is not None and (doubtful := e.noise.clamped_time(last.sigma)) < safe[0]:
-        told += f", and down to t = {doubtful:.0f} with doubts"
+        told += f", and down to t = {when(doubtful)} with doubts"
     if linear is not None and linear.t is not None and linear.t > safe[0]:
-        told += f"; below t = {linear.t:.0f} it no longer follows the path of a full run from the same noise"
+        told += f"; below t = {when(linear.t)} it no longer follows the path of a full run from the same noise"
     return told
 
 
@@ -236,7 +239,8 @@ def _steps(progress: Progress | None, total: int) -> Callable[[str], None]:
 def _start(curve: NatsCurve, noise: Noise, sigma: float | None) -> Start | None:
     if sigma is None:
         return None
-    return Start(noise.clamped_time(sigma), sigma, int((curve.sigma - sigma).abs().argmin()))
+    index = (curve.sigma - sigma).abs().argmin() if math.isfinite(sigma) else curve.sigma.argmax()
+    return Start(noise.clamped_time(sigma), sigma, int(index))
 
 
 def _check_images(network: Network, prior: Any, images: Tensor, labels: Tensor | None) -> None:

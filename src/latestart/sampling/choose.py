@@ -45,12 +45,12 @@ from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise
 from latestart.records import Record
-from latestart.sampling import names
 from latestart.sampling.findings import doubts_of
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
 from latestart.sampling.loop import Counted, draw
 from latestart.sampling.matching import check_prior as require_match
 from latestart.sampling.matching import check_shape
+from latestart.sampling.names import telling
 from latestart.sampling.probing import FEWEST, LEAST, BlockNoise, Probes, StepNoise, block_size, moment_weights, zoom
 from latestart.sampling.seeds import sample_generator
 from latestart.theory.branches import Criterion
@@ -116,6 +116,7 @@ class Choice:
         return f"Choice(t_start={self.t_start:g}, sigma={self.sigma:.4g}, method={self.method!r}, nfe={self.nfe})"
 
 
+@telling
 def choose_start(
     model: Any,
     scheduler: Any,
@@ -132,7 +133,6 @@ def choose_start(
     check_prior: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
-    **others: Any,
 ) -> Choice:
     """Choose where to start sampling.
 
@@ -167,7 +167,6 @@ def choose_start(
             classes of the model, or not one for each image; a budget that is not above 0; a scheduler that cannot be
             late-started.
     """
-    names.refuse("choose_start", others)
     network, steps = as_network(model), whole_number("steps", steps)
     scheduler = checked_scheduler(scheduler)
     prior = as_prior(prior, "choosing a start").to(network.device)

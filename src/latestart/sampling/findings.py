@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from latestart.noise import Noise
+from latestart.noise import Noise, when
 from latestart.records import Record
 from latestart.sampling.criteria import Decisions
 from latestart.sampling.linearity import LINEAR, SHARE, Linearity
@@ -44,7 +44,7 @@ class Finding(Record):
     """The answer to one question.
 
     Attributes:
-        name: "linear", "gaussian", "critical" or "network".
+        name: "linear", "gaussian", "critical", "network" or "prior".
         verdict: "good", "doubtful" or "bad".
         sentence: the answer in words, with its figure.
         numbers: what it was read from; times in the scheduler's t, None where there is none.
@@ -100,11 +100,11 @@ class Evidence:
 
     def span(self, level: CriticalLevel) -> str:
         """A level's time in words, with its interval."""
-        at = f"{self.noise.clamped_time(level.sigma):.0f}"
+        at = when(self.noise.clamped_time(level.sigma))
         if level.interval is None:
             return at
         low, high = (self.noise.clamped_time(end) for end in level.interval)
-        return f"{at} ({low:.0f} to {high:.0f})"
+        return f"{at} ({when(low)} to {when(high)})"
 
 
 def judge(evidence: Evidence) -> tuple[Finding, ...]:
@@ -133,10 +133,10 @@ def _linear(e: Evidence) -> Said:
         verdict = _not_linear(curve.data[curve.first]) if curve.fails_from_top else "good"
         return verdict, f"what the data ask of the network: {said}"
     if not curve.informative[at.index]:
-        few = f"at t = {at.t:.0f} the network keeps less than {SHARE:.0%} of the data's variance"
+        few = f"at t = {when(at.t)} the network keeps less than {SHARE:.0%} of the data's variance"
         return "good", f"{few}: nothing yet that could be other than linear; {said}"
     value = f"R^2 = {curve.data[at.index]:z.3f} +- {curve.data_error[at.index]:.3f}"
-    sentence = f"at t = {at.t:.0f} the prior's denoiser explains {value} of what the data ask of the network; {said}"
+    sentence = f"at t = {when(at.t)} the prior's denoiser explains {value} of what the data ask of the network; {said}"
     return _linear_at(curve, at), sentence
 
 
@@ -157,9 +157,9 @@ def _reach(e: Evidence) -> str:
     curve, bar = e.linearity, LINEAR[0]
     if curve.fails_from_top:
         value = f"{curve.data[curve.first]:z.3f} +- {curve.data_error[curve.first]:.3f}"
-        return f"R^2 is below {bar:g} from the first level with signal on, {value} at t = {curve.t[curve.first]:.0f}"
+        return f"R^2 is below {bar:g} from the first level with signal on, {value} at t = {when(curve.t[curve.first])}"
     if curve.limit is None:
-        return f"R^2 >= {bar:g} throughout, down to t = {curve.t[-1]:.0f}"
+        return f"R^2 >= {bar:g} throughout, down to t = {when(curve.t[-1])}"
     return f"R^2 >= {bar:g} down to t = {e.span(curve.limit)}"
 
 
@@ -173,7 +173,7 @@ def _own_error(curve: Linearity) -> str:
     lowest = int(torch.where(seen, curve.r2, torch.inf).argmin())
     return (
         f" (the network itself, with errors of its own that lower nothing, comes down to R^2 = {curve.r2[lowest]:z.3f} "
-        f"+- {curve.r2_error[lowest]:.3f} at t = {curve.t[lowest]:.0f})"
+        f"+- {curve.r2_error[lowest]:.3f} at t = {when(curve.t[lowest])})"
     )
 
 
@@ -197,19 +197,19 @@ def _linear_numbers(e: Evidence) -> dict[str, Any]:
 
 def _gaussian(e: Evidence) -> Said:
     nats, at, one = e.nats.nats, e.at, e.budget(1.0)
-    reach = f"it never reaches 1 nat, down to t = {e.last:.0f}"
+    reach = f"it never reaches 1 nat, down to t = {when(e.last)}"
     if one is not None:
         reach = f"it reaches 1 nat at t = {e.span(one)}"
     if at is not None:
         value = f"{nats[at.index]:z.2f} +- {e.nats.error[at.index]:.2f}"
-        said = f"at t = {at.t:.0f} the noised data are at least {value} nats from the prior; {reach} {BOUND}"
+        said = f"at t = {when(at.t)} the noised data are at least {value} nats from the prior; {reach} {BOUND}"
         return _by_bars(nats[: at.index + 1].max().item(), NATS), said
     if nats[0] > NATS[0]:
         said = f"the noised data are {nats[0]:.2f} nats from the prior at the highest level already"
         return _by_bars(nats[0].item(), NATS), said
     good = e.budget(NATS[0])
     down = e.last if good is None else e.noise.clamped_time(good.sigma)
-    return "good", f"the noised data are within {NATS[0]:g} nats of the prior down to t = {down:.0f}; {reach} {BOUND}"
+    return "good", f"the noised data are within {NATS[0]:g} nats of the prior down to t = {when(down)}; {reach} {BOUND}"
 
 
 def _gaussian_numbers(e: Evidence) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def _critical(e: Evidence) -> Said:
     levels = _by_noise(e.decisions)
     if "nats" in e.decisions.missing and e.nats.nats.max() <= NATS[0]:
         named = f" ({_named(levels)} regardless of that)" if levels else ""
-        fits = f"the prior fits down to t = {e.last:.0f}"
+        fits = f"the prior fits down to t = {when(e.last)}"
         return "good", f"{fits}: no decision is left there that it does not take itself{named}"
     if not levels:
         return "doubtful", "no criterion gave a critical level"
@@ -239,7 +239,7 @@ def _critical(e: Evidence) -> Said:
     listed = f"{_named(levels)}; {factor:.2f} apart in sigma"
     if e.at is not None:
         verdict, word = PLACES[_place(levels, e.at.sigma)]
-        return verdict, f"t = {e.at.t:.0f} lies {word} ({listed})"
+        return verdict, f"t = {when(e.at.t)} lies {word} ({listed})"
     if len(levels) == 1:
         return "doubtful", f"one criterion only gave a level: {_named(levels)}"
     verdict = _by_bars(factor, APART)
@@ -282,17 +282,17 @@ def _network(e: Evidence) -> Said:
     if not worse.any():
         return "good", f"at none of {len(worse)} levels is the network worse than the prior's own denoiser"
     numbers = _network_numbers(e)
-    excess = f"{numbers['excess']:.3g} +- {numbers['error']:.2g}, at t = {t[_worst_level(e)]:.0f}"
-    ranges = " and ".join(f"t = {t[r[0]]:.0f}" + (f" to {t[r[-1]]:.0f}" if len(r) > 1 else "") for r in runs(worse))
+    excess = f"{numbers['excess']:.3g} +- {numbers['error']:.2g}, at t = {when(t[_worst_level(e)])}"
+    ranges = " and ".join(f"t = {when(t[r[0]])}" + (f" to {when(t[r[-1]])}" if len(r) > 1 else "") for r in runs(worse))
     what = f"the network is worse than the prior's own denoiser at {ranges} (squared error higher by up to {excess})"
     if numbers["below"] is None:
         return "bad", f"{what}, down to the lowest level: no start skips that"
     last = runs(worse)[-1][-1]
     if at is not None and at.index > last:
-        return "good", f"{what}; a start at t = {at.t:.0f} skips that"
+        return "good", f"{what}; a start at t = {when(at.t)} skips that"
     confined = bool(worse[: last + 1].all())
     verdict: Verdict = "doubtful" if at is None and confined else "bad"
-    return verdict, f"{what}: there it should be skipped, start at t = {numbers['below']:.0f} or below"
+    return verdict, f"{what}: there it should be skipped, start at t = {when(numbers['below'])} or below"
 
 
 def _worst_level(e: Evidence) -> int:
@@ -327,12 +327,12 @@ def doubts_of(curve: NatsCurve, sigma: float, noise: Noise, network: bool = True
     found, nats = [], float(curve.nats[: at + 1].max())
     if _by_bars(nats, NATS) == "bad":
         found.append(
-            f"at t = {t:.0f} the prior is {nats:.2g} nats from the noised data: check would call this start bad, above "
-            f"{NATS[1]:g} nats; a start at a larger t, or a prior of more components, is less wrong"
+            f"at t = {when(t)} the prior is {nats:.2g} nats from the noised data: check would call this start bad, "
+            f"above {NATS[1]:g} nats; a start at a larger t, or a prior of more components, is less wrong"
         )
     if network and curve.worse.any() and at <= runs(curve.worse)[-1][-1]:
         found.append(
-            f"at t = {t:.0f} or below it the network is worse than the prior's own denoiser: check would call this "
+            f"at t = {when(t)} or below it the network is worse than the prior's own denoiser: check would call this "
             "start bad; a start at a smaller t skips that"
         )
     return tuple(found)
@@ -347,7 +347,7 @@ def _by_bars(value: float, bars: tuple[float, float]) -> Verdict:
 
 
 def _named(levels: list[CriticalLevel]) -> str:
-    return ", ".join(f"{level.criterion} t = {level.t:.0f}" for level in levels)
+    return ", ".join(f"{level.criterion} t = {when(level.t or 0)}" for level in levels)
 
 
 def runs(mask: Tensor) -> list[list[int]]:

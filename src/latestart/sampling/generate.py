@@ -10,15 +10,16 @@ from latestart.denoisers.adapter import as_network
 from latestart.denoisers.conditions import Conditions
 from latestart.gaussians.prior import as_prior, as_start
 from latestart.noise import Noise
-from latestart.sampling import names
 from latestart.sampling.choose import choose_start
 from latestart.sampling.guard import LateStarted
 from latestart.sampling.late_start import checked_scheduler, late_start
 from latestart.sampling.loop import Result, check_level, checked, draw
 from latestart.sampling.matching import check_prior as compare
 from latestart.sampling.matching import doubt
+from latestart.sampling.names import telling
 
 
+@telling
 def generate(
     model: Any,
     scheduler: Any,
@@ -35,7 +36,6 @@ def generate(
     check_prior: bool = True,
     first: int = 0,
     progress: bool = False,
-    **others: Any,
 ) -> Result:
     """Sample images from a diffusers model, from full noise or from a late start.
 
@@ -69,7 +69,6 @@ def generate(
     Warns:
         UserWarning: the network does not follow the prior at the start.
     """
-    names.refuse("generate", others)
     network = as_network(model)
     scheduler = checked_scheduler(scheduler)
     n, steps, noise = checked(network.sample_shape, n, steps, noise, batch_size)
@@ -85,7 +84,7 @@ def generate(
             if said := doubt(network, begun, prior, conditions):
                 warnings.warn(said, stacklevel=2)
         elif not late:  # which checks the prior as well
-            prior = as_prior(prior, "choosing a start")
+            prior = as_prior(prior, "choosing a start, where t_start is not given,")
             asked: dict[str, Any] = {"labels": labels, "model_kwargs": model_kwargs, "check_prior": check_prior}
             chosen = choose_start(network, scheduler, prior, steps=steps, **asked)
             t_start = chosen.t_start

@@ -34,8 +34,9 @@ from torch import Tensor
 
 from latestart.checks import whole_number
 from latestart.gaussians.prior import as_start
-from latestart.noise import Noise, is_edm, is_flow
+from latestart.noise import Noise, is_edm, is_flow, refuse_kinds
 from latestart.sampling.guard import LateStarted, class_below, guarded
+from latestart.sampling.names import telling
 from latestart.sampling.run import rehearse
 from latestart.sampling.spacings import is_curved
 
@@ -71,6 +72,7 @@ _TRUNCATED = {
 }
 
 
+@telling
 def late_start(scheduler: Any, t_start: float, steps: int, *, mu: float | None = None) -> Any:
     """The same kind of scheduler over [0, t_start), its times set for `steps` steps.
 
@@ -94,9 +96,10 @@ def late_start(scheduler: Any, t_start: float, steps: int, *, mu: float | None =
     steps, t_start = whole_number("steps", steps), _checked_time(t_start)
     scheduler = scheduler.whole() if isinstance(scheduler, LateStarted) else scheduler
     family = _family(scheduler)
-    if (mu is not None) != _shifts_dynamically(scheduler):
+    if (mu is not None) != shifts_dynamically(scheduler):
         raise ValueError(
-            f"mu={mu}: expected a number for a flow matching scheduler with use_dynamic_shifting, else None"
+            f"mu={mu}: expected a number for a flow matching scheduler with use_dynamic_shifting, else None; generate "
+            "takes the scheduler that ls.late_start(scheduler, t_start, steps, mu=...) made of one"
         )
     late = guarded(scheduler, family(scheduler, t_start, steps, mu), steps, mu)
     _check_times(late, scheduler, t_start)
@@ -110,12 +113,7 @@ def checked_scheduler(scheduler: Any) -> Any:
     Raises:
         TypeError: something else, with what to give in its place.
     """
-    if isinstance(scheduler, type):
-        raise TypeError(
-            f"expected a scheduler, received the class {scheduler.__name__}: make one, {scheduler.__name__}()"
-        )
-    if hasattr(scheduler, "scheduler") and hasattr(scheduler, "components"):
-        raise TypeError(f"expected a scheduler, received the pipeline {type(scheduler).__name__}: give pipe.scheduler")
+    refuse_kinds(scheduler)
     if not hasattr(scheduler, "set_timesteps") or not hasattr(scheduler, "config"):
         raise TypeError(f"expected a diffusers scheduler, received a {type(scheduler).__name__}")
     return scheduler
@@ -132,6 +130,7 @@ def noise_width(late: Any) -> float:
     return noise.std(float(late.timesteps[0])) / _own_scale(late, noise)
 
 
+@telling
 def start_sample(late: Any, prior: Any, z: Tensor, labels: Tensor | int | None = None) -> Tensor:
     """The start of a run in the scheduler's own space, `x_s = alpha_s (m + (C + sigma_s^2 I)^(1/2) z)`.
 
@@ -226,7 +225,8 @@ def _remade(scheduler: Any, changes: Mapping[str, Any]) -> Any:
     return kind(**{name: settings[name] for name in inspect.signature(kind.__init__).parameters if name in settings})
 
 
-def _shifts_dynamically(scheduler: Any) -> bool:
+def shifts_dynamically(scheduler: Any) -> bool:
+    """Whether the levels of a flow matching scheduler follow the size of the images, by a number mu."""
     return is_flow(scheduler) and bool(scheduler.config.get("use_dynamic_shifting"))
 
 

@@ -127,7 +127,7 @@ def _levels(within: tuple[float, float], images: Tensor, start: float | None) ->
     variances = images.double().var(0)
     ends = [10 * variances.sum().sqrt().item(), 0.1 * variances.mean().sqrt().item()]
     top, bottom = (min(max(end, low), high) for end in ends)
-    if start is None:
+    if start is None or not math.isfinite(start):  # without any signal all is known: the highest level stands for it
         return torch.from_numpy(np.geomspace(top, bottom, LEVELS).clip(low, high))
     start = min(max(start, low), high)
     sigma = torch.from_numpy(np.geomspace(max(top, start), min(bottom, start), LEVELS).clip(low, high))

@@ -24,7 +24,7 @@ from latestart.gaussians.prior import as_start
 from latestart.noise import Noise
 from latestart.records import Record
 from latestart.sampling.guard import LateStarted
-from latestart.sampling.late_start import checked_scheduler, late_start, start_level, start_sample
+from latestart.sampling.late_start import checked_scheduler, late_start, shifts_dynamically, start_level, start_sample
 from latestart.sampling.run import Run, initial_sample, rehearse, without_variances
 from latestart.sampling.seeds import sample_generator
 
@@ -96,6 +96,7 @@ def draw(
     scheduler = checked_scheduler(scheduler)
     shape = network.sample_shape
     n, steps, noise = checked(shape, n, steps, noise, batch_size)
+    first = whole_number("first", first, 0)
     conditions = Conditions(network, labels, model_kwargs, n)
     late = t_start is not None or isinstance(scheduler, LateStarted)
     if prior is not None and not late:
@@ -180,7 +181,18 @@ def prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
     if t_start is not None:
         return without_variances(late_start(scheduler, t_start, steps))
     own = without_variances(copy.deepcopy(scheduler))
-    own.set_timesteps(steps)
+    if shifts_dynamically(own):
+        raise ValueError(
+            f"the {type(own).__name__} shifts its levels dynamically, by a number mu: give one that knows it, "
+            f"ls.late_start(scheduler, t_start, {steps}, mu=...)"
+        )
+    try:
+        own.set_timesteps(steps)
+    except Exception as error:  # whatever a class does with a number of steps that it was not made for
+        raise ValueError(
+            f"the {type(own).__name__} cannot be set to {steps} steps with these settings: {error}"
+            f"{'; skip_prk_steps=True leaves out its Runge-Kutta steps' if 'skip_prk_steps' in own.config else ''}"
+        ) from error
     if not isinstance(own, LateStarted):  # which was rehearsed when it was made
         rehearse(own, float(getattr(own, "init_noise_sigma", 1.0)))
     return own

@@ -15,6 +15,7 @@ A third, at the start of a run, tells whether the network follows the prior ther
 on the prior's own samples. `check` measures the same on images, and much more.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,11 +142,11 @@ def doubt(network: Network, late: Any, prior: StartDistribution, conditions: Con
         prior: on the network's device.
         conditions: as for `match`.
     """
-    if not isinstance(prior, Prior):
+    sigma = start_level(late)
+    if not isinstance(prior, Prior) or not math.isfinite(sigma):  # without any signal there is nothing to follow
         return None
     denoiser, labels = _asked(network, late, prior, conditions)
     z = white_noise(range(SAMPLES), prior.shape, seed=1).to(network.device)
-    sigma = start_level(late)
     mine, theirs = _kept(prior, labels, denoiser, z, sigma)
     deviation = (theirs - mine).double().square().mean()
     r2 = 1 - float(deviation / (theirs - theirs.mean(0)).double().square().mean().clamp(min=1e-300))

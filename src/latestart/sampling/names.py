@@ -3,8 +3,14 @@
 Nothing heavy is imported here, so that a command can refuse a name at once.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+import inspect
+import re
+from collections.abc import Callable, Collection
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SAMPLERS = {
     "ddpm": "DDPMScheduler",
@@ -39,13 +45,37 @@ HERE = {
     "cross_attention_kwargs": "model_kwargs",
     "encoder_hidden_states": "model_kwargs={'encoder_hidden_states': ...}",
     "added_cond_kwargs": "model_kwargs={'added_cond_kwargs': ...}",
+    "pooled_projections": "model_kwargs={'pooled_projections': ...}",
+    "num_timesteps": "steps",
+    "inference_steps": "steps",
+    "device": "model: everything works where the network is",
+}
+ELSEWHERE = {
+    "guidance_scale": "guidance is the model's matter: give a function that guides, by ls.as_network",
+    "prompt": "give the text encoder's output as model_kwargs={'encoder_hidden_states': ...}",
+    "eta": "set it on the scheduler, as in make_sampler('ddim', scheduler)",
+    "output_type": "the images are tensors, result.images in [0, 1]",
 }
 
 
-def refuse(function: str, others: Mapping[str, Any]) -> None:
-    """Raise `TypeError` for arguments that a function does not have, with the names that they have here."""
-    if not others:
-        return
-    name = next(iter(others))
-    told = f": here it is {HERE[name]}" if name in HERE else ""
-    raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{told}")
+def telling(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that says, of an argument by its name in diffusers, which of its own arguments that is."""
+    own = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if name := next((name for name in kwargs if name not in own), None):
+            hint = _hint(name, own, function.__name__)
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{hint}")
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _hint(name: str, own: Collection[str], function: str) -> str:
+    if name in ELSEWHERE:
+        return f": {ELSEWHERE[name]}"
+    target = re.match(r"\w+", HERE.get(name, ""))
+    if target is None:
+        return ""
+    return f": here it is {HERE[name]}" if target[0] in own else f": {function} has none"

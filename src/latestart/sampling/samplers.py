@@ -92,7 +92,8 @@ def make_sampler(name: str, trained: Any, spacing: str | None = None, **changes:
     Raises:
         ValueError: a name is not known, or not for such a schedule, or the class has no such setting.
     """
-    kind: Any = class_below(trained) if name == OWN else _class_for(name, Noise.from_scheduler(trained).kind)
+    process = Noise.from_scheduler(trained).kind
+    kind: Any = class_below(trained) if name == OWN else _class_for(name, process)
     parameters = _settings(kind)
     if spacing is not None:
         kind, settings = spaced(kind, spacing)

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.denoisers.base import Denoiser, check_sample
+from latestart.denoisers.base import Denoiser, check_sample, require_denoiser
 from latestart.records import Record
 from latestart.theory.branches import BranchPoint, Criterion, Follower, constant, levels_of
 from latestart.theory.jacobian import ConvergenceError, Method
@@ -146,6 +146,7 @@ def bifurcation_tree(
     """
     if leaves < 1:
         raise ValueError(f"expected at least 1 leaf, received {leaves}")
+    require_denoiser(denoiser)
     starts = torch.empty(0, *denoiser.shape) if starts is None else starts
     check_sample(starts, denoiser.shape)
     levels = levels_of(denoiser, None, sigma_range, step)

@@ -23,7 +23,7 @@ import torch
 from scipy.sparse.linalg import gmres
 from torch import Tensor
 
-from latestart.denoisers.base import Denoiser
+from latestart.denoisers.base import Denoiser, require_denoiser
 from latestart.noise import Noise
 from latestart.records import Record
 from latestart.theory.jacobian import (
@@ -110,6 +110,7 @@ def fixed_point(
         ValueError: a level, criterion or start that does not fit, or a denoiser that returns another shape or NaN.
         ConvergenceError: no fixed point was found; the last iterate is not one.
     """
+    require_denoiser(denoiser)
     if search not in ("auto", "contraction", "newton"):
         raise ValueError(f"expected the search 'auto', 'contraction' or 'newton', received {search!r}")
     if steps < (search == "contraction"):
@@ -261,6 +262,9 @@ class Follower:
     k: int = 1
     halvings: int = 6
 
+    def __post_init__(self) -> None:
+        require_denoiser(self.denoiser)
+
     def find(self, sigma: float, start: Tensor | None, search: Search = "auto", steps: int = 200) -> BranchPoint:
         """The fixed point that `fixed_point` finds from `start` `(*shape)`, with its stability."""
         return self._judged(self._fixed(sigma, start, search, steps), None)
@@ -387,6 +391,7 @@ def levels_of(
     """
     if not 0 < step < math.inf:
         raise ValueError(f"expected a step of log sigma between 0 and infinity, received {step}")
+    require_denoiser(denoiser)
     ranges = [sigma_range] if sigma_range else [LEVELS, denoiser.sigma_range, *([noise.sigma_range] if noise else [])]
     low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
     if not 0 < low < high < math.inf:

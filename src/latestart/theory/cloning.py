@@ -30,7 +30,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from latestart.checks import derived_seed, seeded
-from latestart.denoisers.base import Denoiser
+from latestart.denoisers.base import Denoiser, require_denoiser
 from latestart.noise import Noise
 from latestart.theory.levels import FEWEST, CriticalLevel, Curve, enough, evaluate
 from latestart.theory.roots import root
@@ -411,6 +411,7 @@ class _Reverse:
     def __init__(self, denoiser: Denoiser, sigmas: Tensor | list[float] | None, refine: int, seed: int) -> None:
         if refine < 1:
             raise ValueError(f"expected at least 1 step between two levels, received refine={refine}")
+        require_denoiser(denoiser)
         self.denoiser, self.refine, self.seed = denoiser, refine, seed
         self.measured = _levels(denoiser, sigmas)
         x = np.log(self.measured)

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from latestart.checks import checked_seed
-from latestart.denoisers.base import Denoiser, check_sample
+from latestart.denoisers.base import Denoiser, check_sample, require_denoiser
 from latestart.records import Record
 
 Method = Literal["auto", "backward", "forward", "differences"]
@@ -348,6 +348,7 @@ def _spectrum(
 
 def as_batch(y: Tensor, denoiser: Denoiser) -> Tensor:
     """One point, `(*shape)` or `(1, *shape)`, as a batch `(1, *shape)`; raises `ValueError` for another shape."""
+    require_denoiser(denoiser)
     shape = tuple(denoiser.shape)
     if tuple(y.shape) not in (shape, (1, *shape)):
         raise ValueError(f"expected one point of shape {shape}, received {tuple(y.shape)}")

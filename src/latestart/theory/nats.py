@@ -36,10 +36,10 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from latestart.checks import derived_seed, seeded
-from latestart.denoisers.base import Denoiser
+from latestart.denoisers.base import Denoiser, require_denoiser
 from latestart.denoisers.networks import NetworkDenoiser
 from latestart.gaussians.basis import Basis
-from latestart.gaussians.prior import Conditioned, StartDistribution, as_start
+from latestart.gaussians.prior import Conditioned, StartDistribution, as_prior, as_start
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise
@@ -137,6 +137,9 @@ def nats(
     if draws < 1 or batch_size < 1:
         raise ValueError(f"expected draws and batch_size of at least 1, received {draws} and {batch_size}")
     prior = as_start(prior) if isinstance(prior, str | Path) else prior
+    require_denoiser(denoiser)
+    if not callable(prior) or not hasattr(prior, "shape"):
+        as_prior(prior, "the divergence")
     images = _checked_images(denoiser, prior, images)
     prior = _moved(prior, denoiser.device)
     if model_kwargs is not None:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.denoisers.base import Denoiser, check_sample
+from latestart.denoisers.base import Denoiser, check_sample, require_denoiser
 from latestart.noise import Noise
 from latestart.records import Record
 from latestart.theory.levels import evaluate
@@ -102,6 +102,7 @@ def drift(denoiser: Denoiser, x: Tensor, t: float, noise: Noise) -> Tensor:
         ValueError: samples of another shape, a time outside the process, or a denoiser that returns another shape or
             NaN (says at which level).
     """
+    require_denoiser(denoiser)
     check_sample(x, denoiser.shape)
     at = rates(noise, t)
     x = x.double()
