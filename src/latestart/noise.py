@@ -22,13 +22,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 Kind = Literal["vp", "edm", "flow"]
+Number = TypeVar("Number", float, Tensor)  # a number gives a number, a tensor or an array a tensor
 
 _NOTHING = 2.0**-20  # of `alphas_cumprod`: what rises to no more than this at the end stands for zero
 _SLACK = 1e-6  # schedulers keep times and levels in float32: that far outside of the range is rounding, not a mistake
@@ -92,67 +92,35 @@ class Noise(ABC):
         low, high = self._log_sigma(torch.tensor(self.t_range, dtype=torch.float64)).exp().tolist()
         return low, high
 
-    @overload
-    def log_sigma(self, t: float) -> float: ...
-    @overload
-    def log_sigma(self, t: Tensor | np.ndarray) -> Tensor: ...
-    def log_sigma(self, t: Any) -> Any:
+    def log_sigma(self, t: Number) -> Number:
         """`log(std / alpha)` at time `t`."""
         return _apply(self._log_sigma, self._checked_time, t)
 
-    @overload
-    def sigma(self, t: float) -> float: ...
-    @overload
-    def sigma(self, t: Tensor | np.ndarray) -> Tensor: ...
-    def sigma(self, t: Any) -> Any:
+    def sigma(self, t: Number) -> Number:
         """The noise level `std / alpha` at time `t`."""
         return self._derived(torch.exp, t)
 
-    @overload
-    def alpha(self, t: float) -> float: ...
-    @overload
-    def alpha(self, t: Tensor | np.ndarray) -> Tensor: ...
-    def alpha(self, t: Any) -> Any:
+    def alpha(self, t: Number) -> Number:
         """The scale of the data in `x_t`."""
         return self._derived(_ALPHA[self.kind], t)
 
-    @overload
-    def std(self, t: float) -> float: ...
-    @overload
-    def std(self, t: Tensor | np.ndarray) -> Tensor: ...
-    def std(self, t: Any) -> Any:
+    def std(self, t: Number) -> Number:
         """The standard deviation of the noise in `x_t`."""
         return self._derived(_STD[self.kind], t)
 
-    @overload
-    def alpha_bar(self, t: float) -> float: ...
-    @overload
-    def alpha_bar(self, t: Tensor | np.ndarray) -> Tensor: ...
-    def alpha_bar(self, t: Any) -> Any:
+    def alpha_bar(self, t: Number) -> Number:
         """`1 / (1 + sigma^2)`: for "vp" it is `alpha^2`, and for the other kinds it names the same level."""
         return self._derived(lambda log_sigma: torch.sigmoid(-2 * log_sigma), t)
 
-    @overload
-    def log_snr(self, t: float) -> float: ...
-    @overload
-    def log_snr(self, t: Tensor | np.ndarray) -> Tensor: ...
-    def log_snr(self, t: Any) -> Any:
+    def log_snr(self, t: Number) -> Number:
         """The natural logarithm of the signal-to-noise ratio, `-2 log sigma`."""
         return self._derived(lambda log_sigma: -2 * log_sigma, t)
 
-    @overload
-    def snr(self, t: float) -> float: ...
-    @overload
-    def snr(self, t: Tensor | np.ndarray) -> Tensor: ...
-    def snr(self, t: Any) -> Any:
+    def snr(self, t: Number) -> Number:
         """The signal-to-noise ratio `1 / sigma^2`."""
         return self._derived(lambda log_sigma: torch.exp(-2 * log_sigma), t)
 
-    @overload
-    def time(self, sigma: float) -> float: ...
-    @overload
-    def time(self, sigma: Tensor | np.ndarray) -> Tensor: ...
-    def time(self, sigma: Any) -> Any:
+    def time(self, sigma: Number) -> Number:
         """The time at which the level is `sigma`: the exact inverse of `sigma(t)`.
 
         Raises:
@@ -160,11 +128,7 @@ class Noise(ABC):
         """
         return _apply(self._time, self._checked_level, sigma)
 
-    @overload
-    def clamped_time(self, sigma: float) -> float: ...
-    @overload
-    def clamped_time(self, sigma: Tensor | np.ndarray) -> Tensor: ...
-    def clamped_time(self, sigma: Any) -> Any:
+    def clamped_time(self, sigma: Number) -> Number:
         """The time at which the level is `sigma`; of levels below and above the process, its first and last time.
 
         Raises:
@@ -358,7 +322,7 @@ def _edm_range(scheduler: Any) -> tuple[float, float]:
     return low, high
 
 
-def _apply(function: Callable[[Tensor], Tensor], checked: Callable[[Tensor], Tensor], value: Any) -> float | Tensor:
+def _apply(function: Callable[[Tensor], Tensor], checked: Callable[[Tensor], Tensor], value: Any) -> Any:
     values = torch.as_tensor(value, dtype=torch.float64)
     result = function(checked(values))
     return result.item() if values.ndim == 0 else result
