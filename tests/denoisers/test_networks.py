@@ -3,8 +3,9 @@ import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 
 from latestart.denoisers.adapter import as_network
-from latestart.denoisers.base import Denoiser, score
+from latestart.denoisers.base import Denoiser, expand, score
 from latestart.denoisers.conditions import Conditions
+from latestart.denoisers.conventions import Convention
 from latestart.denoisers.exact import PointCloud
 from latestart.denoisers.folders import load_model, save_model
 from latestart.denoisers.networks import as_model, from_diffusers, predict
@@ -71,6 +72,31 @@ def test_edm_networks_are_conditioned_as_diffusers_does(prediction):
             torch.testing.assert_close(
                 from_diffusers(network, scheduler)(y, float(sigma)), expected, rtol=1e-4, atol=1e-4
             )
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDIMScheduler(),
+        DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction"),
+        EDMEulerScheduler(),
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+    ],
+    ids=["vp", "vp to no signal", "edm", "flow"],
+)
+def test_what_a_network_is_shown_is_brought_back_to_y(scheduler):
+    """`enter` undoes `c_in y` at every level, for one time and for one each; without signal the level is finite."""
+    convention, g = Convention.of(scheduler), torch.Generator().manual_seed(0)
+    low, high = convention.noise.t_range
+    y = torch.randn(3, 1, 2, 2, generator=g, dtype=torch.float64)
+    for times in (torch.linspace(low, 0.99 * high, 3, dtype=torch.float64), torch.tensor(0.3 * high), 0.3 * high):
+        sigma = torch.as_tensor(convention.noise.sigma(torch.as_tensor(times, dtype=torch.float64)))
+        seen = convention.coefficients(expand(sigma, y))[0] * y
+        back, level = convention.enter(seen, times)
+        torch.testing.assert_close(back, y)
+        torch.testing.assert_close(level.double(), sigma.double(), rtol=1e-6, atol=0)
+    back, level = convention.enter(torch.zeros_like(y), high)
+    assert back.isfinite().all() and level <= 1e6
 
 
 def test_flow_networks_predict_the_velocity():

@@ -20,8 +20,6 @@ from latestart.denoisers.base import expand
 from latestart.denoisers.conventions import Convention
 from latestart.gaussians.gaussian import Gaussian
 
-NO_SIGNAL = 1e6  # a level at which nothing of the image is left
-
 
 class Inside(nn.Module):
     """A module that a network of diffusers stands inside of: it says of its weights what that one says of its own."""
@@ -71,14 +69,10 @@ class Around(Inside):
         with torch.autocast(sample.device.type, enabled=False):
             if self.gaussian.device != sample.device:
                 self.gaussian = self.gaussian.to(sample.device)
-            t = torch.as_tensor(timestep, dtype=torch.float64)
-            sigma = torch.as_tensor(self.convention.noise.sigma(t)).clamp(max=NO_SIGNAL)
-            sigma = sigma.to(sample.device, torch.float64).expand(len(sample))
-            level = expand(sigma, sample.float())
-            y = sample.float() / self.convention.coefficients(level)[0]
-            left = expand(residual(self.gaussian, sigma), y)
-            x_0 = self.gaussian(y, sigma) + left * out.float()
-            return SimpleNamespace(sample=self.convention.from_sample(x_0, y, level).to(out.dtype))
+            y, sigma = self.convention.enter(sample.float(), timestep)
+            sigma = sigma.to(sample.device).expand(len(sample))
+            x_0 = self.gaussian(y, sigma) + expand(residual(self.gaussian, sigma), y) * out.float()
+            return SimpleNamespace(sample=self.convention.from_sample(x_0, y, expand(sigma, y)).to(out.dtype))
 
 
 def residual(gaussian: Gaussian, sigma: Tensor) -> Tensor:

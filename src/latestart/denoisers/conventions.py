@@ -21,14 +21,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from latestart.denoisers.base import expand
 from latestart.noise import Noise
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 Number = Any  # a float or a tensor; what goes in comes out
 Affine = Callable[[Number, float], tuple[Number, Number, Number]]
 VELOCITY = "velocity"
+NO_SIGNAL = 1e6  # a level at which nothing of the image is left
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,16 @@ class Convention:
     def coefficients(self, sigma: Number) -> tuple[Number, Number, Number]:
         """`(c_in, c_skip, c_out)` at the level sigma."""
         return _COEFFICIENTS[self.noise.kind][self.prediction](sigma, self.width)
+
+    def enter(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """A network's input `(B, *shape)` at times t, a number, `()` or `(B,)`, as `y`, with its levels sigma like t.
+
+        Where no signal is left (zero terminal SNR) the level is 1e6, so far above the data that their mean is all that
+        a denoiser gives.
+        """
+        times = torch.as_tensor(t, dtype=torch.float64)
+        sigma = torch.as_tensor(self.noise.sigma(times), dtype=torch.float64).clamp(max=NO_SIGNAL)
+        return x / self.coefficients(expand(sigma, x))[0], sigma
 
     def to_sample(self, out: Tensor, y: Tensor, sigma: Number) -> Tensor:
         """`E[x_0 | y]` from a network's output."""

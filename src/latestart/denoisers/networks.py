@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from latestart.denoisers.adapter import as_network
-from latestart.denoisers.around import NO_SIGNAL
 from latestart.denoisers.base import Denoiser, Level, check_sample, expand, require_denoiser
 from latestart.denoisers.conditions import Conditions, Index
 from latestart.denoisers.conventions import Convention
@@ -66,7 +65,9 @@ class NetworkDenoiser:
     def __call__(self, y: Tensor, sigma: Level) -> Tensor:
         """`E[x_0 | y]`, `(B, *shape)`, for `y` `(B, *shape)` and `sigma` a number or `(B,)`; differentiable in `y`."""
         check_sample(y, self.shape)
-        t = torch.as_tensor(self.noise.time(sigma), dtype=torch.float32, device=y.device).expand(len(y))
+        t = torch.as_tensor(
+            self.noise.time(torch.as_tensor(sigma, dtype=torch.float64)), dtype=torch.float32, device=y.device
+        ).expand(len(y))
         sigma = expand(sigma, y)
         x = self.convention.coefficients(sigma)[0] * y
         # a network that has learned its variances gives them as a second half
@@ -129,12 +130,8 @@ class DenoiserModel(nn.Module):
 
     def forward(self, sample: Tensor, timestep: Tensor | float, **_: Any) -> SimpleNamespace:
         """The prediction for a network's input `(B, *shape)` at time `t`, in the scheduler's convention."""
-        # where no signal is left (zero terminal SNR), any level far above the data gives its mean
-        sigma = torch.as_tensor(self.convention.noise.sigma(torch.as_tensor(timestep, dtype=torch.float64)))
-        level = expand(sigma.clamp(max=NO_SIGNAL), sample)
-        y = sample / self.convention.coefficients(level)[0]
-        x_0 = self.denoiser(y, sigma.clamp(max=NO_SIGNAL))
-        return SimpleNamespace(sample=self.convention.from_sample(x_0, y, level))
+        y, sigma = self.convention.enter(sample, timestep)
+        return SimpleNamespace(sample=self.convention.from_sample(self.denoiser(y, sigma), y, expand(sigma, y)))
 
 
 def as_model(denoiser: Denoiser, scheduler: Any) -> DenoiserModel:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latestart.denoisers.around import NO_SIGNAL
 from latestart.denoisers.base import expand
 from latestart.denoisers.conventions import Convention
 
@@ -56,9 +55,8 @@ class Velocity(Wrapped):
     def __call__(self, x: Tensor, timestep: Tensor | float, *args: Any, **kwargs: Any) -> SimpleNamespace:
         """`v` `(B, *shape)` at `x` `(B, *shape)` and time `t`; learned variances, if any, behind it as they are."""
         out = self.model(x, timestep, *args, **kwargs).sample
-        sigma = torch.as_tensor(self.image.noise.sigma(torch.as_tensor(timestep, dtype=torch.float64)))
-        level = expand(sigma.clamp(max=NO_SIGNAL), x)  # where no signal is left (zero terminal SNR), v is -x_0
-        y = x / self.image.coefficients(level)[0]
+        y, sigma = self.image.enter(x, timestep)  # where no signal is left (zero terminal SNR), v is -x_0
+        level = expand(sigma, x)
         x_0 = self.image.to_sample(out[:, : x.shape[1]], y, level)
         return SimpleNamespace(sample=torch.cat([self.velocity.from_sample(x_0, y, level), out[:, x.shape[1] :]], 1))
 

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latestart.denoisers.around import NO_SIGNAL
 from latestart.denoisers.base import expand
 from latestart.denoisers.conventions import Convention
 from latestart.sampling.endings import finished
@@ -148,10 +147,8 @@ def rehearse(scheduler: Any, start: float) -> None:
 
 def _prediction_of_zero(convention: Convention, seen: Tensor, t: Tensor, scheduler: Any) -> Tensor:
     """The output of the exact network of data at 0, with variances where they are used."""
-    sigma = torch.as_tensor(convention.noise.sigma(float(t))).clamp(max=NO_SIGNAL)
-    level = expand(sigma, seen)
-    y = seen / convention.coefficients(level)[0]
-    out = convention.from_sample(torch.zeros_like(y), y, level)
+    y, sigma = convention.enter(seen, float(t))
+    out = convention.from_sample(torch.zeros_like(y), y, expand(sigma, y))
     return torch.cat([out, torch.zeros_like(out)], 1) if uses_variances(scheduler) else out
 
 
