@@ -97,7 +97,8 @@ def figures(place: Path) -> Iterator[tuple[str, Any]]:
         with np.load(file) as arrays:
             yield from leaves({name: array.ravel().tolist() for name, array in arrays.items()}, file.name)
     for k, line in enumerate((place / "printed.txt").read_text(encoding="utf-8").splitlines()):
-        yield f"printed, line {k + 1}", VARIES.sub("...", line).strip()
+        if "━" not in line:  # a progress bar
+            yield f"printed, line {k + 1}", VARIES.sub("...", line).strip()
 
 
 def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
