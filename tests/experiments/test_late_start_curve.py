@@ -125,7 +125,7 @@ def test_the_cells_of_a_full_length_run():
         ("gaussian", 1000, 250), ("gaussian", 640, 160), ("gaussian", 400, 100),
     ]  # fmt: skip
     assert all(c.clip and c.spacing == "trailing" and c.sampler == "ddpm" for c in cells)
-    assert experiment.cells_of(experiment.Settings("m"), (), 1000)[0] == (1000 if torch.cuda.is_available() else 250)
+    assert experiment.cells_of(experiment.Settings("m"), (), 1000)[0] == 250
     default = experiment.cells_of(experiment.Settings("m", length=250), ("isotropic",), 1000)
     assert [c.t_start for c in default[1]] == [1000 * share // 4 * 4 for share in experiment.STARTS]
 

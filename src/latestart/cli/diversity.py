@@ -79,10 +79,7 @@ def diversity(
     t_start: Annotated[
         str, typer.Option(help="Starts, in the scheduler's t, between commas; default: as `latestart choose` finds.")
     ] = "",
-    reference: Annotated[
-        int | None,
-        typer.Option(min=0, help="Steps of DDPM from full noise; default: 1,000, or 200 on a processor; 0: none."),
-    ] = None,
+    reference: Annotated[int, typer.Option(min=0, help="Steps of DDPM from full noise; 0: none.")] = 200,
     samples: Annotated[int, typer.Option(min=10, help="Samples of each way.")] = 1000,
     seed: SampleSeed = 0,
     classifier: Annotated[

@@ -35,7 +35,7 @@ def late_start(
     starts: Annotated[str, typer.Option(help="In the scheduler's t, between commas; default: 15 from the top.")] = "",
     length: Annotated[
         int | None,
-        typer.Option(help="Steps of the full run; default: all times on an accelerator, a quarter on a processor."),
+        typer.Option(help="Steps of the full run; default: a quarter of the schedule's times."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Samples from each start, at least 6.")] = 500,
     seed: SampleSeed = 0,

@@ -15,8 +15,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from latestart.denoisers.adapter import as_network
 from latestart.experiments.cells import Planned, describe, first_line, plan
 from latestart.experiments.grid import FULL, Cell, Grid
@@ -28,7 +26,7 @@ from latestart.sampling.samplers import can_clip, make_sampler
 from latestart.sampling.spacings import TIMES
 
 NFE, REFERENCE = 5, "ddpm"
-LONG, SHORT = 1000, 200  # steps of the reference, on an accelerator and on a processor
+LENGTH = 200  # steps of the reference
 Tell = Callable[[str], None]
 
 
@@ -42,7 +40,7 @@ class Settings:
         nfe: their network evaluations for each sample.
         priors: of the late starts: `gaussian`, `mixture`, `isotropic`, or files.
         starts: in the scheduler's t; by default one for each sampler and prior, by `choose_start`.
-        reference: steps of DDPM from full noise; 1,000, and 200 on a processor, by default; 0 leaves it out.
+        reference: steps of DDPM from full noise; 0 leaves it out.
         samples: of each way.
         seed: what is best is chosen with; its figures, and the reference's, are of the next.
         classifier: as `readers.open_reader` takes it.
@@ -57,7 +55,7 @@ class Settings:
     nfe: int = NFE
     priors: tuple[str, ...] = ("gaussian",)
     starts: tuple[float, ...] = ()
-    reference: int | None = None
+    reference: int = LENGTH
     samples: int = 1000
     seed: int = 0
     classifier: str | None = None
@@ -67,11 +65,6 @@ class Settings:
     batch_size: int = 256
     mixed_precision: str = "no"
     scheduler: str | None = None
-
-    @property
-    def length(self) -> int:
-        """Steps of the reference."""
-        return self.reference if self.reference is not None else LONG if torch.cuda.is_available() else SHORT
 
     def grid(self) -> Grid:
         """The model, the priors and the data, as a sweep opens them.
@@ -107,8 +100,8 @@ def planned_ways(
         (one["sampler"], one["prior"]): (one["t_start"],) for one in choices
     }
     cells = [cell for sampler in settings.samplers for cell in _of(settings, sampler, starts)]
-    if settings.length:
-        cells.append(replace(_cell(settings, REFERENCE, settings.length), seed=settings.seed + 1))
+    if settings.reference:
+        cells.append(replace(_cell(settings, REFERENCE, settings.reference), seed=settings.seed + 1))
     planned = plan(dict.fromkeys(cells), {settings.model: subject})
     able, unable = [], {}
     for one in planned:

@@ -53,7 +53,7 @@ from latestart.sampling.spacings import TIMES
 STARTS = (1, 0.9, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.2, 0.1)  # shares of the schedule
 CRITERIA = ("exponents", "speciation", "clone", "nats")  # half a minute; the fixed points take far longer
 WITHIN, TWICE = 0.1, 2.0  # of the full run's distance
-SHARE = 4  # of the schedule's times, one in so many is a step where only a processor is at hand
+SHARE = 4  # of the schedule's times, one in so many is a step
 IMAGES = 1000  # of the point cloud
 Tell = Callable[[str], None]
 
@@ -66,8 +66,8 @@ class Settings:
         model: the name of a shipped model, or a folder.
         priors: beside N(0, I): `gaussian`, `mixture`, or files.
         starts: in the scheduler's t; by default `STARTS` of the schedule. Each is lowered to a multiple of a step.
-        length: steps from the top of the schedule, a divisor of its times; by default all of them on an accelerator
-            and a quarter on a processor.
+        length: steps from the top of the schedule, a divisor of its times; by default a quarter of them, or all where
+            that is no whole number.
         samples: from each start.
         seed: sample i depends on the seed and i alone.
         clip: whether the predicted image is clipped at every step.
@@ -330,7 +330,7 @@ def cells_of(settings: Settings, priors: tuple[str, ...], times: int) -> tuple[i
     Raises:
         ValueError: a length that is no divisor of the schedule's times, or a start beyond them or below a step.
     """
-    length = settings.length or (times if torch.cuda.is_available() or times % SHARE else times // SHARE)
+    length = settings.length or (times if times % SHARE else times // SHARE)
     if not 0 < length <= times or times % length:
         raise ValueError(f"the length of the full run must divide the {times} times of the schedule, received {length}")
     stride = times // length
