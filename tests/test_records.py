@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 import latestart as ls
 from latestart.evaluation.quality import Estimate
@@ -94,7 +95,10 @@ def test_results_of_the_library_are_one_short_line():
     images = ls.Images(torch.randint(256, (40, 1, 4, 4), generator=torch.Generator().manual_seed(0)).byte())
     prior = ls.Gaussian.fit(images)
     cloud = ls.PointCloud(images.floats())
+    network = ls.as_network(ls.as_model(cloud, DDIMScheduler()))
+    assert repr(cloud) == "PointCloud(shape=(1, 4, 4))" and repr(network) == "Network(DenoiserModel, shape=(1, 4, 4))"
     results = [
+        ls.from_diffusers(network, DDIMScheduler()),
         images,
         prior,
         ls.as_images([images.floats()]),

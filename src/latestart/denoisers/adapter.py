@@ -45,6 +45,9 @@ class Network(Wrapped):
         # one that says nothing of classes in its configuration has none, whatever it could be given
         self.labelled = takes and bool(self.classes or not hasattr(module_of(model), "config"))
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(module_of(self.model)).__name__}, shape={self.sample_shape})"
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the samples that it is given: that of its weights, if nothing else was said."""

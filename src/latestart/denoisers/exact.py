@@ -53,6 +53,9 @@ class _Exact(ABC):
     dtype: torch.dtype
     device: torch.device
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={tuple(self.shape)})"
+
     @abstractmethod
     def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
         """`E[x_0 | y]`, `(B, D)`."""

@@ -29,6 +29,9 @@ class NetworkDenoiser:
         self.noise = self.convention.noise
         self.shape = self.model.sample_shape
 
+    def __repr__(self) -> str:
+        return f"NetworkDenoiser({self.model!r}, {self.convention.prediction} of {self.noise!r})"
+
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights."""
