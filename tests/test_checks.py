@@ -10,7 +10,7 @@ import torch
 
 import latestart as ls
 from latestart.checks import LAST_SEED, seeded, whole_number
-from latestart.cli.support import check_files, check_model, check_samplers
+from latestart.cli.support import check_first
 from latestart.data import drawn
 from latestart.noise import when
 from latestart.sampling.seeds import white_noise
@@ -46,8 +46,8 @@ def test_what_is_no_seed_is_named_wherever_it_is_given(seed):
 
 
 def test_times_are_printed_so_that_they_can_be_told_apart():
-    assert [when(t) for t in (999.0, 433.4, 10, 3.456, 0.9931, torch.tensor(0.188))] == [
-        *("999", "433", "10", "3.46", "0.993", "0.188")
+    assert [when(t) for t in (999.0, 433.4, 10, 3.456, 0.9931, torch.tensor(0.188), None)] == [
+        *("999", "433", "10", "3.46", "0.993", "0.188", "none")
     ]
 
 
@@ -62,7 +62,7 @@ def test_a_root_is_found_or_told_of_without_scipys_words():
 def test_commands_look_for_files_models_and_samplers_first(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "p.npz").write_bytes(b"x")
-    check_files(
+    check_first(
         None,
         tmp_path / "photos",
         f"{tmp_path}/photos@64",
@@ -71,20 +71,20 @@ def test_commands_look_for_files_models_and_samplers_first(tmp_path):
     )
     for wrong in (tmp_path / "none", str(tmp_path / "none@64"), "none.npz"):
         with pytest.raises(FileNotFoundError, match=r"expected a file or folder at .*none"):
-            check_files(wrong)
-    check_samplers(None, "ddim", "own")
+            check_first(wrong)
+    check_first(samplers=[None, "ddim", "own"])
     with pytest.raises(ValueError, match="there is no sampler 'nothing'; there are ddpm, "):
-        check_samplers("ddim", "nothing")
-    check_model("mnist")
-    check_model(str(tmp_path))
+        check_first(samplers=["ddim", "nothing"])
+    check_first(models=["mnist"])
+    check_first(models=[str(tmp_path)], out=tmp_path / "new")
     with pytest.raises(ValueError, match="neither a folder with a diffusers model nor a shipped one"):
-        check_model("nowhere")
+        check_first(models=["mnist", "nowhere"])
 
 
 def test_an_unknown_sampler_is_refused_before_torch_is_loaded():
     script = (
-        "import sys; from latestart.cli.support import check_samplers, check_files\n"
-        "try: check_samplers('nothing')\n"
+        "import sys; from latestart.cli.support import check_first\n"
+        "try: check_first(samplers=['nothing'])\n"
         "except ValueError: print(sorted({'torch', 'diffusers', 'scipy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"

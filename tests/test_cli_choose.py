@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from latestart import choose_start, zoo
 from latestart.cli import app
 from latestart.cli.choose import choose
+from latestart.gaussians.gaussian import Gaussian
 from latestart.sampling import choose as home
 from latestart.sampling.probing import FEWEST
 from latestart.sampling.samplers import make_sampler
@@ -47,6 +48,16 @@ def test_the_choice_is_that_of_the_function_with_its_evidence(tmp_path):
     assert len(record["evidence"]) == len(expected.evidence)
     assert f"start at t = {expected.t_start:g}" in result.output
     assert f"{expected.nfe} network evaluations in all" in result.output
+
+
+def test_a_prior_of_other_values_is_refused_unless_it_is_not_compared(tmp_path):
+    images = zoo.load("mnist").images("heldout-a")[:60]
+    np.savez(tmp_path / "some.npz", images=images.pixels.numpy())
+    Gaussian.fit(40 * images.floats()).save(tmp_path / "wide.safetensors")
+    asked = ("mnist", "--images", tmp_path / "some.npz", "--prior", tmp_path / "wide.safetensors", "--method", "nats")
+    refused, done = _run(*asked), _run(*asked, "--no-check-prior")
+    assert refused.exit_code == 2 and "speak of different values" in refused.output
+    assert done.exit_code == 0 and "start at t = " in done.output, done.output
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,7 @@ from latestart.cli.support import (
     Model,
     Scheduler,
     bar,
-    check_files,
-    check_folder,
-    check_model,
+    check_first,
     friendly,
     names,
     say,
@@ -54,9 +52,7 @@ def analyze(
 ) -> None:
     """Find the critical levels of a network, by every criterion, beside those of its images as a point cloud."""
     with friendly():
-        check_model(model)
-        check_files(images, held_out, classifier)
-        check_folder(out)
+        check_first(images, held_out, classifier, out=out, models=[model])
         from rich.console import Console
 
         from latestart import zoo

@@ -5,7 +5,7 @@ from typing import Annotated, cast
 
 import typer
 
-from latestart.cli.support import Background, bar, check_files, check_folder, friendly, seed_option
+from latestart.cli.support import Background, bar, check_first, friendly, seed_option
 
 
 def bifurcation(
@@ -27,8 +27,7 @@ def bifurcation(
 ) -> None:
     """Draw how one fixed point becomes many: the paper's diagram, and the tree of decisions of a set of images."""
     with friendly():
-        check_files(images)
-        check_folder(out)
+        check_first(images, out=out)
         from latestart import zoo
         from latestart.data import drawn, load_images
         from latestart.experiments import bifurcation as experiment

@@ -11,9 +11,7 @@ from latestart.cli.support import (
     Model,
     Scheduler,
     bar,
-    check_files,
-    check_folder,
-    check_model,
+    check_first,
     friendly,
     say,
     seed_option,
@@ -46,9 +44,7 @@ def check(
 ) -> None:
     """Ask whether a late start can be relied on: a verdict for each way in which it can fail, with its figure."""
     with friendly():
-        check_model(model)
-        check_files(images, prior)
-        check_folder(out)
+        check_first(images, prior, out=out, models=[model])
         from rich.console import Console
 
         from latestart import zoo

@@ -7,15 +7,13 @@ import typer
 
 from latestart.cli.support import (
     Background,
+    CheckPrior,
     MixedPrecision,
     Model,
     Sampler,
     Scheduler,
     bar,
-    check_files,
-    check_folder,
-    check_model,
-    check_samplers,
+    check_first,
     friendly,
     say,
     seed_option,
@@ -46,18 +44,14 @@ def choose(
     scheduler: Scheduler = None,
     background: Background = None,
     mixed_precision: MixedPrecision = "no",
-    check_prior: Annotated[
-        bool, typer.Option(help="Compare the prior with the model first, and refuse one of other values.")
-    ] = True,
+    check_prior: CheckPrior = True,
     seed: Annotated[int, seed_option("Seed of the noise and of the order of the images.")] = 0,
 ) -> None:
     """Choose where to start sampling, by nats and a probe, at a small share of a search."""
     with friendly():
-        check_model(model)
-        check_samplers(sampler)
-        check_files(images, None if str(prior) in SHIPPED else prior)
+        check_first(images, None if str(prior) in SHIPPED else prior, models=[model], samplers=[sampler])
         if out is not None:
-            check_folder(out.parent)
+            check_first(out=out.parent)
         from dataclasses import asdict
 
         from rich.console import Console

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import MixedPrecision, bar, check_files, check_folder, friendly, say, seed_option
+from latestart.cli.support import MixedPrecision, bar, check_first, friendly, say, seed_option
 
 HELD_OUT = 10  # one image in so many is kept back, to score the classifier by
 
@@ -24,10 +24,10 @@ def classifier(
     A tenth of the images is kept back to score it by. Of several attributes it learns every combination.
     """
     with friendly():
-        check_files(images)
+        check_first(images)
         if out.suffix != ".safetensors" or out.is_dir():
             raise ValueError(f"expected a file that ends in .safetensors to write to, received {out}")
-        check_folder(out.parent)
+        check_first(out=out.parent)
         from latestart.experiments.attributes import combined, counted, load_known
         from latestart.train import train_classifier
 

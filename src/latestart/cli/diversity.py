@@ -15,10 +15,7 @@ from latestart.cli.support import (
     Scheduler,
     TrainingSet,
     bar,
-    check_files,
-    check_folder,
-    check_model,
-    check_samplers,
+    check_first,
     friendly,
     names,
     say,
@@ -41,10 +38,10 @@ def attributes(
 ) -> None:
     """Train the classifier of attributes on pictures whose attributes are known, and score it on held-out ones."""
     with friendly():
-        check_files(images)
+        check_first(images)
         if out.suffix != ".safetensors" or out.is_dir():
             raise ValueError(f"expected a file that ends in .safetensors to write to, received {out}")
-        check_folder(out.parent)
+        check_first(out=out.parent)
         from latestart.experiments.attributes import load_known, train_attributes
 
         known = load_known(images, limit, label)
@@ -101,10 +98,7 @@ def diversity(
     Each way is kept the moment it is sampled: a run that was cut off goes on. Under `torchrun`, with all its processes.
     """
     with friendly():
-        check_model(model)
-        check_samplers(*names(sampler))
-        check_files(images, held_out)
-        check_folder(out)
+        check_first(images, held_out, out=out, models=[model], samplers=names(sampler))
         from latestart.experiments import diversity as experiment
         from latestart.experiments.grid import Grid
         from latestart.files import write_json

@@ -15,9 +15,7 @@ from latestart.cli.support import (
     Scheduler,
     TrainingSet,
     bar,
-    check_files,
-    check_folder,
-    check_model,
+    check_first,
     friendly,
     say,
     seed_option,
@@ -53,9 +51,7 @@ def gaussianity(
     Each level is kept the moment it is done: a run that was cut off goes on.
     """
     with friendly():
-        check_model(model)
-        check_files(images, held_out)
-        check_folder(out)
+        check_first(images, held_out, out=out, models=[model])
         from latestart.experiments import gaussianity as experiment
         from latestart.files import write_json
         from latestart.report import early
@@ -106,9 +102,7 @@ def sensitivity(
     Each start is kept the moment it is done; under `torchrun` its processes share them.
     """
     with friendly():
-        check_model(model)
-        check_files(images, held_out)
-        check_folder(out)
+        check_first(images, held_out, out=out, models=[model])
         from latestart.experiments import sensitivity as experiment
         from latestart.experiments.grid import Grid
         from latestart.files import write_json

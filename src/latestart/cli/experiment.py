@@ -18,9 +18,7 @@ from latestart.cli.support import (
     Model,
     Scheduler,
     bar,
-    check_files,
-    check_folder,
-    check_model,
+    check_first,
     friendly,
     on_device,
     say,
@@ -41,11 +39,11 @@ def one_dimension(
 ) -> None:
     """Two points at +-1: potential, fixed points and paths, exact and of small networks trained here."""
     with friendly():
+        check_first(out=out)
         from latestart.experiments import one_dimension as experiment
         from latestart.files import write_json
         from latestart.report import curves
 
-        check_folder(out)
         with bar("training") as advance:
             result = experiment.run(seeds, samples, seed, experiment.Training(steps=steps), progress=advance)
         figures = experiment.results(result)
@@ -63,11 +61,11 @@ def sphere(
 ) -> None:
     """Uniform spheres: critical levels against the closed form, branches, potential, norms of paths."""
     with friendly():
+        check_first(out=out)
         from latestart.experiments import sphere as experiment
         from latestart.files import write_json
         from latestart.report import curves
 
-        check_folder(out)
         with bar("solving") as advance:
             result = experiment.run(whole_numbers("dims", dims), radius, samples, seed, progress=advance)
         figures = experiment.results(result)
@@ -95,9 +93,7 @@ def potential(
 ) -> None:
     """The potential of a network between two of its samples, beside that of the exact point cloud."""
     with friendly():
-        check_model(model)
-        check_files(images)
-        check_folder(out)
+        check_first(images, out=out, models=[model])
         from latestart.data import drawn, load_images
         from latestart.experiments import potential as experiment
         from latestart.files import write_json
@@ -121,14 +117,14 @@ def faces(
 ) -> None:
     """Draw cartoon faces with known skin tone, glasses, facial hair and hair, for `train`, `fit` and the others."""
     with friendly():
+        if out.suffix != ".npz" or out.is_dir():
+            raise ValueError(f"expected a file that ends in .npz to write to, received {out}")
+        check_first(out=out.parent)
         import numpy as np
 
         from latestart.experiments.faces import faces as draw
         from latestart.files import replacing
 
-        if out.suffix != ".npz" or out.is_dir():
-            raise ValueError(f"expected a file that ends in .npz to write to, received {out}")
-        check_folder(out.parent)
         with bar("drawing") as advance:
             drawn = draw(n, size, seed, advance)
         with replacing(out) as temporary:

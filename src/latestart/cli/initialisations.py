@@ -14,10 +14,7 @@ from latestart.cli.support import (
     Scheduler,
     TrainingSet,
     bar,
-    check_files,
-    check_folder,
-    check_model,
-    check_samplers,
+    check_first,
     friendly,
     names,
     say,
@@ -61,10 +58,7 @@ def initialisations(
 ) -> None:
     """Compare start distributions at their own best starts: quality, recall and copies at equal evaluations."""
     with friendly():
-        check_model(model)
-        check_samplers(sampler)
-        check_files(images, held_out)
-        check_folder(out)
+        check_first(images, held_out, out=out, models=[model], samplers=[sampler])
         from latestart.experiments import initialisations as experiment
         from latestart.experiments.starts import FlowConfig
         from latestart.files import write_json

@@ -15,9 +15,7 @@ from latestart.cli.support import (
     Scheduler,
     TrainingSet,
     bar,
-    check_files,
-    check_folder,
-    check_model,
+    check_first,
     friendly,
     names,
     say,
@@ -60,9 +58,7 @@ def late_start(
     Each start is kept the moment it is done; under `torchrun` its processes share them.
     """
     with friendly():
-        check_model(model)
-        check_files(images, held_out, levels)
-        check_folder(out)
+        check_first(images, held_out, levels, out=out, models=[model])
         from latestart.experiments import late_start_curve as experiment
         from latestart.experiments.grid import Grid
         from latestart.files import write_json

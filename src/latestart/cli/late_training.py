@@ -5,17 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli.support import (
-    MixedPrecision,
-    bar,
-    check_files,
-    check_folder,
-    check_samplers,
-    friendly,
-    say,
-    seed_option,
-    whole_numbers,
-)
+from latestart.cli.support import MixedPrecision, bar, check_first, friendly, say, seed_option, whole_numbers
 
 
 def late_training(
@@ -45,9 +35,7 @@ def late_training(
 ) -> None:
     """Train pairs of networks, on all levels and only below a start, and compare them from the same late start."""
     with friendly():
-        check_samplers(sampler)
-        check_files(images, held_out)
-        check_folder(out)
+        check_first(images, held_out, out=out, samplers=[sampler])
         from latestart.experiments import late_training as experiment
         from latestart.files import write_json
         from latestart.report import initialisations as report

@@ -7,15 +7,13 @@ import typer
 
 from latestart.cli.support import (
     Background,
+    CheckPrior,
     MixedPrecision,
     Model,
     Sampler,
     Scheduler,
     bar,
-    check_files,
-    check_folder,
-    check_model,
-    check_samplers,
+    check_first,
     friendly,
     say,
     seed_option,
@@ -70,8 +68,7 @@ def train(
 ) -> None:
     """Train a small diffusion model on a set of images."""
     with friendly():
-        check_files(images, init or None, around or None)
-        check_folder(out)
+        check_first(images, init or None, around or None, out=out)
         from latestart.data import load_images
         from latestart.processes import processes
         from latestart.train import TrainConfig
@@ -100,7 +97,7 @@ def demo(
 ) -> None:
     """Show the gain of a late start on the shipped MNIST model: a table, a picture, the figures."""
     with friendly():
-        check_folder(out)
+        check_first(out=out)
         from rich.console import Console
 
         from latestart.experiments import demo as experiment
@@ -160,16 +157,15 @@ def fit(
     its share of them, of a mixture all.
     """
     with friendly():
-        check_files(images)
+        if out.is_dir():
+            raise ValueError(f"expected a file in a folder to write the prior to, received {out}")
+        check_first(images, out=out.parent)
         from latestart.data import load_images
         from latestart.device import own_device
         from latestart.gaussians.moments import Moments
         from latestart.gaussians.sums import require_variance
         from latestart.processes import processes
 
-        if out.is_dir():
-            raise ValueError(f"expected a file in a folder to write the prior to, received {out}")
-        check_folder(out.parent)
         number = _number(components)
         run, device = processes(), own_device()
         if by_label and by_attribute:
@@ -289,19 +285,14 @@ def sample(
     label: Annotated[int | None, typer.Option(min=0, help="The class, for class-conditional models.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of images.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Images evaluated at once.")] = 256,
-    check_prior: Annotated[
-        bool, typer.Option(help="Compare the prior with the model first, and refuse one of other values.")
-    ] = True,
+    check_prior: CheckPrior = True,
     scheduler: Scheduler = None,
     mixed_precision: MixedPrecision = "no",
     seed: Annotated[int, seed_option("Image i depends on the seed and i alone.")] = 0,
 ) -> None:
     """Sample images from a model, from full noise or from a late start; under `torchrun`, with all its processes."""
     with friendly():
-        check_model(model)
-        check_samplers(sampler)
-        check_files(None if prior in ("gaussian", "mixture") else prior)
-        check_folder(out)
+        check_first(None if prior in ("gaussian", "mixture") else prior, out=out, models=[model], samplers=[sampler])
         import torch
 
         from latestart import zoo

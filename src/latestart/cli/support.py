@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from latestart.checks import LAST_SEED, PRECISIONS
+from latestart.sampling.names import OWN, SAMPLERS
 from latestart.shipped import require_model
 
 # What several commands ask for in the same words.
@@ -33,8 +34,8 @@ Features = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples evaluated at once.")]
 
 
-def _precision(value: str) -> str:
-    if value not in PRECISIONS:
+def precision(value: str | None) -> str | None:
+    if value is not None and value not in PRECISIONS:
         raise typer.BadParameter(f"expected one of {', '.join(PRECISIONS)}, received {value!r}")
     return value
 
@@ -42,8 +43,11 @@ def _precision(value: str) -> str:
 MixedPrecision = Annotated[
     str,
     typer.Option(
-        callback=_precision, help="bf16: networks in half precision, faster where the machine has it; no: in their own."
+        callback=precision, help="bf16: networks in half precision, faster where the machine has it; no: in their own."
     ),
+]
+CheckPrior = Annotated[
+    bool, typer.Option(help="Compare the prior with the model first, and refuse one of other values.")
 ]
 
 
@@ -96,28 +100,38 @@ def on_device(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def check_model(model: str) -> None:
-    """Before anything is loaded: a model is a folder, or shipped."""
-    require_model(model)
+def check_first(
+    *files: str | Path | None,
+    out: Path | None = None,
+    models: Iterable[str] = (),
+    samplers: Iterable[str | None] = (),
+) -> None:
+    """Check arguments before anything is loaded.
 
+    Args:
+        files: files and folders that are read, with words behind an @ or without; None is left out.
+        out: the folder that is written to.
+        models: folders, or names of shipped ones.
+        samplers: names; None is left out.
 
-def check_samplers(*names: str | None) -> None:
-    """Before anything is loaded: samplers are those that there are."""
-    from latestart.sampling.names import OWN, SAMPLERS
-
-    for name in names:
+    Raises:
+        FileNotFoundError: there is nothing at a path.
+        ValueError: a model or a sampler that there is not, or a file in the way of the folder.
+    """
+    for model in models:
+        require_model(model)
+    for name in samplers:
         if name is not None and name not in (*SAMPLERS, OWN):
             raise ValueError(f"there is no sampler {name!r}; there are {', '.join(SAMPLERS)} and {OWN}")
-
-
-def check_files(*paths: str | Path | None) -> None:
-    """Before anything is loaded: there is something at each path, but for the words behind an @."""
-    for path in paths:
+    for path in files:
         if path is None or Path(path).exists():
             continue
         bare = Path(path).with_name(Path(path).name.split("@")[0]) if Path(path).name[0] != "@" else Path(path).parent
         if not bare.exists():
             raise FileNotFoundError(f"expected a file or folder at {path}, found nothing")
+    file = None if out is None else next((path for path in (out, *out.parents) if path.is_file()), None)
+    if file is not None:
+        raise ValueError(f"expected a folder to write to, received {out}: {file} is a file")
 
 
 @contextmanager
@@ -158,13 +172,6 @@ def bar(what: str, shown: bool = True) -> Iterator[Callable[[int, int, str], Non
             progress.update(task, completed=done, total=total, note=note)
 
         yield advance
-
-
-def check_folder(out: Path) -> None:
-    """Before the work and not after it: `out` is a folder, or can become one."""
-    file = next((path for path in (out, *out.parents) if path.is_file()), None)
-    if file is not None:
-        raise ValueError(f"expected a folder to write to, received {out}: {file} is a file")
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -11,12 +11,10 @@ from latestart.cli.support import (
     Scheduler,
     TrainingSet,
     bar,
-    check_files,
-    check_folder,
-    check_model,
-    check_samplers,
+    check_first,
     friendly,
     names,
+    precision,
     say,
     seed_option,
 )
@@ -67,7 +65,8 @@ def sweep(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples evaluated at once; default: 256.")] = None,
     mixed_precision: Annotated[
-        str | None, typer.Option(help="bf16: networks in half precision; no: in their own; default: no.")
+        str | None,
+        typer.Option(callback=precision, help="bf16: networks in half precision; no: in their own; default: no."),
     ] = None,
     scheduler: Scheduler = None,
     budget: Annotated[
@@ -87,11 +86,7 @@ def sweep(
         "scheduler": scheduler,
     }  # fmt: skip
     with friendly():
-        for name in names(model or ""):
-            check_model(name)
-        check_samplers(*names(sampler or ""))
-        check_files(images, held_out)
-        check_folder(out)
+        check_first(images, held_out, out=out, models=names(model or ""), samplers=names(sampler or ""))
         from latestart.experiments.grid import Grid, read_grid
         from latestart.experiments.sweep import open_sweep
         from latestart.processes import processes

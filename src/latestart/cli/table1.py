@@ -16,10 +16,7 @@ from latestart.cli.support import (
     Scheduler,
     TrainingSet,
     bar,
-    check_files,
-    check_folder,
-    check_model,
-    check_samplers,
+    check_first,
     friendly,
     names,
     say,
@@ -79,10 +76,9 @@ def table1(
 ) -> None:
     """The paper's table 1 beside the paper's figures: full noise against late start, at 3, 5 and 10."""
     with friendly():
-        check_model(model)
-        check_samplers(*names(samplers), *names(solvers))
-        check_files(images, held_out, gaussian, mixture)
-        check_folder(out)
+        check_first(
+            images, held_out, gaussian, mixture, out=out, models=[model], samplers=[*names(samplers), *names(solvers)]
+        )
         from latestart.experiments import table1 as experiment
         from latestart.experiments.grid import Grid
         from latestart.experiments.published import dataset_of, published
