@@ -300,8 +300,16 @@ def is_flow(scheduler: Any) -> bool:
     return matching or bool(config.get("use_flow_sigmas"))
 
 
-def when(t: float | Tensor) -> str:
-    """A time in print: a whole number, but for those of processes whose times are all small."""
+def runs_to_noise(scheduler: Any) -> bool:
+    """Whether a scheduler walks from data to noise: its times rise."""
+    times = getattr(scheduler, "timesteps", None)
+    return times is not None and len(times) > 1 and float(times[0]) < float(times[-1])
+
+
+def when(t: float | Tensor | None) -> str:
+    """A time in print: a whole number, but three digits of a small one, as those of EDM and of flows up to 1 are."""
+    if t is None:
+        return "none"
     number = float(t)
     return f"{number:.0f}" if abs(number) >= 10 else f"{number:.3g}"
 

@@ -23,6 +23,7 @@ from latestart.denoisers.conventions import Convention
 from latestart.denoisers.patches import Unshuffled
 from latestart.files import write_json
 from latestart.gaussians.gaussian import load_gaussian
+from latestart.noise import runs_to_noise
 
 SIDECAR = "latestart.json"
 AROUND = "around.safetensors"
@@ -160,7 +161,7 @@ def _check_supported(scheduler: Any, path: Path) -> None:
         Convention.of(scheduler)
     except (ValueError, KeyError) as error:
         raise ValueError(f"the {type(scheduler).__name__} of {path} is not supported: {error}") from error
-    if "Inverse" in type(scheduler).__name__:
+    if runs_to_noise(scheduler):
         raise ValueError(f"the {type(scheduler).__name__} of {path} is not supported: it runs from data to noise")
 
 

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from latestart.checks import whole_number
 from latestart.gaussians.prior import as_start
-from latestart.noise import Noise, is_edm, is_flow, refuse_kinds
+from latestart.noise import Noise, is_edm, is_flow, refuse_kinds, runs_to_noise
 from latestart.sampling.guard import LateStarted, class_below, guarded
 from latestart.sampling.names import telling
 from latestart.sampling.run import rehearse
@@ -54,8 +54,6 @@ _REFUSED = {
     "FlowMatchLCMScheduler": "it serves models distilled to a few fixed times",
     "RePaintScheduler": "it jumps back and forth between times, around a known image",
     "UnCLIPScheduler": "its betas cannot be given",
-    "DDIMInverseScheduler": "it runs from data to noise",
-    "DPMSolverMultistepInverseScheduler": "it runs from data to noise",
     "IPNDMScheduler": "its times are not indices of its betas; make_sampler('ipndm', scheduler) does the same steps",
 }
 
@@ -160,6 +158,8 @@ def _family(scheduler: Any) -> Any:
     reason = next((_REFUSED[base.__name__] for base in type(scheduler).__mro__ if base.__name__ in _REFUSED), None)
     if reason is not None:
         raise _cannot(scheduler, reason)
+    if runs_to_noise(scheduler):
+        raise _cannot(scheduler, "it runs from data to noise")
     if hasattr(scheduler, "alphas_cumprod") and is_flow(scheduler):
         raise _cannot(scheduler, "with use_flow_sigmas=True its levels do not follow its betas")
     if is_flow(scheduler):
