@@ -195,7 +195,7 @@ def test_bad_settings_are_named(tmp_path, squares):
     with pytest.raises(ValueError, match="'noise' is not known"):
         TrainConfig(prediction="noise")
     for bad, message in (
-        ({"steps": 0}, "steps must be at least 1, received 0"),
+        ({"steps": 0}, "steps=0: expected a whole number of at least 1"),
         ({"channels": ()}, "one or more positive numbers"),
         ({"channels": (8, -8)}, r"positive numbers, received \(8, -8\)"),
         ({"ema_decay": 2.0}, r"received 2\.0 and 0\.001"),

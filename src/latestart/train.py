@@ -37,7 +37,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
-from latestart.checks import PRECISIONS, checked_seed, derived_seed, seeded
+from latestart.checks import PRECISIONS, checked_seed, derived_seed, seeded, whole_number
 from latestart.data import Images, Range
 from latestart.denoisers.around import Around, residual
 from latestart.denoisers.conventions import PREDICTIONS
@@ -91,8 +91,8 @@ class TrainConfig:
         if self.prediction not in PREDICTIONS:
             raise ValueError(f"prediction {self.prediction!r} is not known, expected one of {', '.join(PREDICTIONS)}")
         for name in ("steps", "batch_size", "patch", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
+            whole_number(name, getattr(self, name))
+        checked_seed(self.seed)
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"channels must be one or more positive numbers, received {self.channels}")
         if not 0 <= self.ema_decay < 1 or not self.learning_rate > 0:

@@ -6,6 +6,7 @@ import pickle
 from types import SimpleNamespace
 
 import accelerate
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -167,6 +168,21 @@ def test_a_function_needs_a_shape_and_says_so():
 def test_what_is_no_network_is_named(wrong, message):
     with pytest.raises(TypeError, match=message):
         ls.generate(wrong, SCHEDULER, n=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shape": (3, -8, 8)}, "shape=-8: expected a whole number of at least 1"),
+        ({"shape": (3, 8.5)}, r"shape=8\.5: expected a whole number"),
+        ({"shape": ()}, r"shape=\(\): expected the sides of one sample"),
+        ({"shape": (2,), "dtype": "float32"}, "dtype='float32': expected a torch.dtype"),
+    ],
+)
+def test_what_is_said_of_a_function_is_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        as_network(lambda x, t: x, **settings)
+    assert as_network(lambda x, t: x, shape=np.array([3, 8])).sample_shape == (3, 8)
 
 
 def test_the_precision_of_a_network_is_that_of_its_weights():

@@ -242,6 +242,11 @@ def test_mistakes_are_named(samples, options, message):
         gaussianity(samples, **options)
 
 
+def test_samples_are_a_tensor():
+    with pytest.raises(TypeError, match=r"expected a tensor of samples \(n, \*shape\), received a list"):
+        gaussianity([1.0, 2.0])
+
+
 def test_a_prior_without_noise_is_refused():
     flat = Gaussian(torch.zeros(1, 2, 3), _prior().basis.to(dtype=torch.float32), torch.tensor([0.0, 1, 1, 1, 1, 1]))
     with pytest.raises(ValueError, match="noised"):

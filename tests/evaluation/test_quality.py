@@ -162,6 +162,10 @@ def test_bad_input_is_named(tmp_path):
     for features in (torch.rand(20, 5), torch.rand(1, 4), torch.rand(20)):
         with pytest.raises(ValueError, match=r"at least 2 features \(N, 4\), received"):
             distance(features)
+    spoilt = torch.rand(20, 1, 4, 4)
+    spoilt[3, 0, 1] = torch.nan
+    with pytest.raises(ValueError, match="expected images of finite numbers, received 4 that are NaN"):
+        frechet(spoilt, torch.rand(20, 1, 4, 4), lambda images: images.flatten(1))
     with pytest.raises(ValueError, match="finite features, received 4 values that are NaN"):
         distance(torch.full((6, 4), 0.5).index_fill(0, torch.tensor([2]), float("nan")))
     with pytest.raises(FileNotFoundError, match=r"Inception network at .*weights"):

@@ -69,7 +69,7 @@ def test_the_file_is_a_data_set(tmp_path):
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="n=0, size=64"):
+    with pytest.raises(ValueError, match="n=0: expected a whole number"):
         faces(0)
     result = CliRunner().invoke(experiment, ["faces", "-n", "1", "--out", "faces.png"])
     assert result.exit_code == 2

@@ -300,6 +300,8 @@ def test_bad_input_is_named(data):
     for name, value in (("n", 0), ("steps", 0), ("steps", 2.5), ("batch_size", -1)):
         with pytest.raises(ValueError, match=rf"{name}={value}: expected a whole number of at least 1"):
             generate(model, scheduler, **{name: value})
+    with pytest.raises(ValueError, match="first=-1: expected a whole number of at least 0"):
+        generate(model, scheduler, n=2, first=-1)
     with pytest.raises(ValueError, match=r"\(1, 2, 2\), received noise of shape \(3, 1, 4, 4\)"):
         generate(model, scheduler, noise=torch.zeros(3, 1, 4, 4))
     with pytest.raises(ValueError, match=r"expected 3 labels, one for each .* of shape \(2,\)"):

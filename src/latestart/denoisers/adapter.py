@@ -6,7 +6,7 @@ name of its own argument where it has one, and of what it returns the sample is 
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latestart.checks import whole_number
 from latestart.denoisers.wrappers import Wrapped
 
 CLASSES = ("num_class_embeds", "num_embeds_ada_norm")  # settings of networks that take `class_labels`
@@ -135,12 +136,14 @@ def as_network(
             f"nothing says what samples a {type(module).__name__} is for: expected a diffusers network, whose "
             "configuration does, or ls.as_network(model, shape=(C, H, W), dtype=..., device=...)"
         )
-    sides = tuple(found) if isinstance(found, Sequence) else (found,)
-    if not sides or not all(isinstance(side, int) and side > 0 for side in sides):
+    sides = tuple(found) if isinstance(found, Iterable) else (found,)
+    if not sides:
         raise ValueError(f"shape={found!r}: expected the sides of one sample, such as (3, 64, 64)")
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype={dtype!r}: expected a torch.dtype, such as torch.bfloat16")
-    return Network(model, sides, dtype, None if device is None else torch.device(device))
+    return Network(
+        model, [whole_number("shape", side) for side in sides], dtype, None if device is None else torch.device(device)
+    )
 
 
 def sample_shape(model: Any) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from latestart.checks import checked_seed, whole_number
 from latestart.data import Images
 from latestart.records import Record
 
@@ -83,11 +84,10 @@ def faces(n: int, size: int = 64, seed: int = 0, progress: Callable[[int, int, s
         progress: called as `progress(done, n, "")`.
 
     Raises:
-        ValueError: n or size below 1.
+        ValueError: n or size is no whole number of at least 1, or the seed is none.
         ImportError: the packages are not installed.
     """
-    if n < 1 or size < 1:
-        raise ValueError(f"expected at least one face of at least one pixel, received n={n}, size={size}")
+    n, size, seed = whole_number("n", n), whole_number("size", size), checked_seed(seed)
     render = _renderer()
     pixels = torch.empty(n, 3, size, size, dtype=torch.uint8)
     attributes = {name: np.empty(n, dtype=np.int64) for name in SHARES}

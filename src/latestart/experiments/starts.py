@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latestart.checks import seeded
+from latestart.checks import checked_seed, seeded
 from latestart.data import Images
 from latestart.experiments.keys import fingerprint, kept_at
 from latestart.files import load_tensors, require_finite, save_tensors
@@ -358,7 +358,7 @@ def build_flow(config: FlowConfig) -> nn.Module:
     """An untrained flow; its weights are drawn from the configuration's seed whatever was drawn before."""
     flows = require_zuko()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(checked_seed(config.seed))
         return flows.NSF(
             config.directions,
             1,

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from latestart.experiments.analysis import CLOUD, DATA, NETWORK, Analysis, BranchCurve, Finding
 from latestart.files import replacing
+from latestart.noise import when
 
 COLOURS = {NETWORK: "#c1440e", CLOUD: "#1f5fa8", DATA: "#4d4d4d"}
 NAMES = {NETWORK: "network", CLOUD: "point cloud (exact)", DATA: "images"}
@@ -95,7 +96,7 @@ def _mark(axis: Axes, findings: Sequence[Finding], criterion: str, of: str) -> N
     for finding in findings:
         if finding.criterion == criterion and finding.of == of and finding.level is not None and finding.level.t:
             ratio = 1.0 if finding.ratio is None else finding.ratio
-            label = f"{finding.kind}, {of}: {ratio:.3f} at t = {finding.level.t:.0f}"
+            label = f"{finding.kind}, {of}: {ratio:.3f} at t = {when(finding.level.t)}"
             style: dict[str, Any] = {"ls": "", "marker": "o", "ms": 10, "mfc": "none", "mew": 1.5, "zorder": 3}
             axis.plot(finding.level.t, ratio, color=COLOURS[of], label=label, **style)
 
@@ -167,7 +168,7 @@ def eigenvectors(analysis: Analysis) -> Figure | None:
         shown = np.linspace(0, len(curve.points) - 1, columns).round().astype(int)
         for axis, j in zip(axes[2 * k], shown):
             axis.imshow(_picture(curve.points[j].numpy(), signed=False), cmap="gray", interpolation="nearest")
-            axis.set_title(f"t = {curve.t[j]:.0f}", fontsize=8)
+            axis.set_title(f"t = {when(curve.t[j])}", fontsize=8)
         for axis, j in zip(axes[2 * k + 1], shown):
             axis.imshow(
                 _picture(_oriented(curve, j), signed=True), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest"
@@ -354,8 +355,8 @@ def levels_table(analysis: Analysis) -> Table:
 def _cell(finding: Finding) -> str:
     if finding.level is None or finding.level.t is None:
         return "not found"
-    told = f"{finding.level.t:.0f}"
+    told = f"{when(finding.level.t)}"
     if finding.interval is not None:
-        told += f" [{finding.interval[0]:.0f}, {finding.interval[1]:.0f}]"
+        told += f" [{when(finding.interval[0])}, {when(finding.interval[1])}]"
     told = told if finding.kind in ("level", "crossing") else f"{finding.kind} {told}"
     return told if finding.ratio is None else f"{finding.ratio:.3f}: {told}"

@@ -24,6 +24,7 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments.diversity_records import Gain, Result, Way
 from latestart.experiments.grid import FULL
 from latestart.files import replacing
+from latestart.noise import when
 from latestart.report.floor import floor_sentence
 from latestart.report.plots import sample_sheet
 from latestart.report.record import Report
@@ -185,7 +186,7 @@ def _from(way: Way) -> str:
 
 def _setting(way: Way) -> str:
     cell = way.cell
-    where = cell.spacing if cell.t_start is None else f"t = {cell.t_start:.0f}"
+    where = cell.spacing if cell.t_start is None else f"t = {when(cell.t_start)}"
     return f"{where}{', clipped' if cell.clip else ''}"
 
 

@@ -20,6 +20,7 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments import gaussianity as normal
 from latestart.experiments import sensitivity as start
 from latestart.files import replacing
+from latestart.noise import when
 from latestart.report.floor import floor_sentence
 from latestart.report.record import Report
 from latestart.report.sweep import not_measured
@@ -154,7 +155,7 @@ def _relative(axis: Axes, curve: start.Curve, x: np.ndarray, window: tuple[float
     low, value, high = (np.array([getattr(e, end) for e in curve.relative]) for end in ("low", "value", "high"))
     best, width = min(e.value for e in curve.frechet), curve.window.width.value
     axis.fill_between(x, low, high, color=color, alpha=0.15)
-    label = f"NFE {curve.nfe}: best {best:.1f} at t = {curve.window.best:.0f}, window of {width:.0f}"
+    label = f"NFE {curve.nfe}: best {best:.1f} at t = {when(curve.window.best)}, window of {width:.0f}"
     axis.plot(x, value, color=color, marker="o", markersize=3, label=label)
     axis.plot(window, [0.9 - 0.06 * place] * 2, color=color, linewidth=5, solid_capstyle="butt")
 
@@ -202,7 +203,7 @@ def _rejections(found: Gaussianity) -> str:
 
 def _onsets(result: normal.Result) -> Iterator[str]:
     passed = "does not pass" if result.one_nat is None else "passes"
-    at = "" if result.one_nat is None else f" at t = {result.one_nat.t:.0f}"
+    at = "" if result.one_nat is None else f" at t = {when(result.one_nat.t)}"
     yield f"the divergence from the prior {passed} {normal.BUDGET:g} nat{at}"
     if not result.unseen:
         yield SEEN

@@ -347,7 +347,7 @@ def _by_bars(value: float, bars: tuple[float, float]) -> Verdict:
 
 
 def _named(levels: list[CriticalLevel]) -> str:
-    return ", ".join(f"{level.criterion} t = {when(level.t or 0)}" for level in levels)
+    return ", ".join(f"{level.criterion} t = {when(level.t)}" for level in levels)
 
 
 def runs(mask: Tensor) -> list[list[int]]:
