@@ -47,7 +47,7 @@ class ImageSet(ABC):
     @property
     @abstractmethod
     def bare(self) -> bool:
-        """Whether they are floats of which nobody has said a range."""
+        """Whether they are floats without a stated range of values."""
 
     @property
     @abstractmethod

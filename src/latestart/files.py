@@ -133,7 +133,7 @@ def kind_of(path: str | Path) -> str | None:
 
 @contextmanager
 def sound(path: str | Path, what: str) -> Iterator[None]:
-    """What fails while a thing is made of what a file holds becomes a `ValueError` that names both."""
+    """Turn any failure to build an object from a file into a `ValueError` that names both."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

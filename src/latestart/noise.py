@@ -267,7 +267,7 @@ _STD: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def refuse_kinds(scheduler: Any) -> None:
-    """Raise `TypeError` for what is taken for a scheduler by mistake, with what to give in its place."""
+    """Raise `TypeError` for a class, a pipeline or a text in place of a scheduler, with the remedy."""
     if isinstance(scheduler, type):
         raise TypeError(
             f"expected a scheduler, received the class {scheduler.__name__}: make one, {scheduler.__name__}()"

@@ -256,7 +256,7 @@ def _train(
 
 
 def _accelerator(precision: str, processes: Processes) -> Any:
-    """What moves the network to this process' device, and its gradients between the processes.
+    """The accelerator: it moves the network to this process' device, and its gradients between the processes.
 
     Raises:
         RuntimeError: it knows of other processes than there are; each would train alone.
@@ -370,7 +370,7 @@ class _Run:
         return metadata["step"]
 
     def _identity(self) -> dict[str, Any]:
-        """What makes this run the same as another: its settings and its images."""
+        """The identity of a run: its settings and its images."""
         settings = {**asdict(self.config), "channels": list(self.config.channels)}
         return {**settings, **self._files, "images": self._images}
 
@@ -528,7 +528,7 @@ def train_classifier(
 
 
 def half(precision: str, device: torch.device) -> torch.autocast:
-    """Half precision, or none, for what is computed within it."""
+    """The context of half precision, or of none."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision != "no")
 
 

@@ -51,12 +51,12 @@ class Network(Wrapped):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the samples that it is given: that of its weights, if nothing else was said."""
+        """The precision of its input: the one given to `as_network`, else that of its weights."""
         return self._given[0] or _dtype(module_of(self.model))
 
     @property
     def device(self) -> torch.device:
-        """Where it is evaluated, which for an offloaded network is not where its weights are."""
+        """The device of evaluation; the weights of an offloaded network lie elsewhere."""
         return self._given[1] or _device(module_of(self.model))
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> SimpleNamespace:
@@ -77,13 +77,13 @@ class Network(Wrapped):
         return SimpleNamespace(sample=out)
 
     def eval(self) -> "Network":
-        """This network, what it wraps in evaluation mode."""
+        """Put the wrapped network into evaluation mode."""
         if hasattr(self.model, "eval"):
             self.model.eval()
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> "Network":
-        """This network, what it wraps elsewhere or in another precision."""
+        """Move the wrapped network to another device or precision."""
         return Network(self.model.to(*args, **kwargs), self.sample_shape)
 
 
@@ -100,7 +100,7 @@ class Watched(Network):
         return self.watched(x, t, **conditions)
 
     def to(self, *args: Any, **kwargs: Any) -> "Network":
-        """Itself, what it watches elsewhere or in another precision."""
+        """Move the watched network to another device or precision."""
         self.watched = self.watched.to(*args, **kwargs)
         self.model, self._given = self.watched.model, self.watched._given
         return self
@@ -152,7 +152,7 @@ def sample_shape(model: Any) -> tuple[int, ...]:
 
 
 def module_of(model: Any) -> Any:
-    """The network inside of what is put around one: of this library, data parallel, or compiled."""
+    """The bare network inside the wrappers of this library, `DataParallel` and `torch.compile`."""
     while True:
         inner = vars(model).get("model") if isinstance(model, Wrapped) else None
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -214,7 +214,7 @@ def _dtype(module: Any) -> torch.dtype:
 
 
 def _device(module: Any) -> torch.device:
-    """Where a network is evaluated: of one that accelerate moves there piece by piece, by what it is told."""
+    """The device of evaluation: for a network that accelerate moves piece by piece, its execution device."""
     for part in module.modules() if isinstance(module, nn.Module) else ():
         where = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
         if where is not None:

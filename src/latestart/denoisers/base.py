@@ -44,7 +44,7 @@ class Denoiser(Protocol):
 
 
 def require_denoiser(denoiser: Any, what: str = "a denoiser") -> None:
-    """Raise `TypeError` for what is none: a network, which knows no levels and no `shape`, a class, a path."""
+    """Raise `TypeError` for an object that is no denoiser: a network (it has no `shape`), a class or a path."""
     if not hasattr(denoiser, "shape") or not callable(denoiser) or isinstance(denoiser, type):
         kind = denoiser.__name__ if isinstance(denoiser, type) else f"a {type(denoiser).__name__}"
         raise TypeError(

@@ -13,7 +13,7 @@ Index = slice | Tensor
 
 
 class Conditions:
-    """What a conditional network is given beside the sample and its time, one row a sample.
+    """The inputs of a conditional network beside the sample and its time, one row a sample.
 
     Args:
         network: that it is given to.

@@ -37,7 +37,7 @@ RESAMPLES = 1000  # of the samples, and of the second set
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Copying(Record):
-    """How many samples are copies.
+    """The share of samples that are copies.
 
     Attributes:
         copied: the share of samples at or below the threshold, with its 95% interval.
@@ -125,7 +125,7 @@ class CopyingFrom:
 
 
 def _at_or_below(ratios: Tensor, threshold: Tensor) -> Tensor:
-    """Which ratios are those of copies, 1 or 0: what is as near to the other set is none, wherever the threshold is."""
+    """Mark the ratios of copies by 1, others by 0; a ratio of 1 or more is never a copy."""
     return ((ratios <= threshold) & (ratios < 1)).double()
 
 

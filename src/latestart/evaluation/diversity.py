@@ -291,7 +291,7 @@ def _around(replicates: Tensor, value: float, floor: float = 0.0) -> Tensor:
 
 
 def _estimate(replicates: Tensor, value: float) -> Estimate:
-    """As `interval`, for replicates some of which are infinite."""
+    """The interval of replicates, some of them infinite."""
     finite = interval(replicates.nan_to_num(nan=_HUGE, posinf=_HUGE), value)
     return Estimate(value, *(end if end < _HUGE**0.5 else np.inf for end in (finite.low, finite.high)))
 
@@ -311,7 +311,7 @@ def _shares(classes: Tensor, k: int, resamples: int, generator: torch.Generator)
 
 
 def _exact(said: Tensor) -> bool:
-    """Whether these are shares `(K,)`, and not what was said of each image."""
+    """Whether these are shares `(K,)`, and not one class or row of probabilities for each image."""
     if said.ndim != 1 or not said.is_floating_point() or not bool((said >= 0).all()):
         return False
     return abs(float(said.double().sum()) - 1) < 1e-6
@@ -333,7 +333,7 @@ def _classes(said: Tensor) -> int:
 
 
 def classified(classify: Classify, images: Tensor, name: str = "the classifier") -> Tensor:
-    """What a classifier says of images `(N, C, H, W)` in [0, 1], in batches; raises `ValueError` if not of each one."""
+    """Classify images `(N, C, H, W)` in [0, 1] in batches; raise `ValueError` unless each one gets an answer."""
     said = torch.cat([torch.as_tensor(classify(part)).detach().cpu() for part in images.split(BATCH)])
     if len(said) != len(images):
         raise ValueError(f"{name} gave {len(said)} answers for {len(images)} images")

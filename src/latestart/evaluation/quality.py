@@ -123,7 +123,7 @@ class FrechetTo:
         self.factor = _factor(reference)
 
     def __call__(self, features: Tensor) -> float:
-        """The distance of features `(N, D)`; as many as D or fewer are warned of, with the rank of their covariance."""
+        """The distance of features `(N, D)`; warns if N is at most D, with the rank of their covariance."""
         _warn_of_rank(len(features), len(self.mean))
         return float(self.weighted(features, torch.ones(1, len(features), dtype=torch.float64))[0])
 

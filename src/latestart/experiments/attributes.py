@@ -301,7 +301,7 @@ def _loss(network: Classifier, train: Known, index: Tensor, precision: str) -> T
 
 
 def scores(reader: AttributeClassifier, known: Known) -> dict[str, Score]:
-    """What a classifier says of pictures, against what is known of them."""
+    """Score a classifier on pictures with known attributes."""
     said = reader(known.images.unit())
     return {
         name: counted(known.attributes[name], said[name].argmax(1), values) for name, values in known.values.items()
@@ -309,7 +309,7 @@ def scores(reader: AttributeClassifier, known: Known) -> dict[str, Score]:
 
 
 def counted(true: Tensor, said: Tensor, values: tuple[str, ...]) -> Score:
-    """The score of class indices `(N,)` that were said, against the true ones."""
+    """Score predicted class indices `(N,)` against the true ones."""
     k = len(values)
     return Score(values, (true * k + said).bincount(minlength=k * k).view(k, k))
 

@@ -159,7 +159,7 @@ def _trailing(sampler: str, nfe: int) -> Cell:
 
 
 def floor(samples: int, name: str = "mnist") -> dict[str, float]:
-    """The distance of as many test images (at most 4,000) to the training set: what a perfect sampler would score."""
+    """The distance of test images, as many as samples, to the training set: the score of a perfect sampler."""
     bundle = zoo.load(name)
     images = torch.cat([bundle.images(which).unit() for which in ("heldout-a", "heldout-b")])[:samples]
     return {"samples": len(images), "frechet": FrechetTo(bundle.statistics("train"))(bundle.features(images))}

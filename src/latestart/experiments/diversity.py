@@ -61,7 +61,7 @@ Tell = Callable[[str], None]
 
 
 class Readings(NamedTuple):
-    """What a way's images are kept as.
+    """The stored form of a way's images.
 
     Features `(N, F)`, what the reader said by attribute, the first 16, and the share of copies: None where there is
     nothing to tell copies by, and in what was kept before copies were counted.
@@ -212,7 +212,7 @@ class Experiment:
         return Readings(judge.extract(in_unit_range(images)), self.reader(images), to_pixels(images[:SHOWN]), copied)
 
     def _readings(self, planned: Planned) -> Readings | None:
-        """What is kept of a way; None where there is nothing, or nothing sound."""
+        """The stored readings of a way; None if there are none, or damaged ones."""
         try:
             tensors, metadata = load_tensors(self._file(planned), CELL)
             if not is_of(metadata.get("configuration"), self._configuration(planned)):

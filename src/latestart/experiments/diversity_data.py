@@ -75,7 +75,7 @@ def drawn_with(name: str, values: Sequence[str] | None, index: Tensor) -> Tensor
 
 
 def facts_of(data: Data, read: dict[str, Tensor], samples: int, seed: int, reader: Reader) -> Facts:
-    """What was read and is known of the data, beside as many samples.
+    """Readings and known attributes of the data, for the same number of images as samples.
 
     Args:
         data: of the experiment.

@@ -74,7 +74,7 @@ class Gain:
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """What was read and is known of the data.
+    """Readings and known attributes of the data.
 
     Attributes:
         images: whose attributes were read.

@@ -68,7 +68,7 @@ class Faces(Record):
     attributes: dict[str, np.ndarray]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What an npz file of them holds: `images`, `labels`, and an array for each attribute."""
+        """The arrays of an npz file: `images`, `labels`, and one for each attribute."""
         assert self.images.labels is not None
         pixels = self.images.pixels.movedim(1, -1).numpy()
         return {"images": pixels, "labels": self.images.labels.numpy(), **self.attributes}

@@ -218,7 +218,7 @@ class Levels:
         self.configuration: dict[str, Any] = {"version": VERSION, "stops": STOPS, **named}
 
     def measure(self, progress: Progress | None = None) -> None:
-        """Test what is missing, from the highest noise down; `progress(done, total, what)` is told of every level."""
+        """Test the missing levels, from the highest noise down, and call `progress(done, total, what)` after each."""
         missing = [t for t in self.starts if self._stored(t) is None]
         if not missing:
             return
@@ -269,7 +269,7 @@ class Levels:
         return kept_at(self.out / "levels", "{}.json", key_of(self._named(t_start)))
 
     def _stored(self, t_start: int) -> dict[tuple[str, str], Gaussianity] | None:
-        """What is kept of a level; None where there is nothing, or nothing sound."""
+        """The stored result of a level; None if there is none, or a damaged one."""
         path = self._file(t_start)
         if not path.is_file():
             return None
@@ -290,7 +290,7 @@ def _found(known: dict[str, Any]) -> Gaussianity:
 
 
 def chosen(images: Images, samples: int, shape: tuple[int, ...]) -> Images:
-    """As many of the images as there are samples, each its own.
+    """Draw one image for each sample, none of them twice.
 
     Raises:
         ValueError: too few of them, or of another shape than the model's samples.

@@ -68,7 +68,7 @@ class Cell:
         return self.nfe * self.samples
 
     def settings(self) -> dict[str, Any]:
-        """What `make_sampler` is to be told of the sampler."""
+        """The arguments of `make_sampler` for the sampler."""
         return {"spacing": self.spacing, **clipping(self.sampler, self.clip)}
 
 

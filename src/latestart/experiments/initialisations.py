@@ -393,14 +393,14 @@ class _Starts:
         return lowest, max(start_level(late_start(scheduler, high, n)) for n in steps)
 
     def _beside(self, kind: str) -> tuple[Any, str] | None:
-        """What lies beside the model, if it does."""
+        """The path of a file beside the model, or None."""
         path = None if self.folder is None else self.folder / SHIPPED[kind]
         if path is None or not path.is_file():
             return None
         return load_prior(path), fingerprint(path.read_bytes())
 
     def _kept(self, kind: str, fit: Callable[[], Any], load: Callable[[Path], Any], *settings: Any) -> tuple[Any, str]:
-        """What was fitted to these images with these settings, from its file, or now."""
+        """Load the fit to these images with these settings, or make it."""
         return kept(self.out, kind, fit, load, self.images, *settings)
 
 
@@ -495,7 +495,7 @@ def _related(rows: list[Row]) -> Iterable[Row]:
 
 
 def _floor(subject: Subject, setting: Setting) -> tuple[Figures | None, int]:
-    """The figures of images that the model has not seen, and how many these are: at most as many as samples."""
+    """The figures of unseen images, and their number, at most that of the samples."""
     copying = subject.judge.reference.copying
     if copying is None:
         return None, 0
@@ -504,7 +504,7 @@ def _floor(subject: Subject, setting: Setting) -> tuple[Figures | None, int]:
 
 
 def unseen_copies(train: Images, held_out: Images, second: Images) -> Estimate | None:
-    """The share of copies among every second held-out image, told by the others; None if there is but one.
+    """The share of copies among every second held-out image, with the others as the held-out set; None if there is one.
 
     The images that samples are told by cannot be told by themselves: each is at no distance from its own set.
     """

@@ -54,7 +54,7 @@ class Floor:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "Floor":
-        """What `record` wrote."""
+        """Read the figures that `record` wrote."""
         return cls(record["images"], Estimate(record["value"], record["low"], record["high"]))
 
 
@@ -86,7 +86,7 @@ class Figures(Record):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reference(Record):
-    """What samples are held against.
+    """The data that samples are compared with.
 
     Attributes:
         statistics: of the features of the whole data set.
@@ -160,7 +160,7 @@ class Choice(Generic[T]):
 
 
 def choose(scan: Sequence[T], first: Callable[[T], Figures], again: Callable[[T], Figures | None]) -> Choice[T]:
-    """The best of a scan by its distance, and the best that does not copy: by one seed, of which some are drawn again.
+    """Choose the best of a scan by its distance, and the best that does not copy, by the figures of two seeds.
 
     What copies in either draw copies. What is chosen may so change once it is drawn again: draw, and choose again,
     until nothing new is chosen.
@@ -315,7 +315,7 @@ def _copying_sets(data: Images, unseen: Images) -> tuple[Images, Images, Images]
 
 
 def _some(images: Images, count: int) -> Images:
-    """As many images, drawn once and for all: files are often in the order of their classes."""
+    """Draw a fixed sample of images: files are often in the order of their classes."""
     order = torch.randperm(len(images), generator=seeded(0))
     return Images(images.pixels[order[:count]])
 

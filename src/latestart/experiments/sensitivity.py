@@ -188,7 +188,7 @@ class Curve(Record):
 
     @property
     def best(self) -> int:
-        """Which start is the best."""
+        """The index of the best start."""
         return min(range(len(self.frechet)), key=lambda i: self.frechet[i].value)
 
     def record(self) -> dict[str, Any]:

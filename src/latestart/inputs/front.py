@@ -174,7 +174,7 @@ class Stream(ImageSet):
 
     @staticmethod
     def _tell_axes(rows: int, values: int) -> None:
-        """Batches of as many vectors as these have values are hardly meant; of others say how they are read."""
+        """Refuse square items, which may be grey pictures; warn that others are read as batches of vectors."""
         ways = f"say which by ls.as_images(images, shape={(values,)}) or shape={(1, rows, values)}"
         if rows == values:
             raise ValueError(f"items of the shape {(rows, values)} may be {rows} vectors, or one grey picture: {ways}")
@@ -219,7 +219,7 @@ class Stream(ImageSet):
 
 
 class _Reader:
-    """What makes images of a thing, with what is known of all of them."""
+    """A reader of images in any form, with the shape, range and background known of all of them."""
 
     def __init__(
         self,
@@ -320,7 +320,7 @@ class _Reader:
             require_inside(low, high, self.value_range, what)
 
     def _whole(self, images: Images) -> Images:
-        """Images that are all there are, checked against the range that they were said to have."""
+        """Check the whole set of images against the stated range."""
         if images.value_range is not None and images.pixels.numel():
             low, high = (float(end) for end in images.pixels.aminmax())
             require_range(low, high, images.value_range, len(images))

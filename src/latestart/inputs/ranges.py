@@ -27,7 +27,7 @@ def named_range(low: float, high: float) -> Range | None:
 
 
 def require_inside(low: float, high: float, expected: Range, what: str = "the images") -> None:
-    """Raise `ValueError`, with the remedy, if values from `low` to `high` leave the range that was said."""
+    """Raise `ValueError`, with the remedy, if values from `low` to `high` leave the stated range."""
     slack = SLACK * (expected[1] - expected[0])
     if not (expected[0] - slack <= low and high <= expected[1] + slack):
         raise ValueError(_of_another_range(low, high, expected, what))

@@ -214,7 +214,7 @@ def safe_range(e: Evidence) -> tuple[float, float] | None:
 
 
 def advice(verdict: Verdict, safe: tuple[float, float] | None, e: Evidence) -> str:
-    """What to do, in a sentence."""
+    """The recommendation in one sentence."""
     subject = verdict if e.at is None else f"a start at t = {when(e.at.t)} is {verdict}"
     if safe is None:
         return f"{subject}: there is no t at which a late start from this prior is safe"
@@ -275,7 +275,7 @@ def _fitted_to(prior: Any, images: Tensor) -> bool:
 
 
 def _conditions(network: Network, labels: Tensor | None, kwargs: Mapping[str, Any] | None, n: int) -> Conditions:
-    """What a conditional network is given; labels are for the criteria alone where it knows no classes."""
+    """The conditions of the network; labels serve the criteria alone if it knows no classes."""
     if network.classes and labels is None:
         raise ValueError(
             f"the network is conditional on {network.classes} classes: the class of each image is needed, got None"

@@ -138,7 +138,7 @@ def _densities(mixture: Mixture, y: Tensor) -> Tensor:
 
 
 def _trials(densities: dict[int, Tensor], copies: dict[int, Copying]) -> list[Trial]:
-    """What is known of each number, from the log-density of every held-out image and from the copying."""
+    """The evidence for each number: the log-density of every held-out image, and the copying."""
     honest = [k for k in copies if copies[k].within_bar] or list(copies)
     best = densities[max(honest, key=lambda k: float(densities[k].mean()))]
     trials = []
@@ -168,7 +168,7 @@ def _candidates(candidates: Sequence[int] | None, count: int) -> list[int]:
 
 
 def _fitted(images: Placed, candidates: list[int], seed: int, options: dict[str, Any]) -> dict[int, Mixture]:
-    """The mixtures that can be fitted; more components than the images can be told into are none."""
+    """Fit the mixtures, and leave out numbers of components that the images cannot be divided into."""
     found: dict[int, Mixture] = {}
     failure = None
     for k in candidates:
@@ -194,7 +194,7 @@ def _unit(values: Tensor) -> Tensor:
 
 
 def _range_of(images: Images) -> Range | None:
-    """Lowest and highest value of floats of which nobody has said a range."""
+    """Lowest and highest value of floats without a stated range."""
     if not images.bare or not len(images):
         return None
     low, high = images.pixels.aminmax()

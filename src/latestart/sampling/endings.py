@@ -12,7 +12,7 @@ SMALL = "fixed_small"  # and fixed_small_log: 1e-20 at the last step
 
 
 def finished(scheduler: Any, timestep: Any, result: Any) -> Any:
-    """What a scheduler's step returned, at the end of its run without noise.
+    """The result of a scheduler's step, without the noise that the last step of a run must not add.
 
     Args:
         scheduler: that has stepped.

@@ -40,7 +40,7 @@ TOP = 0.99  # pipelines' grids begin at 1, or at 0.999
 
 
 class LateStarted:
-    """What a late-started scheduler puts before its own class."""
+    """The base class that stands before the own class of a late-started scheduler."""
 
     cut: Any
     late_steps: int

@@ -252,7 +252,7 @@ def _unclipped_length(scheduler: Any) -> int:
 
 
 def _own_scale(scheduler: Any, noise: Noise) -> float:
-    """What `scale_model_input` multiplies the scheduler's sample by to make it `x_t`."""
+    """The factor of `scale_model_input`, from the scheduler's sample to `x_t`."""
     if noise.kind != "vp":
         return 1.0  # there the input scale, if any, belongs to the network
     probe = copy.deepcopy(scheduler)  # it counts its steps from the first call
@@ -278,7 +278,7 @@ def _checked_time(t_start: Any) -> float:
 
 
 def _check_times(late: Any, scheduler: Any, t_start: float) -> None:
-    """Whatever the class: a run that begins elsewhere, or passes below the data, is worse than no run."""
+    """Raise `ValueError` for a run that begins at another time or passes below the data."""
     kind = Noise.from_scheduler(late).kind
     first, lowest = (len(late.alphas_cumprod) - 1, 0) if kind == "vp" else (t_start, -math.inf)
     times = late.timesteps.tolist()

@@ -31,7 +31,7 @@ from latestart.sampling.seeds import sample_generator
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result(Record):
-    """What `generate` returns.
+    """The result of `generate`.
 
     Attributes:
         samples: `(n, *shape)` in the model's value range, as the sampler left them.

@@ -39,7 +39,7 @@ FOLLOWS = 0.5  # of the R^2, as in `check`
 
 @dataclass(frozen=True)
 class Match:
-    """What a prior and a model say of the same samples.
+    """The outputs of a prior and a model for the same samples, compared.
 
     Attributes:
         far, near: the levels sigma at which they were asked.
@@ -64,7 +64,7 @@ class Match:
 
     @property
     def sentence(self) -> str:
-        """What was seen, in words; where they disagree, with what may be the cause."""
+        """The comparison in words, with the possible causes of a disagreement."""
         (low, high), (model_low, model_high) = self.means
         seen = (
             f"at sigma = {self.far:.3g} the mean image of the prior runs from {low:.3g} to {high:.3g} and that of the "
@@ -163,7 +163,7 @@ def doubt(network: Network, late: Any, prior: StartDistribution, conditions: Con
 def _asked(
     network: Network, scheduler: Any, prior: Prior, conditions: Conditions | None
 ) -> tuple[NetworkDenoiser, Tensor | int | None]:
-    """The network's denoiser of as many samples as are compared, and the labels as the prior takes them."""
+    """The network's denoiser for the compared samples, and their labels in the prior's form."""
     given = conditions
     if given is None:
         every = None if network.classes is None else torch.arange(network.classes)
@@ -178,7 +178,7 @@ def _asked(
 def _kept(
     prior: Prior, labels: Tensor | int | None, denoiser: NetworkDenoiser, z: Tensor, sigma: float
 ) -> tuple[Tensor, Tensor]:
-    """What the denoisers of both make of the noised prior's samples."""
+    """Denoise the noised prior's samples by the prior and by the network."""
     y = prior.noised(sigma).push(z, labels)
     return prior(y, sigma, labels), evaluate(denoiser, y, sigma, "model")
 

@@ -59,7 +59,7 @@ ELSEWHERE = {
 
 
 def telling(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that says, of an argument by its name in diffusers, which of its own arguments that is."""
+    """Let a function answer an argument by its name in diffusers with its own name of it."""
     own = inspect.signature(function).parameters
 
     @functools.wraps(function)

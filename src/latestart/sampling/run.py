@@ -64,7 +64,7 @@ class Run:
             scheduler.noise_sampler_seed = _seeds(generators)
 
     def model_input(self, x: Tensor, t: Any) -> Tensor:
-        """What the network is given for the sample `x`, (B, *shape), at time `t`."""
+        """The input of the network for the sample `x`, (B, *shape), at time `t`."""
         return self.scheduler.scale_model_input(x, t) if hasattr(self.scheduler, "scale_model_input") else x
 
     def step(self, output: Tensor, t: Any, x: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def uses_variances(scheduler: Any) -> bool:
 
 
 def without_variances(scheduler: Any) -> Any:
-    """A scheduler of one's own, told that variances are cut off: those that do it themselves keep three channels."""
+    """Set a scheduler to a network whose variances are cut off: some classes would cut to three channels themselves."""
     if not uses_variances(scheduler) and str(scheduler.config.get("variance_type")).startswith("learned"):
         getattr(scheduler, "cut", scheduler).register_to_config(variance_type=None)
     return scheduler

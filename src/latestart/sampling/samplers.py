@@ -58,7 +58,7 @@ def can_clip(name: str) -> bool:
 
 
 def clipping(name: str, clip: bool) -> dict[str, Any]:
-    """What `make_sampler` is to be told so that the sampler called `name` clips the predicted image, or does not.
+    """The settings by which the sampler called `name` clips the predicted image, or does not.
 
     A dynamic threshold of no more than 1 is to clip, for the classes that know no other way. One that cannot clip at
     all is told to by a setting that it does not have, and so refused by `make_sampler`.

@@ -28,7 +28,7 @@ _OPTIONS = (*CURVED.values(), "use_beta_sigmas")  # of diffusers' configurations
 
 
 def spaced(kind: Any, spacing: str) -> tuple[Any, dict[str, Any]]:
-    """The class whose times have a spacing, and what is to be changed in its configuration.
+    """The class that spreads its times by a spacing, and the changes to its configuration.
 
     Args:
         kind: a diffusers scheduler's class.
