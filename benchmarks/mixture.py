@@ -30,7 +30,7 @@ import latestart as ls
 from latestart import zoo
 from latestart.denoisers.patches import Unshuffled
 from latestart.experiments.demo import REFERENCE, Cell, Measured, best_of, measure
-from latestart.experiments.judge import Figures, over, shipped_judge
+from latestart.lab.judge import Figures, over, shipped_judge
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from latestart.cli.sweep import sweep
-from latestart.experiments.grid import Grid, read_grid
+from latestart.lab.grid import Grid, read_grid
 from tiny import tiny_folder
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "sweep.yaml"

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from latestart import features as module
 from latestart.cli.classifier import classifier
-from latestart.experiments.judge import open_features
 from latestart.features import Classifier, ClassifierFeatures, InceptionFeatures
 from latestart.files import load_tensors, save_tensors
+from latestart.lab.judge import open_features
 
 # the network of Inception, stood in for by one that notes what it is handed
 

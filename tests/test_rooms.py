@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src" / "latestart"
 FLOORS = [
-    {"checks", "device", "records", "shipped"},
+    {"checks", "device", "records", "settings", "shipped"},
     {"files", "processes", "datasets"},
     {"noise", "data"},
     {"inputs"},
@@ -16,6 +16,8 @@ FLOORS = [
     {"evaluation"},
     {"theory"},
     {"sampling"},
+    {"lab"},
+    {"diagnosis"},
     {"experiments"},
     {"report"},
     {"cli"},

@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from latestart.files import replacing
-from latestart.report.record import NAME
+from latestart.lab.report import NAME
 
 WIDEST, COLOURS = 1600, 256
 PICTURE = re.compile(r"^!\[(.*)\]\((.+)\)$", re.MULTILINE)

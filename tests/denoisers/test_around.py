@@ -14,8 +14,8 @@ from latestart.denoisers.folders import load_model, save_model
 from latestart.denoisers.networks import from_diffusers
 from latestart.denoisers.patches import Unshuffled
 from latestart.denoisers.wrappers import HalfPrecision
-from latestart.experiments.subjects import weights
 from latestart.gaussians.basis import Dense
+from latestart.lab.subjects import weights
 from latestart.theory.jacobian import leading_eigenvalue
 from latestart.train import TrainConfig, _weights, train
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from latestart.cli import app
 from latestart.evaluation.quality import Estimate
 from latestart.experiments import demo
-from latestart.experiments.judge import Figures
+from latestart.lab.judge import Figures
 
 SOME = Estimate(0.5, 0.4, 0.6)
 

@@ -16,18 +16,18 @@ from latestart.cli.diversity import diversity
 from latestart.evaluation.diversity import chance
 from latestart.experiments import diversity as experiment
 from latestart.experiments import diversity_ways, readers
-from latestart.experiments.cells import Meter, measured
 from latestart.experiments.diversity_data import drawn_with
 from latestart.experiments.diversity_records import Way
 from latestart.experiments.faces import SHARES, drawn
-from latestart.experiments.grid import Cell
-from latestart.experiments.judge import Judge, Reference
-from latestart.experiments.subjects import Subject
 from latestart.features import Classifier
 from latestart.files import load_tensors, save_tensors
 from latestart.gaussians.basis import Dense
+from latestart.lab.cells import Meter, measured
+from latestart.lab.grid import Cell
+from latestart.lab.judge import Judge, Reference
+from latestart.lab.report import markdown_table
+from latestart.lab.subjects import Subject
 from latestart.report import diversity as report
-from latestart.report.record import markdown_table
 from rendezvous import together
 
 SHAPE, LEFT = (1, 2, 2), 0.7  # the share of the data that are dark

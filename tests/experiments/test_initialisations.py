@@ -15,14 +15,14 @@ from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import Estimate, feature_statistics
 from latestart.experiments import initialisations as experiment
-from latestart.experiments.cells import Outcome
 from latestart.experiments.initialisations import Point, Setting
-from latestart.experiments.judge import Figures, Floor, Judge, Reference, over
 from latestart.experiments.starts import FlowConfig, NoisedImages, Reshaped
-from latestart.experiments.subjects import Subject
 from latestart.gaussians.basis import Isotropic
+from latestart.lab.cells import Outcome
+from latestart.lab.judge import Figures, Floor, Judge, Reference, over
+from latestart.lab.report import markdown_table
+from latestart.lab.subjects import Subject
 from latestart.report.initialisations import starts_picture, starts_report, starts_table
-from latestart.report.record import markdown_table
 
 SHAPE, LOW, HIGH = (1, 4, 4), 16, 448
 SCHEDULER = DDPMScheduler(clip_sample=False)

@@ -13,12 +13,12 @@ import latestart as ls
 from latestart.cli.late_start import late_start
 from latestart.evaluation.quality import Estimate
 from latestart.experiments import late_start_curve as experiment
-from latestart.experiments.cells import Outcome, Planned
-from latestart.experiments.grid import Cell
-from latestart.experiments.judge import Figures, Judge, Reference
-from latestart.experiments.subjects import Subject
 from latestart.files import write_json
 from latestart.gaussians.basis import Dense
+from latestart.lab.cells import Outcome, Planned
+from latestart.lab.grid import Cell
+from latestart.lab.judge import Figures, Judge, Reference
+from latestart.lab.subjects import Subject
 from latestart.report.floor import floor_sentence
 from latestart.report.late_start import late_start_report, sentences
 from tiny import tiny_folder

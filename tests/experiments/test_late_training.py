@@ -14,10 +14,10 @@ from latestart.data import Images
 from latestart.denoisers.folders import load_model
 from latestart.evaluation.quality import feature_statistics
 from latestart.experiments import late_training as experiment
-from latestart.experiments import subjects
-from latestart.experiments.judge import Judge, Reference
 from latestart.experiments.late_training import Setting, over_seeds
 from latestart.gaussians.gaussian import Gaussian
+from latestart.lab import subjects
+from latestart.lab.judge import Judge, Reference
 from latestart.noise import Noise
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import make_sampler

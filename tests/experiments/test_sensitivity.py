@@ -17,9 +17,9 @@ from latestart.cli.early import sensitivity
 from latestart.data import Images, to_pixels
 from latestart.evaluation.quality import Estimate
 from latestart.experiments import sensitivity as experiment
-from latestart.experiments.judge import Floor, Judge, Reference
-from latestart.experiments.subjects import Subject, beside
 from latestart.gaussians.basis import Dense
+from latestart.lab.judge import Floor, Judge, Reference
+from latestart.lab.subjects import Subject, beside
 from latestart.report import early
 from latestart.report.floor import floor_sentence
 from tiny import tiny_folder

@@ -15,16 +15,16 @@ from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import Estimate, feature_statistics, frechet
 from latestart.experiments import paper_pndm, table1
-from latestart.experiments.cells import Outcome, again
-from latestart.experiments.grid import Cell, Grid
-from latestart.experiments.judge import Figures, Judge, Reference, over
 from latestart.experiments.published import dataset_of, published
-from latestart.experiments.subjects import Subject
-from latestart.experiments.sweep import Sweep
 from latestart.experiments.table1 import Table, choosable
 from latestart.experiments.table1_cells import Options, entries, sample
 from latestart.experiments.table1_rows import rows, winners
-from latestart.report.record import markdown_table
+from latestart.lab.cells import Outcome, again
+from latestart.lab.grid import Cell, Grid
+from latestart.lab.judge import Figures, Judge, Reference, over
+from latestart.lab.report import markdown_table
+from latestart.lab.subjects import Subject
+from latestart.lab.sweep import Sweep
 from latestart.report.table1 import blocks, headline, table_report
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import can_clip, make_sampler

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latestart.report.record import NAME, Report
+from latestart.lab.report import NAME, Report
 
 
 @pytest.fixture

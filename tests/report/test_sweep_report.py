@@ -5,8 +5,8 @@ from typer.testing import CliRunner
 
 from latestart.cli.sweep import sweep
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.grid import Grid
-from latestart.experiments.judge import Floor
+from latestart.lab.grid import Grid
+from latestart.lab.judge import Floor
 from latestart.report.sweep import floor_sentences, sweep_report
 from tiny import tiny_folder
 

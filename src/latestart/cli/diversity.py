@@ -100,8 +100,8 @@ def diversity(
     with friendly():
         check_first(images, held_out, out=out, models=[model], samplers=names(sampler))
         from latestart.experiments import diversity as experiment
-        from latestart.experiments.grid import Grid
         from latestart.files import write_json
+        from latestart.lab.grid import Grid
         from latestart.processes import processes
         from latestart.report import diversity as report
 

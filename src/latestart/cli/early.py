@@ -104,8 +104,8 @@ def sensitivity(
     with friendly():
         check_first(images, held_out, out=out, models=[model])
         from latestart.experiments import sensitivity as experiment
-        from latestart.experiments.grid import Grid
         from latestart.files import write_json
+        from latestart.lab.grid import Grid
         from latestart.processes import processes
         from latestart.report import early
 

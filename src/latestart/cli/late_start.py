@@ -60,8 +60,8 @@ def late_start(
     with friendly():
         check_first(images, held_out, levels, out=out, models=[model])
         from latestart.experiments import late_start_curve as experiment
-        from latestart.experiments.grid import Grid
         from latestart.files import write_json
+        from latestart.lab.grid import Grid
         from latestart.processes import processes
         from latestart.report import late_start as report
 

@@ -87,8 +87,8 @@ def sweep(
     }  # fmt: skip
     with friendly():
         check_first(images, held_out, out=out, models=names(model or ""), samplers=names(sampler or ""))
-        from latestart.experiments.grid import Grid, read_grid
-        from latestart.experiments.sweep import open_sweep
+        from latestart.lab.grid import Grid, read_grid
+        from latestart.lab.sweep import open_sweep
         from latestart.processes import processes
         from latestart.report.sweep import sweep_report
 

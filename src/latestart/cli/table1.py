@@ -80,9 +80,9 @@ def table1(
             images, held_out, gaussian, mixture, out=out, models=[model], samplers=[*names(samplers), *names(solvers)]
         )
         from latestart.experiments import table1 as experiment
-        from latestart.experiments.grid import Grid
         from latestart.experiments.published import dataset_of, published
         from latestart.experiments.table1_cells import Options
+        from latestart.lab.grid import Grid
         from latestart.processes import processes
         from latestart.report import table1 as report
 

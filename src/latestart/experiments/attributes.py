@@ -29,9 +29,9 @@ from latestart.data import Images, load_images, to_floats
 from latestart.device import own_device
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.faces import SHARES
-from latestart.experiments.keys import fingerprint
 from latestart.features import Classifier
 from latestart.files import load_tensors, require_finite, save_tensors, sound
+from latestart.lab.store import fingerprint
 from latestart.records import Record
 from latestart.train import half
 

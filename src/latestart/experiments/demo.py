@@ -28,7 +28,7 @@ from torch import Tensor
 from latestart import zoo
 from latestart.device import own_device
 from latestart.evaluation.quality import Estimate, FrechetTo
-from latestart.experiments.judge import Figures, over, shipped_judge
+from latestart.lab.judge import Figures, over, shipped_judge
 from latestart.records import Record
 from latestart.sampling.generate import generate
 from latestart.sampling.samplers import make_sampler

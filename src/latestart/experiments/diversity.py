@@ -42,17 +42,17 @@ from torch import Tensor
 from latestart.data import in_unit_range, to_pixels
 from latestart.evaluation.diversity import Diversity, attribute, vendi
 from latestart.evaluation.quality import Estimate, interval
-from latestart.experiments.cells import Meter, Planned, Progress, again, describe, first_line, measured
 from latestart.experiments.diversity_data import facts_of, open_data
 from latestart.experiments.diversity_records import Result, Way, best_of, gains_of
 from latestart.experiments.diversity_ways import Settings, chosen, planned_ways
-from latestart.experiments.grid import FULL
-from latestart.experiments.judge import COMPARED, few_samples
-from latestart.experiments.keys import is_of, kept_at, key_of
 from latestart.experiments.readers import doubtful, open_reader, read_all, scores_of
-from latestart.experiments.subjects import open_subjects
-from latestart.experiments.sweep import shares
 from latestart.files import load_tensors, save_tensors
+from latestart.lab.cells import Meter, Planned, Progress, again, describe, first_line, measured
+from latestart.lab.grid import FULL
+from latestart.lab.judge import COMPARED, few_samples
+from latestart.lab.store import is_of, kept_at, key_of
+from latestart.lab.subjects import open_subjects
+from latestart.lab.sweep import shares
 from latestart.processes import Processes
 
 CELL = "diversity-cell"

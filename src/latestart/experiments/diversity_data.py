@@ -19,8 +19,8 @@ from latestart.evaluation.diversity import attribute, chance
 from latestart.experiments.attributes import known_attributes
 from latestart.experiments.diversity_records import Facts
 from latestart.experiments.faces import SHARES
-from latestart.experiments.judge import Judge
 from latestart.experiments.readers import Reader, doubtful, reads_labels
+from latestart.lab.judge import Judge
 from latestart.records import Record
 
 MOST = 10_000  # images whose attributes are read

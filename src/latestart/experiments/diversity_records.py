@@ -10,8 +10,8 @@ from latestart.evaluation.diversity import Attribute, Diversity, ratio
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.attributes import Score
 from latestart.experiments.diversity_ways import Settings
-from latestart.experiments.grid import FULL, Cell
-from latestart.experiments.judge import Floor
+from latestart.lab.grid import FULL, Cell
+from latestart.lab.judge import Floor
 from latestart.records import Record
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from latestart.denoisers.adapter import as_network
-from latestart.experiments.cells import Planned, describe, first_line, plan
-from latestart.experiments.grid import FULL, Cell, Grid
-from latestart.experiments.keys import kept_at, key_of
-from latestart.experiments.subjects import Subject
 from latestart.files import read_json, write_json
+from latestart.lab.cells import Planned, describe, first_line, plan
+from latestart.lab.grid import FULL, Cell, Grid
+from latestart.lab.store import kept_at, key_of
+from latestart.lab.subjects import Subject
 from latestart.sampling.choose import choose_start
 from latestart.sampling.samplers import can_clip, make_sampler
 from latestart.sampling.spacings import TIMES

@@ -42,12 +42,12 @@ from torch import Tensor
 from latestart.data import Images
 from latestart.denoisers.adapter import sample_shape
 from latestart.evaluation.gaussianity import REPLICATES, Gaussianity, Test, gaussianity
-from latestart.experiments import divergence
-from latestart.experiments.divergence import kept_divergence, nats_at, require_no_classes, some
-from latestart.experiments.keys import fingerprint, is_of, kept_at, key_of
-from latestart.experiments.subjects import open_images, open_network, open_prior
 from latestart.files import read_json, write_json
 from latestart.gaussians.gaussian import Gaussian
+from latestart.lab import divergence
+from latestart.lab.divergence import kept_divergence, nats_at, require_no_classes, some
+from latestart.lab.store import fingerprint, is_of, kept_at, key_of
+from latestart.lab.subjects import open_images, open_network, open_prior
 from latestart.noise import Noise
 from latestart.records import Record
 from latestart.sampling.loop import check_level, trajectory

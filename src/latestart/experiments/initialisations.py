@@ -45,18 +45,18 @@ from latestart.denoisers.adapter import as_network
 from latestart.device import own_device
 from latestart.evaluation.copying import CopyingFrom
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.cells import Outcome, first_line, plan
-from latestart.experiments.grid import FULL, Cell, Grid
-from latestart.experiments.judge import Figures, choose, over
-from latestart.experiments.keys import fingerprint
 from latestart.experiments.starts import Box, Flow, FlowConfig, NoisedImages, Reshaped, fit_flow, kept, require_zuko
-from latestart.experiments.subjects import SHIPPED, Subject, open_subjects
-from latestart.experiments.sweep import Sweep
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.lowrank import LowRank
 from latestart.gaussians.mixture import COMPONENTS, Mixture
 from latestart.gaussians.priors import load_prior
+from latestart.lab.cells import Outcome, first_line, plan
+from latestart.lab.grid import FULL, Cell, Grid
+from latestart.lab.judge import Figures, choose, over
+from latestart.lab.store import fingerprint
+from latestart.lab.subjects import SHIPPED, Subject, open_subjects
+from latestart.lab.sweep import Sweep
 from latestart.processes import Processes
 from latestart.sampling.late_start import late_start, start_level
 

@@ -38,15 +38,15 @@ from latestart.experiments import analyze
 from latestart.experiments.analysis import CLOUD
 from latestart.experiments.analysis_task import Settings as Fineness
 from latestart.experiments.analysis_task import prepare
-from latestart.experiments.cells import Outcome, Planned, Progress, plan
-from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
-from latestart.experiments.judge import Figures, Floor, few_samples, ratio, ratio_replicates
-from latestart.experiments.keys import key_of
-from latestart.experiments.subjects import SHIPPED, Subject, open_subjects
-from latestart.experiments.sweep import Sweep
 from latestart.features import ClassifierFeatures
 from latestart.files import read_json, write_json
 from latestart.gaussians.gaussian import Gaussian, load_gaussian
+from latestart.lab.cells import Outcome, Planned, Progress, plan
+from latestart.lab.grid import FULL, PLAIN, Cell, Grid
+from latestart.lab.judge import Figures, Floor, few_samples, ratio, ratio_replicates
+from latestart.lab.store import key_of
+from latestart.lab.subjects import SHIPPED, Subject, open_subjects
+from latestart.lab.sweep import Sweep
 from latestart.processes import Processes
 from latestart.sampling.spacings import TIMES
 

@@ -33,16 +33,16 @@ from latestart.data import Images, load_images
 from latestart.denoisers.folders import SIDECAR
 from latestart.device import own_device
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.cells import plan
-from latestart.experiments.grid import Cell
-from latestart.experiments.judge import Figures, Judge, open_features, reference_of, shipped_judge
-from latestart.experiments.keys import fingerprint
 from latestart.experiments.starts import kept
-from latestart.experiments.subjects import Subject, open_network
-from latestart.experiments.sweep import Sweep
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.mixture import Mixture
 from latestart.gaussians.priors import load_prior
+from latestart.lab.cells import plan
+from latestart.lab.grid import Cell
+from latestart.lab.judge import Figures, Judge, open_features, reference_of, shipped_judge
+from latestart.lab.store import fingerprint
+from latestart.lab.subjects import Subject, open_network
+from latestart.lab.sweep import Sweep
 from latestart.noise import Noise
 from latestart.processes import Processes
 from latestart.train import TIMES, TrainConfig, train, training_schedule

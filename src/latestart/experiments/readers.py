@@ -24,9 +24,9 @@ from latestart.evaluation.diversity import (
     classified,
 )
 from latestart.experiments.attributes import FILE, KIND, AttributeClassifier, Score, counted
-from latestart.experiments.keys import fingerprint
 from latestart.features import Classifier
 from latestart.files import kind_of
+from latestart.lab.store import fingerprint
 
 SURE = 0.9
 LABELS = {"mnist": "digit"}  # what the classes of a shipped model are

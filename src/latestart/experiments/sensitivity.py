@@ -15,7 +15,7 @@ images. A resampled curve is rougher than the curve, and its window rather narro
 grid is at least so wide. The best start is told of the samples that it was chosen by, the lowest of as many noisy
 distances as there are starts: its own distance is a little too low, and so what others cost a little too high.
 
-Each start is a cell of a sweep (`experiments/sweep.py`): kept the moment that it is done, skipped when it is there.
+Each start is a cell of a sweep (`lab/sweep.py`): kept the moment that it is done, skipped when it is there.
 Starts are those that are run: a truncated schedule begins at a multiple of the number of steps.
 
     cells/KEY.safetensors     one start; nats-KEY.safetensors: the divergence from one prior
@@ -39,13 +39,13 @@ import torch
 from latestart.checks import seeded
 from latestart.data import Images
 from latestart.evaluation.quality import Estimate, interval
-from latestart.experiments.cells import Outcome, Planned, Progress, plan
-from latestart.experiments.divergence import kept_divergence, nats_at, require_no_classes
-from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
-from latestart.experiments.judge import Floor, few_samples, ratio
-from latestart.experiments.subjects import Subject, beside, open_images, open_subjects
-from latestart.experiments.sweep import Sweep
 from latestart.gaussians.mixture import Mixture
+from latestart.lab.cells import Outcome, Planned, Progress, plan
+from latestart.lab.divergence import kept_divergence, nats_at, require_no_classes
+from latestart.lab.grid import FULL, PLAIN, Cell, Grid
+from latestart.lab.judge import Floor, few_samples, ratio
+from latestart.lab.subjects import Subject, beside, open_images, open_subjects
+from latestart.lab.sweep import Sweep
 from latestart.processes import Processes
 from latestart.records import Record
 from latestart.sampling.spacings import TIMES

@@ -39,12 +39,12 @@ from torch import Tensor, nn
 
 from latestart.checks import checked_seed, seeded
 from latestart.data import Images
-from latestart.experiments.keys import fingerprint, kept_at
 from latestart.files import load_tensors, require_finite, save_tensors
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.lowrank import LowRank
 from latestart.gaussians.prior import StartDistribution
+from latestart.lab.store import fingerprint, kept_at
 from latestart.sampling.seeds import sample_generator
 
 KIND = "flow-start"

@@ -45,14 +45,14 @@ import torch
 from torch import Tensor
 
 from latestart.denoisers.adapter import as_network
-from latestart.experiments.cells import Planned, Progress, again, first_line
-from latestart.experiments.grid import FULL, Grid
-from latestart.experiments.judge import Figures, few_samples
-from latestart.experiments.subjects import Subject, open_subjects
-from latestart.experiments.sweep import WANTING, Sweep
 from latestart.experiments.table1_cells import PAPER, Entry, Options, entries, sample
 from latestart.experiments.table1_rows import Done, Key, Row, rows, winners
 from latestart.files import write_json
+from latestart.lab.cells import Planned, Progress, again, first_line
+from latestart.lab.grid import FULL, Grid
+from latestart.lab.judge import Figures, few_samples
+from latestart.lab.subjects import Subject, open_subjects
+from latestart.lab.sweep import WANTING, Sweep
 from latestart.processes import Processes
 from latestart.sampling.matching import check_prior
 from latestart.sampling.seeds import white_noise

@@ -13,10 +13,10 @@ import torch
 
 from latestart.denoisers.adapter import as_network
 from latestart.experiments import paper_pndm
-from latestart.experiments.cells import Meter, Metered, Outcome, Planned, first_line, measured, plan
-from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
-from latestart.experiments.keys import key_of
-from latestart.experiments.subjects import Subject
+from latestart.lab.cells import Meter, Metered, Outcome, Planned, first_line, measured, plan
+from latestart.lab.grid import FULL, PLAIN, Cell, Grid
+from latestart.lab.store import key_of
+from latestart.lab.subjects import Subject
 from latestart.sampling.samplers import SAMPLERS, can_clip
 from latestart.sampling.spacings import CURVED, SPENT
 

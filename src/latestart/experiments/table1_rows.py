@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.cells import again
-from latestart.experiments.grid import FULL, Cell
-from latestart.experiments.judge import Figures, choose, over
 from latestart.experiments.published import Published, published
 from latestart.experiments.table1_cells import PAPER, Entry
+from latestart.lab.cells import again
+from latestart.lab.grid import FULL, Cell
+from latestart.lab.judge import Figures, choose, over
 
 BEST = "best"  # of all samplers of the other parts
 Done = tuple[Entry, Figures]

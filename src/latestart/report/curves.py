@@ -19,7 +19,7 @@ from latestart.experiments import one_dimension as line
 from latestart.experiments import potential as curve
 from latestart.experiments import sphere as ball
 from latestart.files import replacing
-from latestart.report.record import Report, machine_kind
+from latestart.lab.report import Report, machine_kind
 
 BLUE, RED, GREY = "#2166ac", "#b2182b", "#707070"
 SHOWN = 40  # paths

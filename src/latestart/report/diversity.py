@@ -22,12 +22,12 @@ from latestart.evaluation.copying import BAR
 from latestart.evaluation.diversity import Attribute
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.diversity_records import Gain, Result, Way
-from latestart.experiments.grid import FULL
 from latestart.files import replacing
+from latestart.lab.grid import FULL
+from latestart.lab.report import Report
 from latestart.noise import when
 from latestart.report.floor import floor_sentence
 from latestart.report.plots import sample_sheet
-from latestart.report.record import Report
 
 SHADES = (  # for each sampler: from full noise, and from each prior
     ("#f4a582", "#b2182b", "#67001f", "#d6604d"),

@@ -1,6 +1,6 @@
 """The floor in words: what images score that the model has not seen, or that there are none."""
 
-from latestart.experiments.judge import Floor
+from latestart.lab.judge import Floor
 
 
 def floor_sentence(floor: Floor | None, samples: int) -> str:

@@ -19,10 +19,10 @@ from latestart.evaluation.copying import BAR
 from latestart.evaluation.quality import Estimate
 from latestart.experiments import initialisations as starts
 from latestart.experiments import late_training as training
-from latestart.experiments.judge import Floor
 from latestart.files import replacing
+from latestart.lab.judge import Floor
+from latestart.lab.report import Report
 from latestart.report.floor import floor_sentence
-from latestart.report.record import Report
 
 TITLES = {
     "isotropic": "N(0, I)",

@@ -17,8 +17,8 @@ from rich.table import Table
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.late_start_curve import WITHIN, Level, Line, Point, Result
 from latestart.files import replacing
+from latestart.lab.report import Report
 from latestart.report.floor import floor_sentence
-from latestart.report.record import Report
 
 COLORS = ("#b2182b", "#2166ac", "#1b7837", "#8073ac", "#b35806")
 GREY = "#707070"

@@ -8,10 +8,10 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from latestart.experiments.grid import Grid
-from latestart.experiments.judge import Floor
+from latestart.lab.grid import Grid
+from latestart.lab.judge import Floor
+from latestart.lab.report import Report
 from latestart.report.floor import floor_sentence
-from latestart.report.record import Report
 
 Row = dict[str, Any]
 

@@ -19,13 +19,13 @@ from rich.table import Table
 
 from latestart.evaluation.copying import BAR, QUANTILE
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.grid import FULL, PLAIN
-from latestart.experiments.judge import Floor
 from latestart.experiments.table1_cells import GAUSSIAN, MIXTURE, PAPER
 from latestart.experiments.table1_rows import BEST, Best, Row
 from latestart.files import replacing
+from latestart.lab.grid import FULL, PLAIN
+from latestart.lab.judge import Floor
+from latestart.lab.report import Report
 from latestart.report.floor import floor_sentence
-from latestart.report.record import Report
 from latestart.report.sweep import not_measured
 
 NAMES = {"ddpm": "DDPM", "ddim": "DDIM", "pndm": "PNDM", "ipndm": "iPNDM", "dpm++": "DPM++ 2M", "unipc": "UniPC"}

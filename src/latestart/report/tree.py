@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latestart.experiments.bifurcation import Decisions, Diagram
 from latestart.files import replacing
-from latestart.report.record import Report, machine_kind
+from latestart.lab.report import Report, machine_kind
 from latestart.theory.bifurcation import Tree
 
 THUMBNAIL = 30.0  # side, in points

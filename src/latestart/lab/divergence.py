@@ -20,8 +20,8 @@ from latestart.checks import seeded
 from latestart.data import Images
 from latestart.denoisers.adapter import as_network
 from latestart.denoisers.networks import from_diffusers
-from latestart.experiments.keys import fingerprint, kept_at
 from latestart.files import load_tensors, require_finite, save_tensors
+from latestart.lab.store import fingerprint, kept_at
 from latestart.theory.nats import NatsCurve, nats
 
 KIND = "nats-curve"

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from latestart.experiments.keys import Print, fingerprint, formerly, is_of, kept_at, key_of
+from latestart.lab.store import Print, fingerprint, formerly, is_of, kept_at, key_of
 
 ONE = fingerprint(torch.arange(6.0), "weights")
 

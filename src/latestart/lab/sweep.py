@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.cells import (
+from latestart.files import replacing
+from latestart.lab.cells import (
     ESTIMATES,
     VERSION,
     Meter,
@@ -39,11 +40,10 @@ from latestart.experiments.cells import (
     read_cell,
     write_cell,
 )
-from latestart.experiments.grid import FULL, Cell, Grid
-from latestart.experiments.judge import few_samples, ratio
-from latestart.experiments.keys import kept_at
-from latestart.experiments.subjects import Subject, open_subjects
-from latestart.files import replacing
+from latestart.lab.grid import FULL, Cell, Grid
+from latestart.lab.judge import few_samples, ratio
+from latestart.lab.store import kept_at
+from latestart.lab.subjects import Subject, open_subjects
 from latestart.processes import Processes
 from latestart.sampling.matching import check_prior
 

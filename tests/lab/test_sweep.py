@@ -19,16 +19,16 @@ import latestart as ls
 from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import feature_statistics, frechet
-from latestart.experiments import cells as cells_module
-from latestart.experiments import judge as judging
-from latestart.experiments import sweep as sweeping
-from latestart.experiments.cells import Outcome, plan, read_cell, steps_for, write_cell
-from latestart.experiments.grid import Cell, Grid, read_grid
-from latestart.experiments.judge import Judge, Reference, reference_of
-from latestart.experiments.keys import fingerprint, formerly
-from latestart.experiments.subjects import Subject, weights
-from latestart.experiments.sweep import Sweep, add_gains, shares, within
 from latestart.files import load_tensors, save_tensors
+from latestart.lab import cells as cells_module
+from latestart.lab import judge as judging
+from latestart.lab import sweep as sweeping
+from latestart.lab.cells import Outcome, plan, read_cell, steps_for, write_cell
+from latestart.lab.grid import Cell, Grid, read_grid
+from latestart.lab.judge import Judge, Reference, reference_of
+from latestart.lab.store import fingerprint, formerly
+from latestart.lab.subjects import Subject, weights
+from latestart.lab.sweep import Sweep, add_gains, shares, within
 from latestart.processes import Processes
 from latestart.sampling.loop import Counted, draw
 from latestart.sampling.samplers import SAMPLERS, can_clip, make_sampler

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from latestart.denoisers.adapter import Watched, as_network
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.grid import Cell
-from latestart.experiments.judge import Figures
-from latestart.experiments.keys import Print, is_of, key_of
-from latestart.experiments.subjects import Subject
 from latestart.files import load_tensors, save_tensors, sound
+from latestart.lab.grid import Cell
+from latestart.lab.judge import Figures
+from latestart.lab.store import Print, is_of, key_of
+from latestart.lab.subjects import Subject
 from latestart.sampling.late_start import late_start
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import make_sampler

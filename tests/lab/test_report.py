@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.table import Table
 
-from latestart.report.record import NAME, Report, command_given, machine_kind, markdown_table, place
+from latestart.lab.report import NAME, Report, command_given, machine_kind, markdown_table, place
 
 
 def _table(**settings):

@@ -19,11 +19,11 @@ from latestart.data import Images, load_images
 from latestart.denoisers.adapter import sample_shape
 from latestart.denoisers.wrappers import HalfPrecision, of_velocity
 from latestart.device import own_device
-from latestart.experiments.grid import FULL, PLAIN, Grid
-from latestart.experiments.judge import Judge, open_features, reference_of, shipped_reference
-from latestart.experiments.keys import fingerprint
 from latestart.features import ClassifierFeatures
 from latestart.gaussians.priors import load_prior
+from latestart.lab.grid import FULL, PLAIN, Grid
+from latestart.lab.judge import Judge, open_features, reference_of, shipped_reference
+from latestart.lab.store import fingerprint
 from latestart.processes import Processes
 
 SHIPPED = {"gaussian": "prior.safetensors", "mixture": "mixture.safetensors"}  # beside a model

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.judge import LEAST, Figures, choose, over, ratio_replicates
+from latestart.lab.judge import LEAST, Figures, choose, over, ratio_replicates
 
 
 def _figures(value, spread):

@@ -13,13 +13,13 @@ import latestart as ls
 from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import feature_statistics
-from latestart.experiments.cells import KIND, Outcome, plan, read_cell, write_cell
-from latestart.experiments.grid import Cell
-from latestart.experiments.judge import Judge, Reference, reference_of
-from latestart.experiments.keys import fingerprint
-from latestart.experiments.subjects import Subject
-from latestart.experiments.sweep import COLUMNS, Sweep
 from latestart.files import load_tensors, save_tensors
+from latestart.lab.cells import KIND, Outcome, plan, read_cell, write_cell
+from latestart.lab.grid import Cell
+from latestart.lab.judge import Judge, Reference, reference_of
+from latestart.lab.store import fingerprint
+from latestart.lab.subjects import Subject
+from latestart.lab.sweep import COLUMNS, Sweep
 from latestart.processes import Processes
 
 SHAPE = (1, 4, 4)

@@ -9,8 +9,8 @@ from latestart.denoisers.adapter import sample_shape
 from latestart.denoisers.folders import load_model
 from latestart.denoisers.networks import from_diffusers
 from latestart.denoisers.wrappers import HalfPrecision, of_velocity
-from latestart.experiments.subjects import open_network, weights
 from latestart.gaussians.basis import Dense
+from latestart.lab.subjects import open_network, weights
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import make_sampler
 from tiny import tiny_folder

@@ -23,12 +23,12 @@ from latestart.data import Images, in_unit_range, load_images
 from latestart.evaluation.copying import BAR, CopyingFrom
 from latestart.evaluation.manifold import FEWEST, OverlapWith
 from latestart.evaluation.quality import Estimate, FrechetTo, interval
-from latestart.experiments.keys import Print, fingerprint, is_of
 from latestart.features import Classifier, ClassifierFeatures, InceptionFeatures
 from latestart.files import load_tensors, require_finite, save_tensors, sound
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.moments import Moments
+from latestart.lab.store import Print, fingerprint, is_of
 from latestart.processes import Processes
 from latestart.records import Record
 
