@@ -5,7 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src" / "latestart"
 FLOORS = [
-    {"checks", "device", "records", "settings", "shipped"},
+    {"checks", "device", "records", "shipped"},
+    {"settings"},
     {"files", "processes", "datasets"},
     {"noise", "data"},
     {"inputs"},

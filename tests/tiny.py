@@ -1,5 +1,7 @@
 """A folder with all that a command about a network of one's own needs, at the smallest."""
 
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 import latestart as ls
 from latestart.denoisers.folders import save_model
 from latestart.features import Classifier
+from latestart.lab.experiment import Lab
 
 
 def tiny_folder(folder: Path) -> Path:
@@ -24,3 +27,23 @@ def tiny_folder(folder: Path) -> Path:
     np.savez(folder / "other.npz", images=pixels[:, :, :4, :4])
     ls.Gaussian.fit(ls.load_images(folder / "train.npz"), basis="isotropic").save(folder / "prior.safetensors")
     return folder
+
+
+@dataclass
+class RecordingLab(Lab):
+    """A lab that records the sentences told and the (done, total) of all progress."""
+
+    told: list[str] = field(default_factory=list)
+    spent: list[tuple[int, int]] = field(default_factory=list)
+
+
+def recording_lab(folder: Path) -> RecordingLab:
+    """A lab in a folder that records."""
+    lab = RecordingLab(folder)
+
+    @contextmanager
+    def bar(title):
+        yield lambda done, total, note="": lab.spent.append((done, total))
+
+    lab.tell, lab.bar = lab.told.append, bar
+    return lab

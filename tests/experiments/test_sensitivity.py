@@ -19,9 +19,9 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments import sensitivity as experiment
 from latestart.gaussians.basis import Dense
 from latestart.lab.judge import Floor, Judge, Reference
+from latestart.lab.report import floor_sentence
 from latestart.lab.subjects import Subject, beside
 from latestart.report import early
-from latestart.report.floor import floor_sentence
 from tiny import tiny_folder
 
 # --- windows and errors of known curves -------------------------------------------------------------------------------
@@ -296,10 +296,10 @@ def test_the_floor_of_fewer_images_is_said_to_be_too_high():
     ("args", "message"),
     [
         (("nowhere",), "nowhere is neither a folder with a diffusers model nor a shipped one"),
-        (("--samples", 5), "samples: expected at least 6"),
+        (("--samples", 5), "samples=5: expected a whole number of at least 6"),
         (("--prior", "none"), "expected priors beside the model mnist or files"),
         (("--prior", "nowhere"), "there is no prior 'nowhere'"),
-        (("--nfe", "0"), "nfe: expected at least 1, received 0"),
+        (("--nfe", "0"), "nfe=0: expected a whole number of at least 1"),
         (("--starts", "500,x"), "t-start: expected numbers"),
         (("--starts", "500,600", "--prior", "gaussian"), "at least 3 starts, received 500, 600"),
         (("--mixed-precision", "x"), "expected one of no, bf16, received 'x'"),

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from latestart.evaluation.quality import Estimate
-from latestart.lab.judge import LEAST, Figures, choose, over, ratio_replicates
+from latestart.lab.judge import LEAST, Figures, over, ratio_replicates
+from latestart.lab.selection import choose
 
 
 def _figures(value, spread):

@@ -105,7 +105,7 @@ def diversity(
         from latestart.processes import processes
         from latestart.report import diversity as report
 
-        axes = Grid.of({"sampler": sampler, "prior": prior, **({"t-start": t_start} if t_start else {})})
+        axes = Grid.read({"sampler": sampler, "prior": prior, **({"t-start": t_start} if t_start else {})})
         settings = experiment.Settings(
             model=model, samplers=axes.sampler, nfe=nfe, priors=axes.prior, starts=axes.t_start if t_start else (),
             reference=reference, samples=samples, seed=seed, classifier=classifier, features=features, images=images,

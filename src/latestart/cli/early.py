@@ -110,7 +110,7 @@ def sensitivity(
         from latestart.report import early
 
         given = (("prior", prior), ("nfe", nfe), ("t-start", starts))
-        axes = Grid.of({name: text for name, text in given if text})
+        axes = Grid.read({name: text for name, text in given if text})
         settings = experiment.Settings(
             model=model, priors=axes.prior if prior else (), evaluations=axes.nfe,
             starts=axes.t_start if starts else (), step=step, samples=samples, seed=seed, features=features,

@@ -1,5 +1,6 @@
 """The paper's figures as commands: one-dimension, sphere, potential, bifurcation; faces; the early distribution."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,8 @@ from latestart.cli.classifier import classifier
 from latestart.cli.diversity import attributes, diversity
 from latestart.cli.early import gaussianity, sensitivity
 from latestart.cli.initialisations import initialisations
-from latestart.cli.late_start import late_start
 from latestart.cli.late_training import late_training
+from latestart.cli.options import first_sentences, with_settings
 from latestart.cli.support import (
     Background,
     MixedPrecision,
@@ -21,11 +22,14 @@ from latestart.cli.support import (
     check_first,
     friendly,
     on_device,
+    perform,
     say,
     seed_option,
     whole_numbers,
 )
 from latestart.cli.table1 import table1
+from latestart.experiments.late_start.settings import LateStartSettings
+from latestart.settings import Settings
 
 
 def one_dimension(
@@ -133,13 +137,39 @@ def faces(
 
 
 experiment = typer.Typer(help="The paper's figures, each with its expected number.", no_args_is_help=True)
+
+# Each experiment: its settings, whose docstring is its help; the class that measures it; and an example.
+EXPERIMENTS: dict[str, tuple[type[Settings], str, str]] = {
+    "late-start": (LateStartSettings, "late_start.measure.LateStart", "--prior gaussian"),
+}
+
+
+def conducting(name: str) -> Callable[..., None]:
+    """Return the command of an experiment: reads its settings, looks for what they name, and conducts it."""
+    settings, place, _ = EXPERIMENTS[name]
+
+    def command(
+        given: dict[str, Any],
+        out: Annotated[Path, typer.Option(help="Folder for pictures and figures; a run that was cut off goes on.")],
+    ) -> None:
+        with friendly():
+            perform(place, settings.read(given), out)
+
+    command.__defaults__ = (Path("out/experiments") / name,)
+    command.__doc__ = first_sentences(settings)
+    return with_settings(settings, command)
+
+
+for name, row in EXPERIMENTS.items():
+    epilog = f"Example:  latestart experiment {name} {row[2]}"
+    experiment.command(name, epilog=epilog)(on_device(conducting(name)))
+
 for name, run, example, networks in (
     ("one-dimension", one_dimension, "--out out/experiments/one-dimension", False),
     ("sphere", sphere, "--dims 2,8,32,128 --radius 4", False),
     ("potential", potential, "mnist --samples 8", True),
     ("bifurcation", bifurcation, "--leaves 12", False),
     ("faces", faces, "-n 20000 --out out/faces.npz", False),
-    ("late-start", late_start, "--prior gaussian", True),
     ("classifier", classifier, "out/faces.npz --out out/faces-classifier.safetensors", True),
     ("attributes", attributes, "out/faces.npz", True),
     ("diversity", diversity, "mnist --samples 1000", True),

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.markup import escape
 
 from latestart.checks import LAST_SEED, PRECISIONS
 from latestart.sampling.names import OWN, SAMPLERS
+from latestart.settings import Settings
 from latestart.shipped import require_model
 
 # What several commands ask for in the same words.
@@ -132,6 +134,26 @@ def check_first(
     file = None if out is None else next((path for path in (out, *out.parents) if path.is_file()), None)
     if file is not None:
         raise ValueError(f"expected a folder to write to, received {out}: {file} is a file")
+
+
+def perform(place: str, asked: Settings, out: Path) -> None:
+    """Look for all that settings name, and conduct an experiment in a folder, in all processes of the run.
+
+    Args:
+        place: its module below `latestart.experiments`, and its class.
+        asked: its settings.
+        out: the folder.
+    """
+    files, models, samplers = (asked.values(of) for of in ("file", "model", "sampler"))
+    check_first(*files, out=out, models=models, samplers=samplers)
+    from latestart.lab.experiment import Lab, conduct
+    from latestart.processes import processes
+
+    module, _, kind = place.rpartition(".")
+    made = getattr(import_module(f"latestart.experiments.{module}"), kind)()
+    run = processes()
+    tell = say if run.first else lambda _: None
+    conduct(made, asked, Lab(out, run, tell, lambda title: bar(title, run.first)))
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def table1(
         published(dataset)  # refused before any work
         given = {"images": images, "held_out": held_out, "features": features, "statistics": statistics}
         given |= {"mixed_precision": mixed_precision, "scheduler": scheduler, "clip": clip}
-        grid = Grid.of({"model": model, "samples": samples, "seed": seed, "batch_size": batch_size, **given})
+        grid = Grid.read({"model": model, "samples": samples, "seed": seed, "batch_size": batch_size, **given})
         options = Options(
             grid,
             names(parts),

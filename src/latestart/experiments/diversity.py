@@ -47,7 +47,8 @@ from latestart.experiments.diversity_records import Result, Way, best_of, gains_
 from latestart.experiments.diversity_ways import Settings, chosen, planned_ways
 from latestart.experiments.readers import doubtful, open_reader, read_all, scores_of
 from latestart.files import load_tensors, save_tensors
-from latestart.lab.cells import Meter, Planned, Progress, again, describe, first_line, measured
+from latestart.lab.cells import Meter, Planned, again, describe, first_line, measured
+from latestart.lab.experiment import Progress
 from latestart.lab.grid import FULL
 from latestart.lab.judge import COMPARED, few_samples
 from latestart.lab.store import is_of, kept_at, key_of

@@ -53,7 +53,8 @@ from latestart.gaussians.mixture import COMPONENTS, Mixture
 from latestart.gaussians.priors import load_prior
 from latestart.lab.cells import Outcome, first_line, plan
 from latestart.lab.grid import FULL, Cell, Grid
-from latestart.lab.judge import Figures, choose, over
+from latestart.lab.judge import Figures, over
+from latestart.lab.selection import choose
 from latestart.lab.store import fingerprint
 from latestart.lab.subjects import SHIPPED, Subject, open_subjects
 from latestart.lab.sweep import Sweep
@@ -222,7 +223,8 @@ def run(
     if "flow" in setting.kinds:
         require_zuko()
     asked = Grid(
-        (model,), (setting.sampler,), setting.nfe, (FULL,), setting.starts, samples=setting.samples,
+        model=(model,), sampler=(setting.sampler,), nfe=setting.nfe, prior=(FULL,), t_start=setting.starts,
+        samples=setting.samples,
         features=features, images=images, held_out=held_out, batch_size=batch_size,
         mixed_precision=mixed_precision, scheduler=scheduler,
     )  # fmt: skip

@@ -40,8 +40,9 @@ from latestart.checks import seeded
 from latestart.data import Images
 from latestart.evaluation.quality import Estimate, interval
 from latestart.gaussians.mixture import Mixture
-from latestart.lab.cells import Outcome, Planned, Progress, plan
+from latestart.lab.cells import Outcome, Planned, plan
 from latestart.lab.divergence import kept_divergence, nats_at, require_no_classes
+from latestart.lab.experiment import Progress
 from latestart.lab.grid import FULL, PLAIN, Cell, Grid
 from latestart.lab.judge import Floor, few_samples, ratio
 from latestart.lab.subjects import Subject, beside, open_images, open_subjects

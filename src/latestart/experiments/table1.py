@@ -48,7 +48,8 @@ from latestart.denoisers.adapter import as_network
 from latestart.experiments.table1_cells import PAPER, Entry, Options, entries, sample
 from latestart.experiments.table1_rows import Done, Key, Row, rows, winners
 from latestart.files import write_json
-from latestart.lab.cells import Planned, Progress, again, first_line
+from latestart.lab.cells import Planned, again, first_line
+from latestart.lab.experiment import Progress
 from latestart.lab.grid import FULL, Grid
 from latestart.lab.judge import Figures, few_samples
 from latestart.lab.subjects import Subject, open_subjects
@@ -56,6 +57,8 @@ from latestart.lab.sweep import WANTING, Sweep
 from latestart.processes import Processes
 from latestart.sampling.matching import check_prior
 from latestart.sampling.seeds import white_noise
+
+ALONE = ("frechet", "recall", "copied")  # figures of a prior's own samples
 
 
 @dataclass
@@ -256,7 +259,11 @@ def results(table: Table, found: list[Row], dataset: str | None) -> dict[str, An
         "evaluations": sum(measured.values()) + sum(drawn.values()),
         "planned": table.cost,
         "floor": None if floor is None else floor.record(),
-        "alone": {kind: known.record() for kind, known in alone.items() if isinstance(known, Figures)},
+        "alone": {
+            kind: known.estimates("frechet", "recall", "copied")
+            for kind, known in alone.items()
+            if isinstance(known, Figures)
+        },
         "alone_failed": {kind: reason for kind, reason in alone.items() if isinstance(reason, str)},
         "left_out": [dict(zip(("part", "sampler", "number", "missing"), (*key, by))) for key, by in left.items()],
         "rows": [row.record() for row in found],

@@ -14,7 +14,8 @@ from latestart.experiments.published import Published, published
 from latestart.experiments.table1_cells import PAPER, Entry
 from latestart.lab.cells import again
 from latestart.lab.grid import FULL, Cell
-from latestart.lab.judge import Figures, choose, over
+from latestart.lab.judge import Figures, over
+from latestart.lab.selection import choose
 
 BEST = "best"  # of all samplers of the other parts
 Done = tuple[Entry, Figures]

@@ -10,7 +10,7 @@ was spent is counted on the network itself.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from torch import Tensor
 from latestart.denoisers.adapter import Watched, as_network
 from latestart.evaluation.quality import Estimate
 from latestart.files import load_tensors, save_tensors, sound
+from latestart.lab.experiment import Progress
 from latestart.lab.grid import Cell
-from latestart.lab.judge import Figures
+from latestart.lab.judge import ESTIMATES, Figures
 from latestart.lab.store import Print, is_of, key_of
 from latestart.lab.subjects import Subject
 from latestart.sampling.late_start import late_start
@@ -32,10 +33,7 @@ from latestart.sampling.samplers import make_sampler
 VERSION = 1  # of the cells' files
 KIND = "sweep-cell"
 MEASURED = ("done", "failed")  # what a cell's file says of it
-ESTIMATES = ("frechet", "precision", "recall", "coverage", "copied")
 REPLICATES = ("replicates", "recall_replicates")
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -189,8 +187,7 @@ def write_cell(path: Path, planned: Planned, outcome: Outcome) -> None:
     metadata |= {"reason": outcome.reason, "sigma": outcome.sigma, "seconds": round(outcome.seconds, 3)}
     tensors = {}
     if outcome.figures is not None:
-        estimates = {name: getattr(outcome.figures, name) for name in ESTIMATES}
-        metadata["figures"] = {name: value and asdict(value) for name, value in estimates.items()}
+        metadata["figures"] = outcome.figures.estimates()
         tensors = {name: getattr(outcome.figures, name) for name in REPLICATES}
     save_tensors(path, KIND, tensors, metadata)
 

@@ -9,10 +9,10 @@ each with a 95% interval. A shipped model brings its own reference; that of a us
 processes, and kept in a file that says which extractor and which images it is of: any other is refused.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ TINY = 1e-12  # of a distance: no division by nothing
 COMPARED = 5000  # samples so compared: all their distances are held in memory
 BATCH = 1000
 KIND = "feature-statistics"
-T = TypeVar("T")
+ESTIMATES = ("frechet", "precision", "recall", "coverage", "copied")
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class Figures(Record):
         """Whether more of the samples than of new images are copies, beyond chance."""
         return self.copied is not None and self.copied.low > BAR
 
-    def record(self) -> dict[str, Any]:
-        """The distance, recall and share of copies, for JSON."""
-        return {name: (one := getattr(self, name)) and asdict(one) for name in ("frechet", "recall", "copied")}
+    def estimates(self, *names: str) -> dict[str, Any]:
+        """Return the figures of these names, or all, with their intervals but no replicates, for JSON."""
+        return {name: (one := getattr(self, name)) and asdict(one) for name in names or ESTIMATES}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,44 +142,6 @@ class Judge:
         return Figures(
             frechet, overlap.precision, overlap.recall, overlap.coverage, copied, replicates, overlap.recall_replicates
         )
-
-
-@dataclass(frozen=True)
-class Choice(Generic[T]):
-    """What was chosen of a scan.
-
-    Attributes:
-        best: of the lowest distance.
-        clean: where that copies: of the lowest distance of those that do not; None if there are none of these.
-        honest: how many do not copy.
-    """
-
-    best: T
-    clean: T | None
-    honest: int
-
-
-def choose(scan: Sequence[T], first: Callable[[T], Figures], again: Callable[[T], Figures | None]) -> Choice[T]:
-    """Choose the best of a scan by its distance, and the best that does not copy, by the figures of two seeds.
-
-    What copies in either draw copies. What is chosen may so change once it is drawn again: draw, and choose again,
-    until nothing new is chosen.
-
-    Args:
-        scan: what to choose from, not empty.
-        first: the figures of each with the seed to choose by.
-        again: those with the next seed; None where it was not drawn again.
-    """
-
-    def lowest(some: Sequence[T]) -> T:
-        return min(some, key=lambda one: first(one).frechet.value)
-
-    def copies(one: T) -> bool:
-        later = again(one)
-        return first(one).copies or (later is not None and later.copies)
-
-    best, honest = lowest(scan), [one for one in scan if not copies(one)]
-    return Choice(best, lowest(honest) if honest and copies(best) else None, len(honest))
 
 
 def over(one: Figures, other: Figures) -> Estimate:

@@ -1,11 +1,13 @@
-"""What a command found, told once: on the terminal, and as `report.md` in its folder.
+"""Reports: tables and sentences, printed to the terminal and written as `report.md`.
 
 A `Report` is a title, the command that was given, the kind of machine, facts (samples, seed, features, ..), tables,
 sentences and pictures. Tables are rich ones: `markdown_table` writes any of them with its title, columns, sections,
 bold cells and caption. `tools/results.py` puts the reports of several folders together.
 
-What is written names no place of the machine: an absolute path is told relative to the current folder where it lies
-below that, and else by its last two parts.
+No report names a place of the machine: an absolute path below the current folder becomes a relative one, and another
+is cut to its last two parts.
+
+All reports share one table (`table`) and one format of an estimate (`spread`).
 """
 
 import os
@@ -13,25 +15,105 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from latestart.evaluation.quality import Estimate
 from latestart.files import replacing
+from latestart.lab.judge import Floor
+
+__all__ = [
+    "NAME", "Report", "command_given", "escaped", "floor_sentence", "machine_kind", "markdown_table", "named",
+    "not_measured",
+    "number", "place", "prior_title", "spread", "start_of", "table",
+]  # fmt: skip
 
 NAME = "report.md"
 WIDTH = 160  # of tables that are not printed to a terminal
 RULES = {"right": "---:", "center": ":---:"}
 PART = r"[^\s/|,;:=\"'`()\[\]]+"
 PLACE = re.compile(rf"(?<![\w./~<])/(?:{PART}/)+{PART}")  # an absolute path of two parts or more, in running text
+
+
+def table(title: str, *columns: str, left: Sequence[str] = (), caption: str = "") -> Table:
+    """Return an empty table; its columns are aligned to the right, those named in `left` to the left."""
+    made = Table(title=title, title_justify="left", box=SIMPLE, caption=caption or None)
+    for name in columns:
+        aligned = name in left
+        made.add_column(name, justify="left" if aligned else "right", no_wrap=not aligned)
+    return made
+
+
+def number(value: float, form: str = "") -> str:
+    """Return a number by its format; by default three digits, and whole from 100 on."""
+    return format(value, form or (".0f" if abs(value) >= 100 else ".3g"))
+
+
+def spread(estimate: Estimate | None, form: str = "") -> str:
+    """Return an estimate and its interval, `36.9 [35.1, 38.2]`, for a cell of a table; "-" for None."""
+    return "-" if estimate is None else escape(named(estimate, form))
+
+
+def named(estimate: Estimate, form: str = "") -> str:
+    """Return an estimate and its interval for a sentence: `36.9 [35.1, 38.2]`."""
+    value, low, high = (number(x, form) for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
+
+
+def prior_title(name: str) -> str:
+    """Return the name of a prior in a sentence: a known kind, or the file's own name."""
+    known = {"isotropic": "N(0, I)", "gaussian": "the Gaussian", "mixture": "the mixture"}
+    return known.get(name, Path(name).name)
+
+
+def floor_sentence(floor: Floor | None, samples: int) -> str:
+    """Return the distance of held-out images to the training set in words: the best score to hope for.
+
+    Args:
+        floor: of `Judge.floor`; None without held-out images.
+        samples: number of samples of the distances; fewer images have a higher floor.
+    """
+    if floor is None:
+        return (
+            "without images that the model has not seen, there is no floor beside the distances and no share of copies"
+        )
+    fewer = "" if floor.images >= samples else f", a little too high, since there are {samples:,} samples"
+    score = named(floor.frechet)
+    return f"{floor.images:,} images that the model has not seen score {score}: the floor{fewer}"
+
+
+def not_measured(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each reason why cells of a sweep are unavailable or have failed, and one for those that are left."""
+    reasons: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["status"] in ("unavailable", "failed"):
+            reasons.setdefault((row["status"], row["sampler"], row["reason"]), []).append(row)
+    for (status, sampler, reason), cells in reasons.items():
+        first = cells[0]
+        where = ", ".join((first["model"], f"NFE {first['nfe']}", *start_of(first)))
+        many = f"{len(cells)} cells, the first being " if len(cells) > 1 else ""
+        yield f"{status}: {sampler}: {many}{where}: {reason}"
+    left = [row for row in rows if row["status"] == "left"]
+    if left:
+        cost = sum(row["nfe"] * row["samples"] for row in left)
+        yield f"left, beyond the budget: {len(left)} of {len(rows)} cells, {cost:,} network evaluations"
+
+
+def start_of(row: dict[str, Any]) -> tuple[str, str]:
+    """Return the start of a sweep's row in words, and its spacing with clipping."""
+    start = "full noise" if row["t_start"] is None else f"{row['prior']} at {row['t_start']:g}"
+    return start, f"{row['spacing']}{', clipped' if row['clip'] else ''}"
 
 
 def command_given() -> str:
@@ -61,15 +143,16 @@ def machine_kind(accelerated: bool = True) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """What a command found.
+    """The tables, sentences and pictures of a result.
 
     Attributes:
         title: of the report.
-        facts: by name, what holds for all figures.
+        facts: names and values that hold for all figures.
         tables: in order.
         sentences: below the tables.
         pictures: names of files in the report's folder.
-        command: the one that made it.
+        files: names of others there.
+        command: command line that made it.
         machine: its kind.
     """
 
@@ -78,15 +161,16 @@ class Report:
     tables: Sequence[Table] = ()
     sentences: Sequence[str] = ()
     pictures: Sequence[str] = ()
+    files: Sequence[str] = ()
     command: str = field(default_factory=command_given)
     machine: str = field(default_factory=machine_kind)
 
     def publish(self, folder: Path, *others: str) -> None:
-        """Print it, write it to `folder`, and say where it is, with its pictures and the other files there."""
+        """Print it, write it to `folder`, and name the files written: its own, its pictures and others there."""
         self.show()
         with replacing(folder / NAME) as temporary:
             temporary.write_text(self.markdown(), encoding="utf-8")
-        files = ", ".join(str(folder / name) for name in (NAME, *self.pictures, *others))
+        files = ", ".join(str(folder / name) for name in (NAME, *self.pictures, *others, *self.files))
         _say(f"wrote {files}")
 
     def show(self) -> None:

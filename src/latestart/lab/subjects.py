@@ -21,8 +21,9 @@ from latestart.denoisers.wrappers import HalfPrecision, of_velocity
 from latestart.device import own_device
 from latestart.features import ClassifierFeatures
 from latestart.gaussians.priors import load_prior
+from latestart.lab.experiment import Lab
 from latestart.lab.grid import FULL, PLAIN, Grid
-from latestart.lab.judge import Judge, open_features, reference_of, shipped_reference
+from latestart.lab.judge import Judge, few_samples, open_features, reference_of, shipped_reference
 from latestart.lab.store import fingerprint
 from latestart.processes import Processes
 
@@ -71,6 +72,19 @@ def open_subjects(grid: Grid, kept: Path, run: Processes, tell: Callable[[str], 
         name: Subject(*_precise(network, scheduler, grid.mixed_precision), priors[name], judges[name])
         for name, (network, scheduler) in networks.items()
     }
+
+
+def open_subject(grid: Grid, lab: Lab) -> Subject:
+    """Return the one model of a grid, and warn of samples too few for its features.
+
+    Raises:
+        ValueError: as `open_subjects`.
+    """
+    kept = Path(grid.statistics) if grid.statistics else lab.out / "statistics.safetensors"
+    (subject,) = open_subjects(grid, kept, lab.run, lab.tell).values()
+    if (warning := few_samples(grid.samples, subject.judge)) is not None:
+        lab.tell(warning)
+    return subject
 
 
 def _opened(model: str, scheduler: str | None) -> tuple[Any, Any]:

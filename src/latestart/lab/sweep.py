@@ -13,7 +13,7 @@ first one waits for the files of all, and assembles.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,10 @@ from torch import Tensor
 from latestart.evaluation.quality import Estimate
 from latestart.files import replacing
 from latestart.lab.cells import (
-    ESTIMATES,
     VERSION,
     Meter,
     Outcome,
     Planned,
-    Progress,
     describe,
     first_line,
     measured,
@@ -40,8 +38,9 @@ from latestart.lab.cells import (
     read_cell,
     write_cell,
 )
+from latestart.lab.experiment import Lab, Progress, Tell
 from latestart.lab.grid import FULL, Cell, Grid
-from latestart.lab.judge import few_samples, ratio
+from latestart.lab.judge import ESTIMATES, few_samples, ratio
 from latestart.lab.store import kept_at
 from latestart.lab.subjects import Subject, open_subjects
 from latestart.processes import Processes
@@ -57,8 +56,6 @@ COLUMNS = {
 }
 WANTING = ("failed", "left")  # what could be measured and is not
 POLL = 0.5  # seconds between two looks for the other processes' cells
-
-Tell = Callable[[str], None]
 
 
 @dataclass
@@ -83,6 +80,11 @@ class Sweep:
     tell: Tell = lambda _: None
     sample: Callable[[Subject, Planned, int, Meter], Outcome] = measured
     checked: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
+
+    @property
+    def cost(self) -> int:
+        """Network evaluations of all cells that can be measured."""
+        return sum(planned.cell.cost for planned in self.planned if planned.steps is not None)
 
     def file(self, planned: Planned) -> Path:
         """Where a cell is kept."""
@@ -253,22 +255,21 @@ def columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def open_sweep(grid: Grid, out: Path, run: Processes | None = None, tell: Tell = lambda _: None) -> Sweep:
+def open_sweep(grid: Grid, lab: Lab) -> Sweep:
     """Open all that a grid names, and plan its cells.
-
-    Args:
-        grid: what is to be measured.
-        out: the folder of the sweep.
-        run: the processes that share the work; the present one alone by default.
-        tell: told what is worth knowing.
 
     Raises:
         ValueError: something that the grid names does not exist or does not fit the rest.
     """
-    run = run or Processes()
-    kept = Path(grid.statistics) if grid.statistics else out / "statistics.safetensors"
-    subjects = open_subjects(grid, kept, run, tell)
+    kept = Path(grid.statistics) if grid.statistics else lab.out / "statistics.safetensors"
+    subjects = open_subjects(grid, kept, lab.run, lab.tell)
     for warning in dict.fromkeys(few_samples(grid.samples, subject.judge) for subject in subjects.values()):
         if warning is not None:
-            tell(warning)
-    return Sweep(plan(grid.cells(), subjects), subjects, out, grid.batch_size, run, tell)
+            lab.tell(warning)
+    return Sweep(plan(grid.cells(), subjects), subjects, lab.out, grid.batch_size, lab.run, lab.tell)
+
+
+def sweep_of(cells: Iterable[Cell], subject: Subject, grid: Grid, lab: Lab) -> Sweep:
+    """Plan the cells of one model, and return their sweep."""
+    subjects = {grid.model[0]: subject}
+    return Sweep(plan(cells, subjects), subjects, lab.out, grid.batch_size, lab.run, lab.tell)

@@ -23,11 +23,10 @@ from latestart.evaluation.diversity import Attribute
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.diversity_records import Gain, Result, Way
 from latestart.files import replacing
+from latestart.lab.drawing import sample_sheet
 from latestart.lab.grid import FULL
-from latestart.lab.report import Report
+from latestart.lab.report import Report, floor_sentence
 from latestart.noise import when
-from latestart.report.floor import floor_sentence
-from latestart.report.plots import sample_sheet
 
 SHADES = (  # for each sampler: from full noise, and from each prior
     ("#f4a582", "#b2182b", "#67001f", "#d6604d"),

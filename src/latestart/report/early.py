@@ -20,10 +20,8 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments import gaussianity as normal
 from latestart.experiments import sensitivity as start
 from latestart.files import replacing
-from latestart.lab.report import Report
+from latestart.lab.report import Report, floor_sentence, not_measured
 from latestart.noise import when
-from latestart.report.floor import floor_sentence
-from latestart.report.sweep import not_measured
 
 COLORS = dict(zip(TESTS, ("#2166ac", "#67a9cf", "#1b7837", "#b2182b", "#8073ac")))
 GREY = "#707070"

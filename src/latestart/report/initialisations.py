@@ -21,8 +21,7 @@ from latestart.experiments import initialisations as starts
 from latestart.experiments import late_training as training
 from latestart.files import replacing
 from latestart.lab.judge import Floor
-from latestart.lab.report import Report
-from latestart.report.floor import floor_sentence
+from latestart.lab.report import Report, floor_sentence
 
 TITLES = {
     "isotropic": "N(0, I)",

@@ -3,44 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from torch import Tensor
 
-from latestart.data import tile
 from latestart.experiments.demo import Comparison, Measured
-from latestart.files import replacing
-
-
-def sample_sheet(
-    path: str | Path, rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[tuple[Tensor, str]]]
-) -> None:
-    """A table of blocks of images, each with a caption: the same seed stands at the same place in every block.
-
-    Args:
-        path: the PNG file to write.
-        rows, columns: their titles.
-        cells: by row and column, images `(16, C, H, W)` in [0, 1] and a caption.
-    """
-    size = (2.1 * len(columns) + 0.6, 2.35 * len(rows) + 0.5)
-    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, layout="constrained")
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            images, caption = cells[i][j]
-            axis = axes[i][j]
-            sheet = tile((images * 255).round().byte(), 4, gap=1, background=96)
-            axis.imshow(sheet.permute(1, 2, 0).squeeze(-1), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-            axis.set_xlabel(caption, fontsize=8)
-            if i == 0:
-                axis.set_title(column, fontsize=10)
-            if j == 0:
-                axis.set_ylabel(row, fontsize=10)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
-    plt.close(figure)
+from latestart.lab.drawing import sample_sheet
 
 
 def demo_samples(path: str | Path, comparisons: Sequence[Comparison]) -> None:

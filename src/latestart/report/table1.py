@@ -24,9 +24,7 @@ from latestart.experiments.table1_rows import BEST, Best, Row
 from latestart.files import replacing
 from latestart.lab.grid import FULL, PLAIN
 from latestart.lab.judge import Floor
-from latestart.lab.report import Report
-from latestart.report.floor import floor_sentence
-from latestart.report.sweep import not_measured
+from latestart.lab.report import Report, floor_sentence, not_measured
 
 NAMES = {"ddpm": "DDPM", "ddim": "DDIM", "pndm": "PNDM", "ipndm": "iPNDM", "dpm++": "DPM++ 2M", "unipc": "UniPC"}
 NAMES |= {"deis": "DEIS", "heun": "Heun", "lms": "LMS", BEST: "best of all"}

@@ -29,6 +29,10 @@ SAMPLERS = {
 EDM = {"euler": "EDMEulerScheduler", "dpm++": "EDMDPMSolverMultistepScheduler"}
 FLOW = {"euler": "FlowMatchEulerDiscreteScheduler", "heun": "FlowMatchHeunDiscreteScheduler"}
 OWN = "own"  # the model's own scheduler
+TIMES = ("trailing", "leading", "linspace")  # spacings of times
+CURVED = {"karras": "use_karras_sigmas", "log-snr": "use_exponential_sigmas"}  # spacings of levels
+SPENT = {f"{name}+1": name for name in CURVED}  # one level more
+SPACINGS = (*TIMES, *CURVED, *SPENT)
 OF_KIND = {"vp": SAMPLERS, "edm": EDM, "flow": FLOW}
 
 HERE = {

@@ -19,11 +19,8 @@ from typing import Any
 import torch
 
 from latestart.noise import Noise
+from latestart.sampling.names import CURVED, SPACINGS, SPENT, TIMES
 
-TIMES = ("trailing", "leading", "linspace")
-CURVED = {"karras": "use_karras_sigmas", "log-snr": "use_exponential_sigmas"}
-SPENT = {f"{name}+1": name for name in CURVED}  # one level more
-SPACINGS = (*TIMES, *CURVED, *SPENT)
 _OPTIONS = (*CURVED.values(), "use_beta_sigmas")  # of diffusers' configurations
 
 

@@ -5,9 +5,10 @@ from typer.testing import CliRunner
 
 from latestart.cli.sweep import sweep
 from latestart.evaluation.quality import Estimate
+from latestart.experiments.survey.measure import Survey
+from latestart.experiments.survey.page import floor_sentences, page
 from latestart.lab.grid import Grid
 from latestart.lab.judge import Floor
-from latestart.report.sweep import floor_sentences, sweep_report
 from tiny import tiny_folder
 
 app = typer.Typer()
@@ -24,7 +25,7 @@ def test_the_floor_is_told_once_where_models_have_it_in_common_and_by_model_wher
 
 
 def test_fewer_unseen_images_than_samples_are_told_to_score_too_high():
-    (line,) = sweep_report(Grid(samples=2000), [], {"mnist": Floor(500, Estimate(1, 1, 1))}).sentences
+    (line,) = page(Survey(Grid(samples=2000), [], {"mnist": Floor(500, Estimate(1, 1, 1))})).sentences
     assert line.startswith("500 images") and "since there are 2,000 samples" in line
 
 

@@ -5,23 +5,24 @@ import json
 import numpy as np
 import pytest
 import torch
-import typer
 from diffusers import DDPMScheduler
 from typer.testing import CliRunner
 
 import latestart as ls
-from latestart.cli.late_start import late_start
+from latestart.cli.experiment import experiment as commands
 from latestart.evaluation.quality import Estimate
-from latestart.experiments import late_start_curve as experiment
+from latestart.experiments.late_start import levels as critical
+from latestart.experiments.late_start import measure as experiment
+from latestart.experiments.late_start.page import page, sentences
+from latestart.experiments.late_start.settings import LateStartSettings as Settings
 from latestart.files import write_json
 from latestart.gaussians.basis import Dense
 from latestart.lab.cells import Outcome, Planned
 from latestart.lab.grid import Cell
 from latestart.lab.judge import Figures, Judge, Reference
+from latestart.lab.report import floor_sentence
 from latestart.lab.subjects import Subject
-from latestart.report.floor import floor_sentence
-from latestart.report.late_start import late_start_report, sentences
-from tiny import tiny_folder
+from tiny import recording_lab, tiny_folder
 
 VARIANCES = torch.tensor([0.08, 0.05, 0.02, 0.01], dtype=torch.float64)  # of values in [-1, 1]: few are clipped
 STARTS = (1000.0, 400.0, 200.0, 100.0)
@@ -72,11 +73,9 @@ def _clipped(variance):
 
 def test_the_curve_of_an_exact_gaussian_is_that_in_closed_form(subject, tmp_path, monkeypatch):
     """What is wrong about N(0, I) is remembered the more the later; from the exact Gaussian there is no fall."""
-    monkeypatch.setattr(experiment, "open_subjects", lambda *_: {"exact": subject})
-    settings = experiment.Settings("exact", ("gaussian",), STARTS, length=40, samples=400, criteria=())
-    curve = experiment.Curve(settings, tmp_path)
-    curve.measure()
-    result = curve.result()
+    monkeypatch.setattr(experiment, "open_subject", lambda *_: subject)
+    settings = Settings(model="exact", priors=("gaussian",), starts=STARTS, length=40, samples=400, criteria=())
+    result = experiment.LateStart().measure(settings, recording_lab(tmp_path))
     assert [line.prior for line in result.lines] == ["isotropic", "gaussian"]
     assert all([p.t for p in line.points] == list(STARTS) for line in result.lines)
     for line in result.lines:
@@ -96,28 +95,24 @@ def test_the_curve_of_an_exact_gaussian_is_that_in_closed_form(subject, tmp_path
     assert isotropic.points[-1].relative.low > 3
     relative = isotropic.points[0].relative
     assert (relative.low, relative.value, relative.high) == pytest.approx((1, 1, 1))
-    assert result.floor is None and floor_sentence(None, 400) in late_start_report(result, "exact").sentences
+    assert result.floor is None and floor_sentence(None, 400) in page(result, tmp_path).sentences
 
 
 def test_starts_are_kept_the_moment_they_are_done(subject, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "open_subjects", lambda *_: {"exact": subject})
-    told: list[str] = []
-    settings = experiment.Settings("exact", (), (500, 250), length=4, samples=20, criteria=())
-    done = experiment.Curve(settings, tmp_path, tell=told.append)
-    spent = []
-    done.measure(progress=lambda *args: spent.append(args[:2]))
-    assert spent[-1] == (20 * (4 + 2 + 1),) * 2
-    again = experiment.Curve(settings, tmp_path, tell=told.append)
-    spent.clear()
-    again.measure(progress=lambda *args: spent.append(args[:2]))
-    assert spent == [] and again.result().record() == done.result().record()
-    more = experiment.Curve(experiment.Settings("exact", (), (750, 250), 4, 20, criteria=()), tmp_path)
-    more.measure(progress=lambda *args: spent.append(args[:2]))
-    assert spent[-1] == (20 * 3,) * 2  # one new start
+    monkeypatch.setattr(experiment, "open_subject", lambda *_: subject)
+    settings = Settings(model="exact", starts=(500, 250), length=4, samples=20, criteria=())
+    lab = recording_lab(tmp_path)
+    done = experiment.LateStart().measure(settings, lab)
+    assert lab.spent[-1] == (20 * (4 + 2 + 1),) * 2
+    lab.spent.clear()
+    again = experiment.LateStart().measure(settings, lab)
+    assert lab.spent == [] and again.record() == done.record()
+    experiment.LateStart().measure(Settings(model="exact", starts=(750, 250), length=4, samples=20, criteria=()), lab)
+    assert lab.spent[-1] == (20 * 3,) * 2  # one new start
 
 
 def test_the_cells_of_a_full_length_run():
-    settings = experiment.Settings("m", starts=(640, 403), length=250, clip=True)
+    settings = Settings(model="m", starts=(640, 403), length=250, clip=True)
     length, cells = experiment.cells_of(settings, ("isotropic", "gaussian"), 1000)
     assert length == 250
     assert [(c.prior, c.t_start, c.nfe) for c in cells] == [
@@ -125,8 +120,8 @@ def test_the_cells_of_a_full_length_run():
         ("gaussian", 1000, 250), ("gaussian", 640, 160), ("gaussian", 400, 100),
     ]  # fmt: skip
     assert all(c.clip and c.spacing == "trailing" and c.sampler == "ddpm" for c in cells)
-    assert experiment.cells_of(experiment.Settings("m"), (), 1000)[0] == 250
-    default = experiment.cells_of(experiment.Settings("m", length=250), ("isotropic",), 1000)
+    assert experiment.cells_of(Settings(model="m"), (), 1000)[0] == 250
+    default = experiment.cells_of(Settings(model="m", length=250), ("isotropic",), 1000)
     assert [c.t_start for c in default[1]] == [1000 * share // 4 * 4 for share in experiment.STARTS]
 
 
@@ -141,7 +136,7 @@ def test_the_cells_of_a_full_length_run():
 )
 def test_impossible_lengths_and_starts_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        experiment.cells_of(experiment.Settings("m", **{"length": 250, **settings}), ("isotropic",), 1000)
+        experiment.cells_of(Settings(model="m", **{"length": 250, **settings}), ("isotropic",), 1000)
 
 
 def test_the_end_of_a_plateau_is_where_the_curve_leaves_the_bound_for_good():
@@ -197,12 +192,14 @@ def test_a_full_run_of_hardly_any_distance_leaves_finite_figures(tmp_path):
 
 
 def _result(lines, levels=()):
-    settings = experiment.Settings("m", samples=10)
-    return experiment.Result(tuple(lines), tuple(levels), (), (), 250, "f", settings)
+    return experiment.Curve(
+        lines=tuple(lines), levels=tuple(levels), missing=(), failed=(), length=250, features="f", weights="w",
+        settings=Settings(model="m", samples=10),
+    )  # fmt: skip
 
 
 def test_the_words_carry_the_figures():
-    level = experiment.Level
+    level = critical.Level
     levels = [level("a", "network", "level", 800, 790, 810), level("b", "data", "peak", 655, 640, 660)]
     levels.append(level("c", "network", "level", 300, 290, 310))
     told = "\n".join(sentences(_result([_line([1, 1.05, 1.0, 1.0, 1.21, 4.84])], levels)))
@@ -223,32 +220,29 @@ def test_levels_come_from_a_full_analysis_of_the_same_model(tmp_path):
     reasons = [{"criterion": "density", "of": "network", "reason": "no crossing"}]
     path = tmp_path / "analysis.json"
     path.write_text(json.dumps({"about": {"model": "m"}, "levels": levels, "not_found": reasons}))
-    read, missing = experiment.levels_from(path, "m")
+    read, missing = critical.levels_from(path, "m")
     assert [(one.criterion, one.t, one.low, one.high) for one in read] == [
         ("sde", 600, 600, 600),
         ("clone", 480, 460, 500),
     ]
     assert missing == ("density: no crossing",)
     with pytest.raises(ValueError, match="an analysis of the model m, expected one of other"):
-        experiment.levels_from(path, "other")
+        critical.levels_from(path, "other")
     with pytest.raises(FileNotFoundError, match="analysis"):
-        experiment.levels_from(tmp_path / "none.json", "m")
+        critical.levels_from(tmp_path / "none.json", "m")
     path.write_text("[1")
     with pytest.raises(ValueError, match="as JSON"):
-        experiment.levels_from(path, "m")
+        critical.levels_from(path, "m")
     path.write_text(json.dumps({"about": {"model": "m"}}))
     with pytest.raises(ValueError, match="no sound analysis"):
-        experiment.levels_from(path, "m")
+        critical.levels_from(path, "m")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
-app = typer.Typer()
-app.command()(late_start)
-
 
 def _run(*args):
-    return CliRunner().invoke(app, [str(a) for a in args], env={"COLUMNS": "200"})
+    return CliRunner().invoke(commands, ["late-start", *(str(a) for a in args)], env={"COLUMNS": "200"})
 
 
 @pytest.fixture(scope="module")
@@ -300,11 +294,11 @@ def test_the_command_on_a_model_of_ones_own(folder, tmp_path):
     ("args", "message"),
     [
         (("nowhere",), "nowhere is neither a folder with a diffusers model nor a shipped one"),
-        (("--samples", "5"), "samples: expected at least 6"),
+        (("--samples", "5"), "samples=5: expected a whole number of at least 6"),
         (("--prior", "none"), "the full run is always measured"),
-        (("--starts", "500,x"), "t-start: expected numbers"),
+        (("--starts", "500,x"), "starts: expected numbers"),
         (("--length", "7"), "must divide the 1000 times"),
-        (("--criteria", "x"), "expected criteria among"),
+        (("--criteria", "x"), "criteria among"),
     ],
 )
 def test_mistakes_are_one_line(folder, tmp_path, args, message):

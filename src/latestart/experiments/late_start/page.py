@@ -1,41 +1,45 @@
-"""The late-start curve: its picture, and what it says in words. Everything is drawn and told as it was handed over."""
+"""The page of the late-start curve: its picture, its tables and its sentences."""
 
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
-from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Table
 
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.late_start_curve import WITHIN, Level, Line, Point, Result
-from latestart.files import replacing
-from latestart.lab.report import Report
-from latestart.report.floor import floor_sentence
+from latestart.experiments.late_start.levels import Level
+from latestart.experiments.late_start.measure import WITHIN, Curve, Line, Point
+from latestart.lab.drawing import COLORS, GREY, band, figure, save
+from latestart.lab.report import Report, floor_sentence, named, number, prior_title, spread, table
 
-COLORS = ("#b2182b", "#2166ac", "#1b7837", "#8073ac", "#b35806")
-GREY = "#707070"
-TITLES = {"isotropic": "N(0, I)", "gaussian": "the Gaussian", "mixture": "the mixture"}
+__all__ = ["draw", "page", "sentences"]
+
 OF = {"network": "network", "data": "images"}
 
 
-def late_start_curve(path: str | Path, result: Result) -> None:
+def page(result: Curve, folder: Path) -> Report:
+    """Draw the curve, and return the curve and the critical levels as tables and in words."""
+    draw(folder / "late-start.png", result)
+    settings = result.settings
+    facts = {"model": Path(settings.model).name, "weights": result.weights, "samples": settings.samples}
+    facts |= {"seed": settings.seed, "steps of the full run": result.length, "features": result.features}
+    lines = [*sentences(result), floor_sentence(result.floor, settings.samples)]
+    if result.floor is None and settings.criteria and settings.levels is None:
+        lines.append("the critical levels are of training images alone, since no others are at hand")
+    lines += [f"no level: {line}" for line in result.missing] + [f"not measured: {line}" for line in result.failed]
+    tables = [starts_table(result), *([levels_table(result.levels)] if result.levels else [])]
+    title = f"Late-start curve: {facts['model']}"
+    return Report(title, facts, tables, lines, ["late-start.png"], ["cells"])
+
+
+def draw(path: Path, result: Curve) -> None:
     """Distance, recall and copies against the start, noise falling to the right, over the critical levels."""
     copied = any(point.figures.copied is not None for line in result.lines for point in line.points)
     panels = ["frechet", "recall", *(["copied"] if copied else []), *(["levels"] if result.levels else [])]
     ratios = {"frechet": 3.0, "recall": 1.4, "copied": 1.2, "levels": 0.4 + 0.16 * len(result.levels)}
     heights = [ratios[name] for name in panels]
-    figure, axes = plt.subplots(
-        len(panels), 1, figsize=(11, 1.55 * sum(heights) + 0.8), sharex=True, height_ratios=heights, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+    made, axes = figure(len(panels), 1, (11, 1.55 * sum(heights) + 0.8), sharex=True, height_ratios=heights)
     at = dict(zip(panels, axes[:, 0]))
     for name in panels:
         if name == "levels":
@@ -50,23 +54,18 @@ def late_start_curve(path: str | Path, result: Result) -> None:
     highest, lowest = (end(p.t for line in result.lines for p in line.points) for end in (max, min))
     axes[-1, 0].set_xlim(highest + 15, min([lowest, *(level.low for level in result.levels)]) - 15)
     settings = result.settings
-    figure.suptitle(
+    made.suptitle(
         f"How late can one start? DDPM, the last of {result.length:,} steps, on {Path(settings.model).name}; "
         f"{settings.samples:,} samples, 95% intervals"
     )
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    plt.close(figure)
+    save(made, path)
 
 
-def _panel(axis: Axes, result: Result, name: str) -> None:
+def _panel(axis: Axes, result: Curve, name: str) -> None:
     for place, line in enumerate(result.lines):
         known = [(point.t, value) for point in line.points if (value := getattr(point.figures, name)) is not None]
-        t = np.array([time for time, _ in known])
-        low, value, high = (np.array([getattr(e, end) for _, e in known]) for end in ("low", "value", "high"))
-        color = COLORS[place % len(COLORS)]
-        axis.fill_between(t, low, high, color=color, alpha=0.15)
-        axis.plot(t, value, color=color, marker="o", markersize=3.5, linewidth=1.4, label=f"from {_title(line.prior)}")
+        look = {"marker": "o", "markersize": 3.5, "linewidth": 1.4, "label": f"from {prior_title(line.prior)}"}
+        band(axis, [t for t, _ in known], [e for _, e in known], COLORS[place % len(COLORS)], **look)
     if name != "frechet":
         axis.set_ylabel({"recall": "recall", "copied": "share of copies"}[name])
     if name == "copied":
@@ -75,7 +74,7 @@ def _panel(axis: Axes, result: Result, name: str) -> None:
     axis.set_ylim(bottom=0)
 
 
-def _distance(axis: Axes, result: Result) -> None:
+def _distance(axis: Axes, result: Curve) -> None:
     full = result.lines[0].points[0].figures.frechet.value
     axis.set(yscale="log", ylabel="Fréchet distance to the data")
     axis.set_ylim(bottom=0.7 * min(p.figures.frechet.low for line in result.lines for p in line.points))
@@ -96,69 +95,46 @@ def _levels(axis: Axes, levels: tuple[Level, ...]) -> None:
         axis.plot([level.low, level.high], [row, row], color=GREY, linewidth=4, alpha=0.45, solid_capstyle="butt")
         inside = "white" if level.kind == "peak" else "black"
         axis.plot(level.t, row, "o", color="black", markersize=5, markerfacecolor=inside)
-    axis.set_yticks(range(len(levels)), [_named(level) for level in levels], fontsize=8)
+    axis.set_yticks(range(len(levels)), [_criterion(level) for level in levels], fontsize=8)
     axis.set_ylim(len(levels) - 0.4, -0.6)
     axis.set_title("Critical levels, with their intervals", fontsize=10)
     axis.grid(axis="y", color=GREY, alpha=0.15)
 
 
-def late_start_report(result: Result, weights: str) -> Report:
-    """The curve and the critical levels as tables, and in words."""
-    settings = result.settings
-    facts = {"model": Path(settings.model).name, "weights": weights, "samples": settings.samples}
-    facts |= {"seed": settings.seed, "steps of the full run": result.length, "features": result.features}
-    said = [*sentences(result), floor_sentence(result.floor, settings.samples)]
-    if result.floor is None and settings.criteria and settings.levels is None:
-        said.append("the critical levels are of training images alone, since no others are at hand")
-    said += [f"no level: {line}" for line in result.missing] + [f"not measured: {line}" for line in result.failed]
-    tables = [starts_table(result), *([levels_table(result.levels)] if result.levels else [])]
-    return Report(f"Late-start curve: {facts['model']}", facts, tables, said, ["late-start.png"])
-
-
-def starts_table(result: Result) -> Table:
+def starts_table(result: Curve) -> Table:
     """A row for each start of each prior, by falling t."""
-    table = Table(
-        title=f"DDPM, the last of {result.length:,} steps, by where it is started, with 95% intervals",
-        title_justify="left",
-        box=SIMPLE,
+    made = table(
+        f"DDPM, the last of {result.length:,} steps, by where it is started, with 95% intervals",
+        "start from", "t", "steps", "Fréchet", "/ full run", "recall", "copied", left=("start from",),
         caption="/ full run: the distance over that of the full run, by paired replicates",
-    )
-    table.add_column("start from")
-    for name in ("t", "steps", "Fréchet", "/ full run", "recall", "copied"):
-        table.add_column(name, justify="right", no_wrap=True)
+    )  # fmt: skip
     for line in result.lines:
         for point in line.points:
-            ratio, recall, copied = (_spread(e) for e in (point.relative, point.figures.recall, point.figures.copied))
-            distance = escape(_figure(point.figures.frechet))
-            table.add_row(_title(line.prior), f"{point.t:.0f}", str(point.steps), distance, ratio, recall, copied)
-        table.add_section()
-    return table
+            shares = (spread(one, ".3f") for one in (point.relative, point.figures.recall, point.figures.copied))
+            distance = spread(point.figures.frechet)
+            made.add_row(prior_title(line.prior), f"{point.t:.0f}", str(point.steps), distance, *shares)
+        made.add_section()
+    return made
 
 
 def levels_table(levels: tuple[Level, ...]) -> Table:
     """A row for each critical level."""
-    table = Table(title="Critical levels, with their intervals", title_justify="left", box=SIMPLE)
-    table.add_column("criterion")
-    table.add_column("t", justify="right", no_wrap=True)
+    made = table("Critical levels, with their intervals", "criterion", "t", left=("criterion",))
     for level in levels:
-        table.add_row(_named(level), escape(f"{level.t:.0f} [{level.low:.0f}, {level.high:.0f}]"))
-    return table
+        made.add_row(_criterion(level), spread(Estimate(level.t, level.low, level.high), ".0f"))
+    return made
 
 
-def _spread(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else escape(f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]")
-
-
-def sentences(result: Result) -> Iterator[str]:
+def sentences(result: Curve) -> Iterator[str]:
     """The plateau and the fall of each line with their figures, and where the critical levels lie."""
     full = result.lines[0].points[0]
     yield (
-        f"the full run, DDPM in {full.steps} steps: distance {_figure(full.figures.frechet)}, recall "
+        f"the full run, DDPM in {full.steps} steps: distance {named(full.figures.frechet)}, recall "
         f"{full.figures.recall.value:.3f}"
     )
     for line in result.lines:
-        yield f"from {_title(line.prior)}: {_plateau(line)}"
-        yield f"from {_title(line.prior)}: {_fall(line)}"
+        yield f"from {prior_title(line.prior)}: {_plateau(line)}"
+        yield f"from {prior_title(line.prior)}: {_fall(line)}"
     if (end := result.lines[0].plateau) is not None and result.lines[0].falls and result.levels:
         yield f"the plateau from N(0, I) ends {_beside(end, result.levels)}"
 
@@ -196,29 +172,20 @@ def _beside(end: Estimate, levels: tuple[Level, ...]) -> str:
     below = [level for level in levels if level.high < end.low]
     told = [level for level in levels if level not in above and level not in below]
     parts = [
-        f"{word} {', '.join(_named(level) for level in part)}"
+        f"{word} {', '.join(_criterion(level) for level in part)}"
         for word, part in (("below", above), ("above", below), ("within the interval of", told))
         if part
     ]
     return "; ".join(parts)
 
 
-def _named(level: Level) -> str:
+def _criterion(level: Level) -> str:
     peak = ", peak" if level.kind == "peak" else ""
     return f"{level.criterion}{peak} ({OF.get(level.of, level.of)})"
 
 
-def _title(prior: str) -> str:
-    return TITLES.get(prior, Path(prior).name)
-
-
 def _times(relative: Estimate) -> str:
-    return f"{relative.value:.2f} times [{relative.low:.2f}, {relative.high:.2f}]"
-
-
-def _figure(estimate: Estimate) -> str:
-    value, low, high = (f"{x:.0f}" if x >= 100 else f"{x:.3g}" for x in (estimate.value, estimate.low, estimate.high))
-    return f"{value} [{low}, {high}]"
+    return f"{number(relative.value, '.2f')} times [{relative.low:.2f}, {relative.high:.2f}]"
 
 
 def _ends(estimate: Estimate) -> str:

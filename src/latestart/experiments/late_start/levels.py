@@ -1,0 +1,141 @@
+"""The critical levels beside the curve: of a quick analysis, kept in the folder, or of the file of a full one."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latestart import zoo
+from latestart.data import Images, drawn, load_images
+from latestart.experiments import analyze
+from latestart.experiments.analysis import CLOUD
+from latestart.experiments.analysis_task import Settings as Fineness
+from latestart.experiments.analysis_task import prepare
+from latestart.experiments.late_start.settings import LateStartSettings
+from latestart.features import ClassifierFeatures
+from latestart.files import read_json, write_json
+from latestart.gaussians.gaussian import Gaussian, load_gaussian
+from latestart.lab.experiment import Lab
+from latestart.lab.store import key_of
+from latestart.lab.subjects import SHIPPED, Subject
+
+__all__ = ["Level", "critical_levels", "levels_from"]
+
+IMAGES = 1000  # of the point cloud
+Found = tuple[tuple["Level", ...], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A critical level: its criterion, what it is of, and t with the ends of its interval, where it has one.
+
+    `kind` is "crossing", "fold", "level", or "peak" where nothing crosses.
+    """
+
+    criterion: str
+    of: str
+    kind: str
+    t: float
+    low: float
+    high: float
+
+
+def critical_levels(settings: LateStartSettings, subject: Subject, lab: Lab) -> Found:
+    """Return the critical levels by falling t, and the reasons why others are missing.
+
+    Raises:
+        ValueError: a file of another kind, or of another model.
+    """
+    if settings.levels is not None:
+        return levels_from(settings.levels, settings.model)
+    if not settings.criteria:
+        return (), ()
+    named = {"weights": subject.weights, "reference": subject.judge.reference.fingerprint}
+    key = key_of([named, settings.criteria, settings.seed], sort=False)
+    kept = lab.out / "levels.json"
+    if (known := read_json(kept)) is not None and known.get("key") in (key, key.former):
+        try:
+            return _levels(known)
+        except ValueError as error:
+            lab.tell(f"{kept}: {error}: the levels are looked for again")
+    with lab.bar("finding the critical levels") as advance:
+        found = analyze.analyze(_task(settings, subject), settings.criteria, advance)
+    known = {"key": key, **found.record()}
+    write_json(kept, known)
+    return _levels(known)
+
+
+def _task(settings: LateStartSettings, subject: Subject) -> Any:
+    cloud, unseen = _pictures(subject, settings.images, settings.seed)
+    extract = subject.judge.extract
+    return prepare(
+        subject.network,
+        subject.scheduler,
+        cloud.floats(),
+        cloud.labels,
+        None if unseen is None else unseen.floats(),
+        prior=_gaussian(settings.model),
+        classify=extract.classifier.decide if isinstance(extract, ClassifierFeatures) else None,
+        settings=Fineness.quick(settings.seed),
+    )
+
+
+def levels_from(path: Path, model: str) -> tuple[tuple[Level, ...], tuple[str, ...]]:
+    """The levels in the analysis.json of `latestart analyze`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is something else, or of another model.
+    """
+    known = _read(path)
+    if known is None:
+        raise FileNotFoundError(f"expected the analysis.json that `latestart analyze` wrote at {path}, found none")
+    theirs = known.get("about", {}).get("model")
+    if theirs != model and (theirs is None or Path(theirs).resolve() != Path(model).resolve()):
+        raise ValueError(f"{path} is an analysis of the model {theirs}, expected one of {model}")
+    return _levels(known)
+
+
+def _levels(known: dict[str, Any]) -> tuple[tuple[Level, ...], tuple[str, ...]]:
+    """Those of the network and of the data, and of these the ones that have a time."""
+    try:
+        mine = [one for one in known["levels"] if one["of"] != CLOUD and one["t"] is not None]
+        levels = [
+            Level(one["criterion"], one["of"], one["kind"], one["t"], *(_end(one, end) for end in ("low", "high")))
+            for one in mine
+        ]
+        missing = [f"{one['criterion']}: {one['reason']}" for one in known["not_found"] if one["of"] != CLOUD]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"this is no sound analysis: {error!r} is missing") from error
+    return tuple(sorted(levels, key=lambda level: -level.t)), tuple(missing)
+
+
+def _end(one: dict[str, Any], end: str) -> float:
+    return one["t"] if one[end] is None else one[end]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        known = json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(known, dict):
+        raise ValueError(f"{path} holds no analysis, but a {type(known).__name__}")
+    return known
+
+
+def _pictures(subject: Subject, images: str | None, seed: int) -> tuple[Images, Images | None]:
+    """Some of the training images, and some that the model has not seen, drawn by the seed."""
+    sets = subject.judge.reference.copying
+    if sets is not None:
+        return drawn(sets[0], IMAGES, seed), drawn(sets[1], IMAGES, seed)
+    assert images is not None  # a model without images of its own and without given ones has no judge
+    return drawn(load_images(images), IMAGES, seed), None
+
+
+def _gaussian(model: str) -> Gaussian | None:
+    """The Gaussian beside a model, which is of more images than are at hand here."""
+    path = (Path(model) if Path(model).is_dir() else zoo.load(model).path) / SHIPPED["gaussian"]
+    return load_gaussian(path) if path.is_file() else None

@@ -1,0 +1,278 @@
+"""The late-start curve: quality against the time at which a full-length stochastic sampler is started.
+
+DDPM with as many steps as the whole schedule affords (`length`), of which a start at t leaves `length t / T`: the same
+times as the full run's, only the last of them. It is started from N(0, I), as the paper does it, and beside it from the
+Gaussian and the mixture of the training images noised to t, if these are asked for. All starts have the same white
+noise. Steps saved are not the subject: what is lost by starting late is, with every step small.
+
+    plateau   the starts from T down to the last whose Frechet distance is at most 1.1 times the full run's
+    fall      what comes below; `doubled` is where it passes twice the full run's
+
+Both ends are linear in t and in the logarithm of the distance between two starts, with the interval of bootstrap
+replicates that are paired over all starts. Starts above the end that exceed the bound nonetheless are named. Beside the
+distance stand recall and the share of copies: a low distance by replayed images would not be one.
+
+Beside the curve stand the critical levels of the network, by the criteria of `theory/` with their intervals, as quick
+estimates or from the file of a full `latestart analyze`.
+
+Expected on the shipped MNIST model, by 500 samples of 250 steps: from N(0, I) the distance is within 10% of the full
+run's down to t = 865 (95% interval 663 to 985: 500 samples tell 10% badly), twice it at 665 (598 to 806), and 8.6 times
+it at 500, below the levels where neighbouring paths separate (611) and the covariance speciates (543). The source
+of the figure is Raya and Ambrogioni, NeurIPS 2023.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from latestart.evaluation.quality import Estimate, interval
+from latestart.experiments.late_start.levels import Level, critical_levels
+from latestart.experiments.late_start.settings import LateStartSettings
+from latestart.lab.cells import Outcome, Planned
+from latestart.lab.experiment import Experiment, Lab
+from latestart.lab.grid import PLAIN, Cell, Grid
+from latestart.lab.judge import Figures, Floor, ratio, ratio_replicates
+from latestart.lab.report import Report
+from latestart.lab.subjects import open_subject
+from latestart.lab.sweep import Sweep, sweep_of
+from latestart.sampling.names import TIMES
+
+__all__ = ["Curve", "LateStart", "Line", "Point", "cells_of", "last_within", "line_of"]
+
+STARTS = (1, 0.9, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.2, 0.1)  # shares of the schedule
+WITHIN, TWICE = 0.1, 2.0  # of the full run's distance
+SHARE = 4  # of the schedule's times, one in so many is a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One start of one prior.
+
+    Attributes:
+        t: the start that was run, in the scheduler's t: the first step stands at t - 1.
+        steps: network evaluations for each sample.
+        sigma: the level of the first step; None where it is infinite.
+        figures: of the samples.
+        relative: their distance over that of the full run from N(0, I), by paired replicates.
+    """
+
+    t: float
+    steps: int
+    sigma: float | None
+    figures: Figures
+    relative: Estimate
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, for JSON."""
+        plain = {"t_start": self.t, "steps": self.steps, "sigma": self.sigma, "relative": asdict(self.relative)}
+        return plain | self.figures.estimates()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The starts of one prior, by falling t.
+
+    Attributes:
+        prior: its name.
+        points: the starts.
+        plateau: t of the lower end of the plateau; None where not even the first start belongs to it.
+        doubled: t below which the distance is more than twice the full run's; None where it never is.
+        exceptions: starts above the end of the plateau that exceed its bound.
+        falls: whether there are starts below the plateau.
+    """
+
+    prior: str
+    points: tuple[Point, ...]
+    plateau: Estimate | None
+    doubled: Estimate | None
+    exceptions: tuple[float, ...]
+    falls: bool
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, for JSON."""
+        ends = {name: getattr(self, name) for name in ("plateau", "doubled")}
+        return {
+            "prior": self.prior,
+            **{name: None if end is None else asdict(end) for name, end in ends.items()},
+            "exceptions": list(self.exceptions),
+            "falls": self.falls,
+            "points": [point.record() for point in self.points],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The curve.
+
+    Attributes:
+        lines: by prior, N(0, I) first.
+        levels: critical levels by falling t.
+        missing: reasons why a criterion has no level.
+        failed: starts that could not be measured, with the reasons.
+        length: steps of the full run.
+        features: name of the features of the distance.
+        weights: fingerprint of the model.
+        settings: as given.
+        floor: of images that the model has not seen; None where there are none.
+    """
+
+    lines: tuple[Line, ...]
+    levels: tuple[Level, ...]
+    missing: tuple[str, ...]
+    failed: tuple[str, ...]
+    length: int
+    features: str
+    weights: str
+    settings: LateStartSettings
+    floor: Floor | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, ready for `results.json`."""
+        return {
+            "settings": self.settings.record(),
+            "length": self.length,
+            "features": self.features,
+            "within": WITHIN,
+            "floor": None if self.floor is None else self.floor.record(),
+            "lines": [line.record() for line in self.lines],
+            "levels": [asdict(level) for level in self.levels],
+            "missing": list(self.missing),
+            "failed": list(self.failed),
+        }
+
+
+class LateStart(Experiment[LateStartSettings, Curve]):
+    """Quality against the start of full-length DDPM, beside the critical levels."""
+
+    def measure(self, settings: LateStartSettings, lab: Lab) -> Curve | None:
+        """Measure every start that is missing, and the critical levels.
+
+        Raises:
+            ValueError: something that the settings name does not exist or does not fit the rest; the full run could not
+                be measured.
+        """
+        grid = grid_of(settings)
+        subject = open_subject(grid, lab)
+        length, cells = cells_of(settings, grid.prior, _times(subject.scheduler))
+        sweep = sweep_of(cells, subject, grid, lab)
+        levels, missing = critical_levels(settings, subject, lab) if lab.run.first else ((), ())
+        with lab.bar("evaluating") as advance:
+            sweep.measure(retry=settings.retry, budget=settings.budget, progress=advance)
+        if not lab.run.first:
+            return None
+        lines, failed = _lines(sweep)
+        judge = subject.judge
+        return Curve(
+            lines=lines, levels=levels, missing=missing, failed=failed, length=length, features=judge.features,
+            weights=subject.weights, settings=settings, floor=judge.floor(settings.samples),
+        )  # fmt: skip
+
+    def page(self, result: Curve, folder: Path) -> Report:
+        """Draw the curve, and return its tables and sentences."""
+        from latestart.experiments.late_start.page import page
+
+        return page(result, folder)
+
+
+def grid_of(settings: LateStartSettings) -> Grid:
+    """Return the model, the priors and the data, as a sweep opens them."""
+    priors = tuple(dict.fromkeys((PLAIN, *settings.priors)))
+    return Grid.of_settings(settings, sampler=("ddpm",), prior=priors, t_start=settings.starts or (1.0,))
+
+
+def _lines(sweep: Sweep) -> tuple[tuple[Line, ...], tuple[str, ...]]:
+    """The lines from the cells that are done, and the reasons why others are not."""
+    outcomes = [(planned, sweep.outcome(planned)) for planned in sweep.planned]
+    done = [(planned, outcome) for planned, outcome in outcomes if outcome.figures is not None]
+    failed = tuple(f"{_place(planned.cell)}: {outcome.reason}" for planned, outcome in outcomes if not outcome.figures)
+    if not done or done[0][0] is not sweep.planned[0]:
+        raise ValueError(f"the full run could not be measured: {failed[0]}")
+    full = done[0][1].figures
+    assert full is not None
+    by_prior = {p.cell.prior: [(q, o) for q, o in done if q.cell.prior == p.cell.prior] for p, _ in done}
+    return tuple(line_of(prior, mine, full) for prior, mine in by_prior.items()), failed
+
+
+def cells_of(settings: LateStartSettings, priors: tuple[str, ...], times: int) -> tuple[int, list[Cell]]:
+    """The length of the full run, and the cells of the curve: the full run first, each prior by falling starts.
+
+    Raises:
+        ValueError: a length that is no divisor of the schedule's times, or a start beyond them or below a step.
+    """
+    length = settings.length or (times if times % SHARE else times // SHARE)
+    if not 0 < length <= times or times % length:
+        raise ValueError(f"the length of the full run must divide the {times} times of the schedule, received {length}")
+    stride = times // length
+    asked = settings.starts or tuple(share * times for share in STARTS)
+    if wrong := [t for t in asked if not stride <= t <= times]:
+        raise ValueError(f"starts lie between {stride} (one step) and {times}, received {wrong[0]:g}")
+    starts = sorted({int(t // stride) * stride for t in asked} | {times}, reverse=True)
+    common: dict[str, Any] = {"spacing": TIMES[0], "clip": settings.clip}
+    common |= {"samples": settings.samples, "seed": settings.seed}
+    return length, [
+        Cell(model=settings.model, sampler="ddpm", nfe=t // stride, prior=prior, t_start=float(t), **common)
+        for prior in priors
+        for t in starts
+    ]
+
+
+def line_of(prior: str, measured: list[tuple[Planned, Outcome]], full: Figures) -> Line:
+    """The line of one prior from its starts by falling t, against the full run's figures."""
+    points, relative = [], []
+    for planned, outcome in measured:
+        assert outcome.figures is not None and planned.cell.t_start is not None
+        mine, whole = ((each.frechet.value, each.replicates) for each in (outcome.figures, full))
+        relative.append(ratio_replicates(mine, whole))
+        told = ratio(mine, whole)
+        points.append(
+            Point(
+                t=planned.cell.t_start,
+                steps=planned.cell.nfe,
+                sigma=outcome.sigma,
+                figures=outcome.figures,
+                relative=told,
+            )
+        )
+    t, d = np.array([p.t for p in points]), np.array([p.relative.value for p in points])
+    replicates = torch.stack(relative, 1).numpy()
+    plateau = _found(t, d, replicates, 1 + WITHIN)
+    end = np.inf if plateau is None else plateau.value
+    exceptions = tuple(float(t[i]) for i in np.flatnonzero(d > 1 + WITHIN) if t[i] >= end)
+    falls = bool(d[-1] > 1 + WITHIN)
+    doubled = _found(t, d, replicates, TWICE) if d[-1] > TWICE else None
+    return Line(prior=prior, points=tuple(points), plateau=plateau, doubled=doubled, exceptions=exceptions, falls=falls)
+
+
+def _found(t: np.ndarray, d: np.ndarray, replicates: np.ndarray, bound: float) -> Estimate | None:
+    """`last_within` with its interval; a replicate that is nowhere within counts as the first start."""
+    value = last_within(t, d, bound)
+    if np.isnan(value):
+        return None
+    found = np.array([last_within(t, row, bound) for row in replicates])
+    return interval(torch.from_numpy(np.where(np.isnan(found), t[0], found)), value)
+
+
+def last_within(t: np.ndarray, d: np.ndarray, bound: float) -> float:
+    """Where d, along falling t, is within `bound` for the last time: linear in t and log d; NaN where it never is."""
+    within = np.flatnonzero(d <= bound)
+    if not len(within):
+        return float("nan")
+    i = within[-1]
+    if i == len(t) - 1:
+        return float(t[-1])
+    low, high = np.log(np.maximum(d[i : i + 2], np.finfo(float).tiny))
+    return float(t[i] + (np.log(bound) - low) / (high - low) * (t[i + 1] - t[i]))
+
+
+def _times(scheduler: Any) -> int:
+    betas = getattr(scheduler, "alphas_cumprod", None)
+    if betas is None:
+        raise ValueError(f"the curve is that of DDPM, on beta-based schedules: received a {type(scheduler).__name__}")
+    return len(betas)
+
+
+def _place(cell: Cell) -> str:
+    return f"{cell.prior} at t = {cell.t_start:g}"

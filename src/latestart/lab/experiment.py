@@ -1,0 +1,96 @@
+"""Experiments: a question with settings, measured in a folder, whose result becomes a page.
+
+    class Curve(Experiment[CurveSettings, CurveResult]):
+        def measure(self, settings, lab):
+            with lab.bar("evaluating") as advance: ...
+            return CurveResult(...)
+
+        def page(self, result, folder):
+            draw(folder / "curve.png", result)
+            return Report(title, facts, tables, sentences, ["curve.png"])
+
+    conduct(Curve(), CurveSettings(samples=100), Lab(Path("out")))
+
+`measure` keeps in the folder all that is dear, so that a run that was cut off goes on. `conduct` writes `results.json`
+and `report.md`, and prints the tables.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from latestart.files import write_json
+from latestart.lab.report import Report
+from latestart.processes import Processes
+from latestart.settings import Settings
+
+__all__ = ["Experiment", "Lab", "Progress", "Recorded", "Tell", "conduct", "no_bar"]
+
+Progress = Callable[[int, int, str], None]
+Tell = Callable[[str], None]
+
+
+class Recorded(Protocol):
+    """A result that JSON can hold."""
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, ready for `results.json`."""
+
+
+S = TypeVar("S", bound=Settings)
+R = TypeVar("R", bound=Recorded)
+
+
+@contextmanager
+def no_bar(what: str) -> Iterator[Progress]:
+    """Yield a progress function that shows nothing."""
+
+    def advance(done: int, total: int, note: str = "") -> None:
+        pass
+
+    yield advance
+
+
+@dataclass
+class Lab:
+    """The place of a measurement.
+
+    Attributes:
+        out: folder of all that is written.
+        run: processes that share the work; the present one alone by default.
+        tell: receives sentences worth knowing, in the first process only.
+        bar: opens a progress bar by its title; yields `advance(done, total, note)`.
+    """
+
+    out: Path
+    run: Processes = field(default_factory=Processes)
+    tell: Tell = lambda _: None
+    bar: Callable[[str], AbstractContextManager[Progress]] = no_bar
+
+
+class Experiment(ABC, Generic[S, R]):
+    """A question that is measured in a folder and answered by a page."""
+
+    @abstractmethod
+    def measure(self, settings: S, lab: Lab) -> R | None:
+        """Measure all that is missing in the folder.
+
+        Returns:
+            The result; None in every process but the first.
+        """
+
+    @abstractmethod
+    def page(self, result: R, folder: Path) -> Report:
+        """Draw the result's pictures into a folder, and return its tables and sentences."""
+
+
+def conduct(experiment: Experiment[S, R], settings: S, lab: Lab) -> R | None:
+    """Measure, write `results.json` and the page, and print it; returns what `measure` does."""
+    result = experiment.measure(settings, lab)
+    if result is not None:
+        write_json(lab.out / "results.json", result.record())
+        experiment.page(result, lab.out).publish(lab.out, "results.json")
+    return result

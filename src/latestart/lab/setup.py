@@ -1,0 +1,60 @@
+"""The settings that measurements share, each written once with its help and its limits. Nothing heavy is imported."""
+
+from dataclasses import dataclass
+
+from latestart.checks import PRECISIONS
+from latestart.settings import Settings, seed_setting, setting
+
+__all__ = ["FEWEST", "Conditions", "Kept", "Setup", "SweepSetup"]
+
+FEWEST = 6  # samples of a figure: precision, recall and coverage look at neighbours
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions(Settings):
+    """The samples, and the data that they are compared with."""
+
+    samples: int = setting(1000, "Samples of each figure.", least=FEWEST)
+    seed: int = seed_setting("Sample i depends on the seed and i alone.")
+    images: str | None = setting(
+        None,
+        "The training set: parquet, folder, npz, or a published one (celeba@64); default: the shipped model's.",
+        of="file",
+    )
+    held_out: str | None = setting(None, "Images that the model has not seen, to find copies with.", of="file")
+    features: str | None = setting(
+        None, "A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
+    )
+    batch_size: int = setting(256, "Samples evaluated at once.", least=1)
+    mixed_precision: str = setting(
+        "no",
+        "bf16: networks in half precision, faster where the machine has it; no: in their own.",
+        choices=PRECISIONS,
+    )
+    scheduler: str | None = setting(
+        None, "Scheduler of a model folder without one: a scheduler_config.json, or a class of diffusers."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup(Conditions):
+    """One model, and the conditions of its measurement."""
+
+    model: str = setting(
+        "mnist", "A folder with a diffusers model, or the name of a shipped one (mnist).", of="model", argument=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept(Settings):
+    """A measurement whose cells are kept as those of a sweep, so that it can be continued."""
+
+    budget: int | None = setting(
+        None, "Network evaluations that all cells may cost, those spent before counted.", least=0, kept=False
+    )
+    retry: bool = setting(False, "Measure the cells anew that have failed.", kept=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSetup(Kept, Setup):
+    """One model, measured in cells that are kept."""
