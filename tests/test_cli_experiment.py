@@ -85,7 +85,7 @@ def test_potential_of_a_folder(small):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("sphere", "--dims", "2,x"), "dims must be whole numbers"),
+        (("sphere", "--dims", "2,x"), "dims: expected whole numbers, received 'x'"),
         (("sphere", "--radius", "-1"), "radius=-1"),
         (("potential", "nowhere"), "nowhere is neither a folder"),
         (("potential", "--images", "nowhere"), "nowhere"),

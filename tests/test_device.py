@@ -15,7 +15,7 @@ from latestart.evaluation.manifold import OverlapWith
 from latestart.evaluation.quality import FrechetTo, feature_statistics
 from latestart.experiments.analysis_task import Settings, prepare
 from latestart.experiments.analyze import analyze
-from latestart.experiments.potential import study
+from latestart.experiments.theory.potential import study
 from latestart.features import Classifier, ClassifierFeatures
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import SAMPLERS, make_sampler

@@ -6,14 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from latestart.cli.bifurcation import bifurcation
+from latestart.cli.experiment import experiment as commands
 from latestart.data import Images
 from latestart.denoisers.exact import PointCloud
-from latestart.experiments import bifurcation as experiment
+from latestart.experiments.theory import bifurcation as experiment
 from latestart.theory.stability import crossing
 from latestart.zoo import load
 
@@ -69,7 +68,7 @@ def test_the_leaves_are_the_classes(pairs):
 
 
 def test_the_record_holds_each_level_under_all_its_names(pairs):
-    written = json.loads(json.dumps(experiment.results(experiment.diagram(points=4), pairs)))
+    written = json.loads(json.dumps(experiment.Result(experiment.diagram(points=4), pairs).record()))
     nodes = written["tree"]["nodes"]
     # the levels of the schedule, from its betas
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
@@ -106,11 +105,19 @@ def test_images_without_labels_are_refused():
 
 
 def test_the_command_draws_the_tree(tmp_path):
-    app = typer.Typer()
-    app.command()(bifurcation)
     np.savez(tmp_path / "pairs.npz", images=PAIRS.pixels.numpy(), labels=PAIRS.labels.numpy())
-    options = ["--images", tmp_path / "pairs.npz", "--t-low", 40, "--t-high", 500, "--out", tmp_path / "out"]
-    result = CliRunner().invoke(app, [str(option) for option in options])
+    options = [
+        "bifurcation",
+        "--images",
+        tmp_path / "pairs.npz",
+        "--t-low",
+        40,
+        "--t-high",
+        500,
+        "--out",
+        tmp_path / "out",
+    ]
+    result = CliRunner().invoke(commands, [str(option) for option in options])
     assert result.exit_code == 0, result.output
     assert "theta_c = 0.64359" in result.output
     assert "20 images: 4 leaves under sde" in result.output
@@ -120,5 +127,5 @@ def test_the_command_draws_the_tree(tmp_path):
     for name in ("diagram.png", "tree.png"):
         with Image.open(tmp_path / "out" / name) as picture:
             assert min(picture.size) > 300 and np.array(picture.convert("L")).std() > 10
-    result = CliRunner().invoke(app, [*map(str, options), "--criterion", "none"])
+    result = CliRunner().invoke(commands, [*map(str, options), "--criterion", "none"])
     assert result.exit_code == 2

@@ -11,8 +11,8 @@ from scipy.stats import ttest_1samp
 
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import TwoPoints
-from latestart.experiments import one_dimension as experiment
-from latestart.report import curves
+from latestart.experiments.theory import one_dimension as experiment
+from latestart.experiments.theory.page import one_dimension as page
 from latestart.theory.bifurcation import one_dimension as branch
 
 TRAINING = experiment.Training(steps=400, batch=256)
@@ -132,15 +132,15 @@ def test_the_interval_is_students_in_log_sigma():
 
 
 def test_figures_and_picture(result, tmp_path):
-    figures = json.loads(json.dumps(experiment.results(result), allow_nan=False))
+    figures = json.loads(json.dumps(result.record(), allow_nan=False))
     assert figures["exact"]["theta"] == result.theta_c
     network = figures["network"]
     times = [s["t_at_symmetry"] for s in network["seeds"]]
     assert min(times) < network["at_symmetry"]["t"] < max(times)
     assert network["at_symmetry"]["interval_t"][0] < min(times)
     assert [s["seed"] for s in network["seeds"]] == [0, 1]
-    curves.one_dimension(tmp_path / "a.png", result)
-    with Image.open(tmp_path / "a.png") as picture:
+    page(result, tmp_path)
+    with Image.open(tmp_path / "one-dimension.png") as picture:
         assert picture.width > 1000 and np.asarray(picture.convert("L")).std() > 10
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from latestart.data import Images
 from latestart.denoisers.exact import PointCloud, TwoPoints
 from latestart.denoisers.networks import from_diffusers
-from latestart.experiments import potential as experiment
+from latestart.experiments.theory import potential as experiment
+from latestart.experiments.theory.page import potentials
 from latestart.noise import Noise
-from latestart.report import curves
 from latestart.theory.branches import constant
 from latestart.theory.jacobian import jacobian_vector
 from latestart.theory.potential import Profile, potential, rates
@@ -91,7 +91,7 @@ def test_levels_are_read_from_pairs_that_begin_as_wells():
 
 def test_the_shipped_network_and_its_images_go_from_one_well_to_two(tmp_path):
     result = experiment.run(samples=4, points=17, levels_at=4, drawn_at=2)
-    figures = json.loads(json.dumps(experiment.results(result), allow_nan=False))
+    figures = json.loads(json.dumps(result.record(), allow_nan=False))
     assert (figures["images"], list(figures["sides"])) == (2000, ["network", "point cloud"])
     low, high = (share * 999 for share in experiment.RANGE)
     for side in figures["sides"].values():
@@ -100,14 +100,14 @@ def test_the_shipped_network_and_its_images_go_from_one_well_to_two(tmp_path):
         assert low < straight["middle_stops_being_a_minimum"]["t"] < high
         assert straight["wells"][0] == 1 and straight["wells"][-1] >= 2
         assert straight["curvature"]["median"][0] == pytest.approx(0.5, abs=0.1)  # c at high noise
-    curves.potential(tmp_path / "a.png", result)
-    with Image.open(tmp_path / "a.png") as picture:
+    potentials(result, tmp_path)
+    with Image.open(tmp_path / "potential.png") as picture:
         assert picture.width > 1000 and np.asarray(picture.convert("L")).std() > 10
 
 
 def test_the_levels_of_the_shipped_network_and_its_images_are_those_of_the_docstring():
     """With the settings of the command, but for the points that are only drawn."""
-    figures = experiment.results(experiment.run(points=5, drawn_at=2))
+    figures = experiment.run(points=5, drawn_at=2).record()
     found = {
         (name, kind): family["middle_stops_being_a_minimum"]["t"]
         for name, side in figures["sides"].items()

@@ -10,8 +10,8 @@ from PIL import Image
 from scipy.special import ive
 
 from latestart.denoisers.exact import Sphere
-from latestart.experiments import sphere as experiment
-from latestart.report import curves
+from latestart.experiments.theory import sphere as experiment
+from latestart.experiments.theory.page import spheres
 from latestart.theory.bifurcation import THETA_C
 from latestart.theory.bifurcation import one_dimension as branch
 
@@ -80,7 +80,7 @@ def test_the_potential_is_lowest_at_the_radius_of_the_branch(result):
 
 
 def test_norms_of_paths(result):
-    figures = json.loads(json.dumps(experiment.results(result), allow_nan=False))
+    figures = json.loads(json.dumps(result.record(), allow_nan=False))
     assert len(figures["norms"]) == experiment.LISTED
     for row in figures["norms"]:
         assert row["mean_square"] == pytest.approx(row["expected"], abs=4 * row["error"] + 0.03)
@@ -90,8 +90,8 @@ def test_norms_of_paths(result):
 
 
 def test_picture(result, tmp_path):
-    curves.sphere(tmp_path / "a.png", result)
-    with Image.open(tmp_path / "a.png") as picture:
+    spheres(result, tmp_path)
+    with Image.open(tmp_path / "sphere.png") as picture:
         assert picture.width > 1000 and np.asarray(picture.convert("L")).std() > 10
 
 

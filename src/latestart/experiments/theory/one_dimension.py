@@ -28,6 +28,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,9 @@ from torch import Tensor
 from latestart.checks import seeded
 from latestart.denoisers.base import Denoiser, Level, check_sample
 from latestart.denoisers.exact import TwoPoints
+from latestart.experiments.theory.settings import LineSettings
+from latestart.lab.experiment import Experiment, Lab, Progress
+from latestart.lab.report import Report
 from latestart.noise import Noise
 from latestart.records import Record
 from latestart.theory import bifurcation, critical
@@ -55,7 +59,6 @@ AROUND = (2.0, 1.4, 1.0, 0.75, 0.5)  # times of the potentials, in units of the 
 REACH = 1.6  # of the potentials, in x
 THETAS = np.linspace(0.1, 0.98, 89)
 LISTED = (0.8, 0.6, 0.45, 0.2, 0.1, 0.05)  # times at which signs are counted, besides the critical one
-Progress = Callable[[int, int, str], None]
 Weights = list[tuple[Tensor, Tensor]]
 
 
@@ -258,6 +261,11 @@ class Wells(Record):
     exact: np.ndarray
     network: np.ndarray
 
+    @property
+    def off(self) -> float:
+        """The largest error of the network's potential, as a share of the exact one's range."""
+        return float(np.abs(self.network - self.exact).max() / np.ptp(self.exact))
+
 
 def wells(network: Denoiser, t: float, points: int = 129) -> Wells:
     """Both potentials at time t over -REACH ... REACH; the network's is the line integral of its drift."""
@@ -332,6 +340,7 @@ class Result:
 
     Attributes:
         exact: the exact critical level, by root finding on the exact denoiser's Jacobian; its t is of 1.
+        seed: of the paths, and the first training seed.
         index: the same as a time of 1,000, with linear betas 1e-4 to 0.02.
         exponent: of the branch beyond it.
         networks: one for each training seed; the first is the one drawn.
@@ -344,6 +353,7 @@ class Result:
     exact: CriticalLevel
     index: float
     exponent: float
+    seed: int
     training: Training
     networks: list[Network]
     symmetric: list[float]
@@ -362,6 +372,36 @@ class Result:
     def pooled(self) -> tuple[CriticalLevel, CriticalLevel]:
         """The networks' levels together: at the point of symmetry, and of the second well."""
         return pooled(self.symmetric, "sde, at the point of symmetry"), pooled(self.second, "sde, second well")
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, ready for `results.json`."""
+        symmetric, second = self.pooled
+        assert self.exact.t is not None
+        return {
+            "process": "variance preserving, beta from 0.1 to 20, t from 0 to 1",
+            "exact": {**self.exact.record(), "theta": self.theta_c},
+            "index_of_1000": self.index,
+            "exponent": self.exponent,
+            "network": {
+                "training": vars(self.training),
+                "at_symmetry": _named(symmetric),
+                "second_well": _named(second),
+                "seeds": [
+                    {"seed": network.seed, "t_at_symmetry": NOISE.time(a), "t_second_well": NOISE.time(b)}
+                    for network, a, b in zip(self.networks, self.symmetric, self.second)
+                ],
+            },
+            "potentials": [
+                {
+                    "t": w.t,
+                    "theta": w.theta,
+                    "network_off_by": float(np.abs(w.network - w.exact).max() / np.ptp(w.exact)),
+                }
+                for w in self.wells
+            ],
+            "sign_decided": [agreement(self.paths, t) for t in sorted((*LISTED, self.exact.t), reverse=True)],
+            "paths": self.paths.x.shape[1],
+        }
 
 
 def run(
@@ -397,6 +437,7 @@ def run(
         exact=exact,
         index=index,
         exponent=exponent(math.sqrt(exact.alpha_bar)),
+        seed=seed,
         training=training,
         networks=networks,
         symmetric=_of_each(networks, symmetric_level),
@@ -408,34 +449,25 @@ def run(
     )
 
 
-def results(result: Result) -> dict[str, Any]:
-    """All figures of the experiment, ready for `results.json`."""
-    symmetric, second = result.pooled
-    assert result.exact.t is not None
-    return {
-        "process": "variance preserving, beta from 0.1 to 20, t from 0 to 1",
-        "exact": {**result.exact.record(), "theta": result.theta_c},
-        "index_of_1000": result.index,
-        "exponent": result.exponent,
-        "network": {
-            "training": vars(result.training),
-            "at_symmetry": _named(symmetric),
-            "second_well": _named(second),
-            "seeds": [
-                {"seed": network.seed, "t_at_symmetry": NOISE.time(a), "t_second_well": NOISE.time(b)}
-                for network, a, b in zip(result.networks, result.symmetric, result.second)
-            ],
-        },
-        "potentials": [
-            {"t": w.t, "theta": w.theta, "network_off_by": float(np.abs(w.network - w.exact).max() / np.ptp(w.exact))}
-            for w in result.wells
-        ],
-        "sign_decided": [agreement(result.paths, t) for t in sorted((*LISTED, result.exact.t), reverse=True)],
-        "paths": result.paths.x.shape[1],
-    }
-
-
 def _named(level: CriticalLevel) -> dict[str, Any]:
     """The record of a level, with the interval in t and the scale theta too."""
     times = None if level.interval is None else [NOISE.time(sigma) for sigma in level.interval]
     return {**level.record(), "theta": math.sqrt(level.alpha_bar), "interval_t": times}
+
+
+class OneDimension(Experiment[LineSettings, Result]):
+    """Two points at +-1, exact and as small networks have learned them."""
+
+    def measure(self, settings: LineSettings, lab: Lab) -> Result | None:
+        """Solve the exact model, and train the networks."""
+        if not lab.run.first:
+            return None
+        with lab.bar("training") as advance:
+            training = Training(steps=settings.steps)
+            return run(settings.seeds, settings.samples, settings.seed, training, progress=advance)
+
+    def page(self, result: Result, folder: Path) -> Report:
+        """Draw the three panels, and return the levels in words."""
+        from latestart.experiments.theory.page import one_dimension
+
+        return one_dimension(result, folder)

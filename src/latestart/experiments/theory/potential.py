@@ -30,6 +30,7 @@ Source: Raya and Ambrogioni 2023, the potentials of trained networks.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,14 @@ from torch import Tensor
 
 from latestart import zoo
 from latestart.checks import seeded
-from latestart.data import Images
+from latestart.data import Images, drawn, load_images
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import PointCloud
 from latestart.denoisers.networks import from_diffusers
 from latestart.device import own_device
+from latestart.experiments.theory.settings import PotentialSettings
+from latestart.lab.experiment import Experiment, Lab, Progress
+from latestart.lab.report import Report
 from latestart.noise import Noise
 from latestart.records import Record
 from latestart.sampling.generate import generate
@@ -57,7 +61,6 @@ STEP = 0.005  # of a curve's length, for the curvature
 SAMPLER_STEPS = 50
 SPREAD = (0.1, 0.9)  # quantiles over pairs
 BATCH = 256
-Progress = Callable[[int, int, str], None]
 
 
 # --- curves and the curvature in their middle -------------------------------------------------------------------------
@@ -229,7 +232,7 @@ def _tell(progress: Callable[[str], None] | None, what: str) -> None:
 # --- the experiment ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Result:
     """All that the figure shows: the network and the point cloud of `count` images, by falling times t."""
 
@@ -238,6 +241,16 @@ class Result:
     seed: int
     samples: int
     sides: list[Side]
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, ready for `results.json`."""
+        return {
+            "model": self.model,
+            "images": self.count,
+            "samples": self.samples,
+            "seed": self.seed,
+            "sides": {side.name: {f.curve: _figures(f) for f in side.families} for side in self.sides},
+        }
 
 
 def run(
@@ -274,7 +287,7 @@ def run(
     low, high = (share * denoiser.noise.t_range[1] if t is None else t for share, t in zip(RANGE, t_range))
     if not low < high:
         raise ValueError(f"expected a range of times from low to high, received {low:g}, {high:g}")
-    times, drawn = np.linspace(high, low, levels_at), np.linspace(high, low, drawn_at)
+    times, shown = np.linspace(high, low, levels_at), np.linspace(high, low, drawn_at)
     sampler = make_sampler("ddim", scheduler, spacing="trailing", clip_sample=False)
     own = generate(network, sampler, n=samples, steps=SAMPLER_STEPS, seed=seed).samples
     picked = torch.randperm(len(floats), generator=seeded(seed))[:samples]
@@ -287,10 +300,10 @@ def run(
             progress(done, total, what)
 
     def side(name: str, which: Denoiser, ends: Tensor) -> Side:
-        return study(name, which, denoiser.noise, ends, floats.mean(0), times, drawn, points, advance)
+        return study(name, which, denoiser.noise, ends, floats.mean(0), times, shown, points, advance)
 
     sides = [side("network", denoiser, own), side("point cloud", PointCloud(floats), floats[picked])]
-    return Result(model, len(floats), seed, samples, sides)
+    return Result(model=model, count=len(floats), seed=seed, samples=samples, sides=sides)
 
 
 def _images(model: str, images: Images | None, denoiser: Denoiser, samples: int) -> Images:
@@ -303,17 +316,6 @@ def _images(model: str, images: Images | None, denoiser: Denoiser, samples: int)
     if not 2 <= samples <= len(images):
         raise ValueError(f"expected between 2 and {len(images)} samples, as there are images, received {samples}")
     return images
-
-
-def results(result: Result) -> dict[str, Any]:
-    """All figures of the experiment, ready for `results.json`."""
-    return {
-        "model": result.model,
-        "images": result.count,
-        "samples": result.samples,
-        "seed": result.seed,
-        "sides": {side.name: {f.curve: _figures(f) for f in side.families} for side in result.sides},
-    }
 
 
 def _figures(family: Family) -> dict[str, Any]:
@@ -329,3 +331,26 @@ def _figures(family: Family) -> dict[str, Any]:
         "wells": family.wells,
         "curvature": {"t": family.times.tolist(), "median": np.median(family.margins, 1).tolist()},
     }
+
+
+class PotentialBetween(Experiment[PotentialSettings, Result]):
+    """The potential of a network between two of its samples."""
+
+    def measure(self, settings: PotentialSettings, lab: Lab) -> Result | None:
+        """Sample the network, and integrate its drift along the curves between its samples."""
+        if not lab.run.first:
+            return None
+        cloud = settings.images
+        images = None if cloud is None else load_images(cloud, background=settings.background)
+        images = None if images is None or settings.limit is None else drawn(images, settings.limit, settings.seed)
+        with lab.bar("integrating") as advance:
+            return run(
+                settings.model, images, settings.samples, settings.seed, (settings.t_low, settings.t_high),
+                progress=advance, scheduler=settings.scheduler, mixed_precision=settings.mixed_precision,
+            )  # fmt: skip
+
+    def page(self, result: Result, folder: Path) -> Report:
+        """Draw the potentials, and return the levels of the middle as a table."""
+        from latestart.experiments.theory.page import potentials
+
+        return potentials(result, folder)

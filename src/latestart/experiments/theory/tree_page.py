@@ -1,31 +1,48 @@
-"""Bifurcations, drawn and told as they were handed over; nothing but places on the page is computed."""
+"""The page of bifurcations: the diagram of two points, and the tree of decisions of a set of images."""
 
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
 
-from latestart.experiments.bifurcation import Decisions, Diagram
-from latestart.files import replacing
+from latestart.experiments.theory.bifurcation import Decisions, Diagram, Result
+from latestart.lab.drawing import figure, save
 from latestart.lab.report import Report, machine_kind
 from latestart.theory.bifurcation import Tree
+
+__all__ = ["bifurcations", "draw_diagram", "draw_tree"]
 
 THUMBNAIL = 30.0  # side, in points
 ROW = 0.47  # inches
 LINE, SPLIT = "0.45", "#d95f02"
 
 
-def diagram(path: str | Path, found: Diagram) -> None:
+def bifurcations(result: Result, folder: Path) -> Report:
+    """Draw the diagram and the tree, and return them in words."""
+    line, found = result.diagram, result.decisions
+    draw_diagram(folder / "diagram.png", line)
+    draw_tree(folder / "tree.png", found)
+    tree = found.tree
+    splits = ", ".join(f"{found.time(node):.0f}" for node in tree.splits) or "none"
+    lines = [
+        f"two points at +-1: theta_c = {line.theta_c:.5f}, within {line.deviation:.0e} of the closed form",
+        f"{found.count} images: {len(tree.leaves)} leaves under {tree.criterion}, splits at t = {splits}",
+        f"{found.match.purity:.0%} of the images are of their leaf's most frequent class",
+    ]
+    facts = {"images": found.count, "from t": found.t_range[1], "to t": found.t_range[0]}
+    pictures = ["diagram.png", "tree.png"]
+    return Report("Bifurcations", facts, (), lines, pictures, machine=machine_kind(accelerated=False))
+
+
+def draw_diagram(path: Path, found: Diagram) -> None:
     """The fixed points of data at +-1 against theta: followed points on the lines of the closed form."""
-    figure, axis = plt.subplots(figsize=(7, 4.4), layout="constrained")
+    made, axes = figure(1, 1, (7, 4.4))
+    axis = axes[0, 0]
     axis.plot(found.outer_theta, found.exact, color="C0", label="stable, closed form")
     axis.plot(found.outer_theta, -found.exact, color="C0")
     axis.plot([found.theta[0], found.theta_c], [0, 0], color="C0")
@@ -43,22 +60,22 @@ def diagram(path: str | Path, found: Diagram) -> None:
     axis.set(xlabel="$\\theta$, the scale of the data (the noise falls to the right)", ylabel="fixed point $x^*$")
     axis.set_title("Two points at $\\pm 1$: one fixed point becomes two")
     axis.legend(loc="upper left", frameon=False)
-    _save(figure, path)
+    save(made, path, dpi=100)
 
 
-def decisions(path: str | Path, found: Decisions) -> None:
+def draw_tree(path: Path, found: Decisions) -> None:
     """The tree of decisions: noise falls from left to right, each branch ends in its mean image.
 
     Every node has a row of its own, a split between those of its two children, so no picture covers another.
     """
     rows = _rows(found.tree)
-    size = (14, ROW * len(rows) + 2.1)
-    figure, (axis, bars) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=(2.6, 1), layout="constrained")
+    made, axes = figure(1, 2, (14, ROW * len(rows) + 2.1), sharey=True, width_ratios=(2.6, 1))
+    axis, bars = axes[0]
     _branches(axis, found, rows)
     _counts(bars, found, rows)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     criterion = found.tree.criterion
-    figure.suptitle(
+    made.suptitle(
         f"What {found.count:,} images decide as the noise falls: one fixed point becomes {len(found.tree.leaves)}\n",
         fontsize=15,
     )
@@ -69,21 +86,7 @@ def decisions(path: str | Path, found: Decisions) -> None:
         loc="left",
         pad=12,
     )
-    _save(figure, path)
-
-
-def bifurcation_report(line: Diagram, found: Decisions) -> Report:
-    """The diagram and the tree in words."""
-    tree = found.tree
-    splits = ", ".join(f"{found.time(node):.0f}" for node in tree.splits) or "none"
-    said = [
-        f"two points at +-1: theta_c = {line.theta_c:.5f}, within {line.deviation:.0e} of the closed form",
-        f"{found.count} images: {len(tree.leaves)} leaves under {tree.criterion}, splits at t = {splits}",
-        f"{found.match.purity:.0%} of the images are of their leaf's most frequent class",
-    ]
-    facts = {"images": found.count, "from t": found.t_range[1], "to t": found.t_range[0]}
-    pictures = ["diagram.png", "tree.png"]
-    return Report("Bifurcations", facts, (), said, pictures, machine=machine_kind(accelerated=False))
+    save(made, path, dpi=100)
 
 
 def _rows(tree: Tree) -> dict[int, int]:
@@ -155,9 +158,3 @@ def _counts(axis: Axes, found: Decisions, rows: dict[int, int]) -> None:
     axis.set_xlabel("number of images", fontsize=11)
     axis.spines[["left", "right", "top"]].set_visible(False)
     axis.tick_params(left=False)
-
-
-def _save(figure: plt.Figure, path: str | Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=100, format="png")
-    plt.close(figure)

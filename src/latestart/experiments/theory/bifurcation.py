@@ -17,16 +17,20 @@ mean, and about half of them are of their leaf's most frequent digit.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.data import Images
+from latestart import zoo
+from latestart.data import Images, drawn, load_images
 from latestart.denoisers.exact import PointCloud, TwoPoints
+from latestart.experiments.theory.settings import BifurcationSettings
+from latestart.lab.experiment import Experiment, Lab, Progress
+from latestart.lab.report import Report
 from latestart.noise import Discrete, Noise
 from latestart.records import Record
 from latestart.theory.bifurcation import THETA_C, Match, Node, Tree, bifurcation_tree, match, one_dimension
@@ -35,7 +39,6 @@ from latestart.theory.stability import crossing
 
 T_RANGE = (480.0, 640.0)
 THETAS = (0.3, 0.99)
-Progress = Callable[[int, int, str], None]
 
 
 def linear_betas() -> Noise:
@@ -177,29 +180,63 @@ def class_means(points: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([points[labels == label].mean(0) for label in labels.unique()])
 
 
-# --- figures ----------------------------------------------------------------------------------------------------------
-
-
-def results(diagram: Diagram, decisions: Decisions) -> dict[str, Any]:
-    """All figures, ready for `results.json`."""
-    found = decisions.match
-    leaves = {node.index: k for k, node in enumerate(decisions.tree.leaves)}
-    nodes = [_record(node, decisions.time(node)) for node in decisions.tree.nodes]
-    for index, k in leaves.items():
-        nodes[index] |= {"counts": found.counts[k].tolist(), "majority": int(found.majority[k])}
-    return {
-        "one_dimension": {"theta_c": diagram.theta_c, "closed_form": THETA_C, "deviation": diagram.deviation},
-        "tree": {
-            "criterion": decisions.tree.criterion,
-            "images": decisions.count,
-            "t_range": list(decisions.t_range),
-            "leaves": len(leaves),
-            "purity": found.purity,
-            "nodes": nodes,
-        },
-    }
-
-
 def _record(node: Node, t: float) -> dict[str, Any]:
     level = {"sigma": node.sigma, "alpha_bar": 1 / (1 + node.sigma**2), "t": t}
     return {"index": node.index, "parent": node.parent, **level}
+
+
+# --- the experiment ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The diagram of two points, and the tree of decisions of the images."""
+
+    diagram: Diagram
+    decisions: Decisions
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, ready for `results.json`."""
+        diagram, decisions = self.diagram, self.decisions
+        found = decisions.match
+        leaves = {node.index: k for k, node in enumerate(decisions.tree.leaves)}
+        nodes = [_record(node, decisions.time(node)) for node in decisions.tree.nodes]
+        for index, k in leaves.items():
+            nodes[index] |= {"counts": found.counts[k].tolist(), "majority": int(found.majority[k])}
+        return {
+            "one_dimension": {"theta_c": diagram.theta_c, "closed_form": THETA_C, "deviation": diagram.deviation},
+            "tree": {
+                "criterion": decisions.tree.criterion,
+                "images": decisions.count,
+                "t_range": list(decisions.t_range),
+                "leaves": len(leaves),
+                "purity": found.purity,
+                "nodes": nodes,
+            },
+        }
+
+
+class Bifurcations(Experiment[BifurcationSettings, Result]):
+    """How one fixed point becomes many."""
+
+    def measure(self, settings: BifurcationSettings, lab: Lab) -> Result | None:
+        """Follow the branches of two points, and of a set of images."""
+        if not lab.run.first:
+            return None
+        if settings.images is None:
+            whole = zoo.load("mnist").images("train")
+        else:
+            whole = load_images(settings.images, background=settings.background)
+        images, line = drawn(whole, settings.limit, settings.seed), diagram()
+        with lab.bar("following the branches") as advance:
+            found = decisions(
+                images, settings.leaves, cast(Criterion, settings.criterion), (settings.t_low, settings.t_high),
+                step=settings.step, progress=advance,
+            )  # fmt: skip
+        return Result(line, found)
+
+    def page(self, result: Result, folder: Path) -> Report:
+        """Draw the diagram and the tree, and return them in words."""
+        from latestart.experiments.theory.tree_page import bifurcations
+
+        return bifurcations(result, folder)

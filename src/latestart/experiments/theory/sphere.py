@@ -16,6 +16,7 @@ Source: Raya and Ambrogioni 2023, section 3.
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,10 @@ from torch import Tensor
 
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import Sphere
-from latestart.experiments.one_dimension import AROUND, NOISE, Paths, Progress, reverse_paths
+from latestart.experiments.theory.one_dimension import AROUND, NOISE, Paths, reverse_paths
+from latestart.experiments.theory.settings import SphereSettings
+from latestart.lab.experiment import Experiment, Lab, Progress
+from latestart.lab.report import Report
 from latestart.records import Record
 from latestart.theory import critical
 from latestart.theory.branches import constant
@@ -68,15 +72,47 @@ class Profile(Record):
     value: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Result:
     """All that the figure shows: a case for each d; potentials and paths of `drawn`, the middle one."""
 
     radius: float
+    seed: int
     cases: list[Case]
     drawn: Case
     profiles: list[Profile]
     paths: Paths
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, ready for `results.json`."""
+        dim, squares = self.drawn.dim, norms(self.paths).square()
+        listed = np.linspace(0, len(self.paths.t) - 1, LISTED).round().astype(int).tolist()
+        return {
+            "process": "variance preserving, beta from 0.1 to 20, t from 0 to 1",
+            "radius": self.radius,
+            "cases": [
+                {
+                    "dim": c.dim,
+                    "top_eigenvalue": self.radius**2 / c.dim,
+                    **c.level.record(),
+                    "closed_form": c.closed,
+                    "off_by": c.level.alpha_bar / c.closed - 1,
+                    "ratio_on_the_ring": c.ratio,
+                }
+                for c in self.cases
+            ],
+            "drawn": dim,
+            "norms": [
+                {
+                    "t": float(self.paths.t[i]),
+                    "mean_square": squares[i].mean().item(),
+                    "error": squares[i].std().item() / math.sqrt(squares.shape[1]),
+                    "expected": expected_square(float(self.paths.t[i]), dim, self.radius),
+                }
+                for i in listed
+            ],
+            "paths": squares.shape[1],
+        }
 
 
 def closed_form(dim: int, radius: float) -> float:
@@ -193,36 +229,21 @@ def run(
     paths = reverse_paths(model, NOISE, samples, steps, seed)
     if progress is not None:
         progress(len(dims) + 1, len(dims) + 1, "paths")
-    return Result(radius, cases, drawn, profiles, paths)
+    return Result(radius=radius, seed=seed, cases=cases, drawn=drawn, profiles=profiles, paths=paths)
 
 
-def results(result: Result) -> dict[str, Any]:
-    """All figures of the experiment, ready for `results.json`."""
-    dim, squares = result.drawn.dim, norms(result.paths).square()
-    listed = np.linspace(0, len(result.paths.t) - 1, LISTED).round().astype(int).tolist()
-    return {
-        "process": "variance preserving, beta from 0.1 to 20, t from 0 to 1",
-        "radius": result.radius,
-        "cases": [
-            {
-                "dim": c.dim,
-                "top_eigenvalue": result.radius**2 / c.dim,
-                **c.level.record(),
-                "closed_form": c.closed,
-                "off_by": c.level.alpha_bar / c.closed - 1,
-                "ratio_on_the_ring": c.ratio,
-            }
-            for c in result.cases
-        ],
-        "drawn": dim,
-        "norms": [
-            {
-                "t": float(result.paths.t[i]),
-                "mean_square": squares[i].mean().item(),
-                "error": squares[i].std().item() / math.sqrt(squares.shape[1]),
-                "expected": expected_square(float(result.paths.t[i]), dim, result.radius),
-            }
-            for i in listed
-        ],
-        "paths": squares.shape[1],
-    }
+class Spheres(Experiment[SphereSettings, Result]):
+    """Critical levels of uniform spheres against their closed form."""
+
+    def measure(self, settings: SphereSettings, lab: Lab) -> Result | None:
+        """Solve every number of dimensions."""
+        if not lab.run.first:
+            return None
+        with lab.bar("solving") as advance:
+            return run(settings.dims, settings.radius, settings.samples, settings.seed, progress=advance)
+
+    def page(self, result: Result, folder: Path) -> Report:
+        """Draw the four panels, and return the levels as a table."""
+        from latestart.experiments.theory.page import spheres
+
+        return spheres(result, folder)

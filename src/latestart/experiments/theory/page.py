@@ -1,53 +1,50 @@
-"""Figures of the experiments: potentials, fixed points and paths. Drawn and told as handed over."""
+"""The pages of two points on a line, of spheres, and of the potential between samples."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from rich.box import SIMPLE
-from rich.markup import escape
-from rich.table import Table
 
-from latestart.experiments import one_dimension as line
-from latestart.experiments import potential as curve
-from latestart.experiments import sphere as ball
-from latestart.files import replacing
-from latestart.lab.report import Report, machine_kind
+from latestart.evaluation.quality import Estimate
+from latestart.experiments.theory import one_dimension as line
+from latestart.experiments.theory import potential as between
+from latestart.experiments.theory import sphere as ball
+from latestart.lab.drawing import GREY, figure, save
+from latestart.lab.report import Report, machine_kind, spread, table
 
-BLUE, RED, GREY = "#2166ac", "#b2182b", "#707070"
+__all__ = ["one_dimension", "potentials", "spheres"]
+
+BLUE, RED = "#2166ac", "#b2182b"
 SHOWN = 40  # paths
 
 
-def one_dimension(path: str | Path, result: line.Result) -> None:
-    """Three panels: potentials around the critical time, fixed points against theta, and paths over the branches."""
-    figure, axes = plt.subplots(1, 3, figsize=(16, 5), layout="constrained")
-    _wells(axes[0], result)
-    _branches(axes[1], result)
-    _paths(axes[2], result)
-    figure.suptitle("Two points at ±1: the exact model, and a network that has learned them")
-    _write(figure, path)
-
-
-def one_dimension_report(figures: dict[str, Any], seed: int) -> Report:
-    """The exact level and the networks' own in words; `figures` are the experiment's results."""
+def one_dimension(result: line.Result, folder: Path) -> Report:
+    """Draw potentials around the critical time, fixed points against theta, and paths; return the levels in words."""
+    made, axes = figure(1, 3, (16, 5))
+    _wells(axes[0, 0], result)
+    _branches(axes[0, 1], result)
+    _paths(axes[0, 2], result)
+    made.suptitle("Two points at ±1: the exact model, and a network that has learned them")
+    save(made, folder / "one-dimension.png")
+    figures = result.record()
     exact, network = figures["exact"], figures["network"]["at_symmetry"]
     interval, seeds = network["interval_t"], len(figures["network"]["seeds"])
-    spread = "" if interval is None else f", 95% interval [{interval[0]:.4f}, {interval[1]:.4f}] over {seeds} seeds"
-    said = [
+    within = "" if interval is None else f", 95% interval [{interval[0]:.4f}, {interval[1]:.4f}] over {seeds} seeds"
+    lines = [
         f"exact: theta_c = {exact['theta']:.5f}, t_c = {exact['t']:.5f} of 1, exponent {figures['exponent']:.4f}",
-        f"networks: t_c = {network['t']:.4f} at the point of symmetry{spread}",
+        f"networks: t_c = {network['t']:.4f} at the point of symmetry{within}",
         f"networks: a second well exists below t = {figures['network']['second_well']['t']:.4f}",
     ]
-    facts = {"networks": seeds, "steps of each": figures["network"]["training"]["steps"]}
-    facts |= {"paths": figures["paths"], "seed": seed}
-    return Report("Two points at ±1", facts, (), said, ["one-dimension.png"], machine=machine_kind(accelerated=False))
+    facts = {"networks": seeds, "steps of each": result.training.steps, "paths": figures["paths"], "seed": result.seed}
+    return _report("Two points at ±1", facts, [], lines, "one-dimension.png")
+
+
+def _report(title: str, facts: dict[str, Any], tables: Sequence[Any], lines: Sequence[str], *pictures: str) -> Report:
+    """The report of what is computed in float64 on the processor."""
+    return Report(title, facts, tables, lines, pictures, machine=machine_kind(accelerated=False))
 
 
 def _wells(axis: Axes, result: line.Result) -> None:
@@ -94,27 +91,23 @@ def _paths(axis: Axes, result: line.Result) -> None:
     axis.legend(fontsize=8, loc="upper left")
 
 
-def sphere(path: str | Path, result: ball.Result) -> None:
-    """Four panels: critical levels by dimension, radial branches, the potential along the radius, and norms."""
-    figure, axes = plt.subplots(2, 2, figsize=(13, 9.5), layout="constrained")
-    _critical(axes[0, 0], result)
-    _radii(axes[0, 1], result)
-    _profiles(axes[1, 0], result)
-    _norms(axes[1, 1], result)
-    figure.suptitle(f"Uniform on a sphere of radius r = {result.radius:g} in d dimensions")
-    _write(figure, path)
-
-
-def sphere_report(figures: dict[str, Any], seed: int) -> Report:
-    """A row for each number of dimensions: the critical level and its closed form; `figures` are the results."""
-    table = Table(title="Critical level by root finding, and sqrt(L² + 1) − L", title_justify="left", box=SIMPLE)
-    for name in ("d", "L = r² / d", "alpha_bar_c", "closed form", "off by"):
-        table.add_column(name, justify="right")
+def spheres(result: ball.Result, folder: Path) -> Report:
+    """Draw critical levels, branches, the potential and norms; return a row for each number of dimensions."""
+    made, axes = figure(2, 2, (13, 9.5))
+    for axis, panel in zip(axes.flat, (_critical, _radii, _profiles, _norms)):
+        panel(axis, result)
+    made.suptitle(f"Uniform on a sphere of radius r = {result.radius:g} in d dimensions")
+    save(made, folder / "sphere.png")
+    figures = result.record()
+    levels = table(
+        "Critical level by root finding, and sqrt(L² + 1) − L",
+        "d", "L = r² / d", "alpha_bar_c", "closed form", "off by",
+    )  # fmt: skip
     for c in figures["cases"]:
-        levels = (f"{c['alpha_bar']:.6f}", f"{c['closed_form']:.6f}", f"{c['off_by']:.0e}")
-        table.add_row(str(c["dim"]), f"{c['top_eigenvalue']:.4g}", *levels)
-    facts = {"radius": figures["radius"], "paths": figures["paths"], "seed": seed}
-    return Report("Uniform on a sphere", facts, [table], (), ["sphere.png"], machine=machine_kind(accelerated=False))
+        found = (f"{c['alpha_bar']:.6f}", f"{c['closed_form']:.6f}", f"{c['off_by']:.0e}")
+        levels.add_row(str(c["dim"]), f"{c['top_eigenvalue']:.4g}", *found)
+    facts = {"radius": result.radius, "paths": figures["paths"], "seed": result.seed}
+    return _report("Uniform on a sphere", facts, [levels], [], "sphere.png")
 
 
 def _critical(axis: Axes, result: ball.Result) -> None:
@@ -159,53 +152,43 @@ def _norms(axis: Axes, result: ball.Result) -> None:
     axis.legend(fontsize=8, loc="lower right")
 
 
-def potential(path: str | Path, result: curve.Result) -> None:
-    """A panel for each curve and model: the potentials as a family by time, and its two samples beside the title."""
-    figure, axes = plt.subplots(2, len(result.sides), figsize=(6.5 * len(result.sides) + 1, 10), layout="constrained")
+def potentials(result: between.Result, folder: Path) -> Report:
+    """Draw the potentials as a family by time, a panel for each curve and model; return the levels of the middle."""
+    made, axes = figure(2, len(result.sides), (6.5 * len(result.sides) + 1, 10))
     for column, side in enumerate(result.sides):
         for row, family in enumerate(side.families):
             _family(axes[row, column], side, family)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", title="noise falls", fontsize=9)
+    made.legend(handles, labels, loc="outside right upper", title="noise falls", fontsize=9)
     own = f"the network {result.model}, and the exact point cloud of {result.count} images"
-    figure.suptitle(f"Potential between two samples of each model's own: {own}")
-    _write(figure, path)
-
-
-def potential_report(figures: dict[str, Any]) -> Report:
-    """A row for each model and curve: where the middle is a minimum; `figures` are the experiment's results."""
-    table = Table(
-        title="Where the middle between two samples is a minimum of the potential",
-        title_justify="left",
-        box=SIMPLE,
+    made.suptitle(f"Potential between two samples of each model's own: {own}")
+    save(made, folder / "potential.png")
+    figures = result.record()
+    levels = table(
+        "Where the middle between two samples is a minimum of the potential",
+        "model", "curve", "pairs", "begin so", "down to t", left=("model", "curve"),
         caption="median over the pairs that begin so, and the central 80% of them",
-    )
-    for name in ("model", "curve"):
-        table.add_column(name)
-    for name in ("pairs", "begin so", "down to t"):
-        table.add_column(name, justify="right")
+    )  # fmt: skip
     for model, side in figures["sides"].items():
         for kind, family in side.items():
             begins = f"{family['begins_as_well']:.0%}"
-            table.add_row(model, kind, str(family["pairs"]), begins, _told(family["middle_stops_being_a_minimum"]))
-    name, pictures = Path(figures["model"]).name, ["potential.png"]
+            levels.add_row(model, kind, str(family["pairs"]), begins, _level(family["middle_stops_being_a_minimum"]))
+    name = Path(result.model).name
     facts = {"model": name, **{fact: figures[fact] for fact in ("images", "samples", "seed")}}
-    title, kind = f"Potential between samples: {name}", machine_kind(accelerated=False)
-    return Report(title, facts, [table], (), pictures, machine=kind)
+    return _report(f"Potential between samples: {name}", facts, [levels], [], "potential.png")
 
 
-def _told(level: dict[str, Any] | None) -> str:
+def _level(level: dict[str, Any] | None) -> str:
     if level is None:
         return "for none it ends"
-    low, high = level["interval_t"]
-    return escape(f"{level['t']:.0f} [{low:.0f}, {high:.0f}]")
+    return spread(Estimate(level["t"], *level["interval_t"]), ".0f")
 
 
-def _family(axis: Axes, side: curve.Side, family: curve.Family) -> None:
+def _family(axis: Axes, side: between.Side, family: between.Family) -> None:
     for color, p, shape in zip(_colors(len(family.profiles)), family.profiles, family.shapes):
         axis.plot(p.position, shape, color=color, label=f"t = {p.t:.0f}")
     low, high = family.profiles[0].position[[0, -1]]
-    ends = low + (high - low) * np.array([curve.BEYOND, 1 + curve.BEYOND]) / (1 + 2 * curve.BEYOND)
+    ends = low + (high - low) * np.array([between.BEYOND, 1 + between.BEYOND]) / (1 + 2 * between.BEYOND)
     for end, image in zip(ends, side.ends):
         axis.axvline(end, color=GREY, linestyle=":", linewidth=1)
         _thumbnail(axis, (end - low) / (high - low), image)
@@ -227,9 +210,3 @@ def _thumbnail(axis: Axes, x: float, image: Any) -> None:
 def _colors(count: int) -> Sequence[Any]:
     """From high noise, yellow, to low, dark; the palest yellow is left out, for it hides on white."""
     return [plt.get_cmap("viridis")(0.9 * (1 - k / max(count - 1, 1))) for k in range(count)]
-
-
-def _write(figure: Figure, path: str | Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    plt.close(figure)

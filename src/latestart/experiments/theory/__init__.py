@@ -1,0 +1,1 @@
+"""The paper's figures of the theory: two points on a line, spheres, the potential between samples, bifurcations."""
