@@ -40,7 +40,8 @@ from latestart.denoisers.folders import load_model
 from latestart.denoisers.networks import NetworkDenoiser, from_diffusers
 from latestart.files import replacing, write_json
 from latestart.theory.jacobian import Jacobian, leading_eigenvalue
-from latestart.train import TrainConfig, train
+from latestart.train import train
+from latestart.train_config import TrainConfig
 
 HERE = Path(__file__).parent
 TIMES = (300, 600)  # of the noised images, in the scheduler's t

@@ -238,7 +238,7 @@ def test_a_model_samples_late(tmp_path, how):
         (("sample", "mnist", "--t-start", "2000", "--out", "x"), "2000"),
         (("sample", "mnist", "--sampler", "magic", "--out", "x"), "no sampler 'magic'"),
         (("sample", "mnist", "--sampler", "pndm", "--clip", "--out", "x"), "has no setting clip_sample"),
-        (("train", ".", "--out", "x", "--channels", "8,a"), "channels must be whole numbers"),
+        (("train", ".", "--out", "x", "--channels", "8,a"), "channels: expected whole numbers, received 'a'"),
         (("train", "nowhere", "--out", "x"), "nowhere"),
     ],
 )

@@ -12,7 +12,8 @@ from latestart import zoo
 from latestart.cli import app
 from latestart.data import drawn, load_images, save_png
 from latestart.theory.critical import speciation
-from latestart.train import TrainConfig, train
+from latestart.train import train
+from latestart.train_config import TrainConfig
 
 runner = CliRunner()
 

@@ -1,6 +1,5 @@
 """The command `latestart choose`: the choice of `choose_start`, its evidence, and mistakes in one line."""
 
-import inspect
 import json
 
 import numpy as np
@@ -9,7 +8,7 @@ from typer.testing import CliRunner
 
 from latestart import choose_start, zoo
 from latestart.cli import app
-from latestart.cli.choose import choose
+from latestart.cli.choose import ChooseSettings
 from latestart.gaussians.gaussian import Gaussian
 from latestart.sampling import choose as home
 from latestart.sampling.probing import FEWEST
@@ -29,9 +28,10 @@ def test_the_help_shows_an_example():
 
 
 def test_as_many_probes_as_the_function_takes():
-    given = inspect.signature(choose).parameters["probes"]
-    assert given.default == home.PROBES
-    assert given.annotation.__metadata__[0].min == FEWEST
+    assert ChooseSettings().probes == home.PROBES
+    assert ChooseSettings(probes=FEWEST).probes == FEWEST
+    with pytest.raises(ValueError, match=f"probes={FEWEST - 1}: expected a whole number of at least {FEWEST}"):
+        ChooseSettings(probes=FEWEST - 1)
 
 
 def test_the_choice_is_that_of_the_function_with_its_evidence(tmp_path):

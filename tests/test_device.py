@@ -20,7 +20,8 @@ from latestart.features import Classifier, ClassifierFeatures
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import SAMPLERS, make_sampler
 from latestart.theory.jacobian import leading_eigenvalue
-from latestart.train import TrainConfig, train, train_classifier
+from latestart.train import train, train_classifier
+from latestart.train_config import TrainConfig
 from second_device import second_device
 
 SCHEDULER = DDPMScheduler(clip_sample=False)

@@ -9,7 +9,8 @@ import torch
 import latestart as ls
 from latestart.data import Images
 from latestart.denoisers.folders import load_model
-from latestart.train import TrainConfig, train
+from latestart.train import train
+from latestart.train_config import TrainConfig
 
 TINY = {"steps": 1, "batch_size": 4, "channels": (8, 8), "prediction": "v_prediction"}
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 import latestart as ls
 from latestart.data import Images, save_png
-from latestart.train import TrainConfig, train
+from latestart.train import train
+from latestart.train_config import TrainConfig
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent / "src" / "latestart"
 FLOORS = [
     {"checks", "device", "records", "shipped"},
     {"settings"},
-    {"files", "processes", "datasets"},
+    {"files", "processes", "datasets", "train_config"},
     {"noise", "data"},
     {"inputs"},
     {"gaussians"},

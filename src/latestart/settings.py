@@ -39,6 +39,7 @@ class Setting:
         flag: name on the command line and in YAML; by default the field's own with dashes.
         argument: whether the command line takes it by place.
         empty: whether several values may be none at all; a field whose default is () may always be.
+        repeats: whether several values may hold one twice.
         kept: whether results record it; a budget changes no figure, and is not.
         read: makes the value of a text, where the type alone does not say how.
     """
@@ -51,6 +52,7 @@ class Setting:
     flag: str = ""
     argument: bool = False
     empty: bool = False
+    repeats: bool = False
     kept: bool = True
     read: Callable[[str], Any] | None = None
 
@@ -88,9 +90,9 @@ class Kind:
 def kind_of(hint: Any) -> Kind:
     """Return the kind of a type such as `int`, `str | None` or `tuple[float, ...]`."""
     if isinstance(hint, UnionType):
-        (inner,) = (part for part in typing.get_args(hint) if part is not type(None))
-        known = kind_of(inner)
-        return Kind(known.base, known.many, True)
+        parts = [part for part in typing.get_args(hint) if part is not type(None)]
+        known = kind_of(parts[0] if len(parts) == 1 else str)  # several have a `read` of their own
+        return Kind(known.base, known.many, type(None) in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         return Kind(typing.get_args(hint)[0], True, False)
     return Kind(typing.get_origin(hint) or hint, False, False)
@@ -156,15 +158,17 @@ def _plain(value: Any) -> Any:
 
 def _checked(name: str, value: Any, kind: Kind, known: Setting, default: Any) -> Any:
     """A value of its kind and within its limits; several as a tuple without repetitions."""
-    if value is None and kind.optional:
-        return None
+    if (value is None and kind.optional) or (isinstance(value, str) and value == default):
+        return value
     if known.read is not None:
         return value
     if not kind.many:
         return _checked_one(name, value, kind.base, known)
     if isinstance(value, str):
         raise ValueError(f"{name}: expected several values, received the text {value!r}")
-    several = tuple(dict.fromkeys(_checked_one(name, one, kind.base, known) for one in value))
+    several = tuple(_checked_one(name, one, kind.base, known) for one in value)
+    if not known.repeats:
+        several = tuple(dict.fromkeys(several))
     if not several and not known.empty and default not in ((), MISSING, None):
         raise ValueError(f"{name}: expected at least one value, received none")
     return several

@@ -37,10 +37,9 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
-from latestart.checks import PRECISIONS, checked_seed, derived_seed, seeded, whole_number
+from latestart.checks import checked_seed, derived_seed, seeded
 from latestart.data import Images, Range
 from latestart.denoisers.around import Around, residual
-from latestart.denoisers.conventions import PREDICTIONS
 from latestart.denoisers.folders import load_model, save_model
 from latestart.denoisers.patches import Unshuffled
 from latestart.device import own_device
@@ -51,63 +50,13 @@ from latestart.inputs.front import as_images
 from latestart.inputs.ranges import warn_of_unit_range
 from latestart.noise import Noise
 from latestart.processes import Processes, processes
+from latestart.train_config import TrainConfig
 
 STATE = "training.safetensors"
 LOCK = ".training.lock"  # held while a run writes to its folder
 TIMES = 1000  # of the whole schedule
 APART = 0.5  # the ends of the values of a Gaussian and of the training images, in units of [-1, 1]
 Progress = Callable[[int, int, float], None]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A diffusion training run.
-
-    `channels` has one entry for each resolution; attention is in the middle block. `init` is the folder of a model of
-    the same build to begin from; it may predict something else, since its layers serve as well. `max_sigma` is the
-    highest noise level, std over alpha, that the network is trained on; None for all of the schedule. `min_snr` caps
-    the weight of a level in the error of x_0; None for the plain error of what the network predicts. `around` is the
-    file of a Gaussian of the images, whose denoiser the network completes (`denoisers/around.py`).
-    """
-
-    steps: int = 10_000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    warmup: int = 200
-    ema_decay: float = 0.9995
-    seed: int = 0
-    prediction: str = "epsilon"
-    patch: int = 1
-    channels: tuple[int, ...] = (32, 64)
-    layers: int = 1
-    classes: int = 0
-    mixed_precision: str = "no"
-    init: str = ""
-    max_sigma: float | None = None
-    min_snr: float | None = None
-    around: str = ""
-
-    def __post_init__(self) -> None:
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(f"prediction {self.prediction!r} is not known, expected one of {', '.join(PREDICTIONS)}")
-        for name in ("steps", "batch_size", "patch", "layers"):
-            whole_number(name, getattr(self, name))
-        checked_seed(self.seed)
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels must be one or more positive numbers, received {self.channels}")
-        if not 0 <= self.ema_decay < 1 or not self.learning_rate > 0:
-            raise ValueError(
-                f"expected 0 <= ema_decay < 1 and learning_rate > 0, received {self.ema_decay} and {self.learning_rate}"
-            )
-        if self.min_snr is not None and not 1 <= self.min_snr < float("inf"):
-            raise ValueError(f"min_snr is the highest weight, at least 1 and finite, received {self.min_snr:g}")
-        if self.around and self.min_snr is not None:
-            raise ValueError("around a Gaussian every level weighs as much: expected no min_snr beside it")
-        if self.mixed_precision not in PRECISIONS:
-            raise ValueError(
-                f"mixed_precision must be one of {', '.join(PRECISIONS)}, received {self.mixed_precision!r}"
-            )
-        training_schedule(self)  # refuses a level that leaves no times
 
 
 def build_network(shape: tuple[int, ...], config: TrainConfig) -> nn.Module:

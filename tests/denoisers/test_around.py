@@ -17,7 +17,8 @@ from latestart.denoisers.wrappers import HalfPrecision
 from latestart.gaussians.basis import Dense
 from latestart.lab.subjects import weights
 from latestart.theory.jacobian import leading_eigenvalue
-from latestart.train import TrainConfig, _weights, train
+from latestart.train import _weights, train
+from latestart.train_config import TrainConfig
 
 SHAPE = (1, 8, 8)
 LEVELS = (0.0101, 0.3, 2.0, 40.0, 150.0)

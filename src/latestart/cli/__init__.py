@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli import analyze, check, choose, experiment, sampling, sweep
+from latestart.cli import analyze, check, choose, demo, experiment, fit, sample, sweep, train
 from latestart.cli.support import on_device
 
 app = typer.Typer(
@@ -31,14 +31,14 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 for command, example in (
-    (sampling.demo, "latestart demo --out out/demo"),
-    (sampling.fit, "latestart fit photos/ --out prior.safetensors"),
+    (demo.demo, "latestart demo --out out/demo"),
+    (fit.fit, "latestart fit photos/ --out prior.safetensors"),
     (check.check, "latestart check mnist --t-start 500"),
     (choose.choose, "latestart choose mnist --steps 3 --sampler ddim"),
-    (sampling.sample, "latestart sample mnist --t-start 400 --steps 5 --out out/samples"),
+    (sample.sample, "latestart sample mnist --t-start 400 --steps 5 --out out/samples"),
     (sweep.sweep, "latestart sweep examples/sweep.yaml --out out/sweep"),
     (analyze.analyze, "latestart analyze mnist --quick"),
-    (sampling.train, "latestart train mnist-train.parquet --out models/mnist --patch 2 --steps 16000"),
+    (train.train, "latestart train mnist-train.parquet --out models/mnist --patch 2 --steps 16000"),
 ):
     app.command(epilog=f"Example:  {example}")(on_device(command))
 app.add_typer(experiment.experiment, name="experiment")

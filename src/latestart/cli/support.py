@@ -53,6 +53,9 @@ CheckPrior = Annotated[
 ]
 
 
+SHIPPED_PRIORS = ("gaussian", "mixture")  # priors by name
+
+
 def seed_option(about: str) -> Any:
     """The option of a seed, which is refused where it is none before anything is loaded."""
     return typer.Option(min=0, max=LAST_SEED, help=about)

@@ -27,7 +27,6 @@ from torch import Tensor
 from latestart.denoisers.base import expand
 from latestart.noise import Noise
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 Number = Any  # a float or a tensor; what goes in comes out
 Affine = Callable[[Number, float], tuple[Number, Number, Number]]
 VELOCITY = "velocity"

@@ -45,7 +45,8 @@ from latestart.lab.subjects import Subject, open_network
 from latestart.lab.sweep import Sweep
 from latestart.noise import Noise
 from latestart.processes import Processes
-from latestart.train import TIMES, TrainConfig, train, training_schedule
+from latestart.train import TIMES, train, training_schedule
+from latestart.train_config import TrainConfig
 
 NETWORKS = ("all", "late")
 PRIORS = ("gaussian", "mixture")
@@ -106,7 +107,8 @@ class Setting:
     def training(self, network: str, seed: int) -> TrainConfig:
         """The training run of one network."""
         return TrainConfig(
-            self.steps, self.batch_size, self.learning_rate, warmup=min(200, self.steps // 10), ema_decay=0.999,
+            steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate,
+            warmup=min(200, self.steps // 10), ema_decay=0.999,
             seed=seed, prediction=self.prediction, patch=self.patch, channels=self.channels, layers=self.layers,
             mixed_precision=self.mixed_precision,
             max_sigma=self.sigma if network == "late" else None,

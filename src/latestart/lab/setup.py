@@ -5,13 +5,59 @@ from dataclasses import dataclass
 from latestart.checks import PRECISIONS
 from latestart.settings import Settings, seed_setting, setting
 
-__all__ = ["FEWEST", "Conditions", "Kept", "Setup", "SweepSetup"]
+__all__ = ["FEWEST", "Conditions", "Kept", "Networks", "OneModel", "Pictures", "Setup", "Started", "SweepSetup"]
 
 FEWEST = 6  # samples of a figure: precision, recall and coverage look at neighbours
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions(Settings):
+class Networks(Settings):
+    """The way in which networks are opened and evaluated."""
+
+    mixed_precision: str = setting(
+        "no",
+        "bf16: networks in half precision, faster where the machine has it; no: in their own.",
+        choices=PRECISIONS,
+    )
+    scheduler: str | None = setting(
+        None, "Scheduler of a model folder without one: a scheduler_config.json, or a class of diffusers."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneModel(Networks):
+    """One model."""
+
+    model: str = setting(
+        "mnist", "A folder with a diffusers model, or the name of a shipped one (mnist).", of="model", argument=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(OneModel):
+    """One model with a sampler and a prior."""
+
+    steps: int = setting(5, "Steps of the sampler.", least=1)
+    sampler: str | None = setting(
+        None,
+        "ddim, ddpm, pndm, dpm++, unipc, deis, euler, heun, lms, ..., or own; default: ddim, or the model's own where "
+        "it is of EDM or flow matching.",
+        of="sampler",
+    )
+    check_prior: bool = setting(True, "Compare the prior with the model first, and refuse one of other values.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures(Settings):
+    """The way in which pictures are read."""
+
+    background: str | None = setting(
+        None, "Lay transparent pictures onto this colour (white, #ff8800); otherwise they are refused."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions(Networks):
     """The samples, and the data that they are compared with."""
 
     samples: int = setting(1000, "Samples of each figure.", least=FEWEST)
@@ -26,23 +72,11 @@ class Conditions(Settings):
         None, "A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
     )
     batch_size: int = setting(256, "Samples evaluated at once.", least=1)
-    mixed_precision: str = setting(
-        "no",
-        "bf16: networks in half precision, faster where the machine has it; no: in their own.",
-        choices=PRECISIONS,
-    )
-    scheduler: str | None = setting(
-        None, "Scheduler of a model folder without one: a scheduler_config.json, or a class of diffusers."
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup(Conditions):
+class Setup(Conditions, OneModel):
     """One model, and the conditions of its measurement."""
-
-    model: str = setting(
-        "mnist", "A folder with a diffusers model, or the name of a shipped one (mnist).", of="model", argument=True
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from rich.table import Table
 
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.demo import Comparison, Measured, best_of
-from latestart.sampling.choose import Choice
 
 
 def demo_table(measured: list[Measured], comparisons: list[Comparison]) -> Table:
@@ -49,18 +48,6 @@ def demo_table(measured: list[Measured], comparisons: list[Comparison]) -> Table
         "* the better of clipped and unclipped. The best of each kind was drawn again with the next seed, below which"
         " stand 95% bootstrap intervals, paired for ratios"
     )
-    return table
-
-
-def choice_table(choice: Choice) -> Table:
-    """The starts that a choice looked at, highest noise first, with what is known of each."""
-    table = Table(title=f"Starts, chosen by {choice.method}", title_justify="left", box=SIMPLE)
-    for name in ("t_start", "sigma", "nats", "energy distance", "samples"):
-        table.add_column(name, justify="right")
-    for c in choice.evidence:
-        known = [f"{x:.3g}" if x is not None else "-" for x in (c.nats, c.distance)]
-        style = "bold" if c.t_start == choice.t_start else None
-        table.add_row(f"{c.t_start:g}", f"{c.sigma:.3f}", *known, str(c.samples or "-"), style=style)
     return table
 
 

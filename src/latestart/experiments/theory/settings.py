@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from latestart.checks import PRECISIONS
+from latestart.lab.setup import OneModel, Pictures
 from latestart.settings import Settings, seed_setting, setting
 
 __all__ = ["BifurcationSettings", "LineSettings", "PotentialSettings", "SphereSettings"]
@@ -30,33 +30,23 @@ class SphereSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cloud(Settings):
+class Cloud(Pictures):
     """The images of a point cloud."""
 
     images: Path | None = setting(
         None, "Images of the point cloud, labelled for the tree; default: those of the shipped model.", of="file"
     )
     limit: int | None = setting(None, "Use only so many of the images, drawn by the seed.", least=2)
-    background: str | None = setting(
-        None, "Lay transparent pictures onto this colour (white, #ff8800); otherwise they are refused."
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class PotentialSettings(Cloud):
+class PotentialSettings(Cloud, OneModel):
     """The potential of a network between two of its samples, beside that of the exact point cloud."""
 
-    model: str = setting(
-        "mnist", "A folder with a diffusers model, or the name of a shipped one (mnist).", of="model", argument=True
-    )
     limit: int | None = setting(10_000, "Use only so many of the images, drawn by the seed.", least=2)
     samples: int = setting(8, "Samples of each model; all their pairs are looked at.", least=2)
     t_low: float | None = setting(None, "Lowest time, in the scheduler's t.")
     t_high: float | None = setting(None, "Highest time, in the scheduler's t.")
-    scheduler: str | None = setting(
-        None, "Scheduler of a model folder without one: a scheduler_config.json, or a class of diffusers."
-    )
-    mixed_precision: str = setting("no", "bf16: networks in half precision; no: in their own.", choices=PRECISIONS)
     seed: int = seed_setting("Seed of the samples, and of the images drawn.")
 
 
