@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from latestart.denoisers.base import expand
 from latestart.denoisers.conventions import Convention
 from latestart.gaussians.gaussian import Gaussian
+from latestart.noise import Discrete
+
+__all__ = ["Around", "Inside", "residual"]
 
 
 class Inside(nn.Module):
@@ -53,7 +56,7 @@ class Around(Inside):
         build: Any = network.config
         self.config = build
         self.convention = Convention.of(scheduler)
-        if self.convention.noise.kind != "vp":
+        if not isinstance(self.convention.noise, Discrete):
             raise ValueError(
                 f"a network around a Gaussian needs a beta-based scheduler, received a {type(scheduler).__name__}"
             )

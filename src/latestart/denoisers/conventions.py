@@ -27,6 +27,8 @@ from torch import Tensor
 from latestart.denoisers.base import expand
 from latestart.noise import Noise
 
+__all__ = ["NO_SIGNAL", "PREDICTIONS", "VELOCITY", "Convention"]
+
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 Number = Any  # a float or a tensor; what goes in comes out
 Affine = Callable[[Number, float], tuple[Number, Number, Number]]
@@ -57,8 +59,8 @@ class Convention:
         """
         noise, prediction = Noise.from_scheduler(scheduler), scheduler.config.get("prediction_type")
         known = _COEFFICIENTS[noise.kind]
-        if noise.kind == "flow":
-            prediction = VELOCITY
+        if len(known) == 1:  # of flow matching, whatever its scheduler's configuration says
+            (prediction,) = known
         if prediction not in known:
             raise ValueError(f"prediction_type {prediction!r} is not supported, expected one of {', '.join(known)}")
         return cls(noise, prediction, float(scheduler.config.get("sigma_data") or 1.0))

@@ -50,7 +50,8 @@ from latestart.files import read_json, write_json
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
 from latestart.records import Record
-from latestart.sampling.loop import check_level, trajectory
+from latestart.sampling.late_start import trajectory
+from latestart.sampling.loop import check_level
 from latestart.sampling.matching import check_prior
 from latestart.sampling.run import Run, initial_sample
 from latestart.sampling.samplers import make_sampler

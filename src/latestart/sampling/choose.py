@@ -23,6 +23,7 @@ in 82% of 108 runs with deterministic samplers and within 15% in 96%; in 54% and
 limits it: in 10 steps, where it starts highest, these are 11% and 61%.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,17 +44,16 @@ from latestart.gaussians.mixture import Mixture
 from latestart.gaussians.prior import as_prior
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
-from latestart.noise import Noise
 from latestart.records import Record
+from latestart.sampling.families import family_of
 from latestart.sampling.findings import doubts_of
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
 from latestart.sampling.loop import Counted, draw
 from latestart.sampling.matching import check_prior as require_match
 from latestart.sampling.matching import check_shape
 from latestart.sampling.names import telling
-from latestart.sampling.probing import FEWEST, LEAST, BlockNoise, Probes, StepNoise, block_size, moment_weights, zoom
+from latestart.sampling.probing import FEWEST, LEAST, BlockNoise, Probes, block_size, moment_weights, zoom
 from latestart.sampling.seeds import sample_generator
-from latestart.theory.branches import Criterion
 from latestart.theory.levels import FEWEST as FEWEST_IMAGES
 from latestart.theory.nats import NatsCurve, nats
 from latestart.theory.stability import NoCrossing, crossing
@@ -198,7 +198,8 @@ class _Search(Record):
     progress: Progress
 
     def __post_init__(self) -> None:
-        self.noise = Noise.from_scheduler(self.scheduler)
+        self.family = family_of(self.scheduler)
+        self.noise = self.family.noise
 
     def require_match(self, compared: bool) -> None:
         """Compare prior and model, and take for the prior that of the one class that is asked for."""
@@ -223,11 +224,10 @@ class _Search(Record):
                 f"the stability of a fixed point is that of one class: expected one label, received {count}"
             )
         denoiser = self._denoiser()
-        criterion: Criterion = "sde" if self.noise.kind == "vp" else "density"  # c of the process' own reverse SDE
         bottom, top = self._range()
         search: dict[str, Any] = {"start": self._centre(), "method": "differences", "sigma_range": (bottom, top)}
         try:
-            sigma = crossing(denoiser, criterion, **search).sigma
+            sigma = crossing(denoiser, self.family.criterion, **search).sigma
             how = f"the central fixed point loses its stability at sigma = {sigma:.4g}"
         except NoCrossing as never:
             sigma = never.sigma
@@ -256,7 +256,7 @@ class _Search(Record):
             return math.log(self._at(t_start).sigma / centre, RUNG)
 
         size = block_size(probes, len(rungs))
-        known = Probes(self._told(self._prober(extract, size), probes // size), to_data, size)
+        known = Probes(self._prober(extract, size, probes // size), to_data, size)
         best = zoom(rungs, start, rung, known, probes // size - LEAST, math.inf if curve is None else SPREAD)
         known.level([best], 0)
         seen = {t: self._probed(t, known, curve) for t in known.features}
@@ -270,52 +270,37 @@ class _Search(Record):
         """The level of rung 0, and the rungs to begin with: about the budget, or over all levels of the images."""
         if curve is not None:
             return _level(curve, BUDGET / self.steps**2)[0], range(-4, 5, 2)
-        assert self.images is not None
-        width, (low, high) = self.images.double().var(0), self.noise.sigma_range
-        bottom = max(0.3 * float(width.mean().sqrt()), low)
-        top = min(max(float(width.sum().sqrt()), 10 * bottom), high)
+        bottom, top = self._range(1)
         return bottom, range(0, math.ceil(math.log(top / bottom, RUNG)) + 4, 4)
 
-    def _range(self) -> tuple[float, float]:
-        """From where a value of the data is seen three times as well as without noise, up to ten times all of it."""
+    def _range(self, reach: float = 10) -> tuple[float, float]:
+        """From where a value of the data is seen three times as well as without noise to `reach` times all of it."""
         kept = self.images
         if kept is None:
             kept = self.prior.sample(IMAGES, generator=sample_generator(APART + self.seed, 0))
         width, (low, high) = kept.double().var(0), self.noise.sigma_range
         bottom = max(0.3 * float(width.mean().sqrt()), low)
-        return bottom, min(max(10 * float(width.sum().sqrt()), 10 * bottom), high)
+        return bottom, min(max(reach * float(width.sum().sqrt()), 10 * bottom), high)
 
-    def _prober(self, extract: Callable[[Tensor], Tensor], size: int) -> Callable[[float, int], Tensor]:
+    def _prober(self, extract: Callable[[Tensor], Tensor], size: int, total: int) -> Callable[[float, int], Tensor]:
         assert self.images is not None
-        noise = BlockNoise(self.images, size, self.steps + 1, APART + self.seed)
+        noise, done = BlockNoise(self.images, size, self.steps + 1, APART + self.seed), itertools.count()
 
         def block(t_start: float, number: int) -> Tensor:
             """The same noise for every start, in the steps as well: it depends on the seed and the block's number."""
+            self.progress(next(done), total, f"probing t = {t_start:g}")
             seed, mine = APART + self.seed * 2**16 + number, self.conditions.turned(size)
             first, *later = noise(number).split(1)
-            with StepNoise(torch.cat(later)):
-                drawn = draw(
-                    self.model, self.scheduler, self.prior, size, self.steps, t_start, seed, first[0], mine.labels,
-                    size, model_kwargs=mine.kwargs,
-                )  # fmt: skip
+            drawn = draw(
+                self.model, self.scheduler, self.prior, size, self.steps, t_start, seed, first[0], mine.labels,
+                size, model_kwargs=mine.kwargs, step_noise=torch.cat(later),
+            )  # fmt: skip
             return extract(drawn.samples)
 
         return block
 
-    def _told(self, block: Callable[[float, int], Tensor], total: int) -> Callable[[float, int], Tensor]:
-        done = 0
-
-        def telling(t_start: float, number: int) -> Tensor:
-            nonlocal done
-            self.progress(done, total, f"probing t = {t_start:g}")
-            done += 1
-            return block(t_start, number)
-
-        return telling
-
     def _probed(self, t_start: float, known: Probes, curve: NatsCurve | None) -> Candidate:
-        candidate = self._known(self._at(t_start), curve)
-        return replace(candidate, distance=known.distance(t_start), samples=known.samples(t_start))
+        return replace(self._at(t_start, curve), distance=known.distance(t_start), samples=known.samples(t_start))
 
     def _window(self, curve: NatsCurve) -> list[Candidate]:
         centre, rungs = self._ladder(curve)
@@ -340,19 +325,11 @@ class _Search(Record):
 
     def _candidate(self, sigma: float, curve: NatsCurve | None = None) -> Candidate:
         """The start whose first level is nearest to sigma, as far as the schedule reaches."""
-        low, high = self.noise.sigma_range
-        t = self.noise.time(min(max(sigma, low), high))
-        candidate = self._at(max(t + 1, self.steps) if self.noise.kind == "vp" else t)
-        return self._known(candidate, curve)
+        return self._at(self.family.start_for(sigma, self.steps), curve)
 
-    def _known(self, candidate: Candidate, curve: NatsCurve | None) -> Candidate:
-        return candidate if curve is None else replace(candidate, nats=_at_level(curve, candidate.sigma))
-
-    def _at(self, t_start: float) -> Candidate:
-        if self.noise.kind == "vp":  # beta-based starts are multiples of the number of steps; the nearest one
-            top = len(self.scheduler.alphas_cumprod) // self.steps
-            t_start = float(self.steps * min(max(round(t_start / self.steps), 1), top))
-        return Candidate(t_start, start_level(late_start(self.scheduler, t_start, self.steps)))
+    def _at(self, t_start: float, curve: NatsCurve | None = None) -> Candidate:
+        sigma = start_level(late_start(self.scheduler, t_start, self.steps))
+        return Candidate(t_start, sigma, None if curve is None else _at_level(curve, sigma))
 
     def _denoiser(self, n: int | None = None) -> NetworkDenoiser:
         """The network's denoiser, of n samples whose conditions are taken in turn."""

@@ -19,22 +19,16 @@ from itertools import pairwise
 from typing import Any
 
 from latestart.sampling.endings import finished
-from latestart.sampling.spacings import round_times
+from latestart.sampling.spacings import round_times, standing_before
+
+__all__ = ["LateStarted", "class_below", "guarded"]
 
 # of the guard and its configuration; all else is that of the scheduler inside
 _STATE = frozenset(("cut", "late_steps", "late_mu", "late_done", "late_device", "_internal_dict"))
-_OWN = _STATE | {
-    *("set_timesteps", "init_noise_sigma", "arrange", "whole"),
-    *(
-        "config",
-        "register_to_config",
-        "save_config",
-        "save_pretrained",
-        "push_to_hub",
-        "to_json_string",
-        "to_json_file",
-    ),
-}
+_OWN = _STATE.union(
+    ("set_timesteps", "init_noise_sigma", "arrange", "whole"),
+    ("config", "register_to_config", "save_config", "save_pretrained", "push_to_hub", "to_json_string", "to_json_file"),
+)
 _WATCHED = frozenset(("step", "scale_model_input"))
 TOP = 0.99  # pipelines' grids begin at 1, or at 0.999
 
@@ -129,7 +123,7 @@ def guarded(whole: Any, cut: Any, steps: int, mu: float | None) -> Any:
         steps: that it is good for.
         mu: the shift of a flow matching scheduler that is shifted dynamically.
     """
-    late: Any = object.__new__(_late_class(class_below(whole)))
+    late: Any = object.__new__(standing_before(class_below(whole), LateStarted))
     late.__dict__.update(
         cut=cut, late_steps=steps, late_mu=mu, late_done=0, late_device=None, _internal_dict=whole.config
     )
@@ -145,15 +139,9 @@ def class_below(scheduler: Any) -> type:
 def _rebuilt(kind: type, config: Mapping[str, Any], inside: dict[str, Any], own: dict[str, Any]) -> Any:
     cut = kind.from_config(config)  # type: ignore[attr-defined]
     vars(cut).update(inside)
-    late: Any = object.__new__(_late_class(kind))
+    late: Any = object.__new__(standing_before(kind, LateStarted))
     late.__dict__.update(own, cut=cut)
     return late
-
-
-@functools.cache
-def _late_class(kind: type) -> type:
-    # the same name, so that a saved configuration names the class that can load it
-    return type(kind.__name__, (LateStarted, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
 def _watched(late: LateStarted, method: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -161,10 +149,11 @@ def _watched(late: LateStarted, method: Callable[..., Any], name: str) -> Callab
 
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
-        _begin(late, kwargs.get("timestep", args[1] if len(args) > 1 else None))
+        timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
+        _begin(late, timestep)
         result = method(*args, **kwargs)
         if name == "step":
-            result = finished(late.cut, kwargs.get("timestep", args[1] if len(args) > 1 else None), result)
+            result = finished(late.cut, timestep, result)
             late.late_done += 1
         return result
 

@@ -1,4 +1,4 @@
-"""Names: of samplers, and those that diffusers has for what is called otherwise here.
+"""Names: the samplers of beta-based schedules, and diffusers' names for the arguments here.
 
 Nothing heavy is imported here, so that a command can refuse a name at once.
 """
@@ -8,6 +8,8 @@ import inspect
 import re
 from collections.abc import Callable, Collection
 from typing import ParamSpec, TypeVar
+
+__all__ = ["ELSEWHERE", "HERE", "OWN", "SAMPLERS", "telling"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,10 +28,7 @@ SAMPLERS = {
     "lms": "LMSDiscreteScheduler",
     "kdpm2": "KDPM2DiscreteScheduler",
 }
-EDM = {"euler": "EDMEulerScheduler", "dpm++": "EDMDPMSolverMultistepScheduler"}
-FLOW = {"euler": "FlowMatchEulerDiscreteScheduler", "heun": "FlowMatchHeunDiscreteScheduler"}
 OWN = "own"  # the model's own scheduler
-OF_KIND = {"vp": SAMPLERS, "edm": EDM, "flow": FLOW}
 
 HERE = {
     "num_inference_steps": "steps",
@@ -59,7 +58,7 @@ ELSEWHERE = {
 
 
 def telling(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function answer an argument by its name in diffusers with its own name of it."""
+    """Decorate a function: its `TypeError` for an argument by its name in diffusers gives the name here."""
     own = inspect.signature(function).parameters
 
     @functools.wraps(function)

@@ -31,12 +31,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from latestart.evaluation.kernel import EnergyTo
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.sampling.seeds import sample_generator
+
+__all__ = ["BlockNoise", "Probes", "block_size", "leading", "moment_weights", "vertex", "zoom"]
 
 DIRECTIONS, SEEN = 32, 512  # leading directions, and images that they are found from
 DRAWS = 12  # noises of a sample that share one net; those of later steps, which change it less, are independent
@@ -70,26 +71,6 @@ class BlockNoise:
         w = torch.randn(self.draws, self.size, dim, generator=generator)
         z = w + (along - w @ self.directions.T) @ self.directions
         return z.reshape(self.draws, self.size, *self.shape)
-
-
-class StepNoise(TorchFunctionMode):
-    """Inside, samplers that draw noise of one sample after another are given it, `(draws, B, *shape)`.
-
-    Samplers take generators and no noise. After the last draw they get what their generators hold.
-    """
-
-    def __init__(self, noise: Tensor) -> None:
-        super().__init__()
-        self.left = iter(noise.flatten(0, 1))
-        self.shape = (1, *noise.shape[2:])
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.randn and args and tuple(args[0] if not isinstance(args[0], int) else args) == self.shape:
-            given = next(self.left, None)
-            if given is not None:
-                return given[None].to(device=kwargs.get("device"), dtype=kwargs.get("dtype"))
-        return func(*args, **kwargs)
 
 
 class Probes:

@@ -21,7 +21,10 @@ from torch import Tensor
 from latestart.denoisers.base import expand
 from latestart.denoisers.conventions import Convention
 from latestart.sampling.endings import finished
+from latestart.sampling.families import family_of
 from latestart.sampling.seeds import sample_generator
+
+__all__ = ["Run", "initial_sample", "rehearse", "uses_variances", "without_variances"]
 
 SHAPE = (2, 1, 5, 3)  # of the samples of a rehearsal
 ARRIVED = 0.5  # within which a rehearsal must end, of data that are usually in [-1, 1]
@@ -118,7 +121,7 @@ def rehearse(scheduler: Any, start: float) -> None:
         ValueError: it fails, or does not arrive, with what happened.
         ImportError: it needs a package that is not installed.
     """
-    convention, name = Convention.of(scheduler), type(scheduler).__name__
+    convention, name = family_of(scheduler).convention, type(scheduler).__name__
     copied = without_variances(copy.deepcopy(scheduler))
     times = [float(t) for t in copied.timesteps]
     if not all(abs(t) < float("inf") for t in times):

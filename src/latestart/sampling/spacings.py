@@ -20,6 +20,8 @@ import torch
 
 from latestart.noise import Noise
 
+__all__ = ["CURVED", "SPACINGS", "SPENT", "TIMES", "is_curved", "round_times", "spaced", "standing_before"]
+
 TIMES = ("trailing", "leading", "linspace")
 CURVED = {"karras": "use_karras_sigmas", "log-snr": "use_exponential_sigmas"}
 SPENT = {f"{name}+1": name for name in CURVED}  # one level more
@@ -45,7 +47,7 @@ def spaced(kind: Any, spacing: str) -> tuple[Any, dict[str, Any]]:
         raise ValueError(f"there is no spacing {spacing!r}; there are {', '.join(SPACINGS)}")
     if kind.__name__.startswith("KDPM2"):
         raise ValueError(f"{kind.__name__} evaluates between its levels, which {spacing!r} would not spread")
-    return _one_more(kind), {CURVED[SPENT[spacing]]: True}
+    return standing_before(kind, _OneMore), {CURVED[SPENT[spacing]]: True}
 
 
 class _OneMore:
@@ -82,6 +84,9 @@ def round_times(scheduler: Any) -> None:
 
 
 @functools.cache
-def _one_more(kind: type) -> type:
-    # the same name, so that a saved configuration names the class that can load it
-    return type(kind.__name__, (_OneMore, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+def standing_before(kind: type, base: type) -> type:
+    """A scheduler's class with another class before it, made once for each pair.
+
+    It keeps the name of `kind`, so that a saved configuration names the class that can load it.
+    """
+    return type(kind.__name__, (base, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
