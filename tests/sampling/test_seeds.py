@@ -35,6 +35,12 @@ def test_the_noise_of_the_generators_given_as_noise_gives_the_same_samples(name,
     assert torch.equal(draw(model, scheduler, **asked, step_noise=torch.stack(drawn)).samples, expected)
     none = torch.stack(drawn)[:0]
     assert torch.equal(draw(model, scheduler, **asked, step_noise=none).samples, expected)
+    del asked["noise"]  # the start is drawn by the generators first, and not from the noise of the steps
+    later = torch.stack(drawn[1:])
+    assert torch.equal(
+        draw(model, scheduler, **asked, step_noise=later).samples, draw(model, scheduler, **asked).samples
+    )
+    asked["noise"] = z
     if name != "Brownian paths":  # which are seeded, and take no noise
         other = draw(model, scheduler, **asked, step_noise=-torch.stack(drawn)).samples
         assert not torch.allclose(other, expected)

@@ -1,4 +1,4 @@
-"""How networks write the denoiser: what they are shown, and what their output stands for.
+"""Conventions of networks: the scale of the input, and the meaning of the output.
 
 Every convention is affine. A network sees `c_in y` and the scheduler's time, gives F, and the denoiser is
 
@@ -38,7 +38,7 @@ NO_SIGNAL = 1e6  # a level at which nothing of the image is left
 
 @dataclass(frozen=True)
 class Convention:
-    """A scheduler's process, and what the output of its network stands for at each noise level sigma.
+    """A scheduler's process, and the meaning of its network's output at each noise level sigma.
 
     Attributes:
         noise: the process.

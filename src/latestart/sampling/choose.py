@@ -58,6 +58,8 @@ from latestart.theory.levels import FEWEST as FEWEST_IMAGES
 from latestart.theory.nats import NatsCurve, nats
 from latestart.theory.stability import NoCrossing, crossing
 
+__all__ = ["METHODS", "Candidate", "Choice", "choose_start"]
+
 METHODS = ("nats", "stability", "probe", "nats+probe")
 BUDGET = 5.0  # nats at the start, times the square of the number of steps; measured, see above
 RUNG = 1.8**0.25  # between neighbouring levels of the ladder of starts
@@ -71,16 +73,16 @@ Features = str | Callable[[Tensor], Tensor]
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A start, and what is known of it.
+    """A start, with the evidence for it.
 
     Attributes:
         t_start: in the scheduler's t, as asked for.
         sigma: the level at which a run from there begins.
         nats: divergence between prior and noised data there, or None.
         distance: energy distance of the probed samples' features to those of the images, or None.
-        samples: how many were probed.
+        samples: the number of probed samples.
     """
 
     t_start: float
@@ -90,7 +92,7 @@ class Candidate:
     samples: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """A chosen start, with the evidence for it.
 
@@ -142,8 +144,8 @@ def choose_start(
         model: a diffusers network, an exact model through `as_model`, or a function through `as_network`.
         scheduler: the sampler to be started late; it is not changed.
         prior: where the start samples come from, or the path of its file.
-        images: whatever `as_images` takes, floats in the model's value range, that neither model nor prior were fitted
-            to. They are taken in an order drawn by the seed.
+        images: anything that `as_images` takes, floats in the model's value range, on which neither model nor prior were
+            fitted. They are taken in an order drawn by the seed.
         steps: of the sampler.
         method: one of `METHODS`; by default "nats+probe" with images and features, else "nats".
         features: for probing, the name of a shipped extractor, a function from images `(B, C, H, W)` in [0, 1] to
@@ -154,11 +156,11 @@ def choose_start(
         probes: samples of all probes together, at least 200; they cost at most `probes * steps` evaluations with a
             first-order sampler.
         budget: nats at the start, for the method "nats"; by default 5 / steps^2.
-        model_kwargs: what else conditions the network, by the names of its own arguments: one row an image, or without
+        model_kwargs: further conditions, by the names of the network's own arguments: one row an image, or without
             images rows that are taken in turn.
         check_prior: compare the prior with the model first, and with the range of the images.
         seed: of the noise and the order of the images; the probes' seeds are apart from those of `generate`.
-        progress: called as `progress(done, total, what)`, over blocks of probes.
+        progress: called as `progress(done, total, description)`, over blocks of probes.
 
     Raises:
         TypeError: something that is no network, scheduler or prior.
@@ -176,7 +178,10 @@ def choose_start(
     values, conditions = _given(network, images, labels, model_kwargs, seed)
     if values is not None and check_prior:
         require_same_range(values, getattr(prior, "value_range", None), "the prior")
-    search = _Search(Counted(network), scheduler, prior, values, steps, conditions, seed, progress or (lambda *_: None))
+    search = _Search(
+        model=Counted(network), scheduler=scheduler, prior=prior, images=values, steps=steps, conditions=conditions,
+        seed=seed, progress=progress or (lambda *_: None),
+    )  # fmt: skip
     search.require_match(check_prior)
     search.progress(0, 1, chosen.partition("+")[0])
     if chosen == "nats":
@@ -186,7 +191,7 @@ def choose_start(
     return search.by_probes(chosen, *_reference(values, features, prior), whole_number("probes", probes))
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class _Search(Record):
     model: Counted
     scheduler: Any
@@ -329,7 +334,7 @@ class _Search(Record):
 
     def _at(self, t_start: float, curve: NatsCurve | None = None) -> Candidate:
         sigma = start_level(late_start(self.scheduler, t_start, self.steps))
-        return Candidate(t_start, sigma, None if curve is None else _at_level(curve, sigma))
+        return Candidate(t_start=t_start, sigma=sigma, nats=None if curve is None else _at_level(curve, sigma))
 
     def _denoiser(self, n: int | None = None) -> NetworkDenoiser:
         """The network's denoiser, of n samples whose conditions are taken in turn."""
@@ -345,7 +350,10 @@ class _Search(Record):
         self, best: Candidate, method: str, seen: Sequence[Candidate], how: str, curve: NatsCurve | None = None
     ) -> Choice:
         doubts = () if curve is None else doubts_of(curve, best.sigma, self.noise, self.images is not None)
-        return Choice(best.t_start, best.sigma, method, tuple(self._distinct(seen)), self.model.evaluated, how, doubts)
+        return Choice(
+            t_start=best.t_start, sigma=best.sigma, method=method, evidence=tuple(self._distinct(seen)),
+            nfe=self.model.evaluated, how=how, doubts=doubts,
+        )  # fmt: skip
 
 
 def _given(

@@ -56,10 +56,10 @@ def generate(
         noise: white noise `(n, *shape)` to start from, in place of the seed's.
         labels: for class-conditional models, a class index or `(n,)` of them.
         batch_size: samples evaluated at once; at most 256 if not given.
-        model_kwargs: what else conditions the network, by the names of its own arguments, one row a sample.
+        model_kwargs: further conditions, by the names of the network's own arguments, one row for each sample.
         check_prior: compare the prior with the model first, by 64 evaluations that are not counted in `nfe`, and warn
             where `check` would call the start bad, by 32 more.
-        first: index of the first sample: a part of a run, made by itself, is what it is in the whole.
+        first: index of the first sample: a part of a run, made by itself, has the same samples as in the whole.
         progress: show a progress bar, on a terminal.
 
     Raises:

@@ -1,14 +1,14 @@
-"""The guard around a late-started scheduler: what it may be asked, and what it says of itself.
+"""The guard around a late-started scheduler.
 
 Inside is the scheduler over the last times (`cut`), which does the work. Outside it is an instance of the user's class
-with the user's configuration, that of the whole schedule: what is made or saved from it (`from_config`,
-`save_pretrained`, a pipeline that makes its scheduler anew) has the whole schedule back, and never a part of it without
-this guard. Every other attribute and method is that of `cut`, but for
+with the user's configuration, that of the whole schedule. So a scheduler that is made or saved from it (`from_config`,
+`save_pretrained`, a pipeline that makes its scheduler anew) has the whole schedule, and never a part of it without this
+guard. All attributes and methods are those of `cut`, except
 
-    set_timesteps       for the number of steps that it was made for; a pipeline's grid over the whole schedule stands
-                        for that too, and any other is refused
-    step                the last of a run ends without noise (`endings.py`); the first finds it as it was at first
-    init_noise_sigma    1: pipelines multiply by it what is a start sample already
+    set_timesteps       accepts only the number of steps of the late start, or a pipeline's grid over the whole schedule
+                        with that number of steps
+    step                the first of a run resets `cut`; the last ends without noise (`endings.py`)
+    init_noise_sigma    1: pipelines multiply their first sample by it, and that is a start sample already
 """
 
 import copy
@@ -34,7 +34,7 @@ TOP = 0.99  # pipelines' grids begin at 1, or at 0.999
 
 
 class LateStarted:
-    """The base class that stands before the own class of a late-started scheduler."""
+    """The base class that stands before a late-started scheduler's own class (`standing_before`)."""
 
     cut: Any
     late_steps: int
@@ -68,8 +68,8 @@ class LateStarted:
         """Set the times again, for the number of steps that the late start was made for.
 
         Args:
-            num_inference_steps: that number; it may be left to the number of `sigmas`.
-            device: of the times.
+            num_inference_steps: that number; None takes the number of `sigmas`.
+            device: the device of the times.
             timesteps, sigmas: a pipeline's own, evenly spread over the whole schedule: those of the late start take
                 their place.
             mu: the shift, where the schedule is shifted dynamically.
@@ -115,12 +115,12 @@ class LateStarted:
 
 
 def guarded(whole: Any, cut: Any, steps: int, mu: float | None) -> Any:
-    """A late-started scheduler, its times set.
+    """Put the guard around a scheduler and set its times.
 
     Args:
-        whole: the user's scheduler, whose configuration it keeps.
+        whole: the user's scheduler; its configuration is kept.
         cut: one of the same class over the last times.
-        steps: that it is good for.
+        steps: the only number of steps.
         mu: the shift of a flow matching scheduler that is shifted dynamically.
     """
     late: Any = object.__new__(standing_before(class_below(whole), LateStarted))
@@ -145,7 +145,7 @@ def _rebuilt(kind: type, config: Mapping[str, Any], inside: dict[str, Any], own:
 
 
 def _watched(late: LateStarted, method: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A method of the scheduler inside, which is arranged anew when a run begins."""
+    """Wrap a method of the scheduler inside, so that a run that begins resets it."""
 
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:

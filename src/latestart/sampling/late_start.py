@@ -85,14 +85,14 @@ def start_sample(late: Any, prior: Any, z: Tensor, labels: Tensor | int | None =
 
     Args:
         late: a scheduler whose times are set; `sigma_s` is the level at the first of them.
-        prior: the distribution of the data, whatever keeps the contract of `gaussians/prior.py`, or the path of one's
-            file; None stands for N(0, I), which for a variance preserving process gives `x_s = z`.
+        prior: the distribution of the data, with the contract of `gaussians/prior.py`, or the path of its file; None
+            stands for N(0, I), which for a variance preserving process gives `x_s = z`.
         z: white noise, (B, *shape); the result has its shape, dtype and device.
         labels: the class of each sample, an index or `(B,)`, for a prior whose components carry classes.
 
     Raises:
         ValueError: the shape of `z` is not the prior's, or it has no component of a class.
-        TypeError: a prior that is none.
+        TypeError: something that is no prior.
     """
     family, t = family_of(late), float(late.timesteps[0])
     alpha, std, sigma = family.noise.alpha(t), family.noise.std(t), family.noise.sigma(t)

@@ -1,8 +1,8 @@
 """The sampling loop: from white noise to images, with or without a late start at a given time.
 
 One loop serves every scheduler. Sample i of a run draws its noise, the first and that of every stochastic step, from a
-generator of its own, seeded by (seed, i): the same seed gives the same image whatever the batch size and however many
-images are asked for. Network evaluations are counted by wrapping the model, never by a formula.
+generator of its own, seeded by (seed, i): the same seed gives the same image for every batch size and every number of
+images. Network evaluations are counted by wrapping the model, never by a formula.
 """
 
 import copy
@@ -97,7 +97,7 @@ def draw(
     All other arguments are those of `generate`.
 
     Raises:
-        ValueError: a prior without a start, and what `generate` raises.
+        ValueError: a prior without a start, and the mistakes that `generate` names.
         FloatingPointError: the samples hold NaN or infinite values.
     """
     network = as_network(model)
@@ -119,11 +119,10 @@ def draw(
         index = slice(begin, min(begin + size, n))
         numbers = range(index.start, index.stop)
         generators: list[Any] = [sample_generator(seed, first + i) for i in numbers]
+        z = torch.stack([torch.randn(shape, generator=one) for one in generators]) if noise is None else noise[index]
         if step_noise is not None:
             generators = [GivenNoise(step_noise[:, i], one) for i, one in zip(numbers, generators)]
-        run = Run(copy.deepcopy(own), generators)
-        z = (_noise(run, shape) if noise is None else noise[index]).to(network.device)
-        mine = conditions[index]
+        run, z, mine = Run(copy.deepcopy(own), generators), z.to(network.device), conditions[index]
         x = start_sample(own, prior, z, mine.labels) if late else initial_sample(own, z)
         for t, after in zip(own.timesteps.tolist(), trajectory(run, counted, x, mine)):
             x = _finite(after, t)
@@ -138,8 +137,8 @@ def check_level(model: Any, scheduler: Any, t_start: float | None) -> None:
     """Raise `ValueError` where a run would begin above the noise levels that a network was trained on.
 
     Args:
-        model: `load_model` says of a network from `latestart train --max-sigma` which level is its highest; all others
-            pass.
+        model: a network; its highest level is the attribute `max_sigma`, set by `load_model` after `latestart train
+            --max-sigma`. A network without it passes.
         scheduler: the sampler.
         t_start: the start in the scheduler's t; None for full noise, which is above any such level.
     """
@@ -168,17 +167,12 @@ def _finite(x: Tensor, t: float) -> Tensor:
     return x
 
 
-def _noise(run: Run, shape: tuple[int, ...]) -> Tensor:
-    generators: Any = run.generators
-    return torch.stack([torch.randn(shape, generator=g) for g in generators])
-
-
 def _bar(progress: bool, total: int) -> Any:
     return tqdm(total=total, desc="sampling", unit="step", disable=None if progress else True)
 
 
 def prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
-    """A scheduler of one's own that is known to arrive, its times set: a run changes its state."""
+    """A copy of the scheduler, or its late start, with its times set and rehearsed: a run changes its state."""
     if t_start is not None:
         return without_variances(late_start(scheduler, t_start, steps))
     own = without_variances(copy.deepcopy(scheduler))
@@ -202,7 +196,7 @@ def prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
 def checked(
     shape: tuple[int, ...], n: int, steps: int, noise: Any, batch_size: int | None = None
 ) -> tuple[int, int, Tensor | None]:
-    """The arguments of `generate` as it uses them: n, steps, and noise of finite numbers or None."""
+    """Check arguments of `generate`; returns n, steps, and the noise as a tensor of finite numbers, or None."""
     noise = None if noise is None else torch.as_tensor(noise)
     n = whole_number("n", n if noise is None else len(noise))
     if noise is not None and tuple(noise.shape[1:]) != shape:

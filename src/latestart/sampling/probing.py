@@ -87,7 +87,7 @@ class Probes:
         self.features: dict[float, list[Tensor]] = {}
 
     def level(self, starts: Iterable[float], total: int) -> None:
-        """Bring all starts to equally many blocks, at least three, as many as `total` blocks over all starts allow."""
+        """Bring all starts to equally many blocks, three or more, within `total` blocks over all starts if possible."""
         known = {t: len(self.features.get(t, ())) for t in starts}
         spent, wanted = sum(map(len, self.features.values())), LEAST
         while spent + sum(max(0, wanted + 1 - n) for n in known.values()) <= total and wanted < total:
@@ -96,7 +96,7 @@ class Probes:
             self.features.setdefault(t, []).extend(self.block(t, b) for b in range(n, wanted))
 
     def samples(self, t_start: float) -> int:
-        """How many were probed there."""
+        """The number of samples from a start."""
         return self.size * len(self.features[t_start])
 
     def distance(self, t_start: float) -> float:
@@ -141,7 +141,7 @@ def zoom(
 
 
 def _expected(places: np.ndarray, values: np.ndarray, without: np.ndarray, spread: float) -> float:
-    """The best place: the vertex, drawn to 0 as far as its own error is beyond what is known beforehand."""
+    """The best place: the vertex, drawn to 0 by the ratio of its squared error to `spread` squared."""
     left = np.array([vertex(places, column) for column in without.T])
     variance = (len(left) - 1) * left.var()
     return vertex(places, values) / (1 + variance / spread**2)

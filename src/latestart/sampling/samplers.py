@@ -3,8 +3,8 @@
 Each family of schedulers has classes of its own (`families.py`); "own" is the class of the model's scheduler.
 
 One class is written here. iPNDM (Zhang and Chen, "Fast sampling of diffusion models with exponential integrator",
-2023, section 4) is the Adams-Bashforth method in the level sigma, with the coefficients of equal steps whatever the
-steps are, and with the lower orders in place of Runge-Kutta steps at the beginning:
+2023, section 4) is the Adams-Bashforth method in the level sigma, with the coefficients of equal steps for
+any steps, and with the lower orders in place of Runge-Kutta steps at the beginning:
 
     e_k = (y_k - D(y_k, sigma_k)) / sigma_k
     y_(k+1) = y_k + (sigma_(k+1) - sigma_k) sum_j c_(q,j) e_(k-j),    q = min(k + 1, 4)
@@ -91,9 +91,8 @@ def make_sampler(name: str, trained: Any, spacing: str | None = None, **changes:
 
     Args:
         name: a short name (`SAMPLERS`), or "own" for the class of `trained`.
-        trained: the scheduler that the model was trained with; its betas, or what it has instead, and its prediction
-            type are kept.
-        spacing: of its times or levels (`sampling/spacings.py`); None leaves what the configuration says.
+        trained: the scheduler that the model was trained with; its noise levels and its prediction type are kept.
+        spacing: of its times or levels (`sampling/spacings.py`); None leaves that of the configuration.
         changes: of the configuration, such as `clip_sample=True`.
 
     Raises:
@@ -122,7 +121,7 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False) -> Any:
         clip: whether the predicted image is clipped to [-1, 1] at every step.
 
     Raises:
-        ValueError: what `make_sampler` raises, and a sampler that cannot clip where it is to.
+        ValueError: as `make_sampler`; the class cannot clip, and `clip` is set.
     """
     family = family_of(trained)
     name = name or family.usual

@@ -17,7 +17,7 @@ def sample_generator(seed: int, index: int) -> torch.Generator:
 
 
 def white_noise(indices: Iterable[int], shape: tuple[int, ...], seed: int) -> Tensor:
-    """The white noise that those samples start from, `(B, *shape)`, on the processor."""
+    """The white noise at the start of these samples, `(B, *shape)`, on the processor."""
     return torch.stack([torch.randn(shape, generator=sample_generator(seed, i)) for i in indices])
 
 
@@ -25,8 +25,8 @@ class GivenNoise:
     """The generator of one sample that gives known noise first, and then draws from another generator.
 
     diffusers hands each sample's generator to `torch.randn`, and `torch.randn` hands the call to a generator with
-    `__torch_function__`. So the noise reaches the sampler's own draws and no others: neither those of a network, nor
-    those of a rehearsal, whatever their shapes.
+    `__torch_function__`. So the noise reaches the sampler's own draws and no others, neither those of a network
+    nor those of a rehearsal of the same shape.
 
     Args:
         noise: `(draws, *shape)`, one row for each draw.

@@ -51,7 +51,7 @@ def spaced(kind: Any, spacing: str) -> tuple[Any, dict[str, Any]]:
 
 
 class _OneMore:
-    """A class with a curved spacing of one level more, of which the lowest costs no evaluation."""
+    """A curved spacing with one level more; the lowest level costs no evaluation."""
 
     config: Any
     sigmas: torch.Tensor
@@ -71,7 +71,7 @@ class _OneMore:
 
 
 def is_curved(scheduler: Any) -> bool:
-    """Whether its configuration spreads levels, and not times."""
+    """Whether a scheduler's configuration spreads levels, and not times."""
     return any(scheduler.config.get(name) for name in _OPTIONS)
 
 
