@@ -144,8 +144,8 @@ def choose_start(
         model: a diffusers network, an exact model through `as_model`, or a function through `as_network`.
         scheduler: the sampler to be started late; it is not changed.
         prior: where the start samples come from, or the path of its file.
-        images: anything that `as_images` takes, floats in the model's value range, on which neither model nor prior were
-            fitted. They are taken in an order drawn by the seed.
+        images: anything that `as_images` takes, floats in the model's value range; neither model nor prior may be
+            fitted to them. They are taken in an order drawn by the seed.
         steps: of the sampler.
         method: one of `METHODS`; by default "nats+probe" with images and features, else "nats".
         features: for probing, the name of a shipped extractor, a function from images `(B, C, H, W)` in [0, 1] to
