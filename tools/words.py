@@ -14,7 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src" / "latestart"
 BEGINS = re.compile(r"(What|Which|Where|How|As many|As much|Whose|That)\b")
-HAS = re.compile(r"\b(of which|of these|is told|are told|is said|are said|none that|what is|what was|told of|that there is|beside what)\b")
+PHRASES = ("of which", "is told", "are told", "told of", "is said", "are said", "none that", "what is", "what was")
+HAS = re.compile(rf"\b({'|'.join(PHRASES)})\b")
 
 
 def unplain(root: Path = ROOT) -> Iterator[str]:

@@ -27,6 +27,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+__all__ = ["EDM", "Discrete", "Flow", "Kind", "LinearVP", "Noise", "refuse_kinds", "runs_to_noise", "when"]
+
 Kind = Literal["vp", "edm", "flow"]
 Number = TypeVar("Number", float, Tensor)  # a number gives a number, a tensor or an array a tensor
 
@@ -65,8 +67,17 @@ class Noise(ABC):
 
         Raises:
             ValueError: the scheduler is none of these.
+            TypeError: a class, a pipeline or a text in place of a scheduler.
         """
-        return _of_scheduler(scheduler)
+        refuse_kinds(scheduler)
+        # in this order: a scheduler with betas may be set to one of the other processes
+        found = Flow.of(scheduler) or EDM.of(scheduler) or Discrete.of(scheduler)
+        if found is None:
+            raise ValueError(
+                f"{type(scheduler).__name__} has no noise process known here: expected a diffusers scheduler with betas"
+                " (alphas_cumprod), an EDM or a flow matching one"
+            )
+        return found
 
     @staticmethod
     def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> "Noise":
@@ -175,6 +186,11 @@ class Discrete(Noise):
         if len(self._nodes) == 0 or not bool(self._nodes.isfinite().all() and (self._nodes.diff() > 0).all()):
             raise ValueError("expected alphas_cumprod to fall strictly, from below 1 to not below 0")
 
+    @classmethod
+    def of(cls, scheduler: Any) -> "Discrete | None":
+        """The process of a diffusers scheduler with `alphas_cumprod`, or None."""
+        return cls(scheduler.alphas_cumprod) if hasattr(scheduler, "alphas_cumprod") else None
+
     def _log_sigma(self, t: Tensor) -> Tensor:
         nodes = self._nodes.to(t.device)
         left, right = self._neighbours(t.floor().long())
@@ -230,6 +246,25 @@ class EDM(Noise):
             raise ValueError(f"expected 0 < sigma_min < sigma_max, got sigma_min={sigma_min}, sigma_max={sigma_max}")
         self.t_range = (0.25 * math.log(sigma_min), 0.25 * math.log(sigma_max))
 
+    @classmethod
+    def of(cls, scheduler: Any) -> "EDM | None":
+        """The process of a diffusers scheduler whose time is `ln(sigma) / 4`, or None.
+
+        Such are the EDM classes, with their `precondition_noise`, and those with betas in continuous time that predict
+        v. A level that the configuration leaves open is that of the betas.
+        """
+        config = getattr(scheduler, "config", {})
+        if hasattr(scheduler, "precondition_noise"):
+            if not math.isclose(float(scheduler.precondition_noise(math.e**4)), 1.0, rel_tol=1e-5):
+                return None
+        elif (config.get("timestep_type"), config.get("prediction_type")) != ("continuous", "v_prediction"):
+            return None
+        low, high = config.get("sigma_min"), config.get("sigma_max")
+        if low is None or high is None:
+            of_betas = Discrete(scheduler.alphas_cumprod).sigma_range
+            low, high = of_betas[0] if low is None else low, of_betas[1] if high is None else high
+        return cls(low, high)
+
     def _log_sigma(self, t: Tensor) -> Tensor:
         return 4 * t
 
@@ -246,6 +281,13 @@ class Flow(Noise):
         if not 0 < t_max < math.inf:
             raise ValueError(f"expected t_max > 0, got {t_max}")
         self.t_range = (0.0, float(t_max))
+
+    @classmethod
+    def of(cls, scheduler: Any) -> "Flow | None":
+        """The process of a diffusers scheduler of flow matching, by its class or by `use_flow_sigmas`, or None."""
+        config = getattr(scheduler, "config", {})
+        matching = hasattr(scheduler, "scale_noise") and not hasattr(scheduler, "alphas_cumprod") and "shift" in config
+        return cls(config["num_train_timesteps"]) if matching or config.get("use_flow_sigmas") else None
 
     def _log_sigma(self, t: Tensor) -> Tensor:
         return torch.logit(t / self.t_range[1])
@@ -278,28 +320,6 @@ def refuse_kinds(scheduler: Any) -> None:
         raise TypeError(f"expected a scheduler, received the text {str(scheduler)!r}: make or open one")
 
 
-def _of_scheduler(scheduler: Any) -> Noise:
-    refuse_kinds(scheduler)
-    config = getattr(scheduler, "config", {})
-    if is_flow(scheduler):
-        return Flow(config["num_train_timesteps"])
-    if is_edm(scheduler):
-        return EDM(*_edm_range(scheduler))
-    if hasattr(scheduler, "alphas_cumprod"):
-        return Discrete(scheduler.alphas_cumprod)
-    raise ValueError(
-        f"{type(scheduler).__name__} has no noise process known here: expected a diffusers scheduler with betas"
-        " (alphas_cumprod), an EDM or a flow matching one"
-    )
-
-
-def is_flow(scheduler: Any) -> bool:
-    """Whether a diffusers scheduler walks the flow matching path, by its own class or by `use_flow_sigmas`."""
-    config = getattr(scheduler, "config", {})
-    matching = hasattr(scheduler, "scale_noise") and not hasattr(scheduler, "alphas_cumprod") and "shift" in config
-    return matching or bool(config.get("use_flow_sigmas"))
-
-
 def runs_to_noise(scheduler: Any) -> bool:
     """Whether a scheduler walks from data to noise: its times rise."""
     times = getattr(scheduler, "timesteps", None)
@@ -312,22 +332,6 @@ def when(t: float | Tensor | None) -> str:
         return "none"
     number = float(t)
     return f"{number:.0f}" if abs(number) >= 10 else f"{number:.3g}"
-
-
-def is_edm(scheduler: Any) -> bool:
-    """Whether a diffusers scheduler's time is `ln(sigma) / 4`."""
-    if hasattr(scheduler, "precondition_noise"):
-        return math.isclose(float(scheduler.precondition_noise(math.e**4)), 1.0, rel_tol=1e-5)
-    config = getattr(scheduler, "config", {})
-    return config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
-
-
-def _edm_range(scheduler: Any) -> tuple[float, float]:
-    low, high = scheduler.config.get("sigma_min"), scheduler.config.get("sigma_max")
-    if low is None or high is None:
-        betas_low, betas_high = Discrete(scheduler.alphas_cumprod).sigma_range
-        low, high = betas_low if low is None else low, betas_high if high is None else high
-    return low, high
 
 
 def _apply(function: Callable[[Tensor], Tensor], checked: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -245,6 +245,14 @@ def test_it_is_the_same_kind_with_the_same_levels_and_the_original_is_untouched(
     assert dict(scheduler.config) == before and torch.equal(scheduler.timesteps, times)
 
 
+def test_its_class_is_made_once_and_no_object_changes_its_class():
+    scheduler = plain("DDIMScheduler")
+    one, other = late_start(scheduler, 600, 5), late_start(make("DDIMScheduler"), 300, 3)
+    assert type(one) is type(other) is type(late_start(one, 500, 5)) is type(pickle.loads(pickle.dumps(one)))
+    assert type(scheduler) is type(one.whole()) is type(one.cut) is diffusers.DDIMScheduler
+    assert type(late_start(plain("DDIMParallelScheduler"), 600, 5)) is not type(one)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_serves_only_its_own_number_of_steps(name):
     late = late_start(plain(name), 600, 5)

@@ -12,7 +12,7 @@ from latestart.evaluation.kernel import EnergyTo
 from latestart.gaussians.basis import Dense, Diagonal
 from latestart.gaussians.gaussian import Gaussian
 from latestart.sampling.loop import draw
-from latestart.sampling.probing import BlockNoise, Probes, StepNoise, leading, moment_weights, vertex, zoom
+from latestart.sampling.probing import BlockNoise, Probes, leading, moment_weights, vertex, zoom
 
 SHAPE = (2, 3)
 
@@ -69,17 +69,12 @@ def test_steps_take_the_noise_that_they_are_given():
     scheduler = DDPMScheduler(clip_sample=False, timestep_spacing="trailing")
     prior, n = gaussian(), torch.randn(4, 5, *SHAPE, generator=torch.Generator().manual_seed(2))
 
-    def run(sign: float) -> torch.Tensor:
-        with StepNoise(sign * n[1:]):
-            return draw(as_model(prior, scheduler), scheduler, prior, 5, 3, 600, noise=n[0]).samples
+    def run(steps: torch.Tensor | None) -> torch.Tensor:
+        return draw(as_model(prior, scheduler), scheduler, prior, 5, 3, 600, noise=n[0], step_noise=steps).samples
 
-    torch.testing.assert_close((run(1) + run(-1)) / 2, run(0))
-    assert (run(1) - run(0)).abs().min() > 1e-4
-    plain = draw(as_model(prior, scheduler), scheduler, prior, 5, 3, 600, noise=n[0]).samples
-    with StepNoise(n[:0]):  # nothing given: the generators serve
-        torch.testing.assert_close(
-            draw(as_model(prior, scheduler), scheduler, prior, 5, 3, 600, noise=n[0]).samples, plain
-        )
+    torch.testing.assert_close((run(n[1:]) + run(-n[1:])) / 2, run(0 * n[1:]))
+    assert (run(n[1:]) - run(0 * n[1:])).abs().min() > 1e-4
+    torch.testing.assert_close(run(n[:0]), run(None))  # nothing given: the generators serve
 
 
 def test_weighted_images_have_the_moments_of_the_prior(images):

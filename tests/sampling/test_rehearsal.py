@@ -312,6 +312,8 @@ def test_what_a_scheduler_needs_besides_is_told():
     for t_start in (None, 500):
         with pytest.raises(ValueError, match=r"mu.*ls.late_start\(scheduler, t_start, .*mu=\.\.\.\)"):
             ls.generate(model, shifted, n=2, steps=4, t_start=t_start)
+    late = ls.late_start(shifted, 500, 4, mu=0.7)
+    assert ls.generate(ls.as_model(PointCloud(torch.zeros(1, 1, 4, 4)), shifted), late, n=2, steps=4).nfe == 4
     with pytest.raises(ValueError, match=r"PNDMScheduler cannot be set to 3 steps .*; skip_prk_steps=True leaves out"):
         ls.generate(model, PNDMScheduler(), n=2, steps=3)
 

@@ -10,9 +10,9 @@ from oracle import GaussianData, Network, columns, error, run
 
 from latestart.noise import Noise
 from latestart.sampling.late_start import late_start, start_sample
+from latestart.sampling.names import CURVED, SPENT
 from latestart.sampling.run import Run
 from latestart.sampling.samplers import IPNDM, SAMPLERS, can_clip, clipping, make_sampler, sampler_class
-from latestart.sampling.spacings import CURVED, SPENT
 
 diffusers.utils.logging.set_verbosity_error()
 torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""A network around a Gaussian: it predicts only what the denoiser of the Gaussian leaves.
+"""A network around a Gaussian: it predicts only the rest of the denoiser.
 
     D(y, sigma) = D_G(y, sigma) + r(sigma) F(x_t, t)
     r(sigma)^2 = 1/D sum_k l_k sigma^2 / (l_k + sigma^2)
@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from latestart.denoisers.base import expand
 from latestart.denoisers.conventions import Convention
 from latestart.gaussians.gaussian import Gaussian
+from latestart.noise import Discrete
+
+__all__ = ["Around", "Inside", "residual"]
 
 
 class Inside(nn.Module):
-    """A module that a network of diffusers stands inside of: it says of its weights what that one says of its own."""
+    """Base of modules around a network of diffusers: precision and device are those of its weights."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -36,7 +39,7 @@ class Inside(nn.Module):
 
 
 class Around(Inside):
-    """A network F as one that predicts what its scheduler says, by `D = D_G + r F`.
+    """Wrap a network F as one with its scheduler's prediction type, by `D = D_G + r F`.
 
     Args:
         network: F, a network on images.
@@ -53,7 +56,7 @@ class Around(Inside):
         build: Any = network.config
         self.config = build
         self.convention = Convention.of(scheduler)
-        if self.convention.noise.kind != "vp":
+        if not isinstance(self.convention.noise, Discrete):
             raise ValueError(
                 f"a network around a Gaussian needs a beta-based scheduler, received a {type(scheduler).__name__}"
             )
@@ -76,7 +79,7 @@ class Around(Inside):
 
 
 def residual(gaussian: Gaussian, sigma: Tensor) -> Tensor:
-    """Root mean square, by value, of what the Gaussian's denoiser leaves of its own data at levels sigma `(B,)`."""
+    """Root mean square error, per value, of the Gaussian's denoiser on its own data at levels sigma `(B,)`."""
     square = sigma.square().unsqueeze(-1)
     left = gaussian.variances * square / (gaussian.variances + square).clamp(min=torch.finfo(torch.float64).tiny)
     many = gaussian.basis.multiplicity.to(left)

@@ -1,4 +1,4 @@
-"""How networks write the denoiser: what they are shown, and what their output stands for.
+"""Conventions of networks: the scale of the input, and the meaning of the output.
 
 Every convention is affine. A network sees `c_in y` and the scheduler's time, gives F, and the denoiser is
 
@@ -27,6 +27,8 @@ from torch import Tensor
 from latestart.denoisers.base import expand
 from latestart.noise import Noise
 
+__all__ = ["NO_SIGNAL", "VELOCITY", "Convention"]
+
 Number = Any  # a float or a tensor; what goes in comes out
 Affine = Callable[[Number, float], tuple[Number, Number, Number]]
 VELOCITY = "velocity"
@@ -35,7 +37,7 @@ NO_SIGNAL = 1e6  # a level at which nothing of the image is left
 
 @dataclass(frozen=True)
 class Convention:
-    """A scheduler's process, and what the output of its network stands for at each noise level sigma.
+    """A scheduler's process, and the meaning of its network's output at each noise level sigma.
 
     Attributes:
         noise: the process.
@@ -56,8 +58,8 @@ class Convention:
         """
         noise, prediction = Noise.from_scheduler(scheduler), scheduler.config.get("prediction_type")
         known = _COEFFICIENTS[noise.kind]
-        if noise.kind == "flow":
-            prediction = VELOCITY
+        if len(known) == 1:  # of flow matching, whatever its scheduler's configuration says
+            (prediction,) = known
         if prediction not in known:
             raise ValueError(f"prediction_type {prediction!r} is not supported, expected one of {', '.join(known)}")
         return cls(noise, prediction, float(scheduler.config.get("sigma_data") or 1.0))

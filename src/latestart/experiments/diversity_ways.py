@@ -22,8 +22,8 @@ from latestart.lab.grid import FULL, Cell, Grid
 from latestart.lab.store import kept_at, key_of
 from latestart.lab.subjects import Subject
 from latestart.sampling.choose import choose_start
+from latestart.sampling.names import TIMES
 from latestart.sampling.samplers import can_clip, make_sampler
-from latestart.sampling.spacings import TIMES
 
 NFE, REFERENCE = 5, "ddpm"
 LENGTH = 200  # steps of the reference

@@ -50,7 +50,8 @@ from latestart.lab.store import fingerprint, is_of, kept_at, key_of
 from latestart.lab.subjects import open_images, open_network, open_prior
 from latestart.noise import Noise
 from latestart.records import Record
-from latestart.sampling.loop import check_level, trajectory
+from latestart.sampling.late_start import trajectory
+from latestart.sampling.loop import check_level
 from latestart.sampling.matching import check_prior
 from latestart.sampling.run import Run, initial_sample
 from latestart.sampling.samplers import make_sampler

@@ -49,7 +49,7 @@ from latestart.lab.subjects import Subject, beside, open_images, open_subjects
 from latestart.lab.sweep import Sweep
 from latestart.processes import Processes
 from latestart.records import Record
-from latestart.sampling.spacings import TIMES
+from latestart.sampling.names import TIMES
 from latestart.theory.nats import NatsCurve
 
 EVALUATIONS = (3, 5, 10)

@@ -17,8 +17,8 @@ from latestart.lab.cells import Meter, Metered, Outcome, Planned, first_line, me
 from latestart.lab.grid import FULL, PLAIN, Cell, Grid
 from latestart.lab.store import key_of
 from latestart.lab.subjects import Subject
+from latestart.sampling.names import CURVED, SPENT
 from latestart.sampling.samplers import SAMPLERS, can_clip
-from latestart.sampling.spacings import CURVED, SPENT
 
 PARTS = ("paper", "exact", "solvers")
 EVALUATIONS = (3, 5, 10)

@@ -23,6 +23,7 @@ in 82% of 108 runs with deterministic samplers and within 15% in 96%; in 54% and
 limits it: in 10 steps, where it starts highest, these are 11% and 61%.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,20 +44,21 @@ from latestart.gaussians.mixture import Mixture
 from latestart.gaussians.prior import as_prior
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
-from latestart.noise import Noise
 from latestart.records import Record
+from latestart.sampling.families import family_of
 from latestart.sampling.findings import doubts_of
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
 from latestart.sampling.loop import Counted, draw
 from latestart.sampling.matching import check_prior as require_match
 from latestart.sampling.matching import check_shape
 from latestart.sampling.names import telling
-from latestart.sampling.probing import FEWEST, LEAST, BlockNoise, Probes, StepNoise, block_size, moment_weights, zoom
+from latestart.sampling.probing import FEWEST, LEAST, BlockNoise, Probes, block_size, moment_weights, zoom
 from latestart.sampling.seeds import sample_generator
-from latestart.theory.branches import Criterion
 from latestart.theory.levels import FEWEST as FEWEST_IMAGES
 from latestart.theory.nats import NatsCurve, nats
 from latestart.theory.stability import NoCrossing, crossing
+
+__all__ = ["METHODS", "Candidate", "Choice", "choose_start"]
 
 METHODS = ("nats", "stability", "probe", "nats+probe")
 BUDGET = 5.0  # nats at the start, times the square of the number of steps; measured, see above
@@ -71,16 +73,16 @@ Features = str | Callable[[Tensor], Tensor]
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A start, and what is known of it.
+    """A start, with the evidence for it.
 
     Attributes:
         t_start: in the scheduler's t, as asked for.
         sigma: the level at which a run from there begins.
         nats: divergence between prior and noised data there, or None.
         distance: energy distance of the probed samples' features to those of the images, or None.
-        samples: how many were probed.
+        samples: the number of probed samples.
     """
 
     t_start: float
@@ -90,7 +92,7 @@ class Candidate:
     samples: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """A chosen start, with the evidence for it.
 
@@ -142,8 +144,8 @@ def choose_start(
         model: a diffusers network, an exact model through `as_model`, or a function through `as_network`.
         scheduler: the sampler to be started late; it is not changed.
         prior: where the start samples come from, or the path of its file.
-        images: whatever `as_images` takes, floats in the model's value range, that neither model nor prior were fitted
-            to. They are taken in an order drawn by the seed.
+        images: anything that `as_images` takes, floats in the model's value range; neither model nor prior may be
+            fitted to them. They are taken in an order drawn by the seed.
         steps: of the sampler.
         method: one of `METHODS`; by default "nats+probe" with images and features, else "nats".
         features: for probing, the name of a shipped extractor, a function from images `(B, C, H, W)` in [0, 1] to
@@ -154,11 +156,11 @@ def choose_start(
         probes: samples of all probes together, at least 200; they cost at most `probes * steps` evaluations with a
             first-order sampler.
         budget: nats at the start, for the method "nats"; by default 5 / steps^2.
-        model_kwargs: what else conditions the network, by the names of its own arguments: one row an image, or without
+        model_kwargs: further conditions, by the names of the network's own arguments: one row an image, or without
             images rows that are taken in turn.
         check_prior: compare the prior with the model first, and with the range of the images.
         seed: of the noise and the order of the images; the probes' seeds are apart from those of `generate`.
-        progress: called as `progress(done, total, what)`, over blocks of probes.
+        progress: called as `progress(done, total, description)`, over blocks of probes.
 
     Raises:
         TypeError: something that is no network, scheduler or prior.
@@ -176,7 +178,10 @@ def choose_start(
     values, conditions = _given(network, images, labels, model_kwargs, seed)
     if values is not None and check_prior:
         require_same_range(values, getattr(prior, "value_range", None), "the prior")
-    search = _Search(Counted(network), scheduler, prior, values, steps, conditions, seed, progress or (lambda *_: None))
+    search = _Search(
+        model=Counted(network), scheduler=scheduler, prior=prior, images=values, steps=steps, conditions=conditions,
+        seed=seed, progress=progress or (lambda *_: None),
+    )  # fmt: skip
     search.require_match(check_prior)
     search.progress(0, 1, chosen.partition("+")[0])
     if chosen == "nats":
@@ -186,7 +191,7 @@ def choose_start(
     return search.by_probes(chosen, *_reference(values, features, prior), whole_number("probes", probes))
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class _Search(Record):
     model: Counted
     scheduler: Any
@@ -198,7 +203,8 @@ class _Search(Record):
     progress: Progress
 
     def __post_init__(self) -> None:
-        self.noise = Noise.from_scheduler(self.scheduler)
+        self.family = family_of(self.scheduler)
+        self.noise = self.family.noise
 
     def require_match(self, compared: bool) -> None:
         """Compare prior and model, and take for the prior that of the one class that is asked for."""
@@ -223,11 +229,10 @@ class _Search(Record):
                 f"the stability of a fixed point is that of one class: expected one label, received {count}"
             )
         denoiser = self._denoiser()
-        criterion: Criterion = "sde" if self.noise.kind == "vp" else "density"  # c of the process' own reverse SDE
         bottom, top = self._range()
         search: dict[str, Any] = {"start": self._centre(), "method": "differences", "sigma_range": (bottom, top)}
         try:
-            sigma = crossing(denoiser, criterion, **search).sigma
+            sigma = crossing(denoiser, self.family.criterion, **search).sigma
             how = f"the central fixed point loses its stability at sigma = {sigma:.4g}"
         except NoCrossing as never:
             sigma = never.sigma
@@ -256,7 +261,7 @@ class _Search(Record):
             return math.log(self._at(t_start).sigma / centre, RUNG)
 
         size = block_size(probes, len(rungs))
-        known = Probes(self._told(self._prober(extract, size), probes // size), to_data, size)
+        known = Probes(self._prober(extract, size, probes // size), to_data, size)
         best = zoom(rungs, start, rung, known, probes // size - LEAST, math.inf if curve is None else SPREAD)
         known.level([best], 0)
         seen = {t: self._probed(t, known, curve) for t in known.features}
@@ -270,52 +275,37 @@ class _Search(Record):
         """The level of rung 0, and the rungs to begin with: about the budget, or over all levels of the images."""
         if curve is not None:
             return _level(curve, BUDGET / self.steps**2)[0], range(-4, 5, 2)
-        assert self.images is not None
-        width, (low, high) = self.images.double().var(0), self.noise.sigma_range
-        bottom = max(0.3 * float(width.mean().sqrt()), low)
-        top = min(max(float(width.sum().sqrt()), 10 * bottom), high)
+        bottom, top = self._range(1)
         return bottom, range(0, math.ceil(math.log(top / bottom, RUNG)) + 4, 4)
 
-    def _range(self) -> tuple[float, float]:
-        """From where a value of the data is seen three times as well as without noise, up to ten times all of it."""
+    def _range(self, reach: float = 10) -> tuple[float, float]:
+        """From where a value of the data is seen three times as well as without noise to `reach` times all of it."""
         kept = self.images
         if kept is None:
             kept = self.prior.sample(IMAGES, generator=sample_generator(APART + self.seed, 0))
         width, (low, high) = kept.double().var(0), self.noise.sigma_range
         bottom = max(0.3 * float(width.mean().sqrt()), low)
-        return bottom, min(max(10 * float(width.sum().sqrt()), 10 * bottom), high)
+        return bottom, min(max(reach * float(width.sum().sqrt()), 10 * bottom), high)
 
-    def _prober(self, extract: Callable[[Tensor], Tensor], size: int) -> Callable[[float, int], Tensor]:
+    def _prober(self, extract: Callable[[Tensor], Tensor], size: int, total: int) -> Callable[[float, int], Tensor]:
         assert self.images is not None
-        noise = BlockNoise(self.images, size, self.steps + 1, APART + self.seed)
+        noise, done = BlockNoise(self.images, size, self.steps + 1, APART + self.seed), itertools.count()
 
         def block(t_start: float, number: int) -> Tensor:
             """The same noise for every start, in the steps as well: it depends on the seed and the block's number."""
+            self.progress(next(done), total, f"probing t = {t_start:g}")
             seed, mine = APART + self.seed * 2**16 + number, self.conditions.turned(size)
             first, *later = noise(number).split(1)
-            with StepNoise(torch.cat(later)):
-                drawn = draw(
-                    self.model, self.scheduler, self.prior, size, self.steps, t_start, seed, first[0], mine.labels,
-                    size, model_kwargs=mine.kwargs,
-                )  # fmt: skip
+            drawn = draw(
+                self.model, self.scheduler, self.prior, size, self.steps, t_start, seed, first[0], mine.labels,
+                size, model_kwargs=mine.kwargs, step_noise=torch.cat(later),
+            )  # fmt: skip
             return extract(drawn.samples)
 
         return block
 
-    def _told(self, block: Callable[[float, int], Tensor], total: int) -> Callable[[float, int], Tensor]:
-        done = 0
-
-        def telling(t_start: float, number: int) -> Tensor:
-            nonlocal done
-            self.progress(done, total, f"probing t = {t_start:g}")
-            done += 1
-            return block(t_start, number)
-
-        return telling
-
     def _probed(self, t_start: float, known: Probes, curve: NatsCurve | None) -> Candidate:
-        candidate = self._known(self._at(t_start), curve)
-        return replace(candidate, distance=known.distance(t_start), samples=known.samples(t_start))
+        return replace(self._at(t_start, curve), distance=known.distance(t_start), samples=known.samples(t_start))
 
     def _window(self, curve: NatsCurve) -> list[Candidate]:
         centre, rungs = self._ladder(curve)
@@ -340,19 +330,11 @@ class _Search(Record):
 
     def _candidate(self, sigma: float, curve: NatsCurve | None = None) -> Candidate:
         """The start whose first level is nearest to sigma, as far as the schedule reaches."""
-        low, high = self.noise.sigma_range
-        t = self.noise.time(min(max(sigma, low), high))
-        candidate = self._at(max(t + 1, self.steps) if self.noise.kind == "vp" else t)
-        return self._known(candidate, curve)
+        return self._at(self.family.start_for(sigma, self.steps), curve)
 
-    def _known(self, candidate: Candidate, curve: NatsCurve | None) -> Candidate:
-        return candidate if curve is None else replace(candidate, nats=_at_level(curve, candidate.sigma))
-
-    def _at(self, t_start: float) -> Candidate:
-        if self.noise.kind == "vp":  # beta-based starts are multiples of the number of steps; the nearest one
-            top = len(self.scheduler.alphas_cumprod) // self.steps
-            t_start = float(self.steps * min(max(round(t_start / self.steps), 1), top))
-        return Candidate(t_start, start_level(late_start(self.scheduler, t_start, self.steps)))
+    def _at(self, t_start: float, curve: NatsCurve | None = None) -> Candidate:
+        sigma = start_level(late_start(self.scheduler, t_start, self.steps))
+        return Candidate(t_start=t_start, sigma=sigma, nats=None if curve is None else _at_level(curve, sigma))
 
     def _denoiser(self, n: int | None = None) -> NetworkDenoiser:
         """The network's denoiser, of n samples whose conditions are taken in turn."""
@@ -368,7 +350,10 @@ class _Search(Record):
         self, best: Candidate, method: str, seen: Sequence[Candidate], how: str, curve: NatsCurve | None = None
     ) -> Choice:
         doubts = () if curve is None else doubts_of(curve, best.sigma, self.noise, self.images is not None)
-        return Choice(best.t_start, best.sigma, method, tuple(self._distinct(seen)), self.model.evaluated, how, doubts)
+        return Choice(
+            t_start=best.t_start, sigma=best.sigma, method=method, evidence=tuple(self._distinct(seen)),
+            nfe=self.model.evaluated, how=how, doubts=doubts,
+        )  # fmt: skip
 
 
 def _given(

@@ -1,4 +1,4 @@
-"""From a model to images in one call: a late start where it is told to, or where `choose_start` finds it best."""
+"""Images from a model in one call, late-started at a given time or where `choose_start` finds it best."""
 
 import warnings
 from collections.abc import Mapping
@@ -9,14 +9,16 @@ from torch import Tensor
 from latestart.denoisers.adapter import as_network
 from latestart.denoisers.conditions import Conditions
 from latestart.gaussians.prior import as_prior, as_start
-from latestart.noise import Noise
 from latestart.sampling.choose import choose_start
+from latestart.sampling.families import family_of
 from latestart.sampling.guard import LateStarted
 from latestart.sampling.late_start import checked_scheduler, late_start
 from latestart.sampling.loop import Result, check_level, checked, draw
 from latestart.sampling.matching import check_prior as compare
 from latestart.sampling.matching import doubt
 from latestart.sampling.names import telling
+
+__all__ = ["generate"]
 
 
 @telling
@@ -54,10 +56,10 @@ def generate(
         noise: white noise `(n, *shape)` to start from, in place of the seed's.
         labels: for class-conditional models, a class index or `(n,)` of them.
         batch_size: samples evaluated at once; at most 256 if not given.
-        model_kwargs: what else conditions the network, by the names of its own arguments, one row a sample.
+        model_kwargs: further conditions, by the names of the network's own arguments, one row for each sample.
         check_prior: compare the prior with the model first, by 64 evaluations that are not counted in `nfe`, and warn
             where `check` would call the start bad, by 32 more.
-        first: index of the first sample: a part of a run, made by itself, is what it is in the whole.
+        first: index of the first sample: a part of a run, made by itself, has the same samples as in the whole.
         progress: show a progress bar, on a terminal.
 
     Raises:
@@ -78,7 +80,10 @@ def generate(
         check_level(network, scheduler, t_start)
     if prior is not None:
         prior = as_start(prior).to(network.device)
-        begun = scheduler if late and t_start is None else late_start(scheduler, _top(scheduler, t_start), steps)
+        if late and t_start is None:
+            begun = scheduler
+        else:  # from the top, one that cannot be late-started shows it before any work
+            begun = late_start(scheduler, family_of(scheduler).top if t_start is None else t_start, steps)
         if late and check_prior:
             compare(network, scheduler, prior, conditions)
             if said := doubt(network, begun, prior, conditions):
@@ -94,11 +99,3 @@ def generate(
         network, scheduler, prior, n, steps, t_start, seed, noise, labels, batch_size,
         model_kwargs=model_kwargs, first=first, progress=progress,
     )  # fmt: skip
-
-
-def _top(scheduler: Any, t_start: float | None) -> float:
-    """The start, or the top of the schedule, where one that cannot be late-started shows it before any work."""
-    if t_start is not None:
-        return t_start
-    noise = Noise.from_scheduler(scheduler)
-    return noise.t_range[1] + (noise.kind == "vp")

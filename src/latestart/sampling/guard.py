@@ -1,14 +1,14 @@
-"""The guard around a late-started scheduler: what it may be asked, and what it says of itself.
+"""The guard around a late-started scheduler.
 
 Inside is the scheduler over the last times (`cut`), which does the work. Outside it is an instance of the user's class
-with the user's configuration, that of the whole schedule: what is made or saved from it (`from_config`,
-`save_pretrained`, a pipeline that makes its scheduler anew) has the whole schedule back, and never a part of it without
-this guard. Every other attribute and method is that of `cut`, but for
+with the user's configuration, that of the whole schedule. So a scheduler that is made or saved from it (`from_config`,
+`save_pretrained`, a pipeline that makes its scheduler anew) has the whole schedule, and never a part of it without this
+guard. All attributes and methods are those of `cut`, except
 
-    set_timesteps       for the number of steps that it was made for; a pipeline's grid over the whole schedule stands
-                        for that too, and any other is refused
-    step                the last of a run ends without noise (`endings.py`); the first finds it as it was at first
-    init_noise_sigma    1: pipelines multiply by it what is a start sample already
+    set_timesteps       accepts only the number of steps of the late start, or a pipeline's grid over the whole schedule
+                        with that number of steps
+    step                the first of a run resets `cut`; the last ends without noise (`endings.py`)
+    init_noise_sigma    1: pipelines multiply their first sample by it, and that is a start sample already
 """
 
 import copy
@@ -19,28 +19,22 @@ from itertools import pairwise
 from typing import Any
 
 from latestart.sampling.endings import finished
-from latestart.sampling.spacings import round_times
+from latestart.sampling.spacings import round_times, standing_before
+
+__all__ = ["LateStarted", "class_below", "guarded"]
 
 # of the guard and its configuration; all else is that of the scheduler inside
 _STATE = frozenset(("cut", "late_steps", "late_mu", "late_done", "late_device", "_internal_dict"))
-_OWN = _STATE | {
-    *("set_timesteps", "init_noise_sigma", "arrange", "whole"),
-    *(
-        "config",
-        "register_to_config",
-        "save_config",
-        "save_pretrained",
-        "push_to_hub",
-        "to_json_string",
-        "to_json_file",
-    ),
-}
+_OWN = _STATE.union(
+    ("set_timesteps", "init_noise_sigma", "arrange", "whole"),
+    ("config", "register_to_config", "save_config", "save_pretrained", "push_to_hub", "to_json_string", "to_json_file"),
+)
 _WATCHED = frozenset(("step", "scale_model_input"))
 TOP = 0.99  # pipelines' grids begin at 1, or at 0.999
 
 
 class LateStarted:
-    """The base class that stands before the own class of a late-started scheduler."""
+    """The base class that stands before a late-started scheduler's own class (`standing_before`)."""
 
     cut: Any
     late_steps: int
@@ -74,8 +68,8 @@ class LateStarted:
         """Set the times again, for the number of steps that the late start was made for.
 
         Args:
-            num_inference_steps: that number; it may be left to the number of `sigmas`.
-            device: of the times.
+            num_inference_steps: that number; None takes the number of `sigmas`.
+            device: the device of the times.
             timesteps, sigmas: a pipeline's own, evenly spread over the whole schedule: those of the late start take
                 their place.
             mu: the shift, where the schedule is shifted dynamically.
@@ -121,15 +115,15 @@ class LateStarted:
 
 
 def guarded(whole: Any, cut: Any, steps: int, mu: float | None) -> Any:
-    """A late-started scheduler, its times set.
+    """Put the guard around a scheduler and set its times.
 
     Args:
-        whole: the user's scheduler, whose configuration it keeps.
+        whole: the user's scheduler; its configuration is kept.
         cut: one of the same class over the last times.
-        steps: that it is good for.
+        steps: the only number of steps.
         mu: the shift of a flow matching scheduler that is shifted dynamically.
     """
-    late: Any = object.__new__(_late_class(class_below(whole)))
+    late: Any = object.__new__(standing_before(class_below(whole), LateStarted))
     late.__dict__.update(
         cut=cut, late_steps=steps, late_mu=mu, late_done=0, late_device=None, _internal_dict=whole.config
     )
@@ -145,26 +139,21 @@ def class_below(scheduler: Any) -> type:
 def _rebuilt(kind: type, config: Mapping[str, Any], inside: dict[str, Any], own: dict[str, Any]) -> Any:
     cut = kind.from_config(config)  # type: ignore[attr-defined]
     vars(cut).update(inside)
-    late: Any = object.__new__(_late_class(kind))
+    late: Any = object.__new__(standing_before(kind, LateStarted))
     late.__dict__.update(own, cut=cut)
     return late
 
 
-@functools.cache
-def _late_class(kind: type) -> type:
-    # the same name, so that a saved configuration names the class that can load it
-    return type(kind.__name__, (LateStarted, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-
-
 def _watched(late: LateStarted, method: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A method of the scheduler inside, which is arranged anew when a run begins."""
+    """Wrap a method of the scheduler inside, so that a run that begins resets it."""
 
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
-        _begin(late, kwargs.get("timestep", args[1] if len(args) > 1 else None))
+        timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
+        _begin(late, timestep)
         result = method(*args, **kwargs)
         if name == "step":
-            result = finished(late.cut, kwargs.get("timestep", args[1] if len(args) > 1 else None), result)
+            result = finished(late.cut, timestep, result)
             late.late_done += 1
         return result
 

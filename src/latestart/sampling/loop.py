@@ -1,12 +1,12 @@
 """The sampling loop: from white noise to images, with or without a late start at a given time.
 
 One loop serves every scheduler. Sample i of a run draws its noise, the first and that of every stochastic step, from a
-generator of its own, seeded by (seed, i): the same seed gives the same image whatever the batch size and however many
-images are asked for. Network evaluations are counted by wrapping the model, never by a formula.
+generator of its own, seeded by (seed, i): the same seed gives the same image for every batch size and every number of
+images. Network evaluations are counted by wrapping the model, never by a formula.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -19,14 +19,15 @@ from tqdm.auto import tqdm
 from latestart.checks import whole_number
 from latestart.denoisers.adapter import Watched, as_network
 from latestart.denoisers.conditions import Conditions
-from latestart.denoisers.networks import predict
 from latestart.gaussians.prior import as_start
-from latestart.noise import Noise
 from latestart.records import Record
+from latestart.sampling.families import Beta, family_of
 from latestart.sampling.guard import LateStarted
-from latestart.sampling.late_start import checked_scheduler, late_start, shifts_dynamically, start_level, start_sample
+from latestart.sampling.late_start import checked_scheduler, late_start, start_level, start_sample, trajectory
 from latestart.sampling.run import Run, initial_sample, rehearse, without_variances
-from latestart.sampling.seeds import sample_generator
+from latestart.sampling.seeds import GivenNoise, sample_generator
+
+__all__ = ["Counted", "Result", "check_level", "checked", "draw", "prepared"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,11 +86,18 @@ def draw(
     model_kwargs: Mapping[str, Any] | None = None,
     first: int = 0,
     progress: bool = False,
+    step_noise: Tensor | None = None,
 ) -> Result:
-    """`generate`, for a prior that fits the model and a start that is known: with a prior, `t_start` must be given.
+    """Sample as `generate` does, for a prior that fits the model: with a prior, `t_start` must be given.
+
+    Args:
+        step_noise: white noise `(draws, n, *shape)` for the steps of stochastic samplers; after the last draw the
+            samples' own generators serve.
+
+    All other arguments are those of `generate`.
 
     Raises:
-        ValueError: a prior without a start, and what `generate` raises.
+        ValueError: a prior without a start, and the mistakes that `generate` names.
         FloatingPointError: the samples hold NaN or infinite values.
     """
     network = as_network(model)
@@ -110,9 +118,11 @@ def draw(
     for begin in range(0, n, size):
         index = slice(begin, min(begin + size, n))
         numbers = range(index.start, index.stop)
-        run = Run(copy.deepcopy(own), [sample_generator(seed, first + i) for i in numbers])
-        z = (_noise(run, shape) if noise is None else noise[index]).to(network.device)
-        mine = conditions[index]
+        generators: list[Any] = [sample_generator(seed, first + i) for i in numbers]
+        z = torch.stack([torch.randn(shape, generator=one) for one in generators]) if noise is None else noise[index]
+        if step_noise is not None:
+            generators = [GivenNoise(step_noise[:, i], one) for i, one in zip(numbers, generators)]
+        run, z, mine = Run(copy.deepcopy(own), generators), z.to(network.device), conditions[index]
         x = start_sample(own, prior, z, mine.labels) if late else initial_sample(own, z)
         for t, after in zip(own.timesteps.tolist(), trajectory(run, counted, x, mine)):
             x = _finite(after, t)
@@ -127,23 +137,22 @@ def check_level(model: Any, scheduler: Any, t_start: float | None) -> None:
     """Raise `ValueError` where a run would begin above the noise levels that a network was trained on.
 
     Args:
-        model: `load_model` says of a network from `latestart train --max-sigma` which level is its highest; all others
-            pass.
+        model: a network; its highest level is the attribute `max_sigma`, set by `load_model` after `latestart train
+            --max-sigma`. A network without it passes.
         scheduler: the sampler.
         t_start: the start in the scheduler's t; None for full noise, which is above any such level.
     """
     known: float | None = getattr(model, "max_sigma", None)
     if known is None:
         return
-    own, whole = Noise.from_scheduler(scheduler), Noise.from_scheduler(DDPMScheduler())
+    own, whole = family_of(scheduler), family_of(DDPMScheduler())
     if t_start is None and isinstance(scheduler, LateStarted):
         asked, what = start_level(scheduler), "this late start"
     elif t_start is None:
-        asked, what = max(own.sigma_range[1], whole.sigma_range[1]), "full noise"
-    else:
-        t = t_start - (own.kind == "vp")  # the first time of a cut schedule is one below its start
-        noise = own if own.kind != "vp" or t <= own.t_range[1] else whole
-        asked, what = noise.sigma(min(max(t, noise.t_range[0]), noise.t_range[1])), f"t_start={t_start:g}"
+        asked, what = max(own.noise.sigma_range[1], whole.noise.sigma_range[1]), "full noise"
+    else:  # a time above betas that are cut, as such a network's own are, is one of the whole schedule
+        reaching = whole if isinstance(own, Beta) and t_start > own.top else own
+        asked, what = reaching.start_level(t_start), f"t_start={t_start:g}"
     if asked > known * (1 + 1e-6):
         raise ValueError(
             f"the network was trained on noise levels up to sigma = {known:.4g} only, and {what} begins at sigma = "
@@ -158,30 +167,16 @@ def _finite(x: Tensor, t: float) -> Tensor:
     return x
 
 
-def trajectory(run: Run, model: Any, x: Tensor, conditions: Conditions | None = None) -> Iterator[Tensor]:
-    """The samples `(B, *shape)` after each step of a scheduler, in its own space; the last are the images."""
-    network = as_network(model)
-    for t in run.scheduler.timesteps:
-        seen = run.model_input(x, t).to(network.dtype)
-        x = run.step(predict(network, seen, t, conditions).to(x.dtype), t, x)
-        yield x
-
-
-def _noise(run: Run, shape: tuple[int, ...]) -> Tensor:
-    generators: Any = run.generators
-    return torch.stack([torch.randn(shape, generator=g) for g in generators])
-
-
 def _bar(progress: bool, total: int) -> Any:
     return tqdm(total=total, desc="sampling", unit="step", disable=None if progress else True)
 
 
 def prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
-    """A scheduler of one's own that is known to arrive, its times set: a run changes its state."""
+    """A copy of the scheduler, or its late start, with its times set and rehearsed: a run changes its state."""
     if t_start is not None:
         return without_variances(late_start(scheduler, t_start, steps))
     own = without_variances(copy.deepcopy(scheduler))
-    if shifts_dynamically(own):
+    if not isinstance(own, LateStarted) and family_of(own).shifts:
         raise ValueError(
             f"the {type(own).__name__} shifts its levels dynamically, by a number mu: give one that knows it, "
             f"ls.late_start(scheduler, t_start, {steps}, mu=...)"
@@ -201,7 +196,7 @@ def prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
 def checked(
     shape: tuple[int, ...], n: int, steps: int, noise: Any, batch_size: int | None = None
 ) -> tuple[int, int, Tensor | None]:
-    """The arguments of `generate` as it uses them: n, steps, and noise of finite numbers or None."""
+    """Check arguments of `generate`; returns n, steps, and the noise as a tensor of finite numbers, or None."""
     noise = None if noise is None else torch.as_tensor(noise)
     n = whole_number("n", n if noise is None else len(noise))
     if noise is not None and tuple(noise.shape[1:]) != shape:

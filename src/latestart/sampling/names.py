@@ -1,4 +1,4 @@
-"""Names: of samplers, and those that diffusers has for what is called otherwise here.
+"""Names: the samplers of beta-based schedules, and diffusers' names for the arguments here.
 
 Nothing heavy is imported here, so that a command can refuse a name at once.
 """
@@ -8,6 +8,8 @@ import inspect
 import re
 from collections.abc import Callable, Collection
 from typing import ParamSpec, TypeVar
+
+__all__ = ["CURVED", "ELSEWHERE", "HERE", "OWN", "SAMPLERS", "SPACINGS", "SPENT", "TIMES", "telling"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,14 +28,11 @@ SAMPLERS = {
     "lms": "LMSDiscreteScheduler",
     "kdpm2": "KDPM2DiscreteScheduler",
 }
-EDM = {"euler": "EDMEulerScheduler", "dpm++": "EDMDPMSolverMultistepScheduler"}
-FLOW = {"euler": "FlowMatchEulerDiscreteScheduler", "heun": "FlowMatchHeunDiscreteScheduler"}
 OWN = "own"  # the model's own scheduler
 TIMES = ("trailing", "leading", "linspace")  # spacings of times
 CURVED = {"karras": "use_karras_sigmas", "log-snr": "use_exponential_sigmas"}  # spacings of levels
 SPENT = {f"{name}+1": name for name in CURVED}  # one level more
 SPACINGS = (*TIMES, *CURVED, *SPENT)
-OF_KIND = {"vp": SAMPLERS, "edm": EDM, "flow": FLOW}
 
 HERE = {
     "num_inference_steps": "steps",
@@ -63,7 +62,7 @@ ELSEWHERE = {
 
 
 def telling(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function answer an argument by its name in diffusers with its own name of it."""
+    """Decorate a function: its `TypeError` for an argument by its name in diffusers gives the name here."""
     own = inspect.signature(function).parameters
 
     @functools.wraps(function)

@@ -31,12 +31,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from latestart.evaluation.kernel import EnergyTo
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.sampling.seeds import sample_generator
+
+__all__ = ["BlockNoise", "Probes", "block_size", "leading", "moment_weights", "vertex", "zoom"]
 
 DIRECTIONS, SEEN = 32, 512  # leading directions, and images that they are found from
 DRAWS = 12  # noises of a sample that share one net; those of later steps, which change it less, are independent
@@ -72,26 +73,6 @@ class BlockNoise:
         return z.reshape(self.draws, self.size, *self.shape)
 
 
-class StepNoise(TorchFunctionMode):
-    """Inside, samplers that draw noise of one sample after another are given it, `(draws, B, *shape)`.
-
-    Samplers take generators and no noise. After the last draw they get what their generators hold.
-    """
-
-    def __init__(self, noise: Tensor) -> None:
-        super().__init__()
-        self.left = iter(noise.flatten(0, 1))
-        self.shape = (1, *noise.shape[2:])
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.randn and args and tuple(args[0] if not isinstance(args[0], int) else args) == self.shape:
-            given = next(self.left, None)
-            if given is not None:
-                return given[None].to(device=kwargs.get("device"), dtype=kwargs.get("dtype"))
-        return func(*args, **kwargs)
-
-
 class Probes:
     """The samples' features at every start that was probed, block after block.
 
@@ -106,7 +87,7 @@ class Probes:
         self.features: dict[float, list[Tensor]] = {}
 
     def level(self, starts: Iterable[float], total: int) -> None:
-        """Bring all starts to equally many blocks, at least three, as many as `total` blocks over all starts allow."""
+        """Bring all starts to equally many blocks, three or more, within `total` blocks over all starts if possible."""
         known = {t: len(self.features.get(t, ())) for t in starts}
         spent, wanted = sum(map(len, self.features.values())), LEAST
         while spent + sum(max(0, wanted + 1 - n) for n in known.values()) <= total and wanted < total:
@@ -115,7 +96,7 @@ class Probes:
             self.features.setdefault(t, []).extend(self.block(t, b) for b in range(n, wanted))
 
     def samples(self, t_start: float) -> int:
-        """How many were probed there."""
+        """The number of samples from a start."""
         return self.size * len(self.features[t_start])
 
     def distance(self, t_start: float) -> float:
@@ -160,7 +141,7 @@ def zoom(
 
 
 def _expected(places: np.ndarray, values: np.ndarray, without: np.ndarray, spread: float) -> float:
-    """The best place: the vertex, drawn to 0 as far as its own error is beyond what is known beforehand."""
+    """The best place: the vertex, drawn to 0 by the ratio of its squared error to `spread` squared."""
     left = np.array([vertex(places, column) for column in without.T])
     variance = (len(left) - 1) * left.var()
     return vertex(places, values) / (1 + variance / spread**2)

@@ -21,7 +21,10 @@ from torch import Tensor
 from latestart.denoisers.base import expand
 from latestart.denoisers.conventions import Convention
 from latestart.sampling.endings import finished
+from latestart.sampling.families import family_of
 from latestart.sampling.seeds import sample_generator
+
+__all__ = ["Run", "initial_sample", "rehearse", "uses_variances", "without_variances"]
 
 SHAPE = (2, 1, 5, 3)  # of the samples of a rehearsal
 ARRIVED = 0.5  # within which a rehearsal must end, of data that are usually in [-1, 1]
@@ -33,7 +36,7 @@ def initial_sample(scheduler: Any, z: Tensor) -> Tensor:
 
 
 class Run:
-    """One run of a scheduler, from noise to data, whatever its `step` asks for.
+    """One run of a scheduler from noise to data; it gives `step` all the arguments that the class takes.
 
         run = Run(scheduler, generators)
         for t in scheduler.timesteps:
@@ -115,10 +118,10 @@ def rehearse(scheduler: Any, start: float) -> None:
         start: the standard deviation of the noise that it starts from, in its own space.
 
     Raises:
-        ValueError: it fails, or does not arrive, with what happened.
+        ValueError: it fails, or does not arrive, with the error or the distance.
         ImportError: it needs a package that is not installed.
     """
-    convention, name = Convention.of(scheduler), type(scheduler).__name__
+    convention, name = family_of(scheduler).convention, type(scheduler).__name__
     copied = without_variances(copy.deepcopy(scheduler))
     times = [float(t) for t in copied.timesteps]
     if not all(abs(t) < float("inf") for t in times):
@@ -137,11 +140,13 @@ def rehearse(scheduler: Any, start: float) -> None:
     except Exception as error:  # whatever a class does with settings that it was not made for
         raise ValueError(f"{name} fails with these settings: {type(error).__name__}: {error}") from error
     if not x.isfinite().all():
-        raise ValueError(f"{name} gives samples that are not finite with these settings, over the times {_told(times)}")
+        raise ValueError(
+            f"{name} gives samples that are not finite with these settings, over the times {_shown(times)}"
+        )
     if float(x.abs().max()) > ARRIVED:
         raise ValueError(
             f"{name} does not sample what a network predicts with these settings: data that are all 0 come out as up "
-            f"to {float(x.abs().max()):.3g}, over the times {_told(times)}"
+            f"to {float(x.abs().max()):.3g}, over the times {_shown(times)}"
         )
 
 
@@ -152,9 +157,8 @@ def _prediction_of_zero(convention: Convention, seen: Tensor, t: Tensor, schedul
     return torch.cat([out, torch.zeros_like(out)], 1) if uses_variances(scheduler) else out
 
 
-def _told(times: list[float]) -> str:
-    shown = ", ".join(f"{t:g}" for t in times[:6])
-    return f"{shown}{', ...' if len(times) > 6 else ''}"
+def _shown(times: list[float]) -> str:
+    return ", ".join([f"{t:g}" for t in times[:6]] + ["..."] * (len(times) > 6))
 
 
 def _seeds(generators: torch.Generator | list[torch.Generator]) -> int | list[int]:

@@ -1,10 +1,10 @@
 """Samplers by name: diffusers scheduler classes, made from the scheduler that a model was trained with.
 
-Those of beta-based schedules, of EDM and of flow matching are different classes; "own" is the model's own.
+Each family of schedulers has classes of its own (`families.py`); "own" is the class of the model's scheduler.
 
-One of them is written here. iPNDM (Zhang and Chen, "Fast sampling of diffusion models with exponential integrator",
-2023, section 4) is the Adams-Bashforth method in the level sigma, with the coefficients of equal steps whatever the
-steps are, and with the lower orders in place of Runge-Kutta steps at the beginning:
+One class is written here. iPNDM (Zhang and Chen, "Fast sampling of diffusion models with exponential integrator",
+2023, section 4) is the Adams-Bashforth method in the level sigma, with the coefficients of equal steps for
+any steps, and with the lower orders in place of Runge-Kutta steps at the beginning:
 
     e_k = (y_k - D(y_k, sigma_k)) / sigma_k
     y_(k+1) = y_k + (sigma_(k+1) - sigma_k) sum_j c_(q,j) e_(k-j),    q = min(k + 1, 4)
@@ -14,14 +14,17 @@ its own, with times in [0, 1] and the prediction of v: it fits no network that w
 """
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import diffusers
 
-from latestart.noise import Noise
+from latestart.sampling.families import Family, family_of
 from latestart.sampling.guard import class_below
-from latestart.sampling.names import OF_KIND, OWN, SAMPLERS
+from latestart.sampling.names import OWN, SAMPLERS
 from latestart.sampling.spacings import spaced
+
+__all__ = ["IPNDM", "SAMPLERS", "can_clip", "clipping", "make_sampler", "sampler_class", "usual_sampler"]
 
 ADAMS_BASHFORTH = (
     (1.0,),
@@ -41,15 +44,19 @@ class IPNDM(diffusers.LMSDiscreteScheduler):
         return float(self.sigmas[t + 1] - self.sigmas[t]) * ADAMS_BASHFORTH[order - 1][current_order]
 
 
-def sampler_class(name: str) -> type:
+def sampler_class(name: str, samplers: Mapping[str, str] = SAMPLERS) -> type:
     """The class of the sampler called `name`.
+
+    Args:
+        name: a short name.
+        samplers: diffusers' classes by their short names, of a family of schedulers.
 
     Raises:
         ValueError: the name is not known.
     """
-    if name not in SAMPLERS:
-        raise ValueError(f"there is no sampler {name!r}; there are {', '.join(SAMPLERS)}")
-    return IPNDM if name == "ipndm" else getattr(diffusers, SAMPLERS[name])
+    if name not in samplers:
+        raise ValueError(f"there is no sampler {name!r}; there are {', '.join(samplers)}")
+    return IPNDM if name == "ipndm" else getattr(diffusers, samplers[name])
 
 
 def can_clip(name: str) -> bool:
@@ -58,10 +65,10 @@ def can_clip(name: str) -> bool:
 
 
 def clipping(name: str, clip: bool) -> dict[str, Any]:
-    """The settings by which the sampler called `name` clips the predicted image, or does not.
+    """Keyword arguments of `make_sampler` that switch clipping of the predicted image on or off.
 
-    A dynamic threshold of no more than 1 is to clip, for the classes that know no other way. One that cannot clip at
-    all is told to by a setting that it does not have, and so refused by `make_sampler`.
+    Some classes clip only by a dynamic threshold of at most 1. For one that cannot clip at all the arguments hold a
+    setting that it does not have, so that `make_sampler` refuses it.
     """
     return _clipping(sampler_class(name), clip)
 
@@ -84,16 +91,14 @@ def make_sampler(name: str, trained: Any, spacing: str | None = None, **changes:
 
     Args:
         name: a short name (`SAMPLERS`), or "own" for the class of `trained`.
-        trained: the scheduler that the model was trained with; its betas, or what it has instead, and its prediction
-            type are kept.
-        spacing: of its times or levels (`sampling/spacings.py`); None leaves what the configuration says.
+        trained: the scheduler that the model was trained with; its noise levels and its prediction type are kept.
+        spacing: of its times or levels (`sampling/spacings.py`); None leaves that of the configuration.
         changes: of the configuration, such as `clip_sample=True`.
 
     Raises:
         ValueError: a name is not known, or not for such a schedule, or the class has no such setting.
     """
-    process = Noise.from_scheduler(trained).kind
-    kind: Any = class_below(trained) if name == OWN else _class_for(name, process)
+    kind: Any = _class_for(name, family_of(trained))
     parameters = _settings(kind)
     if spacing is not None:
         kind, settings = spaced(kind, spacing)
@@ -116,22 +121,21 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False) -> Any:
         clip: whether the predicted image is clipped to [-1, 1] at every step.
 
     Raises:
-        ValueError: what `make_sampler` raises, and a sampler that cannot clip where it is to.
+        ValueError: as `make_sampler`; the class cannot clip, and `clip` is set.
     """
-    process = Noise.from_scheduler(trained).kind
-    name = name or ("ddim" if process == "vp" else OWN)
-    kind = class_below(trained) if name == OWN else _class_for(name, process)
+    family = family_of(trained)
+    name = name or family.usual
+    kind = _class_for(name, family)
     spacing = "trailing" if "timestep_spacing" in _settings(kind) else None
     return make_sampler(name, trained, spacing, **_clipping(kind, clip))
 
 
-def _class_for(name: str, kind: str) -> type:
-    there = OF_KIND[kind]
-    if name in there:
-        return sampler_class(name) if kind == "vp" else getattr(diffusers, there[name])
-    if name in SAMPLERS:
+def _class_for(name: str, family: Family) -> type:
+    if name == OWN:
+        return class_below(family.scheduler)
+    if name in SAMPLERS and name not in family.samplers:
         raise ValueError(
-            f"the sampler {name!r} is for beta-based schedules, and the model's is of the kind {kind}: there are "
-            f"{', '.join(there)} and {OWN}"
+            f"the sampler {name!r} is for beta-based schedules, and the model's is of the kind {family.kind}: there "
+            f"are {', '.join(family.samplers)} and {OWN}"
         )
-    return sampler_class(name)
+    return sampler_class(name, family.samplers)

@@ -21,6 +21,8 @@ import torch
 from latestart.noise import Noise
 from latestart.sampling.names import CURVED, SPACINGS, SPENT, TIMES
 
+__all__ = ["is_curved", "round_times", "spaced", "standing_before"]
+
 _OPTIONS = (*CURVED.values(), "use_beta_sigmas")  # of diffusers' configurations
 
 
@@ -42,11 +44,11 @@ def spaced(kind: Any, spacing: str) -> tuple[Any, dict[str, Any]]:
         raise ValueError(f"there is no spacing {spacing!r}; there are {', '.join(SPACINGS)}")
     if kind.__name__.startswith("KDPM2"):
         raise ValueError(f"{kind.__name__} evaluates between its levels, which {spacing!r} would not spread")
-    return _one_more(kind), {CURVED[SPENT[spacing]]: True}
+    return standing_before(kind, _OneMore), {CURVED[SPENT[spacing]]: True}
 
 
 class _OneMore:
-    """A class with a curved spacing of one level more, of which the lowest costs no evaluation."""
+    """A curved spacing with one level more; the lowest level costs no evaluation."""
 
     config: Any
     sigmas: torch.Tensor
@@ -66,7 +68,7 @@ class _OneMore:
 
 
 def is_curved(scheduler: Any) -> bool:
-    """Whether its configuration spreads levels, and not times."""
+    """Whether a scheduler's configuration spreads levels, and not times."""
     return any(scheduler.config.get(name) for name in _OPTIONS)
 
 
@@ -79,6 +81,9 @@ def round_times(scheduler: Any) -> None:
 
 
 @functools.cache
-def _one_more(kind: type) -> type:
-    # the same name, so that a saved configuration names the class that can load it
-    return type(kind.__name__, (_OneMore, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+def standing_before(kind: type, base: type) -> type:
+    """A scheduler's class with another class before it, made once for each pair.
+
+    It keeps the name of `kind`, so that a saved configuration names the class that can load it.
+    """
+    return type(kind.__name__, (base, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})

@@ -1,0 +1,316 @@
+"""Families of schedulers: how each writes its noise, and how its schedule is cut to the last times.
+
+    family         noise level                     cut to [0, t_start) by                    first time of a run
+    Beta           those of `alphas_cumprod`       its first `start` betas                   start - 1
+    EDM            exp(4 t)                        `sigma_max`, the level at t_start         t_start
+    FlowMatching   tau / (1 - tau), tau = t / N    a grid whose shift begins at t_start      t_start
+
+with `start = steps * (t_start // steps)`, so that the fixed strides of DDIM and PNDM divide it. A family is one frozen
+class over `Family` in `FAMILIES`; its process stands in `noise.py`, the outputs of its networks in
+`denoisers/conventions.py`. Everything that differs between families is asked of these classes.
+
+This file and `guard.py` know the quirks of diffusers' schedulers, `spacings.py` those of their spacings.
+"""
+
+import copy
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latestart.denoisers.conventions import Convention
+from latestart.noise import Kind, Noise, runs_to_noise
+from latestart.sampling.guard import class_below
+from latestart.sampling.names import OWN, SAMPLERS
+from latestart.sampling.spacings import is_curved
+
+__all__ = ["EDM", "FAMILIES", "Beta", "Family", "FlowMatching", "cuttable", "family_of"]
+
+# By mechanism alone these would pass, and would be wrong in silence.
+_REFUSED = {
+    "LCMScheduler": "it serves models distilled to a few fixed times",
+    "TCDScheduler": "it serves models distilled to a few fixed times",
+    "FlowMatchLCMScheduler": "it serves models distilled to a few fixed times",
+    "RePaintScheduler": "it jumps back and forth between times, around a known image",
+    "UnCLIPScheduler": "its betas cannot be given",
+    "IPNDMScheduler": "its times are not indices of its betas; make_sampler('ipndm', scheduler) does the same steps",
+}
+
+# Settings of a whole schedule that would be wrong for a part of it.
+_TRUNCATED = {
+    "timestep_spacing": "trailing",  # the others do not begin at the start, or spend an evaluation at t = 0
+    "skip_prk_steps": True,  # the Runge-Kutta steps of PNDM cannot be done at 3 steps
+    "interpolation_type": "linear",  # "log_linear" would ignore the times
+    "sigma_min": None,  # the ends of Karras and other curved spacings: those of the cut schedule
+    "sigma_max": None,
+    "rescale_betas_zero_snr": False,  # already in the betas
+    "snr_shift_scale": 1.0,  # already in the betas
+    "lambda_min_clipped": -math.inf,  # already in the length
+}
+
+
+@dataclass(frozen=True)
+class Family(ABC):
+    """A scheduler as a member of its family. All times are the scheduler's t, all levels are sigma.
+
+    Attributes:
+        scheduler: a diffusers scheduler, whole or late-started.
+        noise: its process.
+        kind: the process of the family (class attribute, as all below).
+        classes: the family and its classes, as messages name them.
+        samplers: diffusers' classes by their short names.
+        usual: the short name of the sampler that commands take where none is named.
+        criterion: the criterion of a critical level that belongs to the process' own reverse SDE.
+        lowest: the lowest time.
+    """
+
+    kind: ClassVar[Kind]
+    classes: ClassVar[str]
+    samplers: ClassVar[Mapping[str, str]]
+    usual: ClassVar[str] = OWN
+    criterion: ClassVar[Literal["density", "sde"]] = "density"
+    lowest: ClassVar[float] = -math.inf
+
+    scheduler: Any
+    noise: Noise
+
+    @classmethod
+    def matches(cls, noise: Noise) -> bool:
+        """Whether schedulers with this process belong to the family."""
+        return noise.kind == cls.kind
+
+    @property
+    def convention(self) -> Convention:
+        """The process, and the meaning of a network's output."""
+        return Convention.of(self.scheduler)
+
+    @property
+    def top(self) -> float:
+        """The highest `t_start`."""
+        return self.noise.t_range[1]
+
+    @property
+    def shifts(self) -> bool:
+        """Whether the levels follow the size of the images, by a number mu."""
+        return False
+
+    @property
+    def own_scale(self) -> float:
+        """The factor from the sample at the first time, as the scheduler carries it, to `x_t`."""
+        return 1.0
+
+    @abstractmethod
+    def cut(self, t_start: float, steps: int, mu: float | None = None) -> Any:
+        """A scheduler of the same class over [0, t_start), its times not set.
+
+        Args:
+            t_start: the start.
+            steps: the number of steps of its runs.
+            mu: the shift, where `shifts`.
+
+        Raises:
+            ValueError: a start outside of the schedule or without time for the steps, or settings that forbid it.
+        """
+
+    def first_time(self, t_start: float, steps: int = 1) -> float:
+        """The first time of a run of `steps` steps from `t_start`."""
+        return t_start
+
+    def start_for(self, sigma: float, steps: int = 1) -> float:
+        """The `t_start` whose first time has the level nearest to `sigma`, as far as the schedule reaches."""
+        return self.noise.clamped_time(sigma)
+
+    def start_level(self, t_start: float) -> float:
+        """The level at the first time of a run from `t_start`, as far as the schedule reaches."""
+        low, high = self.noise.t_range
+        return self.noise.sigma(min(max(self.first_time(t_start), low), high))
+
+    def check_times(self, late: Any, t_start: float, steps: int) -> None:
+        """Raise `ValueError` for a cut scheduler that begins at another time or passes below the data."""
+        first, times = self.first_time(t_start, steps), np.array(late.timesteps.tolist())
+        slack = 1e-4 * max(1.0, abs(first))  # schedulers keep their times in float32, some found by interpolation
+        if not (abs(times[0] - first) <= slack and ((times >= self.lowest) & (times <= first + slack)).all()):
+            raise _cannot(self.scheduler, f"it was to begin at t={first:g}, and runs over {times.round(2).tolist()}")
+
+    def _remade(self, changes: Mapping[str, Any]) -> Any:
+        """One of the same class with other settings; `from_config` would look through all of diffusers for it."""
+        kind: Any = class_below(self.scheduler)
+        settings, known = {**self.scheduler.config, **changes}, inspect.signature(kind.__init__).parameters
+        return kind(**{name: settings[name] for name in known if name in settings})
+
+
+@dataclass(frozen=True)
+class Beta(Family):
+    """Schedulers with betas: variance preserving, at the times 0 to N - 1."""
+
+    kind = "vp"
+    classes = (
+        "beta-based schedulers (DDPM, DDIM, PNDM, DEIS, DPMSolverMultistep, DPMSolverSinglestep, DPMSolverSDE, UniPC,"
+        " SASolver, EulerDiscrete, EulerAncestralDiscrete, HeunDiscrete, LMSDiscrete, KDPM2Discrete,"
+        " KDPM2AncestralDiscrete, CogVideoX's DDIM and DPM, and others that take trained_betas)"
+    )
+    samplers = SAMPLERS
+    usual = "ddim"
+    criterion = "sde"
+    lowest = 0.0
+
+    @property
+    def top(self) -> float:
+        """The number of times."""
+        return self.noise.t_range[1] + 1
+
+    @property
+    def own_scale(self) -> float:
+        """The factor of `scale_model_input`: Euler, Heun, LMS and KDPM2 carry samples divided by alpha."""
+        probe = copy.deepcopy(self.scheduler)  # it counts its steps from the first call
+        return float(probe.scale_model_input(torch.ones(1, dtype=torch.float64), probe.timesteps[0]))
+
+    def cut(self, t_start: float, steps: int, mu: float | None = None) -> Any:
+        """The scheduler of the first `steps * (t_start // steps)` betas."""
+        if not {"trained_betas", "num_train_timesteps"} <= set(inspect.signature(type(self.scheduler)).parameters):
+            raise _cannot(self.scheduler, "its noise schedule cannot be cut")
+        betas = self._betas()
+        if steps > len(betas):
+            raise ValueError(f"{steps} steps are more than the schedule's {len(betas)} times")
+        if not 0 < t_start <= len(betas):
+            raise ValueError(f"t_start={t_start:g} lies outside of the schedule: expected {steps} to {len(betas)}")
+        start = int(self.first_time(t_start, steps)) + 1
+        if start < 2:
+            raise ValueError(f"t_start={t_start:g} leaves no time for {steps} steps: expected at least {max(steps, 2)}")
+        known = {name: value for name, value in _TRUNCATED.items() if name in self.scheduler.config}
+        return self._remade({**known, "num_train_timesteps": start, "trained_betas": betas[:start].tolist()})
+
+    def first_time(self, t_start: float, steps: int = 1) -> float:
+        """One below the highest multiple of `steps` up to `t_start`.
+
+        DPM solvers leave out the times whose log(alpha / std) lies below their `lambda_min_clipped`.
+        """
+        lowest = self.scheduler.config.get("lambda_min_clipped")
+        if lowest is not None:
+            alphas_cumprod = self.scheduler.alphas_cumprod.detach().cpu().double()
+            t_start = min(t_start, int((torch.logit(alphas_cumprod) / 2 >= lowest).sum()))
+        return steps * (t_start // steps) - 1
+
+    def start_for(self, sigma: float, steps: int = 1) -> float:
+        """The multiple of `steps` whose first time has the level nearest to `sigma`."""
+        nearest = round((self.noise.clamped_time(sigma) + 1) / steps)
+        return float(steps * min(max(nearest, 1), self.top // steps))
+
+    def _betas(self) -> Tensor:
+        """The betas whose running product gives `alphas_cumprod`: the scheduler's own where they do, bit for bit."""
+        alphas_cumprod = self.scheduler.alphas_cumprod.detach().cpu()
+        betas = getattr(self.scheduler, "betas", None)
+        if isinstance(betas, Tensor) and torch.equal(torch.cumprod(1 - betas.cpu(), 0), alphas_cumprod):
+            return betas.cpu()
+        before = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1].double()])
+        return 1 - alphas_cumprod.double() / before
+
+
+@dataclass(frozen=True)
+class EDM(Family):
+    """Schedulers of Karras et al. 2022: alpha = 1, `t = ln(sigma) / 4`."""
+
+    kind = "edm"
+    classes = "EDM schedulers (EDMEuler, EDMDPMSolverMultistep)"
+    samplers: ClassVar = {"euler": "EDMEulerScheduler", "dpm++": "EDMDPMSolverMultistepScheduler"}
+
+    def cut(self, t_start: float, steps: int, mu: float | None = None) -> Any:
+        """The scheduler whose highest level is that at `t_start`."""
+        sigma, lowest = self.noise.sigma(t_start), self.noise.sigma_range[0]
+        if sigma <= lowest:
+            raise ValueError(f"t_start={t_start:g} (sigma={sigma:g}) leaves no step: expected sigma above {lowest:g}")
+        if hasattr(self.scheduler, "alphas_cumprod") and not is_curved(self.scheduler):
+            raise _cannot(self.scheduler, "with continuous times it needs Karras, exponential or beta levels")
+        return self._remade({"sigma_max": sigma})
+
+
+@dataclass(frozen=True)
+class FlowMatching(Family):
+    """Schedulers on the straight path from data to noise: `tau = t / num_train_timesteps`."""
+
+    kind = "flow"
+    classes = "flow matching schedulers (FlowMatchEulerDiscrete, FlowMatchHeunDiscrete)"
+    samplers: ClassVar = {"euler": "FlowMatchEulerDiscreteScheduler", "heun": "FlowMatchHeunDiscreteScheduler"}
+
+    @property
+    def shifts(self) -> bool:
+        """Whether its configuration says `use_dynamic_shifting`."""
+        return bool(self.scheduler.config.get("use_dynamic_shifting"))
+
+    def cut(self, t_start: float, steps: int, mu: float | None = None) -> Any:
+        """The scheduler whose grid, before the shift, begins where the shift leads to `t_start`."""
+        scheduler, config = self.scheduler, self.scheduler.config
+        if hasattr(scheduler, "alphas_cumprod"):
+            raise _cannot(scheduler, "with use_flow_sigmas=True its levels do not follow its betas")
+        tau = t_start / self.top
+        if not 0 < tau <= 1:
+            raise ValueError(f"t_start={t_start:g} lies outside of the schedule: expected (0, {self.top:g}]")
+        if config.get("invert_sigmas"):
+            raise _cannot(scheduler, "with invert_sigmas=True it runs from data to noise")
+        if config.get("stochastic_sampling"):
+            raise _cannot(scheduler, "with stochastic_sampling=True it serves models distilled to a few steps")
+        # stretching the grid to a terminal level would move its beginning too
+        late = self._remade({"shift_terminal": None} if "shift_terminal" in config else {})
+        if hasattr(scheduler, "set_shift"):
+            late.set_shift(scheduler.shift)
+        shift = scheduler.shift if hasattr(scheduler, "set_shift") else config["shift"]
+        if mu is not None:
+            shift = math.exp(mu) if config["time_shift_type"] == "exponential" else mu
+        # set_timesteps spreads its times evenly between these two, and shifts them afterwards
+        late.sigma_max = tau / (shift - (shift - 1) * tau)
+        late.sigma_min = late.sigma_max / steps
+        return late
+
+
+FAMILIES: tuple[type[Family], ...] = (Beta, EDM, FlowMatching)
+
+
+def family_of(scheduler: Any) -> Family:
+    """The family of a scheduler, whole or late-started.
+
+    Raises:
+        ValueError: it belongs to none.
+        TypeError: a class, a pipeline or a text in place of a scheduler.
+    """
+    noise = Noise.from_scheduler(scheduler)
+    return next(family for family in FAMILIES if family.matches(noise))(scheduler, noise)
+
+
+def cuttable(scheduler: Any, mu: float | None = None) -> Family:
+    """The family of a whole scheduler that can be late-started.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        mu: the shift of a flow matching scheduler with `use_dynamic_shifting`, else None.
+
+    Raises:
+        ValueError: it cannot be late-started, with the reason; a `mu` that is missing or has no use.
+    """
+    bases = [base.__name__ for base in type(scheduler).__mro__]
+    if reason := next((_REFUSED[name] for name in bases if name in _REFUSED), None):
+        raise _cannot(scheduler, reason)
+    if runs_to_noise(scheduler):
+        raise _cannot(scheduler, "it runs from data to noise")
+    try:
+        family = family_of(scheduler)
+    except ValueError as error:
+        raise _cannot(scheduler, "its noise schedule cannot be cut") from error
+    if (mu is not None) != family.shifts:
+        raise ValueError(
+            f"mu={mu}: expected a number for a flow matching scheduler with use_dynamic_shifting, else None; generate "
+            "takes the scheduler that ls.late_start(scheduler, t_start, steps, mu=...) made of one"
+        )
+    return family
+
+
+def _cannot(scheduler: Any, reason: str) -> ValueError:
+    *classes, last = (family.classes for family in FAMILIES)
+    return ValueError(
+        f"{type(scheduler).__name__} cannot be late-started: {reason}. Those that can: {', '.join(classes)} and {last}"
+    )
