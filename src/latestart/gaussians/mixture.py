@@ -215,7 +215,7 @@ class Mixture(Prior):
         """
         return self._shared(y, sigma, labels, lambda component, part, level: component.score(part, level))
 
-    def responsibilities(self, y: Tensor, sigma: float | Tensor, labels: Tensor | int | None = None) -> Tensor:
+    def responsibilities(self, y: Tensor, sigma: float | Tensor = 0.0, labels: Tensor | int | None = None) -> Tensor:
         """Posterior of the component of y `(B, *shape)` at the level `sigma`, float64 `(B, K)`; rows sum to 1.
 
         Raises:
@@ -223,13 +223,18 @@ class Mixture(Prior):
         """
         return self._joint(y, sigma, labels).softmax(1)
 
-    def log_prob(self, y: Tensor, labels: Tensor | int | None = None) -> Tensor:
-        """Log-density of y `(B, *shape)` in nats, of any class or of given ones, float64 `(B,)`; differentiable in y.
+    def log_prob(self, y: Tensor, sigma: float | Tensor = 0.0, labels: Tensor | int | None = None) -> Tensor:
+        """Log-density of data noised to `sigma` at y `(B, *shape)`, in nats, float64 `(B,)`; differentiable in y.
+
+        Args:
+            y: `(B, *shape)`.
+            sigma: noise level, a number or `(B,)`; 0 for clean data.
+            labels: the class of each image, an index or `(B,)`, if it is known.
 
         Raises:
-            ValueError: a component has variances of zero, so there is no density; that of `noised(sigma)` exists.
+            ValueError: the level is 0 and a component has variances of zero, so there is no density.
         """
-        return self._joint(y, 0.0, labels).logsumexp(1)
+        return self._joint(y, sigma, labels).logsumexp(1)
 
     @torch.inference_mode(False)  # what is kept must be good for derivatives later
     def noised(self, sigma: float) -> "Mixture":
