@@ -21,6 +21,8 @@ Sources: cloning, Biroli, Bonnaire, de Bortoli and Mezard 2024 (arXiv 2402.18491
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from torch import Tensor
 
 from latestart.checks import derived_seed, seeded
 from latestart.denoisers.base import Denoiser, require_denoiser
+from latestart.dynamics import sde
 from latestart.noise import Noise
 from latestart.theory.levels import FEWEST, CriticalLevel, Curve, enough, evaluate
 from latestart.theory.roots import root
@@ -402,10 +405,9 @@ def _centred(samples: Tensor) -> Tensor:
 class _Reverse:
     """The reverse SDE of a denoiser, on a grid of levels between those that are measured.
 
-    A step is the exact posterior of the lower level given x_0 = D, `y_s = D + r (y_t - D) + s sqrt(1 - r) eps` with
-    `r = s^2 / t^2` (Ho et al. 2020); at the lowest level the sample is D. It leaves out `(1 - r)^2 Cov[x_0 | y_t]` of
-    the posterior's spread: on two points, with steps of a tenth in log sigma, clones agree by up to 0.015 too often,
-    and by half of that with half the step. A `stream` of noise is a seed of its own.
+    The steps are those of `dynamics.sde`, which leave out a part of the posterior's spread: on two points, with steps
+    of a tenth in log sigma, clones agree by up to 0.015 too often, and by half of that with half the step. A `stream`
+    of noise is a seed of its own.
     """
 
     def __init__(self, denoiser: Denoiser, sigmas: Tensor | list[float] | None, refine: int, seed: int) -> None:
@@ -445,12 +447,9 @@ class _Reverse:
 
     def _descend(self, y: Tensor, begin: int, stream: int) -> Iterator[Tensor]:
         """Yield the state at each level of the grid from `begin` on, and last the sample."""
-        for step, (t, s) in enumerate(zip(self.levels[begin:-1], self.levels[begin + 1 :]), begin):
-            yield y
-            d, r = _batched(self.denoiser, y, t), s**2 / t**2
-            y = d + r * (y - d) + s * math.sqrt(1 - r) * self.noise(y, stream, step)
+        draws = (self.noise(y, stream, step) for step in count(begin))
         yield y
-        yield _batched(self.denoiser, y, self.levels[-1])
+        yield from sde(partial(_batched, self.denoiser), y, [*self.levels[begin:], 0.0], partial(next, draws))
 
 
 def _check_agreement(agreement: float) -> None:
