@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src" / "latestart"
 FLOORS = [
-    {"checks", "device", "records", "shipped"},
+    {"checks", "device", "progress", "records", "shipped"},
     {"files", "processes", "datasets"},
     {"noise", "data"},
     {"inputs"},
