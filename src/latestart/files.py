@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+__all__ = ["kind_of", "load_tensors", "read_json", "replacing", "require_finite", "save_tensors", "sound", "write_json"]
+
 VERSION = 1
 
 

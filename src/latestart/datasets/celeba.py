@@ -18,6 +18,8 @@ from latestart.datasets.pictures import Pictures
 from latestart.datasets.places import ALL, PARTS, Place
 from latestart.records import Record
 
+__all__ = ["FACES", "attributes", "find", "open_celeba"]
+
 FACES, PARTITION, ATTRIBUTES = "img_align_celeba", "list_eval_partition.txt", "list_attr_celeba.txt"
 CROP, SIZE = 140, 64  # the square cut from the middle, and the size if none is asked for
 

@@ -26,6 +26,8 @@ from latestart.datasets.pickles import Stored, read_pickle
 from latestart.datasets.pictures import Chunk, Source
 from latestart.datasets.places import Place
 
+__all__ = ["find_batches", "open_imagenet"]
+
 BATCHES, VALIDATION, CLASSES = 10, "val_data", 1000
 TRAINING = tuple(f"train_data_batch_{k}" for k in range(1, BATCHES + 1))
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, KeyError, NotImplementedError)

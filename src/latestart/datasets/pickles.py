@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+__all__ = ["Stored", "read_pickle"]
+
 LARGE = 1 << 16  # bytes that are left in the file
 DAMAGED = (
     *(pickle.UnpicklingError, EOFError, struct.error, ValueError, LookupError, TypeError, AttributeError),

@@ -12,6 +12,8 @@ from typing import Any
 
 from latestart.datasets.pictures import Colour, colour_of
 
+__all__ = ["ALL", "PARTS", "Place"]
+
 PARTS = ("train", "valid", "test")
 ALL = "all"
 BACKGROUND = "background="

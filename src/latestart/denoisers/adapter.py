@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from latestart.checks import whole_number
 from latestart.denoisers.wrappers import Wrapped
 
+__all__ = ["Network", "Watched", "as_network", "module_of", "sample_shape"]
+
 CLASSES = ("num_class_embeds", "num_embeds_ada_norm")  # settings of networks that take `class_labels`
 
 

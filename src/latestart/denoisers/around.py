@@ -20,6 +20,8 @@ from latestart.denoisers.base import expand
 from latestart.denoisers.conventions import Convention
 from latestart.gaussians.gaussian import Gaussian
 
+__all__ = ["Around", "Inside", "residual"]
+
 
 class Inside(nn.Module):
     """A module that a network of diffusers stands inside of: it says of its weights what that one says of its own."""

@@ -11,6 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+__all__ = ["Denoiser", "Level", "check_sample", "expand", "require_denoiser", "score"]
+
 Level = float | Tensor
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from latestart.denoisers.adapter import Network, as_network, module_of
 
+__all__ = ["Conditions", "Index"]
+
 Index = slice | Tensor
 
 

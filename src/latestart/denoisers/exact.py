@@ -35,6 +35,8 @@ from latestart.checks import whole_number
 from latestart.denoisers.base import Level, check_sample
 from latestart.gaussians.mixture import Mixture
 
+__all__ = ["GaussianMixture", "Hypercube", "PointCloud", "Simplex", "Sphere", "TwoPoints", "bessel_ratio"]
+
 GaussianMixture = Mixture  # a prior and an exact model are the same class
 
 CHUNK = 4096

@@ -25,6 +25,8 @@ from latestart.files import write_json
 from latestart.gaussians.gaussian import load_gaussian
 from latestart.noise import runs_to_noise
 
+__all__ = ["SIDECAR", "load_model", "open_scheduler", "save_model"]
+
 SIDECAR = "latestart.json"
 AROUND = "around.safetensors"
 PARTS = ("unet", "transformer")  # the folders of pipelines in which their network lies

@@ -37,6 +37,21 @@ from latestart.evaluation.quality import Estimate, Extractor, as_features, inter
 from latestart.features import Classifier
 from latestart.records import Record
 
+__all__ = [
+    "Attribute",
+    "Classify",
+    "DeepFaceClassifier",
+    "Diversity",
+    "ProjectClassifier",
+    "TransformersClassifier",
+    "attribute",
+    "chance",
+    "classified",
+    "diversity",
+    "ratio",
+    "vendi",
+]
+
 Classify = Callable[[Tensor], Any]
 Kernel = Callable[[Tensor], Tensor]
 RESAMPLES, BATCH = 500, 500

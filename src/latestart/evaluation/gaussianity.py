@@ -48,6 +48,23 @@ from latestart.checks import seeded, whole_number
 from latestart.gaussians.gaussian import Gaussian
 from latestart.records import Record
 
+__all__ = [
+    "REPLICATES",
+    "TESTS",
+    "Gaussianity",
+    "Test",
+    "anderson_darling",
+    "energy",
+    "gaussianity",
+    "henze_zirkler",
+    "holm",
+    "leading_directions",
+    "own_scores",
+    "p_value",
+    "prior_scores",
+    "statistics",
+]
+
 TESTS = ("skewness", "kurtosis", "henze-zirkler", "energy", "projection")
 TWO_SIDED = ("kurtosis",)
 RANK = 8  # leading directions that are tested, at most

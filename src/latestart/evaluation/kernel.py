@@ -19,6 +19,8 @@ from torch import Tensor
 from latestart.checks import seeded
 from latestart.evaluation.quality import as_features
 
+__all__ = ["EnergyTo", "energy_distance", "kid"]
+
 
 class EnergyTo:
     """The energy distance of feature sets to one reference, with bootstrap replicates; made once for many sets.

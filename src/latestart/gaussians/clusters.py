@@ -39,6 +39,8 @@ from latestart.gaussians.sums import CHUNK, Sums
 from latestart.inputs.front import Stream
 from latestart.records import Record
 
+__all__ = ["Assignment", "assigned", "blocks", "kmeans"]
+
 DIRECTIONS = 64
 SAMPLE, SAMPLE_BYTES = 4096, 2**29  # images whose directions are taken: at most so many, and so much memory
 ROWS, ROWS_EACH = 10_000, 500  # images, and images a component if those are more, that k-means++ and EM look at

@@ -29,6 +29,8 @@ from latestart.gaussians.moments import Moments
 from latestart.gaussians.sums import report_dense, require_rank, require_variance, structured
 from latestart.processes import Processes
 
+__all__ = ["SHRINKAGE", "EmptyComponent", "grouped", "groups_of", "moments_of", "moments_of_all", "shrunken"]
+
 SHRINKAGE = 30.0  # nu; measured, see above
 DENSE_LIMIT = 2**32  # bytes of float64 D x D sums of all components that "auto" still calls dense
 

@@ -26,6 +26,8 @@ from latestart.gaussians.blocks import (
 )
 from latestart.gaussians.transforms import CosineTransform, low_first, picked
 
+__all__ = ["CosineDense"]
+
 RANK = 512  # dense directions of "cosine+dense" unless told
 IMAGES = 3  # and at most one for so many images; held-out digits ask for fewer images, photographs for more
 

@@ -36,6 +36,8 @@ from latestart.gaussians.sums import Sums, require_variance
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import warn_of_unit_range
 
+__all__ = ["Gaussian", "load_gaussian"]
+
 
 class Gaussian(Prior):
     """`N(mean, Q diag(variances) Q^T)` over images; a denoiser for data that is so distributed.

@@ -43,6 +43,8 @@ from torch import Tensor
 from latestart.checks import seeded
 from latestart.gaussians.basis import NARROW, Basis, Blocks, Products
 
+__all__ = ["LowRank", "Sketch", "hartley"]
+
 RANK = 256  # directions where none are asked for
 OVERSAMPLING = 2  # columns of the sketch for each direction
 BLOCK = 2**20  # numbers worked on at once, so that nothing but the sketch and the basis grows with D

@@ -44,6 +44,8 @@ from latestart.inputs.front import as_images
 from latestart.inputs.ranges import warn_of_unit_range
 from latestart.processes import Processes
 
+__all__ = ["COMPONENTS", "Mixture", "load_mixture"]
+
 COMPONENTS = 30
 ALONE = Processes()
 LIGHT = 1e-3  # nats by which a component's start samples may differ from it

@@ -27,6 +27,8 @@ from torch import Tensor
 
 from latestart.checks import whole_number
 
+__all__ = ["Conditioned", "Prior", "StartDistribution", "as_prior", "as_start"]
+
 NEEDED = ("shape", "noised", "push")
 
 

@@ -37,6 +37,8 @@ from latestart.gaussians.blocks import (
 )
 from latestart.gaussians.transforms import CosineTransform, FourierTransform, Transform, channels_and_grid
 
+__all__ = ["Channel", "Cosine", "Fourier"]
+
 
 class Spectral(Basis):
     """A rotation of the channels for each frequency; the variances are `(C, F)`, flattened, F in the transform's order.

@@ -30,6 +30,8 @@ from latestart.gaussians.basis import Basis, DenseProducts, Products
 from latestart.gaussians.structures import basis_class
 from latestart.inputs.front import as_images
 
+__all__ = ["CHUNK", "Sums", "report_dense", "require_rank", "require_variance", "structured"]
+
 CHUNK = 2048  # images multiplied at once, so that memory does not grow with the batch
 CHUNK_VALUES = 2**25  # numbers in them at most, of images so large that fewer fill the memory of a chunk
 DENSE_LIMIT = 2**30  # bytes of float64 D x D sums that "auto" still calls dense: up to 11,585 values an image

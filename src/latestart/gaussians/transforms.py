@@ -21,6 +21,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+__all__ = ["CosineTransform", "FourierTransform", "Transform", "channels_and_grid", "low_first", "picked"]
+
 CPU = torch.device("cpu")
 MATRIX = 192  # measured on one core: below this length a product with the cosine matrix is faster than a Fourier one
 

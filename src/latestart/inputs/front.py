@@ -38,6 +38,8 @@ from latestart.datasets.pictures import Colour, decode, pixels_of, plain
 from latestart.inputs.items import IMAGE_KEYS, class_indices, is_pair, is_scalar, labels_of, taken_apart, tensor_of
 from latestart.inputs.ranges import require_inside, require_range
 
+__all__ = ["Stream", "as_images"]
+
 GATHERED = 256  # single images put into one batch
 
 

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+__all__ = ["IMAGE_KEYS", "class_indices", "is_pair", "is_scalar", "labels_of", "taken_apart", "tensor_of"]
+
 IMAGE_KEYS, LABEL_KEYS = ("image", "img", "pixel_values", "images"), ("label", "labels")
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from latestart.data import Range
 
+__all__ = ["require_inside", "require_range", "require_same_range", "warn_of_unit_range"]
+
 SLACK = 1e-3  # of a range: outside of it by rounding
 NEGATIVE = -0.1  # a range that begins below is not [0, 1] by rounding
 FEWEST = 8  # images that do not all happen to be bright

@@ -39,6 +39,8 @@ from latestart.theory.jacobian import ConvergenceError, Method
 from latestart.theory.roots import root
 from latestart.theory.stability import beside, critical_between, ends
 
+__all__ = ["THETA_C", "Match", "Node", "Tree", "bifurcation_tree", "match", "one_dimension"]
+
 THETA_C = math.sqrt(math.sqrt(2) - 1)  # of data at +-1 in one dimension
 
 

@@ -38,6 +38,25 @@ from latestart.noise import Noise
 from latestart.theory.levels import FEWEST, CriticalLevel, Curve, enough, evaluate
 from latestart.theory.roots import root
 
+__all__ = [
+    "clone",
+    "clone_curve",
+    "correlation",
+    "correlation_curve",
+    "normalised",
+    "paths",
+    "pixel_correlation",
+    "pixels",
+    "pixels_curve",
+    "susceptibility",
+    "susceptibility_curve",
+    "trajectories",
+    "two_gaussians",
+    "two_gaussians_agreement",
+    "uturn",
+    "uturn_curve",
+]
+
 Classifier = Callable[[Tensor], Tensor]
 
 AGREEMENT = 0.775  # of two clones, at which speciation is read for two classes of equal weight

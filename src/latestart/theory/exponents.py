@@ -29,6 +29,8 @@ from latestart.theory.cloning import paths as reverse_paths
 from latestart.theory.jacobian import Method, leading_eigenvalue
 from latestart.theory.levels import CriticalLevel, Curve
 
+__all__ = ["Exponents", "exponents", "exponents_curve", "path_exponents"]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Exponents(Record):

@@ -28,6 +28,18 @@ from latestart.checks import checked_seed
 from latestart.denoisers.base import Denoiser, check_sample, require_denoiser
 from latestart.records import Record
 
+__all__ = [
+    "ConvergenceError",
+    "Jacobian",
+    "Method",
+    "Spectrum",
+    "as_batch",
+    "jacobian_vector",
+    "largest",
+    "leading_eigenvalue",
+    "linear_operator",
+]
+
 Method = Literal["auto", "backward", "forward", "differences"]
 
 METHODS = get_args(Method)

@@ -22,6 +22,8 @@ from latestart.denoisers.base import Denoiser
 from latestart.noise import Noise
 from latestart.records import Record
 
+__all__ = ["FEWEST", "RESAMPLES", "CriticalLevel", "Curve", "central", "enough", "evaluate"]
+
 RESAMPLES = 200
 FEWEST = 10  # images below which no interval means anything
 

@@ -46,6 +46,8 @@ from latestart.noise import Noise
 from latestart.records import Record
 from latestart.theory.levels import CriticalLevel, Curve, evaluate
 
+__all__ = ["MARGIN", "NatsCurve", "nats"]
+
 LEVELS = 32
 TAIL = 0.05  # nats below the lowest snr that are no longer negligible beside a budget of about one nat
 ROUNDING = 1e-6  # of the data's variance: two denoisers that agree to this are equally good
