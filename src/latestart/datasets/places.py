@@ -6,7 +6,7 @@ celeba@64@Smiling            with an attribute, 0 or 1, as the label
 photos@background=white      transparent pictures laid onto a colour
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Place:
     """
 
     path: Path
+    _: KW_ONLY
     size: int | None = None
     part: str | None = None
     attribute: str | None = None

@@ -59,7 +59,7 @@ KINDS = ("entropy", "kl", "total_variation")
 _HUGE = 1e200  # stands for infinity, between which and a number no quantile can be interpolated
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Attribute(Record):
     """One attribute among samples and data.
 
@@ -95,7 +95,7 @@ class Attribute(Record):
         return {"shares": shares, **finite}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Diversity(Record):
     """Attributes by name; where features were given, how many samples differ and how much of the data they meet."""
 
@@ -152,12 +152,18 @@ def diversity(
         one, other = (classified(classifier, images, name if several else "classify") for images in (a, b))
         attributes[name] = attribute(one, other, own, resamples=resamples, seed=seed)
     if features is None:
-        return Diversity(attributes)
+        return Diversity(attributes=attributes)
     extract = resolve(features)
     ours, theirs = extract(a), extract(b)
     overlap = OverlapWith(theirs)(ours, seed=seed)
     score, score_data = (vendi(rows, resamples=min(resamples, 200), seed=seed) for rows in (ours, theirs))
-    return Diversity(attributes, score, score_data, overlap.recall, overlap.coverage)
+    return Diversity(
+        attributes=attributes,
+        vendi=score,
+        vendi_data=score_data,
+        recall=overlap.recall,
+        coverage=overlap.coverage,
+    )
 
 
 def attribute(

@@ -64,7 +64,7 @@ def one_dimension(theta: float) -> float:
     return root(lambda x: height * math.tanh(slope * x) / x - 1, 1e-12, height, pull, xtol=1e-15, rtol=1e-14)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Node(Record):
     """The end of a branch: where it splits, or a leaf.
 
@@ -160,7 +160,14 @@ def bifurcation_tree(
             f"the first fixed point, at sigma = {levels[0]:.6g}, is unstable already (lambda / c = {first.ratio:.4g}): "
             "give a sigma_range that begins above it"
         )
-    growth = _Growth(follower, leaves, starts.double(), tuple(reach), separation, xtol)
+    growth = _Growth(
+        follower=follower,
+        leaves=leaves,
+        starts=starts.double(),
+        reach=tuple(reach),
+        separation=separation,
+        xtol=xtol,
+    )
     growth.tips.append(_Branch(None, [first]))
     for done, sigma in enumerate(levels[1:], 1):
         growth.descend(sigma)
@@ -243,7 +250,7 @@ class _Birth:
         return self.path[0].sigma >= sigma
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class _Growth(Record):
     """A tree while it is followed down: `tips` are the branches that are still followed, `ended` all others."""
 
@@ -274,7 +281,7 @@ class _Growth(Record):
         sigma, point = branch.last.sigma, branch.last.point
         parent = None if branch.parent is None else branches.index(branch.parent)
         mean = point * constant(self.follower.criterion, sigma)
-        return Node(index, parent, sigma, point, mean, tuple(branch.path))
+        return Node(index=index, parent=parent, sigma=sigma, point=point, mean=mean, path=tuple(branch.path))
 
     def _follow(self, tip: _Branch, sigma: float) -> bool:
         """One level on; whether the branch is stable there. One that ends in a fold falls to where samples fall."""

@@ -164,7 +164,7 @@ def clone_curve(
     agreed = [_classes(classify, reverse.finish(y, k, stream=k + 1)) == labels for k, y in enumerate(states)]
     how = "paths of the reverse SDE shared down to the level and independent below it end in one class"
     threshold = chance + (2 * agreement - 1) * (1 - chance)
-    return Curve(reverse.sigma, torch.stack(agreed, 1).double(), "clone", how, threshold)
+    return Curve(reverse.sigma, torch.stack(agreed, 1).double(), "clone", how, threshold=threshold)
 
 
 def uturn(
@@ -219,7 +219,7 @@ def uturn_curve(
         y = x_0 + sigma * reverse.noise(x_0, k + 1, -1)
         changed.append(_classes(classify, reverse.finish(y, k, stream=k + 1)) != labels)
     how = "images noised to the level and denoised by the reverse SDE change their class half as often as by chance"
-    return Curve(reverse.sigma, torch.stack(changed, 1).double(), "uturn", how, half)
+    return Curve(reverse.sigma, torch.stack(changed, 1).double(), "uturn", how, threshold=half)
 
 
 def susceptibility(denoiser: Denoiser, noise: Noise | None = None, **options: Any) -> CriticalLevel:
@@ -305,7 +305,7 @@ def correlation_curve(
     x_0 = _centred(final)
     cosines = [torch.cosine_similarity(_centred(y), x_0, dim=1).cpu() for y in states]
     how = "correlation of the state with the final sample along paths of the reverse SDE"
-    return Curve(reverse.sigma, torch.stack(cosines, 1), "correlation", how, threshold)
+    return Curve(reverse.sigma, torch.stack(cosines, 1), "correlation", how, threshold=threshold)
 
 
 def trajectories(
@@ -380,7 +380,7 @@ def pixel_correlation(sigma: Tensor, states: Tensor, threshold: float = 0.5) -> 
     n = states.shape[1]
     correlated = (values[:-1] * values[-1]).mean(2).T.contiguous() * n / (n - 1)
     how = "mean correlation of the pixels that vary with their final values"
-    return Curve(sigma[:-1], correlated, "pixels", how, threshold)
+    return Curve(sigma[:-1], correlated, "pixels", how, threshold=threshold)
 
 
 def normalised(states: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class Exponents(Record):
         """
         how = "mean leading exponent 2 (lambda - c) along paths of the reverse SDE"
         samples = torch.from_numpy(self.values.T.copy())
-        return Curve(torch.from_numpy(self.sigma), samples, f"{self.criterion}, along paths", how, 0.0)
+        return Curve(torch.from_numpy(self.sigma), samples, f"{self.criterion}, along paths", how, threshold=0.0)
 
     @property
     def _c(self) -> np.ndarray:

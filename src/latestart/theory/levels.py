@@ -11,7 +11,7 @@ of the feature is that of its bootstrap replicates, whatever the correlation bet
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class CriticalLevel(Record):
     criterion: str
     how: str
     interval: tuple[float, float] | None = None
+    _: KW_ONLY
     t: float | None = None
 
     def __post_init__(self) -> None:
@@ -123,6 +124,7 @@ class Curve(Record):
     samples: Tensor
     criterion: str
     how: str
+    _: KW_ONLY
     threshold: float | None = None
 
     def __post_init__(self) -> None:

@@ -55,7 +55,7 @@ STREAM = 2**32  # of the noise; seeds of samples go with their numbers, which ar
 MARGIN = 3.0  # standard errors by which a denoiser must lose before it is called worse
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class NatsCurve(Record):
     """`KL(p_sigma || prior_sigma)` on a grid of levels, highest level first; all tensors float64.
 
