@@ -60,7 +60,7 @@ class ImageSet(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of one image, `(C, H, W)` or whatever the model's samples are."""
+        """Shape of one image, `(C, H, W)` or that of the model's samples."""
 
     @property
     @abstractmethod
@@ -129,7 +129,7 @@ class Images(ImageSet):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image, `(C, H, W)`."""
+        """Shape of one image, `(C, H, W)`."""
         return tuple(self.pixels.shape[1:])
 
     def __getitem__(self, index: slice | Tensor) -> "Images":
@@ -179,22 +179,22 @@ class Placed(ImageSet):
 
     @property
     def value_range(self) -> Range | None:  # type: ignore[override]
-        """Of the set."""
+        """Value range of the set."""
         return self.images.value_range
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image."""
+        """Shape of one image."""
         return self.images.shape
 
     @property
     def bare(self) -> bool:
-        """Of the set."""
+        """Whether the set holds floats without a stated range of values."""
         return self.images.bare
 
     @property
     def labels(self) -> Tensor | None:
-        """Of the set."""
+        """Labels of the set, or None."""
         return self.images.labels
 
     def stored(self, size: int = CHUNK) -> Iterator[Images]:

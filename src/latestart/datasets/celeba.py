@@ -26,7 +26,7 @@ CROP, SIZE = 140, 64  # the square cut from the middle, and the size if none is 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attributes(Record):
-    """What is known of each image of CelebA: `names`, and `values` `(N, 40)`, whether the image has it."""
+    """The attributes of CelebA: `names`, and `values` `(N, 40)`, True where the image has it."""
 
     names: tuple[str, ...]
     values: Tensor

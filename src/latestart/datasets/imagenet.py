@@ -91,7 +91,7 @@ def find_batches(folder: Path) -> dict[str, Path]:
 
 
 def open_imagenet(place: Place, batches: dict[str, Path]) -> Stack:
-    """The images of a part: `train`, or `valid` where that is all there is, if none is named.
+    """The images of a part: by default `train`, or `valid` where there is nothing else.
 
     Raises:
         FileNotFoundError: some of its files are missing.

@@ -46,7 +46,7 @@ class Stored:
             raise TypeError("an array of objects")
 
     def array(self) -> np.ndarray:
-        """The array, on the bytes that it has. Raises `ValueError` if they are not as many as it says."""
+        """The array over its bytes; raises `ValueError` if their number is not the one stated."""
         return np.frombuffer(self.raw, self.dtype).reshape(self.shape)
 
 
@@ -133,7 +133,7 @@ class Mapped:
 
 
 def read_pickle(path: Path) -> Any:
-    """What a pickle holds, if that is lists, dicts, text, numbers and arrays alone; arrays as `Stored`.
+    """Read a pickle of lists, dicts, text, numbers and arrays, and of nothing else; arrays as `Stored`.
 
     Written by Python 3, or by Python 2, whose text is told from bytes by what it is used as.
 

@@ -72,7 +72,7 @@ class Place:
         return cls(Path(text).with_name(name) if name else Path(text).parent, **found)
 
     def without(self, what: str, *names: str) -> None:
-        """Raise `ValueError` if words were said that make no sense of a kind of place."""
+        """Raise `ValueError` for words that a kind of place does not have."""
         if said := [str(word) for name in names if (word := getattr(self, name)) is not None]:
             raise ValueError(f"{self.path} is {what}, which has no {said[0]!r} to ask for")
 

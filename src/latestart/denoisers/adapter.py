@@ -53,7 +53,7 @@ class Network(Wrapped):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of its input: the one given to `as_network`, else that of its weights."""
+        """Precision of the input: the one given to `as_network`, else that of its weights."""
         return self._given[0] or _dtype(module_of(self.model))
 
     @property

@@ -15,7 +15,7 @@ Index = slice | Tensor
 
 
 class Conditions:
-    """The inputs of a conditional network beside the sample and its time, one row a sample.
+    """The inputs of a conditional network other than the sample and its time, one row a sample.
 
     Args:
         network: that it is given to.

@@ -45,7 +45,7 @@ _DEBYE_TERMS = 9
 
 
 class _Exact(ABC):
-    """What exact models of data at points share: checks, shapes, and the volume of the noise.
+    """Base of exact models of data at points: checks, shapes, and the volume of the noise.
 
     A concrete class gives `shape`, `dtype`, `device`, and the two functions of rows `y` `(B, D)` and levels `(B, 1)`:
     the posterior mean, and `log E_x0 exp(-|y - x_0|^2 / (2 sigma^2))`.
@@ -98,7 +98,7 @@ class _Exact(ABC):
 
 
 class PointCloud(_Exact):
-    """The exact denoiser of data that are n given points, for example a whole training set.
+    """The exact denoiser of n given points, for example a whole training set.
 
     The sums run over chunks of the points with a running maximum (log-sum-exp): memory does not grow with n.
 

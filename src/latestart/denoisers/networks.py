@@ -41,7 +41,7 @@ class NetworkDenoiser:
 
     @property
     def device(self) -> torch.device:
-        """Where it is evaluated."""
+        """Device of the evaluation."""
         return self.model.device
 
     @property

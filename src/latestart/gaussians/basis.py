@@ -94,7 +94,7 @@ class Basis(ABC):
         return all(_identical(tensor, theirs[name]) for name, tensor in self.tensors().items())
 
     def tensors(self) -> dict[str, Tensor]:
-        """What must be stored, beside the shape, to rebuild this basis."""
+        """The tensors that, with the shape, rebuild this basis."""
         return {name: getattr(self, name) for name in self.parts}
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Basis":

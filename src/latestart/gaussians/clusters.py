@@ -74,7 +74,7 @@ class Directions(Record):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Assignment(Record):
-    """Which component each image belongs to, and how the images are recognised when they are read again.
+    """The component of each image, with coordinates that recognise the images when they are read again.
 
     All of it stands on the processor, wherever the images were told apart: every process of a run is handed it.
 
@@ -242,7 +242,7 @@ def em(z: Tensor, cluster: Tensor, k: int, sigma: float) -> tuple[Clusters, list
 
 
 def _normal(z: Tensor, share: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one component all that its density needs: the constant `()`, the mean `(r,)`, and `S^(-1/2)` `(r, r)`."""
+    """The constant `()`, the mean `(r,)` and `S^(-1/2)` `(r, r)` of one component's log-density."""
     counts = share > NEGLIGIBLE
     w, x = share[counts], z[counts]
     identity = torch.eye(z.shape[1], dtype=torch.float64, device=z.device)

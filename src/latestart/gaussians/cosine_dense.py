@@ -143,7 +143,7 @@ class CosineDenseProducts(Products):
         return basis, torch.cat([low, values])
 
     def _supported(self, count: int) -> int:
-        """The number of low frequencies that so many images determine."""
+        """The number of low frequencies that the images determine."""
         if self.rank is None:
             return min(self.low, count // (IMAGES * self.transform.channels))
         if self.pairs.dim >= count:

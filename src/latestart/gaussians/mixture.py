@@ -359,7 +359,7 @@ class Mixture(Prior):
         )
 
     def _log_weights(self, labels: Tensor | int | None, n: int) -> Tensor:
-        """Of all components `(K,)`, or among those of each image's class `(B, K)`, minus infinity for the others."""
+        """Log-weights of all components `(K,)`, or within each image's class `(B, K)`, minus infinity elsewhere."""
         if labels is None:
             return self.weights.log()
         out = torch.full((n, len(self.components)), -math.inf, dtype=torch.float64, device=self.device)
@@ -504,7 +504,7 @@ def _classes(labels: Tensor | np.ndarray | Sequence[int]) -> Tensor:
 
 
 def _own_classes(images: ImageSet, labels: Any) -> Tensor | None:
-    """The classes that a mixture is told apart by, `(N,)`, or None."""
+    """The class of each image, `(N,)`, or None where components follow no labels."""
     if labels is True:
         labels = images.labels
         if labels is None:
@@ -513,5 +513,5 @@ def _own_classes(images: ImageSet, labels: Any) -> Tensor | None:
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """The same for two tensors that are the same numbers in memory."""
+    """A key that is equal for two tensors over the same memory."""
     return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()

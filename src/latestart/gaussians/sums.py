@@ -271,5 +271,5 @@ def require_variance(parts: Sequence[Sums]) -> None:
 
 
 def structured(shape: tuple[int, ...]) -> str:
-    """What "auto" takes where a dense covariance is too large or has too few images: see `Gaussian.fit`."""
+    """The structured basis of "auto", for a dense covariance too large or with too few images: see `Gaussian.fit`."""
     return "cosine+dense" if len(shape) > 1 else "lowrank"

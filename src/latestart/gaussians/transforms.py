@@ -92,7 +92,7 @@ class FourierTransform(Transform):
 
 
 class HalfPlane:
-    """Which coefficients of `rfftn` over a grid are kept, and where those left out are found.
+    """Indices of the coefficients of `rfftn` that are kept, and of the mirrors of the others.
 
     Attributes:
         size: of the half plane.

@@ -106,7 +106,7 @@ class Stream(ImageSet):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image; the first one is read."""
+        """Shape of one image; reads the first one."""
         if self._shape is None:
             first = next(self._peeked(), None)
             if first is None:

@@ -92,7 +92,7 @@ def warn_of_unit_range(bare: bool, shape: tuple[int, ...], values: Range | None)
 
 
 def _remedy(given: Range | None, expected: Range | None) -> str:
-    """How to bring values of one usual range to another, as the end of a sentence."""
+    """The conversion from one usual range to another, as the end of a sentence."""
     if given is None or expected is None or given == expected:
         return ""
     scale = (expected[1] - expected[0]) / (given[1] - given[0])

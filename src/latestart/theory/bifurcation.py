@@ -178,7 +178,7 @@ def bifurcation_tree(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Match(Record):
-    """How the leaves of a tree match classes.
+    """The match between the leaves of a tree and classes.
 
     Attributes:
         counts: `(leaves, classes)`, labelled points by nearest leaf and class.
@@ -241,7 +241,7 @@ class _Branch:
 
 @dataclass(frozen=True, eq=False)
 class _Birth:
-    """A branch that was born at a level beside another: its points from there on, by falling noise."""
+    """A branch born at a level next to another, with its points from there on, by falling noise."""
 
     sigma: float
     path: list[BranchPoint]
@@ -350,7 +350,7 @@ class _Growth(Record):
         return born
 
     def _birth(self, tip: _Branch, found: BranchPoint, born: list[_Birth]) -> list[_Birth]:
-        """The birth of a branch, followed up beside another and its parents; none where it is lost at once."""
+        """Follow a branch up to its birth next to another and its parents; None where it is lost at once."""
         path = [here for branch in tip.line for here in branch.path]
         line = set(map(id, tip.line))
         known = [one for one in [*self.ended, *self.tips] if id(one) not in line]
@@ -364,7 +364,7 @@ class _Growth(Record):
             return [_Birth(level, rising.path[::-1])] if level > tip.last.sigma else []
 
     def at(self, sigma: float, near: list[BranchPoint]) -> BranchPoint:
-        """The branch at a level, from the first of some points beside it that leads there."""
+        """The branch at a level, from the first nearby point that leads there."""
         for point in near[:-1]:
             try:
                 return self.follower.follow(sigma, point)
@@ -431,7 +431,7 @@ class _Rising:
     path: list[BranchPoint]
 
     def to(self, centre: BranchPoint) -> bool:
-        """Whether the branch is there, beside `centre`, at its level too."""
+        """Follow the branch to the level of `centre`; whether it is there, and not one that is known."""
         last = self.path[-1]
         here = beside(self.growth.follower, centre, last.point, self.growth.separation)
         if here is None or self._is_known(here, (here.point - last.point).norm().item()):
@@ -440,7 +440,7 @@ class _Rising:
         return True
 
     def bracket(self, low: BranchPoint, high: BranchPoint) -> float:
-        """The level of its birth, between two points of the branch beside which it is at the level of `low`."""
+        """Bracket the level of its birth between two points of the other branch, the lower at the level of `low`."""
         while math.log(high.sigma / low.sigma) > self.growth.xtol:
             # the branch beside it may itself be born between the two, or end there
             middle = self.growth.at(math.sqrt(low.sigma * high.sigma), [low, high])

@@ -138,7 +138,7 @@ def clone_curve(
     seed: int = 0,
     agreement: float = AGREEMENT,
 ) -> Curve:
-    """How often two clones agree on the class, by the level down to which they share their path.
+    """The share of clones that agree on the class, by the level down to which they share their path.
 
     It costs `n len(sigmas)^2 refine / 2` evaluations.
 
@@ -196,7 +196,7 @@ def uturn_curve(
     refine: int = 4,
     seed: int = 0,
 ) -> Curve:
-    """How often an image changes its class when it is noised to a level and denoised again by the reverse SDE.
+    """The share of images that change class when noised to a level and denoised again by the reverse SDE.
 
     Args:
         images: `(n, *shape)`, at least 10.

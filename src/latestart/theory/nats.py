@@ -192,7 +192,7 @@ class _Gaps:
         return torch.cat(per_image), total / len(images)
 
     def _generator(self) -> torch.Generator:
-        """Of a stream of its own: images drawn by a generator of the same seed must not share its numbers."""
+        """A generator of a stream of its own: images drawn with the same seed must not share its numbers."""
         return seeded(derived_seed(self.seed, STREAM))
 
     @torch.no_grad()
