@@ -41,7 +41,7 @@ def test_dataclasses_with_arrays_print_shortly_and_are_equal_to_themselves_alone
     assert not kind.__dataclass_params__.repr and kind.__repr__ is not object.__repr__
 
 
-ESTIMATE, LEVEL = Estimate(0.5, 0.25, 1), CriticalLevel(2.5, "sde", "exactly", None, 400.0)
+ESTIMATE, LEVEL = Estimate(0.5, 0.25, 1), CriticalLevel(2.5, "sde", "exactly", t=400.0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,6 +1,7 @@
 """The house: a room stands above all that it imports."""
 
 import ast
+import importlib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src" / "latestart"
@@ -62,3 +63,11 @@ def test_the_public_names_resolve():
 
     for name in latestart.__all__:
         assert getattr(latestart, name) is not None
+
+
+def test_every_module_lists_names_that_it_has():
+    for path in ROOT.rglob("*.py"):
+        module = ".".join(["latestart", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+        found = importlib.import_module(module) if path.name != "__main__.py" else None
+        for name in getattr(found, "__all__", ()):
+            assert hasattr(found, name), f"{module} has no {name}"

@@ -3,6 +3,8 @@
 import operator
 from typing import TYPE_CHECKING, Any
 
+__all__ = ["LAST_SEED", "PRECISIONS", "checked_seed", "derived_seed", "seeded", "whole_number"]
+
 if TYPE_CHECKING:
     import torch
 

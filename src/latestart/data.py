@@ -24,6 +24,24 @@ from latestart.datasets.pictures import Colour, Source, decode
 from latestart.datasets.places import Place
 from latestart.datasets.tables import Arrays
 
+__all__ = [
+    "CHUNK",
+    "ImageSet",
+    "Images",
+    "Placed",
+    "Range",
+    "drawn",
+    "in_unit_range",
+    "load_images",
+    "read_png",
+    "save_png",
+    "stream_images",
+    "tile",
+    "to_floats",
+    "to_pixels",
+    "untile",
+]
+
 CHUNK = 1024  # images read at once
 IN_MEMORY = 2 << 30  # bytes of pixels; what is larger stands in a file, mapped into memory
 Range = tuple[float, float]
@@ -42,7 +60,7 @@ class ImageSet(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of one image, `(C, H, W)` or whatever the model's samples are."""
+        """Shape of one image, `(C, H, W)` or that of the model's samples."""
 
     @property
     @abstractmethod
@@ -111,7 +129,7 @@ class Images(ImageSet):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image, `(C, H, W)`."""
+        """Shape of one image, `(C, H, W)`."""
         return tuple(self.pixels.shape[1:])
 
     def __getitem__(self, index: slice | Tensor) -> "Images":
@@ -161,22 +179,22 @@ class Placed(ImageSet):
 
     @property
     def value_range(self) -> Range | None:  # type: ignore[override]
-        """Of the set."""
+        """Value range of the set."""
         return self.images.value_range
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image."""
+        """Shape of one image."""
         return self.images.shape
 
     @property
     def bare(self) -> bool:
-        """Of the set."""
+        """Whether the set holds floats without a stated range of values."""
         return self.images.bare
 
     @property
     def labels(self) -> Tensor | None:
-        """Of the set."""
+        """Labels of the set, or None."""
         return self.images.labels
 
     def stored(self, size: int = CHUNK) -> Iterator[Images]:

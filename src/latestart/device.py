@@ -4,6 +4,8 @@ import os
 
 import torch
 
+__all__ = ["choose_device", "environment_number", "own_device"]
+
 _chosen: torch.device | None = None
 
 

@@ -16,6 +16,8 @@ from latestart.data import to_pixels
 from latestart.device import own_device
 from latestart.files import load_tensors, require_finite, save_tensors, sound
 
+__all__ = ["Classifier", "ClassifierFeatures", "InceptionFeatures"]
+
 
 class Classifier(nn.Module):
     """A small convolutional classifier; its last hidden layer, 128 wide, is the feature space of a data set."""

@@ -16,12 +16,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+__all__ = ["kind_of", "load_tensors", "read_json", "replacing", "require_finite", "save_tensors", "sound", "write_json"]
+
 VERSION = 1
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it on success and vanishes on failure."""
+    """Yield a temporary path next to `path` that replaces it on success and vanishes on failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -123,7 +125,7 @@ def _described(path: Path) -> str:
 
 
 def kind_of(path: str | Path) -> str | None:
-    """The kind of object that a file of this package says it holds, or None where it does not say."""
+    """The kind of object that a file of this package declares, or None."""
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("kind")

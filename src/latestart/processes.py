@@ -21,6 +21,8 @@ from torch import Tensor
 
 from latestart.device import environment_number
 
+__all__ = ["Distributed", "Processes", "processes"]
+
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # the others wait while the first one works alone; torchrun ends them if it dies
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+__all__ = ["Record"]
+
 TEXT = 40  # characters of a string that are shown
 LINE = 160  # characters after which what is left is not shown
 FEW = 4  # numbers that are shown one by one

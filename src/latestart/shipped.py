@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+__all__ = ["ASSETS", "names", "require_model"]
+
 ASSETS = Path(__file__).parent / "assets"
 
 

@@ -52,6 +52,8 @@ from latestart.noise import Noise
 from latestart.processes import Processes, processes
 from latestart.train_config import TrainConfig
 
+__all__ = ["TIMES", "TrainConfig", "half", "train", "train_classifier", "training_schedule"]
+
 STATE = "training.safetensors"
 LOCK = ".training.lock"  # held while a run writes to its folder
 TIMES = 1000  # of the whole schedule

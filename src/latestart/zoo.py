@@ -34,6 +34,8 @@ from latestart.gaussians.prior import Prior
 from latestart.gaussians.priors import load_prior
 from latestart.shipped import ASSETS, names, require_model
 
+__all__ = ["Bundle", "features", "load", "open_model", "pack"]
+
 SETS = ("train", "heldout-a", "heldout-b")
 COLUMNS = 50
 

@@ -310,9 +310,9 @@ def test_bad_models_are_named():
         TwoPoints(torch.tensor([math.inf]))
     one = Gaussian(torch.zeros(2), Diagonal((2,)), torch.tensor([1.0, 0.0]))
     other = Gaussian(torch.zeros(3), Diagonal((3,)), torch.ones(3))
-    with pytest.raises(ValueError, match=r"received 2 of shapes \[\(2,\), \(3,\)\]"):
+    with pytest.raises(ValueError, match=r"of one shape, dtype and device, received 2: .*\(2,\).*\(3,\)"):
         GaussianMixture([one, other])
     with pytest.raises(ValueError, match="expected 1 positive weights"):
         GaussianMixture([one], [0.0])
-    with pytest.raises(ValueError, match="sigma > 0"):
+    with pytest.raises(ValueError, match="a noise level above 0"):
         GaussianMixture([one]).log_prob(torch.zeros(1, 2))

@@ -245,23 +245,42 @@ def test_known_classes_are_mixtures_of_their_own() -> None:
     for name in ("denoise", "score"):
         one_by_one = [getattr(m.of_class(int(c)), name)(y[i : i + 1], 0.6) for i, c in enumerate(labels)]
         assert_near(getattr(m, name)(y, 0.6, labels), torch.cat(one_by_one), 1e-13)
-    assert_near(m.log_prob(y, 4), twin(m.of_class(4), 0.0).log_prob(y))
+    assert_near(m.log_prob(y, labels=4), twin(m.of_class(4), 0.0).log_prob(y))
     assert (m.responsibilities(y, 0.6, labels)[:, 1] > 0).equal(labels == 0)
     shares = [m.weights[m.labels == c].sum() for c in (4, 0)]
-    assert_near((m.log_prob(y, 4).exp() * shares[0] + m.log_prob(y, 0).exp() * shares[1]).log(), m.log_prob(y), 1e-13)
+    assert_near(
+        (m.log_prob(y, labels=4).exp() * shares[0] + m.log_prob(y, labels=0).exp() * shares[1]).log(),
+        m.log_prob(y),
+        1e-13,
+    )
     with pytest.raises(ValueError, match="no component of class 3"):
         m(y, 0.6, 3)
+
+
+def test_a_prior_and_an_exact_model_are_one_class() -> None:
+    assert ls.GaussianMixture is Mixture
+
+
+@pytest.mark.parametrize("sigma", [0.7, torch.tensor([0.2, 0.7, 3.0], dtype=torch.float64)])
+def test_the_density_at_a_level_is_that_of_the_noised_distribution(sigma: float | Tensor) -> None:
+    m, g = case((4,), 3, 2, apart=2.0)
+    y = randn(3, 4, g=g)
+    for prior in (m, m.components[0]):
+        expected = [
+            prior.noised(float(s)).log_prob(y[k : k + 1])
+            for k, s in enumerate(torch.as_tensor(sigma, dtype=torch.float64).expand(3))
+        ]
+        assert_near(prior.log_prob(y, sigma), torch.cat(expected), 1e-13)
 
 
 def test_nats_of_a_mixture() -> None:
     """None from the exact denoiser of the same distribution; and the divergence from another, by log-densities."""
     m, g = case((4,), 3, 2, apart=2.0)
     other = Mixture([gaussian((4,), j, g, 2.0) for j in range(2)])
-    exact = ls.GaussianMixture(m.components, m.weights)
     x = m.sample(3000, g)
     sigmas = torch.logspace(2.5, -0.3, 40, dtype=torch.float64)
-    assert ls.nats(exact, m, x[:100], sigmas, exact=True).nats.abs().max() < 1e-12
-    curve = ls.nats(exact, other, x, sigmas, exact=True)
+    assert ls.nats(m, m, x[:100], sigmas, exact=True).nats.abs().max() < 1e-12
+    curve = ls.nats(m, other, x, sigmas, exact=True)
     y = m.noised(curve.sigma[-1].item()).sample(20_000, g)
     ratio = m.noised(curve.sigma[-1].item()).log_prob(y) - other.noised(curve.sigma[-1].item()).log_prob(y)
     slack = 4 * math.hypot(curve.error[-1].item(), ratio.std().item() / math.sqrt(len(y)))

@@ -44,7 +44,8 @@ def test_the_linear_phase_ends_where_r2_is_at_the_bar(clusters):
     _, curve = clusters
     low, high = curve.limit.interval
     assert direct_r2(low) < LINEAR[0] < direct_r2(high)
-    assert direct_r2(curve.network_limit.sigma) == pytest.approx(LINEAR[0], abs=0.01)
+    error = curve.r2_error[curve.r2 < LINEAR[0]][0].item()  # that of 600 images
+    assert direct_r2(curve.network_limit.sigma) == pytest.approx(LINEAR[0], abs=3 * error)
     assert curve.limit.t == pytest.approx(NOISE.time(curve.limit.sigma))
     assert not curve.fails_from_top
 

@@ -43,8 +43,7 @@ def direct(model, prior, sigma, size=3.0, width=0.3, points=401):
     x = torch.linspace(-edge, edge, points, dtype=torch.float64)
     y = torch.zeros(points**2, model.shape[0], dtype=torch.float64)
     y[:, :2] = torch.cartesian_prod(x, x)
-    log_p = model.log_prob(y, sigma)
-    log_q = prior.log_prob(y, sigma) if isinstance(prior, GaussianMixture) else prior.noised(sigma).log_prob(y)
+    log_p, log_q = model.log_prob(y, sigma), prior.log_prob(y, sigma)
     return (log_p.softmax(0) * (log_p - log_q)).sum().item()
 
 
@@ -228,7 +227,7 @@ def test_the_default_levels_reach_from_nothing_to_everything(two_clusters):
     model, images = two_clusters
     curve = nats(model, matched(), images[:3000], exact=True)
     assert curve.nats[0] < 1e-4
-    assert curve.nats[-1].item() == pytest.approx(on_one_axis(curve.sigma[-1].item()), rel=0.03)
+    assert curve.nats[-1].item() == pytest.approx(on_one_axis(curve.sigma[-1].item()), abs=3.5 * curve.error[-1].item())
     assert curve.nfe == 3000 * len(curve.sigma)
 
 

@@ -14,6 +14,7 @@ import typer
 from rich.markup import escape
 
 from latestart.checks import LAST_SEED, PRECISIONS
+from latestart.progress import bar as bar
 from latestart.sampling.names import OWN, SAMPLERS
 from latestart.settings import Settings
 from latestart.shipped import require_model
@@ -181,22 +182,6 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     from rich.console import Console
 
     Console(stderr=True).print(f"[bold yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def bar(what: str, shown: bool = True) -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar, if it is to be shown; yields `advance(done, total, note)`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    noted = TextColumn("{task.fields[note]}")
-    with Progress(*columns, noted, refresh_per_second=2, disable=not shown) as progress:
-        task = progress.add_task(what, total=None, note="")
-
-        def advance(done: int, total: int, note: str = "") -> None:
-            progress.update(task, completed=done, total=total, note=note)
-
-        yield advance
 
 
 def names(text: str) -> tuple[str, ...]:

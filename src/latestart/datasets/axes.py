@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+__all__ = ["COUNTS", "SIDE", "Channels", "as_pictures", "channels_first"]
+
 Channels = Literal["first", "last"]
 COUNTS = (1, 3)  # of the channels of a picture
 SIDE = 8  # pixels: what is smaller may be a number of channels

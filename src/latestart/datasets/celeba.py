@@ -18,13 +18,15 @@ from latestart.datasets.pictures import Pictures
 from latestart.datasets.places import ALL, PARTS, Place
 from latestart.records import Record
 
+__all__ = ["FACES", "attributes", "find", "open_celeba"]
+
 FACES, PARTITION, ATTRIBUTES = "img_align_celeba", "list_eval_partition.txt", "list_attr_celeba.txt"
 CROP, SIZE = 140, 64  # the square cut from the middle, and the size if none is asked for
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attributes(Record):
-    """What is known of each image of CelebA: `names`, and `values` `(N, 40)`, whether the image has it."""
+    """The attributes of CelebA: `names`, and `values` `(N, 40)`, True where the image has it."""
 
     names: tuple[str, ...]
     values: Tensor

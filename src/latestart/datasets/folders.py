@@ -18,6 +18,8 @@ import torch
 
 from latestart.datasets.pictures import SUFFIXES, Colour, Pictures
 
+__all__ = ["open_folder"]
+
 OWN = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
 
 

@@ -26,6 +26,8 @@ from latestart.datasets.pickles import Stored, read_pickle
 from latestart.datasets.pictures import Chunk, Source
 from latestart.datasets.places import Place
 
+__all__ = ["find_batches", "open_imagenet"]
+
 BATCHES, VALIDATION, CLASSES = 10, "val_data", 1000
 TRAINING = tuple(f"train_data_batch_{k}" for k in range(1, BATCHES + 1))
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, KeyError, NotImplementedError)
@@ -89,7 +91,7 @@ def find_batches(folder: Path) -> dict[str, Path]:
 
 
 def open_imagenet(place: Place, batches: dict[str, Path]) -> Stack:
-    """The images of a part: `train`, or `valid` where that is all there is, if none is named.
+    """The images of a part: by default `train`, or `valid` where there is nothing else.
 
     Raises:
         FileNotFoundError: some of its files are missing.

@@ -16,6 +16,8 @@ from latestart.datasets.pictures import Source
 from latestart.datasets.places import Place
 from latestart.datasets.tables import open_npz, open_parquet
 
+__all__ = ["open_source"]
+
 
 def open_source(place: Place) -> Source:
     """The source at a place.

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+__all__ = ["Stored", "read_pickle"]
+
 LARGE = 1 << 16  # bytes that are left in the file
 DAMAGED = (
     *(pickle.UnpicklingError, EOFError, struct.error, ValueError, LookupError, TypeError, AttributeError),
@@ -44,7 +46,7 @@ class Stored:
             raise TypeError("an array of objects")
 
     def array(self) -> np.ndarray:
-        """The array, on the bytes that it has. Raises `ValueError` if they are not as many as it says."""
+        """The array over its bytes; raises `ValueError` if their number is not the one stated."""
         return np.frombuffer(self.raw, self.dtype).reshape(self.shape)
 
 
@@ -131,7 +133,7 @@ class Mapped:
 
 
 def read_pickle(path: Path) -> Any:
-    """What a pickle holds, if that is lists, dicts, text, numbers and arrays alone; arrays as `Stored`.
+    """Read a pickle of lists, dicts, text, numbers and arrays, and of nothing else; arrays as `Stored`.
 
     Written by Python 3, or by Python 2, whose text is told from bytes by what it is used as.
 

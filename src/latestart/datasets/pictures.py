@@ -25,6 +25,8 @@ from PIL import Image, ImageColor, ImageOps
 from PIL.ExifTags import Base
 from torch import Tensor
 
+__all__ = ["SUFFIXES", "Chunk", "Colour", "Pictures", "Source", "colour_of", "decode", "pixels_of", "plain", "stacked"]
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}  # without alpha, 8 bits a channel

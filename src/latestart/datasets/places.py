@@ -6,11 +6,13 @@ celeba@64@Smiling            with an attribute, 0 or 1, as the label
 photos@background=white      transparent pictures laid onto a colour
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from latestart.datasets.pictures import Colour, colour_of
+
+__all__ = ["ALL", "PARTS", "Place"]
 
 PARTS = ("train", "valid", "test")
 ALL = "all"
@@ -30,6 +32,7 @@ class Place:
     """
 
     path: Path
+    _: KW_ONLY
     size: int | None = None
     part: str | None = None
     attribute: str | None = None
@@ -69,7 +72,7 @@ class Place:
         return cls(Path(text).with_name(name) if name else Path(text).parent, **found)
 
     def without(self, what: str, *names: str) -> None:
-        """Raise `ValueError` if words were said that make no sense of a kind of place."""
+        """Raise `ValueError` for words that a kind of place does not have."""
         if said := [str(word) for name in names if (word := getattr(self, name)) is not None]:
             raise ValueError(f"{self.path} is {what}, which has no {said[0]!r} to ask for")
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from latestart.datasets.axes import as_pictures
 from latestart.datasets.pictures import Chunk, Colour, Source, decode, stacked
 
+__all__ = ["Arrays", "open_npz", "open_parquet"]
+
 
 class Table(Source):
     """Encoded pictures in the rows of a parquet file, decoded as they are read."""

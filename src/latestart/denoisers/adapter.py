@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from latestart.checks import whole_number
 from latestart.denoisers.wrappers import Wrapped
 
+__all__ = ["Network", "Watched", "as_network", "module_of", "sample_shape"]
+
 CLASSES = ("num_class_embeds", "num_embeds_ada_norm")  # settings of networks that take `class_labels`
 
 
@@ -51,7 +53,7 @@ class Network(Wrapped):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of its input: the one given to `as_network`, else that of its weights."""
+        """Precision of the input: the one given to `as_network`, else that of its weights."""
         return self._given[0] or _dtype(module_of(self.model))
 
     @property

@@ -23,6 +23,8 @@ from latestart.noise import Discrete
 
 __all__ = ["Around", "Inside", "residual"]
 
+__all__ = ["Around", "Inside", "residual"]
+
 
 class Inside(nn.Module):
     """Base of modules around a network of diffusers: precision and device are those of its weights."""
@@ -34,7 +36,7 @@ class Inside(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+__all__ = ["Denoiser", "Level", "check_sample", "expand", "require_denoiser", "score"]
+
 Level = float | Tensor
 
 
@@ -20,22 +22,22 @@ class Denoiser(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one sample."""
+        """Shape of one sample."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision that it computes in."""
+        """Precision of the computation."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the computation."""
         ...
 
     @property
     def sigma_range(self) -> tuple[float, float]:
-        """The noise levels it was made for, lowest and highest."""
+        """Lowest and highest noise level that it serves."""
         ...
 
     def __call__(self, y: Tensor, sigma: Level) -> Tensor:

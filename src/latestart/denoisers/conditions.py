@@ -9,11 +9,13 @@ from torch import Tensor
 
 from latestart.denoisers.adapter import Network, as_network, module_of
 
+__all__ = ["Conditions", "Index"]
+
 Index = slice | Tensor
 
 
 class Conditions:
-    """The inputs of a conditional network beside the sample and its time, one row a sample.
+    """The inputs of a conditional network other than the sample and its time, one row a sample.
 
     Args:
         network: that it is given to.

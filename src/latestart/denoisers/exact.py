@@ -26,7 +26,6 @@ sphere for nu = d/2 - 1, follows from `F_(nu+1) / F_nu = 2 (nu + 1) rho_nu`.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import torch
 from numpy.polynomial import Polynomial
@@ -34,7 +33,11 @@ from torch import Tensor
 
 from latestart.checks import whole_number
 from latestart.denoisers.base import Level, check_sample
-from latestart.gaussians.gaussian import Gaussian
+from latestart.gaussians.mixture import Mixture
+
+__all__ = ["GaussianMixture", "Hypercube", "PointCloud", "Simplex", "Sphere", "TwoPoints", "bessel_ratio"]
+
+GaussianMixture = Mixture  # a prior and an exact model are the same class
 
 CHUNK = 4096
 _UNIFORM_ORDER = 20.0  # from this order on, _DEBYE_TERMS terms of the uniform expansion are exact to rounding
@@ -42,7 +45,7 @@ _DEBYE_TERMS = 9
 
 
 class _Exact(ABC):
-    """What exact models of data at points share: checks, shapes, and the volume of the noise.
+    """Base of exact models of data at points: checks, shapes, and the volume of the noise.
 
     A concrete class gives `shape`, `dtype`, `device`, and the two functions of rows `y` `(B, D)` and levels `(B, 1)`:
     the posterior mean, and `log E_x0 exp(-|y - x_0|^2 / (2 sigma^2))`.
@@ -95,7 +98,7 @@ class _Exact(ABC):
 
 
 class PointCloud(_Exact):
-    """The exact denoiser of data that are n given points, for example a whole training set.
+    """The exact denoiser of n given points, for example a whole training set.
 
     The sums run over chunks of the points with a running maximum (log-sum-exp): memory does not grow with n.
 
@@ -272,91 +275,6 @@ class Sphere(_Exact):
     def _square(self, y: Tensor, snr: Tensor) -> Tensor:
         """`k^2`, `(B,)`."""
         return (self.radius * snr.squeeze(1)).square() * y.square().sum(1)
-
-
-class GaussianMixture:
-    """A mixture of Gaussians of any bases; its noised density is the mixture of the noised components.
-
-    Args:
-        components: Gaussians over samples of one shape.
-        weights: `(K,)`, positive; scaled to sum to 1. Without them all components weigh the same.
-
-    Raises:
-        ValueError: there are no components, their shapes differ, or the weights do not fit them.
-    """
-
-    sigma_range = (0.0, math.inf)
-
-    def __init__(self, components: Sequence[Gaussian], weights: Tensor | Sequence[float] | None = None) -> None:
-        if not components or len({component.shape for component in components}) != 1:
-            shapes = sorted({component.shape for component in components})
-            raise ValueError(f"a mixture needs components of one shape, received {len(components)} of shapes {shapes}")
-        given = torch.ones(len(components)) if weights is None else torch.as_tensor(weights)
-        if given.shape != (len(components),) or not (given.isfinite() & (given > 0)).all():
-            raise ValueError(f"expected {len(components)} positive weights, received {given.tolist()}")
-        self.components = tuple(components)
-        self.weights = given.to(self.device, torch.float64) / given.double().sum().item()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.components[0].shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.components[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.components[0].device
-
-    def __call__(self, y: Tensor, sigma: Level) -> Tensor:
-        """`E[x_0 | y] = sum_k r_k(y) E_k[x_0 | y]`, `(B, *shape)`, for `sigma` a number or `(B,)`; differentiable."""
-        shares = self.responsibilities(y, sigma).to(y.dtype).view(len(y), -1, *[1] * len(self.shape))
-        return sum(shares[:, k] * component(y, sigma) for k, component in enumerate(self.components))  # type: ignore[return-value]
-
-    def responsibilities(self, y: Tensor, sigma: Level = 0.0) -> Tensor:
-        """The posterior of the component, `P(k | y)`, float64 `(B, K)`."""
-        return self._joint(y, sigma).softmax(1)
-
-    def log_prob(self, y: Tensor, sigma: Level = 0.0) -> Tensor:
-        """`log p_sigma(y)` in nats, float64 `(B,)`; differentiable.
-
-        Raises:
-            ValueError: at sigma = 0, if a component has no density.
-        """
-        return self._joint(y, sigma).logsumexp(1)
-
-    def noised(self, sigma: float) -> "GaussianMixture":
-        """The distribution of `x_0 + sigma eps`."""
-        return GaussianMixture([component.noised(sigma) for component in self.components], self.weights)
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n samples `(n, *shape)`: the component of each, then noise, both from the generator."""
-        n, device = whole_number("n", n, 0), generator.device if generator is not None else self.device
-        if n == 0:  # `multinomial` draws one number at least
-            return torch.empty(0, *self.shape, dtype=self.dtype, device=self.device)
-        index = torch.multinomial(self.weights.to(device), n, replacement=True, generator=generator).to(self.device)
-        z = torch.randn(n, *self.shape, generator=generator, dtype=self.dtype, device=device).to(self.device)
-        out = torch.empty_like(z)
-        for k, component in enumerate(self.components):
-            out[index == k] = component.push(z[index == k])
-        return out
-
-    def _joint(self, y: Tensor, sigma: Level) -> Tensor:
-        """`log w_k + log N(y; m_k, C_k + sigma^2 I)`, float64 `(B, K)`."""
-        check_sample(y, self.shape)
-        variance = torch.as_tensor(sigma, dtype=torch.float64, device=self.device).expand(len(y)).square().unsqueeze(1)
-        return self.weights.log() + torch.stack([_log_normal(c, y, variance) for c in self.components], 1)
-
-
-def _log_normal(component: Gaussian, y: Tensor, variance: Tensor) -> Tensor:
-    """`log N(y; m, C + variance I)` with a variance for each sample, `(B, 1)`: float64 `(B,)`."""
-    noised = component.variances + variance
-    if not (noised > 0).all():
-        raise ValueError("a component of the mixture has variances that are zero: its density needs sigma > 0")
-    x = y.to(torch.promote_types(y.dtype, component.dtype)) - component.mean
-    volume = noised.mul(2 * math.pi).log() @ component.basis.multiplicity.to(noised)
-    return -0.5 * (component.basis.squares(x, 1 / noised) + volume)
 
 
 def bessel_ratio(order: float, square: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,8 @@ from latestart.files import write_json
 from latestart.gaussians.gaussian import load_gaussian
 from latestart.noise import runs_to_noise
 
+__all__ = ["SIDECAR", "load_model", "open_scheduler", "save_model"]
+
 SIDECAR = "latestart.json"
 AROUND = "around.safetensors"
 PARTS = ("unet", "transformer")  # the folders of pipelines in which their network lies
@@ -32,7 +34,7 @@ SETTINGS = "scheduler_config.json"
 
 
 def save_model(model: nn.Module, scheduler: Any, path: str | Path, record: dict[str, Any] | None = None) -> None:
-    """Write a network as a folder that `UNet2DModel.from_pretrained` opens, its scheduler and a record beside it.
+    """Write a network, its scheduler and a record as a folder that `UNet2DModel.from_pretrained` opens.
 
     The folder holds `config.json`, `diffusion_pytorch_model.safetensors`, `scheduler/scheduler_config.json` and
     `latestart.json` (the size of the patches, and `record`); `around.safetensors` the Gaussian that it is around.

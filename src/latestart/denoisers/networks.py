@@ -16,6 +16,8 @@ from latestart.denoisers.base import Denoiser, Level, check_sample, expand, requ
 from latestart.denoisers.conditions import Conditions, Index
 from latestart.denoisers.conventions import Convention
 
+__all__ = ["NetworkDenoiser", "as_model", "from_diffusers", "predict"]
+
 
 class NetworkDenoiser:
     """A network as a denoiser, `D(y, sigma)`; see `from_diffusers`."""
@@ -39,7 +41,7 @@ class NetworkDenoiser:
 
     @property
     def device(self) -> torch.device:
-        """Where it is evaluated."""
+        """Device of the evaluation."""
         return self.model.device
 
     @property

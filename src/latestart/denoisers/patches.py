@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from latestart.denoisers.around import Inside
 
+__all__ = ["Unshuffled"]
+
 
 class Unshuffled(Inside):
     """A network on `factor` x `factor` patches of the image, as a network on the image.

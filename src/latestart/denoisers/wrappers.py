@@ -10,6 +10,8 @@ from torch import Tensor
 from latestart.denoisers.base import expand
 from latestart.denoisers.conventions import Convention
 
+__all__ = ["HalfPrecision", "Velocity", "Wrapped", "of_velocity"]
+
 
 class Wrapped:
     """A network behind a call of one's own: it overrides the call, and forwards every other attribute.

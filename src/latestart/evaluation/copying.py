@@ -29,6 +29,8 @@ from latestart.evaluation.distances import distances
 from latestart.evaluation.quality import Estimate, Extractor, as_features, interval, unit_images
 from latestart.records import Record
 
+__all__ = ["BAR", "QUANTILE", "Copying", "CopyingFrom", "copying"]
+
 QUANTILE = 0.01
 BAR = 0.02  # of the share copied
 FAR = 1e200  # stands for the infinite ratio of a twin of a held-out image

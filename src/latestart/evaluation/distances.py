@@ -7,6 +7,8 @@ times their norm in place of 0. Where it comes out so small, the distance is tak
 import torch
 from torch import Tensor
 
+__all__ = ["distances"]
+
 CLOSE = 1e-6  # of the norms of both rows: what lies below is told by their difference
 AT_ONCE = 2**16  # pairs whose differences are held in memory
 

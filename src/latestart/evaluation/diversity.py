@@ -37,6 +37,21 @@ from latestart.evaluation.quality import Estimate, Extractor, as_features, inter
 from latestart.features import Classifier
 from latestart.records import Record
 
+__all__ = [
+    "Attribute",
+    "Classify",
+    "DeepFaceClassifier",
+    "Diversity",
+    "ProjectClassifier",
+    "TransformersClassifier",
+    "attribute",
+    "chance",
+    "classified",
+    "diversity",
+    "ratio",
+    "vendi",
+]
+
 Classify = Callable[[Tensor], Any]
 Kernel = Callable[[Tensor], Tensor]
 RESAMPLES, BATCH = 500, 500
@@ -44,7 +59,7 @@ KINDS = ("entropy", "kl", "total_variation")
 _HUGE = 1e200  # stands for infinity, between which and a number no quantile can be interpolated
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Attribute(Record):
     """One attribute among samples and data.
 
@@ -80,7 +95,7 @@ class Attribute(Record):
         return {"shares": shares, **finite}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Diversity(Record):
     """Attributes by name; where features were given, how many samples differ and how much of the data they meet."""
 
@@ -109,7 +124,7 @@ def diversity(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Diversity:
-    """How diverse samples are, against data.
+    """Measure how diverse samples are, against data.
 
     Args:
         samples: images, whatever `as_images` takes, floats in [0, 1].
@@ -137,18 +152,24 @@ def diversity(
         one, other = (classified(classifier, images, name if several else "classify") for images in (a, b))
         attributes[name] = attribute(one, other, own, resamples=resamples, seed=seed)
     if features is None:
-        return Diversity(attributes)
+        return Diversity(attributes=attributes)
     extract = resolve(features)
     ours, theirs = extract(a), extract(b)
     overlap = OverlapWith(theirs)(ours, seed=seed)
     score, score_data = (vendi(rows, resamples=min(resamples, 200), seed=seed) for rows in (ours, theirs))
-    return Diversity(attributes, score, score_data, overlap.recall, overlap.coverage)
+    return Diversity(
+        attributes=attributes,
+        vendi=score,
+        vendi_data=score_data,
+        recall=overlap.recall,
+        coverage=overlap.coverage,
+    )
 
 
 def attribute(
     samples: Tensor, data: Tensor, values: Sequence[str] | None = None, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Attribute:
-    """One attribute from what a classifier said, or from what is known: class indices `(N,)` or probabilities `(N, K)`.
+    """One attribute from class indices `(N,)` or probabilities `(N, K)`, of a classifier or known.
 
     Args:
         samples: of each sample.
@@ -185,7 +206,7 @@ def _figures(p: Tensor, q: Tensor) -> dict[str, Tensor]:
 
 
 def ratio(one: Attribute, other: Attribute, kind: str = "kl") -> Estimate:
-    """How many times larger a figure ("entropy", "kl" or "total_variation") of `one` is, by paired replicates.
+    """The ratio of a figure ("entropy", "kl" or "total_variation") of `one` to the other's, by paired replicates.
 
     Both must be of sets of equal size against the same data, with the same seed.
 
@@ -200,7 +221,7 @@ def ratio(one: Attribute, other: Attribute, kind: str = "kl") -> Estimate:
 
 
 def entropy(shares: Tensor) -> Tensor:
-    """Of shares `(..., K)`, in nats."""
+    """Entropy of shares `(..., K)`, in nats."""
     return torch.special.entr(shares).sum(-1)
 
 
@@ -220,7 +241,7 @@ def chance(values: int, n: float, m: float) -> float:
 
 
 def total_variation(p: Tensor, q: Tensor) -> Tensor:
-    """Of shares `(..., K)`: from 0 to 1."""
+    """Total variation between shares `(..., K)`, from 0 to 1."""
     return (p - q).abs().sum(-1) / 2
 
 
@@ -311,14 +332,14 @@ def _shares(classes: Tensor, k: int, resamples: int, generator: torch.Generator)
 
 
 def _exact(said: Tensor) -> bool:
-    """Whether these are shares `(K,)`, and not one class or row of probabilities for each image."""
+    """Whether these are shares `(K,)`, rather than a class or a row of probabilities for each image."""
     if said.ndim != 1 or not said.is_floating_point() or not bool((said >= 0).all()):
         return False
     return abs(float(said.double().sum()) - 1) < 1e-6
 
 
 def _classes(said: Tensor) -> int:
-    """How many classes there are in indices `(N,)` or probabilities `(N, K)`."""
+    """The number of classes in indices `(N,)` or probabilities `(N, K)`."""
     if said.ndim == 1 and len(said) and not said.is_floating_point() and bool((said >= 0).all()):
         return int(said.max()) + 1
     if said.ndim == 2 and len(said) and said.is_floating_point():
@@ -413,7 +434,7 @@ class DeepFaceClassifier:
         self.analyze, self.attribute, self.values = DeepFace.analyze, attribute, self.VALUES[attribute]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Of images `(B, 3, H, W)` in [0, 1], each the crop of one face."""
+        """Classify images `(B, 3, H, W)` in [0, 1], each the crop of one face."""
         return torch.stack([self._one(image) for image in images])
 
     def _one(self, image: Tensor) -> Tensor:

@@ -48,6 +48,23 @@ from latestart.checks import seeded, whole_number
 from latestart.gaussians.gaussian import Gaussian
 from latestart.records import Record
 
+__all__ = [
+    "REPLICATES",
+    "TESTS",
+    "Gaussianity",
+    "Test",
+    "anderson_darling",
+    "energy",
+    "gaussianity",
+    "henze_zirkler",
+    "holm",
+    "leading_directions",
+    "own_scores",
+    "p_value",
+    "prior_scores",
+    "statistics",
+]
+
 TESTS = ("skewness", "kurtosis", "henze-zirkler", "energy", "projection")
 TWO_SIDED = ("kurtosis",)
 RANK = 8  # leading directions that are tested, at most
@@ -55,7 +72,7 @@ PER_DIRECTION = 5  # samples for each direction, at least
 PROJECTIONS, REPLICATES = 100, 499
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Test(Record):
     """One test of the samples.
 
@@ -83,7 +100,7 @@ class Test(Record):
         return self.statistic - self.expected
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Gaussianity(Record):
     """All tests of one set of n samples in k directions, against "own" (any Gaussian) or "prior" (the given one)."""
 
@@ -140,10 +157,18 @@ def gaussianity(
     p = [p_value(values[name], null[:, i], name in TWO_SIDED) for i, name in enumerate(TESTS)]
     mean, spread = null.mean(0).tolist(), null.std(0).tolist()
     tests = (
-        Test(name, value, mean[i], (value - mean[i]) / spread[i], p[i], adjusted)
+        Test(
+            name=name,
+            statistic=value,
+            expected=mean[i],
+            deviations=(value - mean[i]) / spread[i],
+            p=p[i],
+            adjusted=adjusted,
+        )
         for i, ((name, value), adjusted) in enumerate(zip(values.items(), holm(p)))
     )
-    return Gaussianity("own" if prior is None else "prior", len(z), rank, replicates, tuple(tests))
+    hypothesis = "own" if prior is None else "prior"
+    return Gaussianity(hypothesis=hypothesis, n=len(z), rank=rank, replicates=replicates, tests=tuple(tests))
 
 
 def own_scores(rows: Tensor, rank: int) -> Tensor:

@@ -19,6 +19,8 @@ from torch import Tensor
 from latestart.checks import seeded
 from latestart.evaluation.quality import as_features
 
+__all__ = ["EnergyTo", "energy_distance", "kid"]
+
 
 class EnergyTo:
     """The energy distance of feature sets to one reference, with bootstrap replicates; made once for many sets.
@@ -40,7 +42,7 @@ class EnergyTo:
         return float(self.weighted(features, torch.ones(1, len(features), dtype=torch.float64))[0])
 
     def by_blocks(self, features: Tensor, block: int) -> tuple[float, Tensor]:
-        """The distance, and that without each of the blocks, `(B,)`, for a jackknife; pairs of one block do not count.
+        """The distance, and that without each block, `(B,)`, for a jackknife; pairs within a block do not count.
 
         Args:
             features: `(N, F)` of the samples, in blocks that are independent of each other, at least three.

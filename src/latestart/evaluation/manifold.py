@@ -21,6 +21,8 @@ from latestart.evaluation.distances import distances
 from latestart.evaluation.quality import Estimate, as_features, interval
 from latestart.records import Record
 
+__all__ = ["FEWEST", "OverlapWith"]
+
 NEIGHBOURS = 3
 COVERAGE_NEIGHBOURS = 5
 FEWEST = max(NEIGHBOURS, COVERAGE_NEIGHBOURS) + 1  # points of a set: each has its neighbours beside itself

@@ -23,6 +23,18 @@ from latestart.gaussians.basis import Dense, DenseProducts
 from latestart.gaussians.gaussian import Gaussian
 from latestart.inputs.front import as_images
 
+__all__ = [
+    "Estimate",
+    "Extractor",
+    "FrechetTo",
+    "as_features",
+    "feature_statistics",
+    "frechet",
+    "interval",
+    "resolve",
+    "unit_images",
+]
+
 BLOCK = 1024  # rows of features summed at once
 
 Extractor = Callable[[Tensor], Tensor]

@@ -6,14 +6,12 @@ here, before the work.
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
@@ -23,6 +21,7 @@ from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import PointCloud
 from latestart.denoisers.networks import from_diffusers
 from latestart.experiments.analysis import CLOUD, NETWORK
+from latestart.gaussians.clusters import kmeans
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
 from latestart.records import Record
@@ -217,12 +216,6 @@ def _check(denoiser: Denoiser, x_0: Tensor, levels: list[float]) -> None:
 
 def _means(images: Tensor, labels: Tensor | None, settings: Settings) -> Tensor:
     """Class means, or centres of clusters, `(k, *shape)`: the means of the noised classes in y too."""
-    if labels is not None and len(labels.unique()) > 1:
-        return torch.stack([images[labels == label].mean(0) for label in labels.unique()])
-    rows = images.flatten(1).double().cpu().numpy()
-    clusters = min(settings.clusters, len(np.unique(rows, axis=0)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # an empty cluster: the centre is dropped below
-        centres, index = kmeans2(rows, clusters, minit="++", seed=settings.seed)
-    kept = torch.from_numpy(centres[np.unique(index)])
-    return kept.view(-1, *images.shape[1:]).to(images)
+    if labels is None or len(labels.unique()) < 2:
+        labels = kmeans(images.flatten(1), settings.clusters, settings.seed)
+    return torch.stack([images[labels == label].mean(0) for label in labels.unique()])

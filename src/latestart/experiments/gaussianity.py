@@ -287,7 +287,7 @@ class Levels:
 def _found(known: dict[str, Any]) -> Gaussianity:
     names = [each.name for each in fields(Test)]
     tests = tuple(Test(**{name: test[name] for name in names}) for test in known["tests"])
-    return Gaussianity(known["hypothesis"], known["n"], known["rank"], known["replicates"], tests)
+    return Gaussianity(**{name: known[name] for name in ("hypothesis", "n", "rank", "replicates")}, tests=tests)
 
 
 def chosen(images: Images, samples: int, shape: tuple[int, ...]) -> Images:

@@ -18,9 +18,8 @@ and from the fourth step on those of Adams and Bashforth, of one evaluation each
     y' = T(y, (55 e_k - 59 e_(k-1) + 37 e_(k-2) - 9 e_(k-3)) / 24, t, t')
 
 so that n steps cost n + 9 evaluations: 12, 14 and 19 for 3, 5 and 10. The half times are not half levels, which leaves
-the method second order in the step. DDIM (eta = 0) and DDPM as the paper runs it (DDIM with eta = 1) cost one a step:
-
-    y' = D + sigma' sqrt(1 - eta^2 (1 - sigma'^2 / sigma^2)) e + eta sigma' sqrt(1 - sigma'^2 / sigma^2) z
+the method second order in the step. DDIM (eta = 0) and DDPM as the paper runs it (DDIM with eta = 1) cost one a step,
+that of `dynamics.sde`.
 
 The grid is that of the paper's code, `linspace(0, t_start, n)` in whole times, which ends at t = 0: the last step goes
 from there to the data (sigma = 0), and spends an evaluation on noise that cannot be seen. Below t = 0 there is nothing
@@ -46,6 +45,7 @@ from torch import Tensor
 from latestart.checks import whole_number
 from latestart.denoisers.adapter import as_network
 from latestart.denoisers.networks import from_diffusers
+from latestart.dynamics import Denoise, sde
 from latestart.gaussians.prior import StartDistribution, as_start
 from latestart.noise import Noise
 from latestart.sampling.loop import Counted, Result, check_level
@@ -56,8 +56,6 @@ STARTS = (50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)  # those that th
 DATA = -1  # the time below 0: no noise
 RUNGE_KUTTA_STEPS = 3
 ADAMS_BASHFORTH = (55 / 24, -59 / 24, 37 / 24, -9 / 24)
-
-Denoise = Callable[[Tensor, float], Tensor]  # of y and sigma
 
 
 def paper_grid(t_start: int, steps: int) -> tuple[int, ...]:
@@ -141,14 +139,7 @@ def ddim(
         white: draws noise as `y`; needed where `eta` is not 0.
     """
     levels = Levels(noise)
-    for t, after in pairwise(times):
-        sigma, lower = levels.sigma(t), levels.sigma(after)
-        clean = denoise(y, sigma)
-        fresh = eta**2 * (1 - (lower / sigma) ** 2)  # of the variance at the lower level
-        y = clean + lower * (1 - fresh) ** 0.5 * (y - clean) / sigma
-        if fresh and lower and white is not None:
-            y = y + lower * fresh**0.5 * white()
-        yield y
+    return sde(denoise, y, [levels.sigma(t) for t in times], white, eta)
 
 
 @torch.inference_mode()

@@ -25,6 +25,21 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+__all__ = [
+    "NARROW",
+    "Basis",
+    "Blocks",
+    "Dense",
+    "DenseProducts",
+    "Diagonal",
+    "Isotropic",
+    "Products",
+    "eigenpairs",
+    "nuclear_norm",
+    "trace",
+    "without_rank",
+]
+
 STRIPS = 8  # of the upper triangle: enough to skip most of the lower one, few enough to multiply at full speed
 NARROW = 256  # below this width float32 matrix products sum serially, which loses a digit, and speed is no matter
 
@@ -79,7 +94,7 @@ class Basis(ABC):
         return all(_identical(tensor, theirs[name]) for name, tensor in self.tensors().items())
 
     def tensors(self) -> dict[str, Tensor]:
-        """What must be stored, beside the shape, to rebuild this basis."""
+        """The tensors that, with the shape, rebuild this basis."""
         return {name: getattr(self, name) for name in self.parts}
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Basis":

@@ -14,6 +14,21 @@ from torch import Tensor
 from latestart.gaussians.basis import Basis
 from latestart.gaussians.transforms import Transform
 
+__all__ = [
+    "add_blocks",
+    "as_numbers",
+    "as_parts",
+    "at_least_single",
+    "block_eigenpairs",
+    "block_size",
+    "checked",
+    "complete_blocks",
+    "matrices",
+    "rotate",
+    "rotate_back",
+    "squared",
+]
+
 
 def block_size(transform: Transform) -> tuple[int, ...]:
     """Shape of the tensor of real numbers that holds a C x C block for each frequency."""

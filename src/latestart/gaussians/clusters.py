@@ -39,6 +39,8 @@ from latestart.gaussians.sums import CHUNK, Sums
 from latestart.inputs.front import Stream
 from latestart.records import Record
 
+__all__ = ["Assignment", "assigned", "blocks", "kmeans"]
+
 DIRECTIONS = 64
 SAMPLE, SAMPLE_BYTES = 4096, 2**29  # images whose directions are taken: at most so many, and so much memory
 ROWS, ROWS_EACH = 10_000, 500  # images, and images a component if those are more, that k-means++ and EM look at
@@ -72,7 +74,7 @@ class Directions(Record):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Assignment(Record):
-    """Which component each image belongs to, and how the images are recognised when they are read again.
+    """The component of each image, with coordinates that recognise the images when they are read again.
 
     All of it stands on the processor, wherever the images were told apart: every process of a run is handed it.
 
@@ -240,7 +242,7 @@ def em(z: Tensor, cluster: Tensor, k: int, sigma: float) -> tuple[Clusters, list
 
 
 def _normal(z: Tensor, share: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one component all that its density needs: the constant `()`, the mean `(r,)`, and `S^(-1/2)` `(r, r)`."""
+    """The constant `()`, the mean `(r,)` and `S^(-1/2)` `(r, r)` of one component's log-density."""
     counts = share > NEGLIGIBLE
     w, x = share[counts], z[counts]
     identity = torch.eye(z.shape[1], dtype=torch.float64, device=z.device)

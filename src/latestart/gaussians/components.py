@@ -29,6 +29,8 @@ from latestart.gaussians.moments import Moments
 from latestart.gaussians.sums import report_dense, require_rank, require_variance, structured
 from latestart.processes import Processes
 
+__all__ = ["SHRINKAGE", "EmptyComponent", "grouped", "groups_of", "moments_of", "moments_of_all", "shrunken"]
+
 SHRINKAGE = 30.0  # nu; measured, see above
 DENSE_LIMIT = 2**32  # bytes of float64 D x D sums of all components that "auto" still calls dense
 
@@ -38,7 +40,7 @@ Structure = tuple[str, int | None, torch.dtype, int]  # basis, rank, dtype of th
 
 
 class EmptyComponent(ValueError):
-    """More components were asked for than the images can be told into."""
+    """A component without images: more components than the images divide into."""
 
 
 def moments_of_all(images: ImageSet, structure: Structure, processes: Processes) -> Moments:
@@ -135,7 +137,7 @@ def _enough(part: Moments, k: int, total: int) -> Moments:
 def _chosen(
     basis: str, rank: int | None, shape: tuple[int, ...], count: int, components: int
 ) -> tuple[str, int | None]:
-    """What "auto" stands for: one basis for all components, by the images of all, since they share a covariance."""
+    """Resolve "auto": one basis for all components, by the images of all, since they share a covariance."""
     if basis != "auto":
         return basis, rank
     dim = math.prod(shape)

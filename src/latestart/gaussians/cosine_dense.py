@@ -26,6 +26,8 @@ from latestart.gaussians.blocks import (
 )
 from latestart.gaussians.transforms import CosineTransform, low_first, picked
 
+__all__ = ["CosineDense"]
+
 RANK = 512  # dense directions of "cosine+dense" unless told
 IMAGES = 3  # and at most one for so many images; held-out digits ask for fewer images, photographs for more
 
@@ -141,7 +143,7 @@ class CosineDenseProducts(Products):
         return basis, torch.cat([low, values])
 
     def _supported(self, count: int) -> int:
-        """The number of low frequencies that so many images determine."""
+        """The number of low frequencies that the images determine."""
         if self.rank is None:
             return min(self.low, count // (IMAGES * self.transform.channels))
         if self.pairs.dim >= count:

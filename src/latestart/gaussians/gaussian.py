@@ -36,6 +36,8 @@ from latestart.gaussians.sums import Sums, require_variance
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import warn_of_unit_range
 
+__all__ = ["Gaussian", "load_gaussian"]
+
 
 class Gaussian(Prior):
     """`N(mean, Q diag(variances) Q^T)` over images; a denoiser for data that is so distributed.
@@ -192,15 +194,19 @@ class Gaussian(Prior):
         level = self._level(sigma)
         return Gaussian(self.mean, self.basis, self.variances + level.square(), self.count, self.value_range)
 
-    def log_prob(self, y: Tensor) -> Tensor:
-        """Log-density of y `(B, *shape)` in nats, float64 `(B,)`; differentiable in y.
+    def log_prob(self, y: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
+        """Log-density of data noised to `sigma` at y `(B, *shape)`, in nats, float64 `(B,)`; differentiable in y.
+
+        Args:
+            y: `(B, *shape)`.
+            sigma: noise level, a number or `(B,)`; 0 for clean data.
 
         Raises:
-            ValueError: a variance is zero, so there is no density; that of `noised(sigma)` with sigma > 0 exists.
+            ValueError: the level is 0 and a variance is zero, so there is no density.
         """
-        variances = self._positive(self.variances, "log_prob")
+        variances = self._positive(self.variances + self._level(sigma, y).square(), "log_prob")
         x, _ = self._images(y)
-        volume = self._multiplicity @ variances.mul(2 * math.pi).log()
+        volume = variances.mul(2 * math.pi).log() @ self._multiplicity
         return -0.5 * (self.basis.squares(x - self.mean, 1 / variances) + volume)
 
     def kl(self, other: "Gaussian") -> float:

@@ -43,6 +43,8 @@ from torch import Tensor
 from latestart.checks import seeded
 from latestart.gaussians.basis import NARROW, Basis, Blocks, Products
 
+__all__ = ["LowRank", "Sketch", "hartley"]
+
 RANK = 256  # directions where none are asked for
 OVERSAMPLING = 2  # columns of the sketch for each direction
 BLOCK = 2**20  # numbers worked on at once, so that nothing but the sketch and the basis grows with D
@@ -75,7 +77,7 @@ class LowRank(Basis):
         return torch.addmm(rows * rest.to(x.dtype), rows @ q * (own - rest).to(x.dtype), q.T).reshape(x.shape)
 
     def energies(self, x: Tensor) -> Tensor:
-        """The rest's is that of the difference from the projection: a difference of energies would cancel."""
+        """Energies `(B, K)`; that of the rest comes from the residual, since a difference of energies cancels."""
         rows, q = x.flatten(1), self.vectors.to(x.dtype)
         components = rows @ q
         if self.rank == self.dim:

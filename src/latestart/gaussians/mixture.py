@@ -44,6 +44,8 @@ from latestart.inputs.front import as_images
 from latestart.inputs.ranges import warn_of_unit_range
 from latestart.processes import Processes
 
+__all__ = ["COMPONENTS", "Mixture", "load_mixture"]
+
 COMPONENTS = 30
 ALONE = Processes()
 LIGHT = 1e-3  # nats by which a component's start samples may differ from it
@@ -215,7 +217,7 @@ class Mixture(Prior):
         """
         return self._shared(y, sigma, labels, lambda component, part, level: component.score(part, level))
 
-    def responsibilities(self, y: Tensor, sigma: float | Tensor, labels: Tensor | int | None = None) -> Tensor:
+    def responsibilities(self, y: Tensor, sigma: float | Tensor = 0.0, labels: Tensor | int | None = None) -> Tensor:
         """Posterior of the component of y `(B, *shape)` at the level `sigma`, float64 `(B, K)`; rows sum to 1.
 
         Raises:
@@ -223,13 +225,18 @@ class Mixture(Prior):
         """
         return self._joint(y, sigma, labels).softmax(1)
 
-    def log_prob(self, y: Tensor, labels: Tensor | int | None = None) -> Tensor:
-        """Log-density of y `(B, *shape)` in nats, of any class or of given ones, float64 `(B,)`; differentiable in y.
+    def log_prob(self, y: Tensor, sigma: float | Tensor = 0.0, labels: Tensor | int | None = None) -> Tensor:
+        """Log-density of data noised to `sigma` at y `(B, *shape)`, in nats, float64 `(B,)`; differentiable in y.
+
+        Args:
+            y: `(B, *shape)`.
+            sigma: noise level, a number or `(B,)`; 0 for clean data.
+            labels: the class of each image, an index or `(B,)`, if it is known.
 
         Raises:
-            ValueError: a component has variances of zero, so there is no density; that of `noised(sigma)` exists.
+            ValueError: the level is 0 and a component has variances of zero, so there is no density.
         """
-        return self._joint(y, 0.0, labels).logsumexp(1)
+        return self._joint(y, sigma, labels).logsumexp(1)
 
     @torch.inference_mode(False)  # what is kept must be good for derivatives later
     def noised(self, sigma: float) -> "Mixture":
@@ -352,7 +359,7 @@ class Mixture(Prior):
         )
 
     def _log_weights(self, labels: Tensor | int | None, n: int) -> Tensor:
-        """Of all components `(K,)`, or among those of each image's class `(B, K)`, minus infinity for the others."""
+        """Log-weights of all components `(K,)`, or within each image's class `(B, K)`, minus infinity elsewhere."""
         if labels is None:
             return self.weights.log()
         out = torch.full((n, len(self.components)), -math.inf, dtype=torch.float64, device=self.device)
@@ -497,7 +504,7 @@ def _classes(labels: Tensor | np.ndarray | Sequence[int]) -> Tensor:
 
 
 def _own_classes(images: ImageSet, labels: Any) -> Tensor | None:
-    """The classes that a mixture is told apart by, `(N,)`, or None."""
+    """The class of each image, `(N,)`, or None where components follow no labels."""
     if labels is True:
         labels = images.labels
         if labels is None:
@@ -506,5 +513,5 @@ def _own_classes(images: ImageSet, labels: Any) -> Tensor | None:
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """The same for two tensors that are the same numbers in memory."""
+    """A key that is equal for two tensors over the same memory."""
     return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()

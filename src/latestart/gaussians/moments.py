@@ -21,6 +21,8 @@ from latestart.gaussians.sums import Sums
 from latestart.inputs.ranges import warn_of_unit_range
 from latestart.processes import Processes
 
+__all__ = ["Moments"]
+
 
 class Moments(Sums):
     """Streaming, mergeable moments: `update`, `merge`, then `gaussian`."""

@@ -1,4 +1,4 @@
-"""What a late start draws from: the contract of start distributions, and of priors, which are denoisers too.
+"""Start distributions and priors: the contract of what a late start draws from.
 
 A start distribution stands for clean data `x_0`, or for data noised to a level. It is asked for
 
@@ -27,6 +27,8 @@ from torch import Tensor
 
 from latestart.checks import whole_number
 
+__all__ = ["Conditioned", "Prior", "StartDistribution", "as_prior", "as_start"]
+
 NEEDED = ("shape", "noised", "push")
 
 
@@ -42,17 +44,17 @@ class StartDistribution(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """Shape of one sample."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the computation."""
 
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """The precision that it computes in."""
+        """Precision of the computation."""
 
     @abstractmethod
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
@@ -156,17 +158,17 @@ class Adopted(StartDistribution):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """Shape of one sample."""
         return tuple(self.own.shape)
 
     @property
     def device(self) -> torch.device:
-        """Its own, or the processor."""
+        """The object's own device, or the processor."""
         return torch.device(getattr(self.own, "device", "cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Its own, or float32."""
+        """The object's own dtype, or float32."""
         return getattr(self.own, "dtype", torch.float32)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
@@ -185,7 +187,7 @@ class Adopted(StartDistribution):
 
 
 class AdoptedPrior(Adopted, Prior):
-    """The same for an object that is a denoiser."""
+    """A user's own denoiser as a prior."""
 
     def __call__(self, y: Tensor, sigma: float | Tensor, labels: Tensor | int | None = None) -> Tensor:
         """The posterior mean `E[x_0 | y]`, `(B, *shape)`."""

@@ -6,6 +6,8 @@ from latestart.files import kind_of
 from latestart.gaussians.gaussian import Gaussian, load_gaussian
 from latestart.gaussians.mixture import Mixture, load_mixture
 
+__all__ = ["load_prior"]
+
 
 def load_prior(path: str | Path) -> Gaussian | Mixture:
     """Read a prior that `Gaussian.save` or `Mixture.save` wrote.

@@ -37,6 +37,8 @@ from latestart.gaussians.blocks import (
 )
 from latestart.gaussians.transforms import CosineTransform, FourierTransform, Transform, channels_and_grid
 
+__all__ = ["Channel", "Cosine", "Fourier"]
+
 
 class Spectral(Basis):
     """A rotation of the channels for each frequency; the variances are `(C, F)`, flattened, F in the transform's order.
@@ -124,7 +126,7 @@ class ChannelBlocks(Products):
 
 
 class Channel(Basis):
-    """One rotation of the channels for all positions: C variances, each for as many directions as there are positions.
+    """One rotation of the channels for all positions: C variances, each repeated at every position.
 
     Args:
         shape: of one image, channels first; a shape with one axis is one channel.
@@ -152,7 +154,7 @@ class Channel(Basis):
         return rotate(self._flat(x), self.rotation.to(x.dtype).unsqueeze(-1)).square().sum(-1)
 
     def translate(self, values: Tensor, onto: Basis) -> Tensor | None:
-        """Of one channel it is isotropic, diagonal in every basis."""
+        """The variances in the layout of `onto`: with one channel they are isotropic, diagonal in every basis."""
         if self.channels == 1:
             return values.expand(len(onto.multiplicity))
         return super().translate(values, onto)

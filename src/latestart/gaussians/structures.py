@@ -5,6 +5,8 @@ from latestart.gaussians.cosine_dense import CosineDense
 from latestart.gaussians.lowrank import LowRank
 from latestart.gaussians.spectral import Channel, Cosine, Fourier
 
+__all__ = ["basis_class"]
+
 BASES: dict[str, type[Basis]] = {
     cls.name: cls for cls in (Dense, Diagonal, Isotropic, Channel, Fourier, Cosine, CosineDense, LowRank)
 }

@@ -30,6 +30,8 @@ from latestart.gaussians.basis import Basis, DenseProducts, Products
 from latestart.gaussians.structures import basis_class
 from latestart.inputs.front import as_images
 
+__all__ = ["CHUNK", "Sums", "report_dense", "require_rank", "require_variance", "structured"]
+
 CHUNK = 2048  # images multiplied at once, so that memory does not grow with the batch
 CHUNK_VALUES = 2**25  # numbers in them at most, of images so large that fewer fill the memory of a chunk
 DENSE_LIMIT = 2**30  # bytes of float64 D x D sums that "auto" still calls dense: up to 11,585 values an image
@@ -269,5 +271,5 @@ def require_variance(parts: Sequence[Sums]) -> None:
 
 
 def structured(shape: tuple[int, ...]) -> str:
-    """What "auto" takes where a dense covariance is too large or has too few images: see `Gaussian.fit`."""
+    """The structured basis of "auto", for a dense covariance too large or with too few images: see `Gaussian.fit`."""
     return "cosine+dense" if len(shape) > 1 else "lowrank"

@@ -21,6 +21,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+__all__ = ["CosineTransform", "FourierTransform", "Transform", "channels_and_grid", "low_first", "picked"]
+
 CPU = torch.device("cpu")
 MATRIX = 192  # measured on one core: below this length a product with the cosine matrix is faster than a Fourier one
 
@@ -90,7 +92,7 @@ class FourierTransform(Transform):
 
 
 class HalfPlane:
-    """Which coefficients of `rfftn` over a grid are kept, and where those left out are found.
+    """Indices of the coefficients of `rfftn` that are kept, and of the mirrors of the others.
 
     Attributes:
         size: of the half plane.

@@ -38,6 +38,8 @@ from latestart.datasets.pictures import Colour, decode, pixels_of, plain
 from latestart.inputs.items import IMAGE_KEYS, class_indices, is_pair, is_scalar, labels_of, taken_apart, tensor_of
 from latestart.inputs.ranges import require_inside, require_range
 
+__all__ = ["Stream", "as_images"]
+
 GATHERED = 256  # single images put into one batch
 
 
@@ -104,7 +106,7 @@ class Stream(ImageSet):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image; the first one is read."""
+        """Shape of one image; reads the first one."""
         if self._shape is None:
             first = next(self._peeked(), None)
             if first is None:

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+__all__ = ["IMAGE_KEYS", "class_indices", "is_pair", "is_scalar", "labels_of", "taken_apart", "tensor_of"]
+
 IMAGE_KEYS, LABEL_KEYS = ("image", "img", "pixel_values", "images"), ("label", "labels")
 
 
@@ -42,7 +44,7 @@ def _nested(values: list[Any]) -> np.ndarray | None:
 
 
 def is_pair(item: Any) -> bool:
-    """Whether two things are images and their labels."""
+    """Whether two objects are images and their labels."""
     first, second = item
     listed = (
         isinstance(first, list | tuple) and len(first) > 0 and isinstance(first[0], Tensor | np.ndarray | Image.Image)
@@ -91,7 +93,7 @@ def _alike(one: Any, two: Any) -> bool:
 
 
 def _several(item: list[Any]) -> bool:
-    """Whether a list is of images, or the numbers of one, and not an image and its label."""
+    """Whether a list holds images, or the numbers of one, rather than an image and its label."""
     if isinstance(item[0], int | float | list):
         return True
     if len(item) > 1 and isinstance(item[1], int | str):

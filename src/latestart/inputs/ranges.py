@@ -11,6 +11,8 @@ from torch import Tensor
 
 from latestart.data import Range
 
+__all__ = ["require_inside", "require_range", "require_same_range", "warn_of_unit_range"]
+
 SLACK = 1e-3  # of a range: outside of it by rounding
 NEGATIVE = -0.1  # a range that begins below is not [0, 1] by rounding
 FEWEST = 8  # images that do not all happen to be bright
@@ -90,7 +92,7 @@ def warn_of_unit_range(bare: bool, shape: tuple[int, ...], values: Range | None)
 
 
 def _remedy(given: Range | None, expected: Range | None) -> str:
-    """How to bring values of one usual range to another, as the end of a sentence."""
+    """The conversion from one usual range to another, as the end of a sentence."""
     if given is None or expected is None or given == expected:
         return ""
     scale = (expected[1] - expected[0]) / (given[1] - given[0])

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from latestart.checks import whole_number
 from latestart.denoisers.adapter import Watched, as_network
 from latestart.denoisers.conditions import Conditions
 from latestart.gaussians.prior import as_start
+from latestart.progress import bar
 from latestart.records import Record
 from latestart.sampling.families import Beta, family_of
 from latestart.sampling.guard import LateStarted
@@ -113,24 +113,25 @@ def draw(
     prior = None if prior is None else as_start(prior).to(network.device)
     counted = network if isinstance(network, Counted) else Counted(network)
     before, size, own = counted.evaluated, _batch_size(batch_size, n), prepared(scheduler, t_start, steps)
-    bar = _bar(progress, -(-n // size) * len(own.timesteps))
-    parts = []
-    for begin in range(0, n, size):
-        index = slice(begin, min(begin + size, n))
-        numbers = range(index.start, index.stop)
-        generators: list[Any] = [sample_generator(seed, first + i) for i in numbers]
-        z = torch.stack([torch.randn(shape, generator=one) for one in generators]) if noise is None else noise[index]
-        if step_noise is not None:
-            generators = [GivenNoise(step_noise[:, i], one) for i, one in zip(numbers, generators)]
-        run, z, mine = Run(copy.deepcopy(own), generators), z.to(network.device), conditions[index]
-        x = start_sample(own, prior, z, mine.labels) if late else initial_sample(own, z)
-        for t, after in zip(own.timesteps.tolist(), trajectory(run, counted, x, mine)):
-            x = _finite(after, t)
-            bar.update()
-        parts.append(x)
-    bar.close()
+    parts: list[Tensor] = []
+    done, times = 0, own.timesteps.tolist()
+    with bar("sampling", progress) as advance:
+        for begin in range(0, n, size):
+            index = slice(begin, min(begin + size, n))
+            numbers = range(index.start, index.stop)
+            generators: list[Any] = [sample_generator(seed, first + i) for i in numbers]
+            z = torch.stack([torch.randn(shape, generator=g) for g in generators]) if noise is None else noise[index]
+            if step_noise is not None:
+                generators = [GivenNoise(step_noise[:, i], one) for i, one in zip(numbers, generators)]
+            run, z, mine = Run(copy.deepcopy(own), generators), z.to(network.device), conditions[index]
+            x = start_sample(own, prior, z, mine.labels) if late else initial_sample(own, z)
+            for t, after in zip(times, trajectory(run, counted, x, mine)):
+                x = _finite(after, t)
+                done += 1
+                advance(done, -(-n // size) * len(times))
+            parts.append(x)
     spent = (counted.evaluated - before) // n
-    return Result(torch.cat(parts), spent, tuple(own.timesteps.tolist()), start_level(own))
+    return Result(torch.cat(parts), spent, tuple(times), start_level(own))
 
 
 def check_level(model: Any, scheduler: Any, t_start: float | None) -> None:
@@ -167,8 +168,6 @@ def _finite(x: Tensor, t: float) -> Tensor:
     return x
 
 
-def _bar(progress: bool, total: int) -> Any:
-    return tqdm(total=total, desc="sampling", unit="step", disable=None if progress else True)
 
 
 def prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:

@@ -39,6 +39,8 @@ from latestart.theory.jacobian import ConvergenceError, Method
 from latestart.theory.roots import root
 from latestart.theory.stability import beside, critical_between, ends
 
+__all__ = ["THETA_C", "Match", "Node", "Tree", "bifurcation_tree", "match", "one_dimension"]
+
 THETA_C = math.sqrt(math.sqrt(2) - 1)  # of data at +-1 in one dimension
 
 
@@ -62,7 +64,7 @@ def one_dimension(theta: float) -> float:
     return root(lambda x: height * math.tanh(slope * x) / x - 1, 1e-12, height, pull, xtol=1e-15, rtol=1e-14)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Node(Record):
     """The end of a branch: where it splits, or a leaf.
 
@@ -158,7 +160,14 @@ def bifurcation_tree(
             f"the first fixed point, at sigma = {levels[0]:.6g}, is unstable already (lambda / c = {first.ratio:.4g}): "
             "give a sigma_range that begins above it"
         )
-    growth = _Growth(follower, leaves, starts.double(), tuple(reach), separation, xtol)
+    growth = _Growth(
+        follower=follower,
+        leaves=leaves,
+        starts=starts.double(),
+        reach=tuple(reach),
+        separation=separation,
+        xtol=xtol,
+    )
     growth.tips.append(_Branch(None, [first]))
     for done, sigma in enumerate(levels[1:], 1):
         growth.descend(sigma)
@@ -169,7 +178,7 @@ def bifurcation_tree(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Match(Record):
-    """How the leaves of a tree match classes.
+    """The match between the leaves of a tree and classes.
 
     Attributes:
         counts: `(leaves, classes)`, labelled points by nearest leaf and class.
@@ -232,7 +241,7 @@ class _Branch:
 
 @dataclass(frozen=True, eq=False)
 class _Birth:
-    """A branch that was born at a level beside another: its points from there on, by falling noise."""
+    """A branch born at a level next to another, with its points from there on, by falling noise."""
 
     sigma: float
     path: list[BranchPoint]
@@ -241,7 +250,7 @@ class _Birth:
         return self.path[0].sigma >= sigma
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class _Growth(Record):
     """A tree while it is followed down: `tips` are the branches that are still followed, `ended` all others."""
 
@@ -272,7 +281,7 @@ class _Growth(Record):
         sigma, point = branch.last.sigma, branch.last.point
         parent = None if branch.parent is None else branches.index(branch.parent)
         mean = point * constant(self.follower.criterion, sigma)
-        return Node(index, parent, sigma, point, mean, tuple(branch.path))
+        return Node(index=index, parent=parent, sigma=sigma, point=point, mean=mean, path=tuple(branch.path))
 
     def _follow(self, tip: _Branch, sigma: float) -> bool:
         """One level on; whether the branch is stable there. One that ends in a fold falls to where samples fall."""
@@ -341,7 +350,7 @@ class _Growth(Record):
         return born
 
     def _birth(self, tip: _Branch, found: BranchPoint, born: list[_Birth]) -> list[_Birth]:
-        """The birth of a branch, followed up beside another and its parents; none where it is lost at once."""
+        """Follow a branch up to its birth next to another and its parents; None where it is lost at once."""
         path = [here for branch in tip.line for here in branch.path]
         line = set(map(id, tip.line))
         known = [one for one in [*self.ended, *self.tips] if id(one) not in line]
@@ -355,7 +364,7 @@ class _Growth(Record):
             return [_Birth(level, rising.path[::-1])] if level > tip.last.sigma else []
 
     def at(self, sigma: float, near: list[BranchPoint]) -> BranchPoint:
-        """The branch at a level, from the first of some points beside it that leads there."""
+        """The branch at a level, from the first nearby point that leads there."""
         for point in near[:-1]:
             try:
                 return self.follower.follow(sigma, point)
@@ -422,7 +431,7 @@ class _Rising:
     path: list[BranchPoint]
 
     def to(self, centre: BranchPoint) -> bool:
-        """Whether the branch is there, beside `centre`, at its level too."""
+        """Follow the branch to the level of `centre`; whether it is there, and not one that is known."""
         last = self.path[-1]
         here = beside(self.growth.follower, centre, last.point, self.growth.separation)
         if here is None or self._is_known(here, (here.point - last.point).norm().item()):
@@ -431,7 +440,7 @@ class _Rising:
         return True
 
     def bracket(self, low: BranchPoint, high: BranchPoint) -> float:
-        """The level of its birth, between two points of the branch beside which it is at the level of `low`."""
+        """Bracket the level of its birth between two points of the other branch, the lower at the level of `low`."""
         while math.log(high.sigma / low.sigma) > self.growth.xtol:
             # the branch beside it may itself be born between the two, or end there
             middle = self.growth.at(math.sqrt(low.sigma * high.sigma), [low, high])

@@ -21,6 +21,8 @@ Sources: cloning, Biroli, Bonnaire, de Bortoli and Mezard 2024 (arXiv 2402.18491
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -31,9 +33,29 @@ from torch import Tensor
 
 from latestart.checks import derived_seed, seeded
 from latestart.denoisers.base import Denoiser, require_denoiser
+from latestart.dynamics import sde
 from latestart.noise import Noise
 from latestart.theory.levels import FEWEST, CriticalLevel, Curve, enough, evaluate
 from latestart.theory.roots import root
+
+__all__ = [
+    "clone",
+    "clone_curve",
+    "correlation",
+    "correlation_curve",
+    "normalised",
+    "paths",
+    "pixel_correlation",
+    "pixels",
+    "pixels_curve",
+    "susceptibility",
+    "susceptibility_curve",
+    "trajectories",
+    "two_gaussians",
+    "two_gaussians_agreement",
+    "uturn",
+    "uturn_curve",
+]
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -116,7 +138,7 @@ def clone_curve(
     seed: int = 0,
     agreement: float = AGREEMENT,
 ) -> Curve:
-    """How often two clones agree on the class, by the level down to which they share their path.
+    """The share of clones that agree on the class, by the level down to which they share their path.
 
     It costs `n len(sigmas)^2 refine / 2` evaluations.
 
@@ -142,7 +164,7 @@ def clone_curve(
     agreed = [_classes(classify, reverse.finish(y, k, stream=k + 1)) == labels for k, y in enumerate(states)]
     how = "paths of the reverse SDE shared down to the level and independent below it end in one class"
     threshold = chance + (2 * agreement - 1) * (1 - chance)
-    return Curve(reverse.sigma, torch.stack(agreed, 1).double(), "clone", how, threshold)
+    return Curve(reverse.sigma, torch.stack(agreed, 1).double(), "clone", how, threshold=threshold)
 
 
 def uturn(
@@ -174,7 +196,7 @@ def uturn_curve(
     refine: int = 4,
     seed: int = 0,
 ) -> Curve:
-    """How often an image changes its class when it is noised to a level and denoised again by the reverse SDE.
+    """The share of images that change class when noised to a level and denoised again by the reverse SDE.
 
     Args:
         images: `(n, *shape)`, at least 10.
@@ -197,7 +219,7 @@ def uturn_curve(
         y = x_0 + sigma * reverse.noise(x_0, k + 1, -1)
         changed.append(_classes(classify, reverse.finish(y, k, stream=k + 1)) != labels)
     how = "images noised to the level and denoised by the reverse SDE change their class half as often as by chance"
-    return Curve(reverse.sigma, torch.stack(changed, 1).double(), "uturn", how, half)
+    return Curve(reverse.sigma, torch.stack(changed, 1).double(), "uturn", how, threshold=half)
 
 
 def susceptibility(denoiser: Denoiser, noise: Noise | None = None, **options: Any) -> CriticalLevel:
@@ -283,7 +305,7 @@ def correlation_curve(
     x_0 = _centred(final)
     cosines = [torch.cosine_similarity(_centred(y), x_0, dim=1).cpu() for y in states]
     how = "correlation of the state with the final sample along paths of the reverse SDE"
-    return Curve(reverse.sigma, torch.stack(cosines, 1), "correlation", how, threshold)
+    return Curve(reverse.sigma, torch.stack(cosines, 1), "correlation", how, threshold=threshold)
 
 
 def trajectories(
@@ -358,7 +380,7 @@ def pixel_correlation(sigma: Tensor, states: Tensor, threshold: float = 0.5) -> 
     n = states.shape[1]
     correlated = (values[:-1] * values[-1]).mean(2).T.contiguous() * n / (n - 1)
     how = "mean correlation of the pixels that vary with their final values"
-    return Curve(sigma[:-1], correlated, "pixels", how, threshold)
+    return Curve(sigma[:-1], correlated, "pixels", how, threshold=threshold)
 
 
 def normalised(states: Tensor) -> Tensor:
@@ -402,10 +424,9 @@ def _centred(samples: Tensor) -> Tensor:
 class _Reverse:
     """The reverse SDE of a denoiser, on a grid of levels between those that are measured.
 
-    A step is the exact posterior of the lower level given x_0 = D, `y_s = D + r (y_t - D) + s sqrt(1 - r) eps` with
-    `r = s^2 / t^2` (Ho et al. 2020); at the lowest level the sample is D. It leaves out `(1 - r)^2 Cov[x_0 | y_t]` of
-    the posterior's spread: on two points, with steps of a tenth in log sigma, clones agree by up to 0.015 too often,
-    and by half of that with half the step. A `stream` of noise is a seed of its own.
+    The steps are those of `dynamics.sde`, which leave out a part of the posterior's spread: on two points, with steps
+    of a tenth in log sigma, clones agree by up to 0.015 too often, and by half of that with half the step. A `stream`
+    of noise is a seed of its own.
     """
 
     def __init__(self, denoiser: Denoiser, sigmas: Tensor | list[float] | None, refine: int, seed: int) -> None:
@@ -445,12 +466,9 @@ class _Reverse:
 
     def _descend(self, y: Tensor, begin: int, stream: int) -> Iterator[Tensor]:
         """Yield the state at each level of the grid from `begin` on, and last the sample."""
-        for step, (t, s) in enumerate(zip(self.levels[begin:-1], self.levels[begin + 1 :]), begin):
-            yield y
-            d, r = _batched(self.denoiser, y, t), s**2 / t**2
-            y = d + r * (y - d) + s * math.sqrt(1 - r) * self.noise(y, stream, step)
+        draws = (self.noise(y, stream, step) for step in count(begin))
         yield y
-        yield _batched(self.denoiser, y, self.levels[-1])
+        yield from sde(partial(_batched, self.denoiser), y, [*self.levels[begin:], 0.0], partial(next, draws))
 
 
 def _check_agreement(agreement: float) -> None:

@@ -29,6 +29,8 @@ from latestart.theory.cloning import paths as reverse_paths
 from latestart.theory.jacobian import Method, leading_eigenvalue
 from latestart.theory.levels import CriticalLevel, Curve
 
+__all__ = ["Exponents", "exponents", "exponents_curve", "path_exponents"]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Exponents(Record):
@@ -76,7 +78,7 @@ class Exponents(Record):
         """
         how = "mean leading exponent 2 (lambda - c) along paths of the reverse SDE"
         samples = torch.from_numpy(self.values.T.copy())
-        return Curve(torch.from_numpy(self.sigma), samples, f"{self.criterion}, along paths", how, 0.0)
+        return Curve(torch.from_numpy(self.sigma), samples, f"{self.criterion}, along paths", how, threshold=0.0)
 
     @property
     def _c(self) -> np.ndarray:

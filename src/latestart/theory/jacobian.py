@@ -28,6 +28,18 @@ from latestart.checks import checked_seed
 from latestart.denoisers.base import Denoiser, check_sample, require_denoiser
 from latestart.records import Record
 
+__all__ = [
+    "ConvergenceError",
+    "Jacobian",
+    "Method",
+    "Spectrum",
+    "as_batch",
+    "jacobian_vector",
+    "largest",
+    "leading_eigenvalue",
+    "linear_operator",
+]
+
 Method = Literal["auto", "backward", "forward", "differences"]
 
 METHODS = get_args(Method)
@@ -181,7 +193,7 @@ def jacobian_vector(denoiser: Denoiser, y: Tensor, sigma: float, v: Tensor, meth
 # --- its leading eigenvalues ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Spectrum(Record):
     """The leading eigenvalues of `dD/dy` at one point.
 
@@ -343,7 +355,13 @@ def _spectrum(
     if not leading.imag.any():
         leading, among = leading.real, among.real
     images = torch.from_numpy(np.ascontiguousarray(among.T)).view(len(leading), *jacobian.denoiser.shape)
-    return Spectrum(leading, images, jacobian.products, asymmetry, f"{how}, {jacobian.method} products")
+    return Spectrum(
+        values=leading,
+        vectors=images,
+        products=jacobian.products,
+        asymmetry=asymmetry,
+        how=f"{how}, {jacobian.method} products",
+    )
 
 
 def as_batch(y: Tensor, denoiser: Denoiser) -> Tensor:

@@ -11,7 +11,7 @@ of the feature is that of its bootstrap replicates, whatever the correlation bet
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from latestart.checks import seeded
 from latestart.denoisers.base import Denoiser
 from latestart.noise import Noise
 from latestart.records import Record
+
+__all__ = ["FEWEST", "RESAMPLES", "CriticalLevel", "Curve", "central", "enough", "evaluate"]
 
 RESAMPLES = 200
 FEWEST = 10  # images below which no interval means anything
@@ -42,6 +44,7 @@ class CriticalLevel(Record):
     criterion: str
     how: str
     interval: tuple[float, float] | None = None
+    _: KW_ONLY
     t: float | None = None
 
     def __post_init__(self) -> None:
@@ -121,6 +124,7 @@ class Curve(Record):
     samples: Tensor
     criterion: str
     how: str
+    _: KW_ONLY
     threshold: float | None = None
 
     def __post_init__(self) -> None:

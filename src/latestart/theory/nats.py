@@ -46,6 +46,8 @@ from latestart.noise import Noise
 from latestart.records import Record
 from latestart.theory.levels import CriticalLevel, Curve, evaluate
 
+__all__ = ["MARGIN", "NatsCurve", "nats"]
+
 LEVELS = 32
 TAIL = 0.05  # nats below the lowest snr that are no longer negligible beside a budget of about one nat
 ROUNDING = 1e-6  # of the data's variance: two denoisers that agree to this are equally good
@@ -53,7 +55,7 @@ STREAM = 2**32  # of the noise; seeds of samples go with their numbers, which ar
 MARGIN = 3.0  # standard errors by which a denoiser must lose before it is called worse
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class NatsCurve(Record):
     """`KL(p_sigma || prior_sigma)` on a grid of levels, highest level first; all tensors float64.
 
@@ -190,7 +192,7 @@ class _Gaps:
         return torch.cat(per_image), total / len(images)
 
     def _generator(self) -> torch.Generator:
-        """Of a stream of its own: images drawn by a generator of the same seed must not share its numbers."""
+        """A generator of a stream of its own: images drawn with the same seed must not share its numbers."""
         return seeded(derived_seed(self.seed, STREAM))
 
     @torch.no_grad()

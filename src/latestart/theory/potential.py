@@ -33,6 +33,8 @@ from latestart.noise import Noise
 from latestart.records import Record
 from latestart.theory.levels import evaluate
 
+__all__ = ["Curve", "Profile", "along", "circular", "drift", "potential", "rates", "ray", "straight"]
+
 NODES = 4  # of the Gauss-Legendre rule between two points of a curve: exact to degree 7
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from scipy.optimize import brentq
 
+__all__ = ["root"]
+
 
 def root(function: Callable[[float], float], low: float, high: float, of: str, **options: Any) -> float:
     """The place between `low` and `high` at which a function changes its sign.

@@ -30,6 +30,19 @@ from latestart.theory.jacobian import ConvergenceError, Method
 from latestart.theory.levels import CriticalLevel
 from latestart.theory.roots import root
 
+__all__ = [
+    "NoCrossing",
+    "Trace",
+    "beside",
+    "critical_between",
+    "critical_level",
+    "crossing",
+    "ends",
+    "peak",
+    "second_branch",
+    "trace",
+]
+
 FAR_FROM_FOLD = 0.2  # a ratio lambda / c well below the 1 that it has at a fold
 FLAT = 1e-6  # relative difference of two ratios that rounding may make
 
@@ -187,7 +200,7 @@ def critical_level(follower: Follower, traced: Trace, xtol: float = 1e-6) -> Cri
 
 
 def _fold(follower: Follower, last: BranchPoint, beyond: float, error: ConvergenceError, xtol: float) -> CriticalLevel:
-    """The end of a branch between its last point and a level that it does not reach; `error` where it is no fold."""
+    """The end of a branch between its last point and a level that it does not reach; raises `error` without a fold."""
     if last.ratio < FAR_FROM_FOLD:  # a search is dear where nothing converges
         raise error
     while math.log(last.sigma / beyond) > xtol:
@@ -232,7 +245,7 @@ def _require_crossing(best: BranchPoint, curve: Sequence[BranchPoint], criterion
 
 
 def critical_between(follower: Follower, stable: BranchPoint, unstable: BranchPoint) -> tuple[float, int]:
-    """The level between two points of a branch at which it loses its stability, and the products that it took."""
+    """The level between two points of a branch at which it loses its stability, and the products spent."""
     products, here = 0, stable
 
     def excess(log_sigma: float) -> float:
@@ -271,7 +284,7 @@ def second_branch(
     xtol: float = 1e-4,
     along: Sequence[BranchPoint] | None = None,
 ) -> CriticalLevel:
-    """The highest level at which a stable fixed point is found beside the central branch.
+    """The highest level with a stable fixed point apart from the central branch.
 
     Going down in noise, the contraction is tried from every start; a stable end away from the central point is
     followed back up, by halving, until it merges with that point (a pitchfork) or vanishes (a fold).
@@ -313,7 +326,7 @@ def _told(starts: Tensor) -> str:
 
 
 def ends(follower: Follower, centre: BranchPoint, starts: Tensor, separation: float, steps: int = 100) -> list[Tensor]:
-    """Where the contraction leads from all starts `(n, *shape)` at once: the ends apart from `centre` and each other.
+    """Contract all starts `(n, *shape)` at once; the ends that differ from `centre` and from each other.
 
     They are rough, for `beside` to solve. What is still on its way to `centre` is left out.
     """

@@ -27,6 +27,7 @@ Source: Raya and Ambrogioni 2023, section 3 and figure 1.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from torch import Tensor
 from latestart.checks import seeded
 from latestart.denoisers.base import Denoiser, Level, check_sample
 from latestart.denoisers.exact import TwoPoints
+from latestart.dynamics import sde
 from latestart.experiments.theory.settings import LineSettings
 from latestart.lab.experiment import Experiment, Lab, Progress
 from latestart.lab.report import Report
@@ -49,8 +51,8 @@ from latestart.records import Record
 from latestart.theory import bifurcation, critical
 from latestart.theory.branches import constant
 from latestart.theory.jacobian import leading_eigenvalue
-from latestart.theory.levels import CriticalLevel
-from latestart.theory.potential import along, drift, potential, rates, straight
+from latestart.theory.levels import CriticalLevel, evaluate
+from latestart.theory.potential import along, potential, rates, straight
 from latestart.theory.roots import root
 
 NOISE = Noise.vp()
@@ -292,7 +294,7 @@ class Paths(Record):
 
 @torch.no_grad()
 def reverse_paths(denoiser: Denoiser, noise: Noise, n: int, steps: int, seed: int, t_min: float = T_MIN) -> Paths:
-    """Paths of the reverse SDE `dx/ds = -grad u + g dW/ds` from pure noise, by Euler and Maruyama.
+    """Paths of the reverse SDE `dx/ds = -grad u + g dW/ds` from pure noise, by `dynamics.sde` in `x / alpha`.
 
     Args:
         noise: a variance preserving process.
@@ -303,12 +305,10 @@ def reverse_paths(denoiser: Denoiser, noise: Noise, n: int, steps: int, seed: in
     generator = seeded(seed)
     t = np.linspace(noise.t_range[1], t_min, steps + 1)
     x = torch.randn(n, *denoiser.shape, generator=generator, dtype=torch.float64)
-    states = [x]
-    for now, after in pairwise(t.tolist()):
-        dt, z = now - after, torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        x = x + drift(denoiser, x, now, noise) * dt + math.sqrt(rates(noise, now).g2 * dt) * z
-        states.append(x)
-    return Paths(t, torch.stack(states))
+    alpha = [noise.alpha(time) for time in t.tolist()]
+    white = partial(torch.randn, x.shape, generator=generator, dtype=torch.float64)
+    path = sde(partial(evaluate, denoiser), x / alpha[0], [noise.sigma(time) for time in t.tolist()], white)
+    return Paths(t, torch.stack([x, *(scale * y for scale, y in zip(alpha[1:], path))]))
 
 
 def agreement(paths: Paths, t: float) -> dict[str, float]:
