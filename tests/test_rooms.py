@@ -1,73 +1,90 @@
-"""The house: a room stands above all that it imports."""
+"""The house: a room stands above all that it imports, and the page that draws it tells the truth."""
 
 import ast
 import importlib
+import runpy
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent / "src" / "latestart"
-FLOORS = [
-    {"checks", "device", "records", "shipped"},
-    {"settings"},
-    {"files", "processes", "datasets", "train_config"},
-    {"noise", "data"},
-    {"inputs"},
-    {"gaussians"},
-    {"denoisers"},
-    {"dynamics", "features"},
-    {"zoo", "train"},
-    {"evaluation"},
-    {"theory"},
-    {"sampling"},
-    {"lab"},
-    {"diagnosis"},
-    {"experiments"},
-    {"report"},
-    {"cli"},
-]
+import pytest
+import torch
 
+import latestart as ls
 
-def _room(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
-
-
-def _imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "latestart":
-            rest = [node.module] if "." in node.module else [f"latestart.{a.name}" for a in node.names]
-            found |= {_room(name) for name in rest if not name.endswith("__version__")}
-        elif isinstance(node, ast.Import):
-            found |= {_room(a.name) for a in node.names if a.name.startswith("latestart.")}
-    return found
+ROOT = Path(__file__).parent.parent
+HOUSE = runpy.run_path(str(ROOT / "tools" / "house.py"))
+PAGE = ROOT / "docs" / "architecture.md"
 
 
 def test_no_import_runs_up_and_every_room_has_its_floor():
-    floor = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-    wrong = []
-    for path in ROOT.rglob("*.py"):
-        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if room in ("__init__", "__main__"):
-            continue
-        assert room in floor, f"{path} stands in no room of the house"
-        wrong += [
-            f"{path.name}: {room} imports {other}" for other in _imports(path) if floor.get(other, 99) > floor[room]
-        ]
-        wrong += [
-            f"{path.name}: {room} imports {o}" for o in _imports(path) if o != room and floor.get(o) == floor[room]
-        ]
-    assert not wrong
+    floor = {room: level for level, rooms in enumerate(HOUSE["FLOORS"]) for room in rooms}
+    rooms = HOUSE["imports"]()
+    assert set(rooms) == set(floor), "a room without a floor, or a floor without its room"
+    assert not [f"{room} imports {other}" for room in rooms for other in rooms[room] if floor[other] >= floor[room]]
 
 
-def test_the_public_names_resolve():
-    import latestart
+def test_no_import_gives_a_room_another_name():
+    renamed = []
+    for path in HOUSE["ROOT"].rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                renamed += [one.asname for one in node.names if one.asname and one.name.startswith("latestart.")]
+            if isinstance(node, ast.ImportFrom) and node.module == "latestart":
+                renamed += [one.asname for one in node.names if one.asname]
+    assert not renamed
 
-    for name in latestart.__all__:
-        assert getattr(latestart, name) is not None
+
+def test_the_page_shows_the_house_as_it_stands():
+    text = PAGE.read_text(encoding="utf-8")
+    assert HOUSE["placed"](text) == text, "run python tools/house.py docs/architecture.md"
 
 
 def test_every_module_lists_names_that_it_has():
-    for path in ROOT.rglob("*.py"):
-        module = ".".join(["latestart", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
-        found = importlib.import_module(module) if path.name != "__main__.py" else None
+    for path in HOUSE["ROOT"].rglob("*.py"):
+        module = ".".join(["latestart", *path.relative_to(HOUSE["ROOT"]).with_suffix("").parts])
+        found = importlib.import_module(module.removesuffix(".__init__")) if path.name != "__main__.py" else None
         for name in getattr(found, "__all__", ()):
             assert hasattr(found, name), f"{module} has no {name}"
+
+
+def test_an_import_that_follows_from_two_others_is_not_drawn():
+    assert HOUSE["reduced"]({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == [("a", "b"), ("b", "c")]
+
+
+def test_the_public_names_resolve():
+    for name in ls.__all__:
+        assert getattr(ls, name) is not None
+
+
+@pytest.fixture
+def recipes(tmp_path):
+    """What the recipes of the page define, run in their order."""
+    names = {"out": tmp_path}
+    for block in PAGE.read_text(encoding="utf-8").split("```python\n")[1:]:
+        exec(compile(block.split("```")[0], "docs/architecture.md", "exec"), names)
+    return names
+
+
+def test_the_recipe_of_an_experiment_measures_writes_and_tells(recipes, tmp_path, capsys):
+    variances = ls.load_prior(ROOT / "src/latestart/assets/mnist/prior.safetensors").variances
+    assert recipes["result"].found[2.0] == pytest.approx(float(variances.sum()) + 784 * 4, rel=1e-6)
+    assert (tmp_path / "results.json").is_file()
+    assert "| 2 | " in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_recipe_of_a_basis_is_fitted_samples_and_is_found_by_name(recipes, monkeypatch):
+    images = torch.rand(60, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mine, dense = ls.Gaussian.fit(images, "brightness"), ls.Gaussian.fit(images, "dense").covariance()
+    bright = torch.full((48, 48), 1 / 48, dtype=torch.float64)
+    rest = torch.eye(48, dtype=torch.float64) - bright
+    expected = [(bright @ dense).trace(), (rest @ dense).trace() / 47]
+    assert mine.variances.tolist() == pytest.approx([float(one) for one in expected])
+    torch.testing.assert_close(mine.covariance(), expected[0] * bright + expected[1] * rest)
+    y = ls.Gaussian.fit(images, "brightness").noised(0.5).sample(4000, torch.Generator().manual_seed(1))
+    assert y.flatten(1).mean(1).var() * 48 == pytest.approx(float(expected[0]) + 0.25, rel=0.1)
+
+
+def test_the_recipe_of_an_extractor_measures_a_distance(recipes):
+    images = torch.rand(200, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    extract = recipes["Means"]()
+    assert ls.frechet(images, images, features=extract) == pytest.approx(0, abs=1e-6)
+    assert ls.frechet(images * 0.5 + 0.25, images * 0.5, features=extract) == pytest.approx(12 / 16, rel=1e-3)

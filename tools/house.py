@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src" / "latestart"
 FLOORS = [
-    {"checks", "device", "records", "shipped"},
+    {"checks", "device", "progress", "records", "shipped"},
     {"settings"},
     {"files", "processes", "datasets", "train_config"},
     {"noise", "data"},

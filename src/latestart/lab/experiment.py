@@ -16,8 +16,8 @@ and `report.md`, and prints the tables.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -25,11 +25,11 @@ from typing import Any, Generic, Protocol, TypeVar
 from latestart.files import write_json
 from latestart.lab.report import Report
 from latestart.processes import Processes
+from latestart.progress import Progress, bar
 from latestart.settings import Settings
 
-__all__ = ["Experiment", "Lab", "Progress", "Recorded", "Tell", "conduct", "no_bar"]
+__all__ = ["Experiment", "Lab", "Progress", "Recorded", "Tell", "conduct"]
 
-Progress = Callable[[int, int, str], None]
 Tell = Callable[[str], None]
 
 
@@ -42,16 +42,6 @@ class Recorded(Protocol):
 
 S = TypeVar("S", bound=Settings)
 R = TypeVar("R", bound=Recorded)
-
-
-@contextmanager
-def no_bar(what: str) -> Iterator[Progress]:
-    """Yield a progress function that shows nothing."""
-
-    def advance(done: int, total: int, note: str = "") -> None:
-        pass
-
-    yield advance
 
 
 @dataclass
@@ -68,7 +58,7 @@ class Lab:
     out: Path
     run: Processes = field(default_factory=Processes)
     tell: Tell = lambda _: None
-    bar: Callable[[str], AbstractContextManager[Progress]] = no_bar
+    bar: Callable[[str], AbstractContextManager[Progress]] = lambda title: bar(title, False)
 
 
 class Experiment(ABC, Generic[S, R]):

@@ -168,8 +168,6 @@ def _finite(x: Tensor, t: float) -> Tensor:
     return x
 
 
-
-
 def prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
     """A copy of the scheduler, or its late start, with its times set and rehearsed: a run changes its state."""
     if t_start is not None:
