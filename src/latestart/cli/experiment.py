@@ -9,7 +9,6 @@ import typer
 from latestart.cli.bifurcation import bifurcation
 from latestart.cli.classifier import classifier
 from latestart.cli.diversity import attributes, diversity
-from latestart.cli.early import gaussianity, sensitivity
 from latestart.cli.initialisations import initialisations
 from latestart.cli.late_training import late_training
 from latestart.cli.options import first_sentences, with_settings
@@ -28,7 +27,9 @@ from latestart.cli.support import (
     whole_numbers,
 )
 from latestart.cli.table1 import table1
+from latestart.experiments.gaussianity.settings import GaussianitySettings
 from latestart.experiments.late_start.settings import LateStartSettings
+from latestart.experiments.sensitivity.settings import SensitivitySettings
 from latestart.settings import Settings
 
 
@@ -141,6 +142,8 @@ experiment = typer.Typer(help="The paper's figures, each with its expected numbe
 # Each experiment: its settings, whose docstring is its help; the class that measures it; and an example.
 EXPERIMENTS: dict[str, tuple[type[Settings], str, str]] = {
     "late-start": (LateStartSettings, "late_start.measure.LateStart", "--prior gaussian"),
+    "sensitivity": (SensitivitySettings, "sensitivity.measure.Sensitivity", "--step 25"),
+    "gaussianity": (GaussianitySettings, "gaussianity.measure.EarlyGaussianity", "--samples 1000"),
 }
 
 
@@ -173,8 +176,6 @@ for name, run, example, networks in (
     ("classifier", classifier, "out/faces.npz --out out/faces-classifier.safetensors", True),
     ("attributes", attributes, "out/faces.npz", True),
     ("diversity", diversity, "mnist --samples 1000", True),
-    ("gaussianity", gaussianity, "--samples 1000", True),
-    ("sensitivity", sensitivity, "--step 25", True),
     ("table1", table1, "mnist --parts paper,exact", True),
     ("initialisations", initialisations, "mnist --kinds gaussian,mixture,images", True),
     ("late-training", late_training, "--steps 2000 --seeds 3", True),

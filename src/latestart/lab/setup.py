@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from latestart.checks import PRECISIONS
 from latestart.settings import Settings, seed_setting, setting
 
-__all__ = ["FEWEST", "Conditions", "Kept", "Setup", "SweepSetup"]
+__all__ = ["FEWEST", "Conditions", "Kept", "OneModel", "Sampling", "Setup", "SweepSetup"]
 
 FEWEST = 6  # samples of a figure: precision, recall and coverage look at neighbours
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions(Settings):
-    """The samples, and the data that they are compared with."""
+class Sampling(Settings):
+    """The samples, the images, and how the network is evaluated."""
 
     samples: int = setting(1000, "Samples of each figure.", least=FEWEST)
     seed: int = seed_setting("Sample i depends on the seed and i alone.")
@@ -22,9 +22,6 @@ class Conditions(Settings):
         of="file",
     )
     held_out: str | None = setting(None, "Images that the model has not seen, to find copies with.", of="file")
-    features: str | None = setting(
-        None, "A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
-    )
     batch_size: int = setting(256, "Samples evaluated at once.", least=1)
     mixed_precision: str = setting(
         "no",
@@ -37,12 +34,26 @@ class Conditions(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup(Conditions):
-    """One model, and the conditions of its measurement."""
+class Conditions(Sampling):
+    """The samples, and the features by which they are compared with the data."""
+
+    features: str | None = setting(
+        None, "A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneModel(Settings):
+    """The one model that is measured."""
 
     model: str = setting(
         "mnist", "A folder with a diffusers model, or the name of a shipped one (mnist).", of="model", argument=True
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup(OneModel, Conditions):
+    """One model, and the conditions of its measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
