@@ -6,22 +6,24 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import typer
 from diffusers import DDIMScheduler, DDPMScheduler
 from typer.testing import CliRunner
 
 from latestart import zoo
-from latestart.cli.early import gaussianity
+from latestart.cli.experiment import experiment as commands
 from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.gaussianity import TESTS
-from latestart.experiments import gaussianity as experiment
+from latestart.experiments.gaussianity import measure as experiment
+from latestart.experiments.gaussianity.page import draw, page
+from latestart.experiments.gaussianity.paths import early_phase, noised
+from latestart.experiments.gaussianity.settings import GaussianitySettings as Settings
 from latestart.gaussians.basis import Diagonal
 from latestart.gaussians.gaussian import Gaussian
+from latestart.lab.divergence import SEEN
 from latestart.noise import Noise
-from latestart.report import early
 from latestart.sampling.seeds import white_noise
-from tiny import tiny_folder
+from tiny import recording_lab, tiny_folder
 
 SHAPE = (1, 2, 2)
 SCHEDULER = DDPMScheduler(clip_sample=False)
@@ -31,12 +33,13 @@ def _gaussian():
     return Gaussian(torch.full(SHAPE, 0.3), Diagonal(SHAPE), torch.tensor([2.0, 1.0, 0.5, 0.1]).double())
 
 
+def _measured(settings, folder):
+    return experiment.EarlyGaussianity().measure(settings, recording_lab(folder))
+
+
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    settings = experiment.Settings(samples=120, starts=(800, 250), replicates=99)
-    levels = experiment.Levels(settings, tmp_path_factory.mktemp("gaussianity"))
-    levels.measure()
-    return levels.result()
+    return _measured(Settings(samples=120, starts=(800, 250), replicates=99), tmp_path_factory.mktemp("gaussianity"))
 
 
 @pytest.fixture
@@ -47,13 +50,13 @@ def exact(monkeypatch):
     monkeypatch.setattr(experiment, "open_images", lambda *_: (Images(to_pixels(samples / 2 + 0.5)), None))
     monkeypatch.setattr(experiment, "open_network", lambda *_: (as_model(prior, SCHEDULER), SCHEDULER, "exact"))
     monkeypatch.setattr(experiment, "open_prior", lambda *_: (prior, "exact"))
-    return experiment.Settings("exact", samples=200, starts=(900, 600, 300), replicates=99)
+    return Settings(model="exact", samples=200, starts=(900, 600, 300), replicates=99)
 
 
 def test_the_early_phase_is_that_of_a_plain_run():
     """States of diffusers' own loop, at the times just below each start; several batches."""
     model = as_model(_gaussian(), SCHEDULER)
-    found = list(experiment.early_phase(model, SCHEDULER, 7, (900, 850, 300), 5, batch_size=3))
+    found = list(early_phase(model, SCHEDULER, 7, (900, 850, 300), 5, batch_size=3))
     plain = DDIMScheduler.from_config(SCHEDULER.config, timestep_spacing="trailing", clip_sample=False)
     plain.set_timesteps(40)
     x, states = white_noise(range(7), SHAPE, 5), {}
@@ -67,7 +70,7 @@ def test_the_early_phase_is_that_of_a_plain_run():
 def test_the_early_phase_of_a_gaussian_is_near_its_own():
     """With the exact model of a Gaussian its variances at the stops are the noised ones, to the error of DDIM."""
     model, noise = as_model(_gaussian(), SCHEDULER), Noise.from_scheduler(SCHEDULER)
-    for y, t in zip(experiment.early_phase(model, SCHEDULER, 4000, (800, 500, 200), seed=0), (799, 499, 199)):
+    for y, t in zip(early_phase(model, SCHEDULER, 4000, (800, 500, 200), seed=0), (799, 499, 199)):
         exact = _gaussian().noised(noise.sigma(float(t)))
         assert y.flatten(1).double().var(0) / exact.variances == pytest.approx(1, abs=0.12)
         assert y.mean() == pytest.approx(0.3, abs=0.1 + 0.05 * noise.sigma(float(t)))
@@ -76,43 +79,40 @@ def test_the_early_phase_of_a_gaussian_is_near_its_own():
 @pytest.mark.parametrize("starts", [(910,), (300, 800), (1000,), (0,)])
 def test_starts_that_are_not_stops_are_refused(starts):
     with pytest.raises(ValueError, match="multiples of 25 below 1000"):
-        next(experiment.early_phase(as_model(_gaussian(), SCHEDULER), SCHEDULER, 3, starts, 0))
+        next(early_phase(as_model(_gaussian(), SCHEDULER), SCHEDULER, 3, starts, 0))
 
 
-def test_more_samples_than_images_are_refused(tmp_path):
+def test_more_samples_than_images_are_refused():
     with pytest.raises(ValueError, match="2001 independent samples"):
-        experiment.Levels(experiment.Settings(samples=2001), tmp_path)
+        experiment.open_case(Settings(samples=2001))
 
 
-@pytest.mark.parametrize(("asked", "least"), [({"samples": 5}, 10), ({"samples": 30, "rank": 20}, 40)])
-def test_too_few_samples_are_refused_before_any_work(asked, least):
-    with pytest.raises(ValueError, match=f"need at least {least}, received {asked['samples']}"):
-        experiment.Settings(**asked)
-
-
-def test_nats_between_levels_are_linear_in_log_sigma():
-    levels, values = torch.tensor([4.0, 1.0]), torch.tensor([0.0, 2.0])
-    assert experiment.nats_at([2.0, 1.0, 9.0], levels, values) == pytest.approx([1.0, 2.0, 0.0])
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"samples": 5}, "samples=5: expected a whole number of at least 10"),
+        ({"samples": 30, "rank": 20}, "need at least 40, received 30"),
+    ],
+)
+def test_too_few_samples_are_refused_before_any_work(asked, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**asked)
 
 
 def test_a_gaussian_is_not_rejected_and_has_no_nats(exact, tmp_path):
     """The data are the prior: nothing is to be found, and the divergence is nothing at any level."""
-    levels = experiment.Levels(exact, tmp_path)
-    levels.measure()
-    found = levels.result()
+    found = _measured(exact, tmp_path)
     for level in found.levels:
         assert level.found["forward", "own"].p > 0.05 and level.found["forward", "prior"].p > 0.05
         assert level.nats == pytest.approx(0, abs=1e-6)
     assert found.one_nat is None and not found.unseen
-    sentences = early.gaussianity_report(found).sentences
-    assert "the divergence from the prior does not pass 1 nat" in sentences and early.SEEN in sentences
-    early.gaussianity(tmp_path / "picture.png", found)
-    assert (tmp_path / "picture.png").stat().st_size > 50_000
+    sentences = page(found, tmp_path).sentences
+    assert "the divergence from the prior does not pass 1 nat" in sentences and SEEN in sentences
+    assert (tmp_path / "gaussianity.png").stat().st_size > 50_000
 
 
 def test_a_run_that_was_cut_off_goes_on_to_the_same_end(exact, tmp_path, monkeypatch):
-    whole, cut, tested = experiment.Levels(exact, tmp_path / "whole"), tmp_path / "cut", []
-    whole.measure()
+    whole, lab, tested = _measured(exact, tmp_path / "whole"), recording_lab(tmp_path / "cut"), []
     test = experiment.gaussianity
 
     def interrupted(*args, **options):
@@ -123,40 +123,38 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_end(exact, tmp_path, monkeyp
 
     monkeypatch.setattr(experiment, "gaussianity", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        experiment.Levels(exact, cut).measure()
-    (kept,) = (cut / "levels").iterdir()
-    stamp, told = kept.stat().st_mtime_ns, []
-    again = experiment.Levels(exact, cut)
-    again.measure(lambda *args: told.append(args))
-    assert [args[:2] for args in told] == [(2, 3), (3, 3)]
+        experiment.EarlyGaussianity().measure(exact, lab)
+    (kept,) = (lab.out / "levels").iterdir()
+    stamp = kept.stat().st_mtime_ns
+    lab.spent.clear()
+    again = experiment.EarlyGaussianity().measure(exact, lab)
+    assert lab.spent == [(2, 3), (3, 3)]
     assert kept.stat().st_mtime_ns == stamp
-    assert again.result().record() == whole.result().record()
-    again.measure(lambda *args: pytest.fail("all is there"))
-    more = experiment.Levels(replace(exact, starts=(900, 700)), cut)
-    more.measure(lambda *args: told.append(args))
-    assert told[-1] == (2, 2, "t = 700")  # the other is known
+    assert again.record() == whole.record()
+    lab.spent.clear()
+    assert experiment.EarlyGaussianity().measure(exact, lab).record() == whole.record()
+    assert lab.spent == []  # all is there
+    experiment.EarlyGaussianity().measure(replace(exact, starts=(900, 700)), lab)
+    assert lab.spent == [(2, 2)]  # the other is known
 
 
 def test_a_damaged_level_is_tested_again(exact, tmp_path):
-    settings, said = replace(exact, starts=(900,)), []
-    levels = experiment.Levels(settings, tmp_path, said.append)
-    levels.measure()
-    found = levels.result().record()
+    settings, lab = replace(exact, starts=(900,)), recording_lab(tmp_path)
+    found = experiment.EarlyGaussianity().measure(settings, lab).record()
     (path,) = (tmp_path / "levels").iterdir()
     (nats,) = tmp_path.glob("nats-*.safetensors")
     for damaged in (path, nats):
         damaged.write_bytes(damaged.read_bytes()[:100])
-        levels.measure()
-        assert levels.result().record() == found
-    assert any("tested again" in line for line in said) and any("measured again" in line for line in said)
+        assert experiment.EarlyGaussianity().measure(settings, lab).record() == found
+        assert lab.told[-1].startswith(f"{damaged} is not sound") and lab.told[-1].endswith("it is made again")
 
 
-def test_a_network_with_classes_is_refused(exact, tmp_path, monkeypatch):
+def test_a_network_with_classes_is_refused(exact, monkeypatch):
     model = as_model(_gaussian(), SCHEDULER)
     model.config.num_class_embeds = 10
     monkeypatch.setattr(experiment, "open_network", lambda *_: (model, SCHEDULER, "exact"))
     with pytest.raises(ValueError, match="networks without classes, received one with 10"):
-        experiment.Levels(exact, tmp_path)
+        experiment.open_case(exact)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +165,8 @@ def test_the_onset_is_the_end_of_a_run_of_rejections_from_the_lowest_noise(p, on
         experiment.Level(t, 1.0, 0.0, {("forward", "own"): SimpleNamespace(p=value)})
         for t, value in zip((300, 200, 100), p)
     ]
-    found = experiment.Result(levels, None, None, None)
+    nothing = dict.fromkeys(("curve", "t", "one_nat", "unseen", "weights", "settings"))
+    found = experiment.Normality(levels=levels, **nothing)
     assert found.onset("forward", "own") == onset
 
 
@@ -187,22 +186,19 @@ def test_the_forward_process_has_the_level_of_the_start(result):
     noise = Noise.from_scheduler(zoo.load("mnist").scheduler)
     assert [level.sigma for level in result.levels] == pytest.approx([noise.sigma(799.0), noise.sigma(249.0)])
     images = torch.zeros(4000, 1, 2, 2)
-    assert experiment.noised(images, 3.0, torch.Generator().manual_seed(0)).std() == pytest.approx(3.0, rel=0.03)
+    assert noised(images, 3.0, torch.Generator().manual_seed(0)).std() == pytest.approx(3.0, rel=0.03)
 
 
 def _run(*args):
-    command = typer.Typer()
-    command.command()(gaussianity)
-    return CliRunner().invoke(command, [str(a) for a in args], env={"COLUMNS": "200"})
+    return CliRunner().invoke(commands, ["gaussianity", *(str(a) for a in args)], env={"COLUMNS": "200"})
 
 
 def test_the_command_writes_the_figures_and_the_picture(result, tmp_path, monkeypatch):
-    levels = SimpleNamespace(measure=lambda progress: None, result=lambda: result)
-    monkeypatch.setattr(experiment, "Levels", lambda *_: levels)
+    monkeypatch.setattr(experiment.EarlyGaussianity, "measure", lambda *_: result)
     told = _run("--out", tmp_path, "--samples", 120)
     assert told.exit_code == 0, told.output
     assert "forward: any Gaussian is rejected from t = 250 down; the prior from t = 250 down" in told.output
-    assert early.SEEN not in told.output
+    assert SEEN not in told.output
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["samples"] == 120 and written["replicates"] == 99
     assert [row["t_start"] for row in written["levels"]] == [800, 250]
@@ -221,7 +217,7 @@ def test_the_command_writes_the_figures_and_the_picture(result, tmp_path, monkey
 
 
 def test_a_picture_without_any_rejection(result, tmp_path):
-    early.gaussianity(tmp_path / "none.png", replace(result, levels=result.levels[:1]))
+    draw(tmp_path / "none.png", replace(result, levels=result.levels[:1]))
     assert (tmp_path / "none.png").stat().st_size > 50_000
 
 
@@ -237,11 +233,11 @@ def test_the_command_on_a_model_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "check_prior", lambda *_: None)
     assert _run(*own).exit_code == 0
     report = (out / "report.md").read_text(encoding="utf-8")
-    assert f"- {early.SEEN}" in report and "model: model; " in report and str(folder) not in report
+    assert f"- {SEEN}" in report and "model: model; " in report and str(folder) not in report
     settings = json.loads((out / "results.json").read_text())["settings"]
     assert settings["samples"] == 50 and len(list((out / "levels").iterdir())) == 2
     told = _run(*own, "--held-out", folder / "unseen.npz")
-    assert told.exit_code == 0 and early.SEEN not in told.output
+    assert told.exit_code == 0 and SEEN not in told.output
     assert len(list((out / "levels").iterdir())) == 2 and len(list(out.glob("nats-*"))) == 2
 
 
@@ -249,8 +245,8 @@ def test_the_command_on_a_model_of_ones_own(tmp_path, monkeypatch):
     ("args", "message"),
     [
         (("nowhere",), "nowhere is neither a folder with a diffusers model nor a shipped one"),
-        (("--samples", 4), "samples: the tests need at least 10, received 4"),
-        (("--starts", "x"), "starts must be whole numbers"),
+        (("--samples", 4), "samples=4: expected a whole number of at least 10"),
+        (("--starts", "x"), "starts: expected whole numbers"),
         (("--starts", "910"), "multiples of 25 below 1000"),
         (("--prior", "mixture"), "the prior mixture is a Mixture: expected a Gaussian"),
         (("--held-out", __file__), "give these too, or neither"),

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import fields
 
 import pytest
 import scipy.integrate
@@ -12,7 +13,7 @@ from latestart import Gaussian, Noise, as_model, from_diffusers
 from latestart.denoisers.exact import GaussianMixture, TwoPoints
 from latestart.gaussians.basis import Dense, Diagonal, Isotropic
 from latestart.gaussians.mixture import Mixture
-from latestart.theory.nats import nats
+from latestart.theory.nats import NatsCurve, nats
 
 
 def rng(seed=0):
@@ -320,3 +321,10 @@ def test_a_mixture_is_split_by_the_directions_that_it_is_given(two_clusters):
     torch.testing.assert_close(curve.nats, plain.nats)
     torch.testing.assert_close(curve.by_direction[:, 0], curve.nats)
     assert curve.by_direction[-1, 0] > 0.01 and (curve.by_direction[:, 1:].abs() < 1e-9).all()
+
+
+def test_the_divergence_between_levels_is_linear_in_log_sigma():
+    nothing = dict.fromkeys(field.name for field in fields(NatsCurve))
+    curve = NatsCurve(**nothing | {"sigma": torch.tensor([4.0, 1.0]), "nats": torch.tensor([0.0, 2.0])})
+    assert curve.at([2.0, 1.0, 9.0]) == pytest.approx([1.0, 2.0, 0.0])
+    assert curve.at([2.0], torch.tensor([1.0, 5.0])) == pytest.approx([3.0])

@@ -8,7 +8,6 @@ import typer
 
 from latestart.cli.classifier import classifier
 from latestart.cli.diversity import attributes, diversity
-from latestart.cli.early import gaussianity, sensitivity
 from latestart.cli.initialisations import initialisations
 from latestart.cli.late_training import late_training
 from latestart.cli.options import first_sentences, with_settings
@@ -22,7 +21,9 @@ from latestart.cli.support import (
     seed_option,
 )
 from latestart.cli.table1 import table1
+from latestart.experiments.gaussianity.settings import GaussianitySettings
 from latestart.experiments.late_start.settings import LateStartSettings
+from latestart.experiments.sensitivity.settings import SensitivitySettings
 from latestart.experiments.theory.settings import (
     BifurcationSettings,
     LineSettings,
@@ -64,6 +65,8 @@ EXPERIMENTS: dict[str, tuple[type[Settings], str, str]] = {
     "potential": (PotentialSettings, "theory.potential.PotentialBetween", "mnist --samples 8"),
     "bifurcation": (BifurcationSettings, "theory.bifurcation.Bifurcations", "--leaves 12"),
     "late-start": (LateStartSettings, "late_start.measure.LateStart", "--prior gaussian"),
+    "sensitivity": (SensitivitySettings, "sensitivity.measure.Sensitivity", "--step 25"),
+    "gaussianity": (GaussianitySettings, "gaussianity.measure.EarlyGaussianity", "--samples 1000"),
 }
 
 
@@ -92,8 +95,6 @@ for name, run, example, networks in (
     ("classifier", classifier, "out/faces.npz --out out/faces-classifier.safetensors", True),
     ("attributes", attributes, "out/faces.npz", True),
     ("diversity", diversity, "mnist --samples 1000", True),
-    ("gaussianity", gaussianity, "--samples 1000", True),
-    ("sensitivity", sensitivity, "--step 25", True),
     ("table1", table1, "mnist --parts paper,exact", True),
     ("initialisations", initialisations, "mnist --kinds gaussian,mixture,images", True),
     ("late-training", late_training, "--steps 2000 --seeds 3", True),

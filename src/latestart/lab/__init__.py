@@ -1,1 +1,1 @@
-"""The ground that every measurement stands on: settings, a folder to measure in, what is kept there, and its report."""
+"""The base of every measurement: settings, a folder to measure in, the files kept there, and the report."""

@@ -1,7 +1,7 @@
 """The cells of a sweep: planned, measured, and kept in files of their own.
 
 A cell is known by its full configuration: the weights of the network, the sampler and its steps, the prior, the start,
-the spacing, the clipping, the samples and their seed, the features and the data that they are held against, each file
+the spacing, the clipping, the samples and their seed, the features and the data that they are compared with, each file
 by its content. A hash of that is the cell's key.
 
 All is at equal network evaluations. A sampler of n steps costs as many evaluations as it stands at times, which is not
@@ -30,15 +30,20 @@ from latestart.sampling.late_start import late_start
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import make_sampler
 
+__all__ = [
+    "KIND", "VERSION", "Meter", "Metered", "Outcome", "Planned", "again", "describe", "first_line", "measured", "plan",
+    "read_cell", "steps_for", "write_cell",
+]  # fmt: skip
+
 VERSION = 1  # of the cells' files
 KIND = "sweep-cell"
-MEASURED = ("done", "failed")  # what a cell's file says of it
+MEASURED = ("done", "failed")  # the statuses of a cell's file
 REPLICATES = ("replicates", "recall_replicates")
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, its key, its whole configuration, and its steps, or why there are none."""
+    """A cell, its key, its whole configuration, and its steps, or the reason why there are none."""
 
     cell: Cell
     key: Print
@@ -49,7 +54,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell: `done` with its figures and the level at which it began, or else why not.
+    """The outcome of a cell: `done` with its figures and the level at which it began, or else the reason.
 
     `failed` where it was tried, `unavailable` where it cannot be, `left` where the budget ended before it.
     """
@@ -62,37 +67,37 @@ class Outcome:
 
 
 class Meter:
-    """Network evaluations spent, and those that are to come, told as they are made."""
+    """Counter of the network evaluations spent and still to come; reports each to a progress bar."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.total, self.progress, self.note = total, progress, ""
         self.settled = self.running = 0
 
     def spent(self, count: int) -> None:
-        """`count` more evaluations of the present cell."""
+        """Count more evaluations of the present cell."""
         self.running += count
         self.told()
 
     def settle(self, cost: int) -> None:
-        """The present cell is over, whatever it has spent."""
+        """Close the present cell at its full cost."""
         self.settled, self.running = self.settled + cost, 0
         self.told()
 
     def told(self) -> None:
-        """Tell how far the work is."""
+        """Report the progress."""
         if self.progress is not None:
             self.progress(self.settled + self.running, self.total, self.note)
 
 
 class Metered(Watched):
-    """A network whose evaluations are told to a meter."""
+    """Wrapper of a network: counts its evaluations on a meter."""
 
     def __init__(self, model: Any, meter: Meter) -> None:
         super().__init__(model)
         self.meter = meter
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> Any:
-        """The network's own call."""
+        """Return the network's own output."""
         out = super().__call__(x, t, **conditions)
         self.meter.spent(len(x))
         return out
@@ -120,7 +125,7 @@ def measured(subject: Subject, planned: Planned, batch_size: int, meter: Meter) 
 
 
 def steps_for(cell: Cell, scheduler: Any) -> int:
-    """The number of steps at which a cell's sampler costs the evaluations asked for.
+    """Return the number of steps at which a cell's sampler costs the cell's evaluations.
 
     The sampling loop evaluates once at each of the times that a scheduler sets; no step is free, so there are at most
     as many steps as evaluations.
@@ -147,7 +152,7 @@ def _evaluations(sampler: Any, start: float | None, steps: int) -> int:
 
 
 def plan(cells: Iterable[Cell], subjects: dict[str, Subject]) -> list[Planned]:
-    """The cells with their keys and steps."""
+    """Return the cells with their keys and steps."""
     return [_planned(cell, subjects[cell.model]) for cell in cells]
 
 
@@ -169,14 +174,14 @@ def _planned(cell: Cell, subject: Subject) -> Planned:
 
 
 def again(planned: Planned) -> Planned:
-    """The same cell with the next seed, as a plan of that seed would have it."""
+    """Return the same cell with the next seed, as a plan of that seed would have it."""
     cell = replace(planned.cell, seed=planned.cell.seed + 1)
     configuration = planned.configuration | {"seed": cell.seed}
     return replace(planned, cell=cell, configuration=configuration, key=key_of(configuration))
 
 
 def describe(cell: Cell) -> str:
-    """A cell in a few words."""
+    """Return a cell in a few words."""
     start = "full noise" if cell.t_start is None else f"{cell.prior} at t = {cell.t_start:g}"
     return f"{cell.model}, {cell.sampler}, NFE {cell.nfe}, {start}, {cell.spacing}{', clipped' if cell.clip else ''}"
 
@@ -231,6 +236,6 @@ def _number(number: Any) -> float:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error; its kind where it says nothing by itself."""
+    """Return the first line of an error, with its kind unless it is a `ValueError` with a message."""
     text = next(iter(str(error).strip().splitlines()), "")
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"

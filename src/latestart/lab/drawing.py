@@ -1,4 +1,4 @@
-"""Pictures: what the pages of experiments draw alike. Everything is drawn as it was handed over."""
+"""Pictures: the parts that the pages of experiments share. Figures are drawn as they are received."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,13 +1,14 @@
-"""The grid of a sweep: what is to be measured, from a YAML file, from flags, or from both.
+"""The grid of a sweep: the cells to measure, from a YAML file, from flags, or from both.
 
     model x sampler x nfe x prior x t_start x spacing x clip
 
-Each axis is a list, or text with commas. What does not apply to a cell is left out of it, so that no cell is measured
-twice: full noise (the prior `none`) has no start; a late start begins at its start, so that of the spacings of times
-only `trailing` is left, beside the curved ones, which spread noise levels; a sampler that cannot clip does without.
+Each axis is a list, or text with commas. A setting that does not apply to a cell is left out of it, so that no cell is
+measured twice: full noise (the prior `none`) has no start; a late start begins at its start, so that of the spacings of
+times only `trailing` is left, beside the curved ones, which spread noise levels; a sampler that cannot clip does
+without.
 
-What late starts gain is gained on the best full noise of the grid. So that it is no weak one, the grid has both leading
-and trailing spacing, clipped and unclipped, unless it is told otherwise.
+The gain of late starts is measured against the best full noise of the grid. So that this is no weak one, the grid has
+both leading and trailing spacing, clipped and unclipped, unless these axes are given.
 
     model: mnist
     sampler: [ddim, dpm++]
@@ -30,12 +31,14 @@ from latestart.lab.setup import Conditions, Kept
 from latestart.sampling.names import SAMPLERS, SPACINGS, TIMES
 from latestart.settings import setting
 
+__all__ = ["FULL", "PLAIN", "Cell", "Grid", "read_grid"]
+
 FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One way to sample, and how much.
+    """One way to sample, and the number of samples.
 
     Attributes:
         model: the name of a shipped model, or a folder.
@@ -45,7 +48,7 @@ class Cell:
         t_start: where a late start begins, in the scheduler's t; None from full noise.
         spacing: of the times or of the levels.
         clip: whether the predicted image is clipped at every step.
-        samples: how many are drawn.
+        samples: number of samples.
         seed: of their noise.
     """
 
@@ -61,7 +64,7 @@ class Cell:
 
     @property
     def cost(self) -> int:
-        """Network evaluations of the whole cell."""
+        """Return the network evaluations of the whole cell."""
         return self.nfe * self.samples
 
     def settings(self) -> dict[str, Any]:
@@ -97,7 +100,7 @@ class Grid(Kept, Conditions):
     )
 
     def check(self) -> None:
-        """Refuse samplers that there are not, and starts that are no times."""
+        """Refuse unknown samplers, and starts that are no times."""
         if wrong := [name for name in self.sampler if name not in SAMPLERS]:
             raise ValueError(f"there is no sampler {wrong[0]!r}; there are {', '.join(SAMPLERS)}")
         if wrong_times := [start for start in self.t_start if start <= 0]:
@@ -110,7 +113,7 @@ class Grid(Kept, Conditions):
         return cls(model=(settings.model,), **axes, **shared)
 
     def cells(self) -> list[Cell]:
-        """Every cell, once, in the order of the axes."""
+        """Return every cell, once, in the order of the axes."""
         return list(dict.fromkeys(self._cells()))
 
     def _cells(self) -> Iterator[Cell]:
@@ -131,7 +134,7 @@ class Grid(Kept, Conditions):
 
 
 def read_grid(path: str | Path) -> dict[str, Any]:
-    """The named values in a YAML file.
+    """Return the named values in a YAML file.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,4 +1,4 @@
-"""What the samples of a sweep are held against, and the figures that come of it.
+"""The judge of samples: the data that they are compared with, and their figures.
 
     frechet                       the Frechet distance of their features to those of the whole data set
     precision, recall, coverage   their overlap with 2,000 images of it, in the same features
@@ -6,7 +6,7 @@
                                   images that the model has not seen
 
 each with a 95% interval. A shipped model brings its own reference; that of a user's images is computed once, by all
-processes, and kept in a file that says which extractor and which images it is of: any other is refused.
+processes, and kept in a file that names its extractor and its images: any other is refused.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,6 +32,11 @@ from latestart.lab.store import Print, fingerprint, is_of
 from latestart.processes import Processes
 from latestart.records import Record
 
+__all__ = [
+    "COMPARED", "ESTIMATES", "LEAST", "Figures", "Floor", "Judge", "Reference", "few_samples", "kept_statistics",
+    "open_features", "over", "ratio", "ratio_replicates", "reference_of", "shipped_judge", "shipped_reference",
+]  # fmt: skip
+
 REAL = 2000  # images that samples are compared with one by one
 LEAST = 0.01  # of a distance, for its replicates
 TINY = 1e-12  # of a distance: no division by nothing
@@ -43,13 +48,13 @@ ESTIMATES = ("frechet", "precision", "recall", "coverage", "copied")
 
 @dataclass(frozen=True)
 class Floor:
-    """What no sampler can be expected to fall below: how many images the model has not seen, and their distance."""
+    """The distance of held-out images to the training set: the best score to hope for; and their number."""
 
     images: int
     frechet: Estimate
 
     def record(self) -> dict[str, Any]:
-        """For JSON, as `of_record` reads it."""
+        """Return the figures for JSON, as `of_record` reads them."""
         return {"images": self.images, **asdict(self.frechet)}
 
     @classmethod
@@ -76,7 +81,7 @@ class Figures(Record):
 
     @property
     def copies(self) -> bool:
-        """Whether more of the samples than of new images are copies, beyond chance."""
+        """Return whether more of the samples than of new images are copies, beyond chance."""
         return self.copied is not None and self.copied.low > BAR
 
     def estimates(self, *names: str) -> dict[str, Any]:
@@ -91,7 +96,7 @@ class Reference(Record):
     Attributes:
         statistics: of the features of the whole data set.
         real: features of some of its images, `(n, F)`.
-        copying: part of the data set and two sets, unseen by the model, that copies are told by; or None.
+        copying: part of the data set and two sets, unseen by the model, to find copies with; or None.
         shape: of one image.
         fingerprint: of all of it.
     """
@@ -104,7 +109,7 @@ class Reference(Record):
 
 
 class Judge:
-    """The figures of samples under one extractor and against one reference; made once for many sets."""
+    """Function from samples to their figures, for one extractor and one reference; made once for many sets."""
 
     def __init__(self, extract: Any, reference: Reference) -> None:
         self.extract, self.reference = extract, reference
@@ -114,11 +119,11 @@ class Judge:
 
     @property
     def width(self) -> int:
-        """How many features there are."""
+        """Return the number of features."""
         return len(self.reference.statistics.mean)
 
     def floor(self, samples: int) -> Floor | None:
-        """Of the images that the model has not seen, at most `samples`; None if there are none."""
+        """Return the floor by at most `samples` images that the model has not seen; None if there are none."""
         if self.reference.copying is None:
             return None
         _, one, other = self.reference.copying
@@ -126,7 +131,7 @@ class Judge:
         return Floor(len(features), interval(self.frechet.replicates(features), self.frechet(features)))
 
     def __call__(self, images: Tensor) -> Figures:
-        """The figures of images `(N, C, H, W)` in [0, 1].
+        """Return the figures of images `(N, C, H, W)` in [0, 1].
 
         Raises:
             FloatingPointError: a distance that is not finite.
@@ -145,17 +150,17 @@ class Judge:
 
 
 def over(one: Figures, other: Figures) -> Estimate:
-    """The ratio of two Frechet distances, with the interval of paired bootstrap replicates."""
+    """Return the ratio of two Frechet distances, with the interval of paired bootstrap replicates."""
     return ratio((one.frechet.value, one.replicates), (other.frechet.value, other.replicates))
 
 
 def ratio(above: tuple[float, Tensor], below: tuple[float, Tensor]) -> Estimate:
-    """The ratio of two distances, each with its replicates `(R,)`, and the interval of `ratio_replicates`."""
+    """Return the ratio of two distances, each with its replicates `(R,)`, and the interval of `ratio_replicates`."""
     return interval(ratio_replicates(above, below), above[0] / max(below[0], TINY))
 
 
 def ratio_replicates(above: tuple[float, Tensor], below: tuple[float, Tensor]) -> Tensor:
-    """The replicates `(R,)` of the ratio of two distances, each with its paired replicates `(R,)`; all are finite.
+    """Return replicates `(R,)` of the ratio of two distances, each with its paired replicates `(R,)`; all are finite.
 
     A replicate of a distance near to nothing may be negative: none is taken below a hundredth of the distance.
     """
@@ -164,7 +169,7 @@ def ratio_replicates(above: tuple[float, Tensor], below: tuple[float, Tensor]) -
 
 
 def open_features(name: str) -> Any:
-    """An extractor: a shipped one by its name, a classifier's file, or the file of the Inception weights.
+    """Return an extractor: a shipped one by its name, a classifier's file, or the file of the Inception weights.
 
     Raises:
         ValueError: it is none of these.
@@ -183,7 +188,7 @@ def open_features(name: str) -> Any:
 
 
 def shipped_reference(bundle: zoo.Bundle) -> Reference:
-    """The reference that a shipped model brings along."""
+    """Return the reference that a shipped model brings along."""
     statistics, sets = bundle.statistics("train"), tuple(bundle.images(which) for which in zoo.SETS)
     train, held_out, second = sets
     print_ = fingerprint(statistics.mean, statistics.variances, *(images.pixels for images in sets))
@@ -191,14 +196,14 @@ def shipped_reference(bundle: zoo.Bundle) -> Reference:
 
 
 def shipped_judge(bundle: zoo.Bundle) -> Judge:
-    """The judge of a shipped model's samples, by its own features and images."""
+    """Return the judge of a shipped model's samples, by its own features and images."""
     return Judge(bundle.features, shipped_reference(bundle))
 
 
 def reference_of(
     images: str, held_out: str | None, extract: Any, kept: Path, run: Processes, tell: Callable[[str], None]
 ) -> Reference:
-    """The reference of a user's images: their feature statistics from the file `kept`, or computed and kept there.
+    """Return the reference of a user's images: feature statistics from the file `kept`, or computed and kept there.
 
     Args:
         images: the data set, as `load_images` reads it.
@@ -206,7 +211,7 @@ def reference_of(
         extract: the feature extractor, with a `name`.
         kept: the file of the statistics.
         run: the processes that share the work.
-        tell: told what is worth knowing.
+        tell: receives sentences worth knowing.
 
     Raises:
         ValueError: the file holds statistics of other features or other images; too few images, or of two shapes.
@@ -229,7 +234,7 @@ def reference_of(
 def kept_statistics(
     data: Images, extract: Any, kept: Path, known: dict[str, Any], run: Processes, tell: Callable[[str], None]
 ) -> tuple[Gaussian, Tensor]:
-    """Feature statistics and some features of a data set, from the file `kept`, or computed and kept there."""
+    """Return feature statistics and some features of a data set, from the file `kept`, or computed and kept there."""
     if not run.firsts(kept.is_file):
         tell(f"computing the feature statistics of {len(data)} images")
         statistics, real = _statistics(data, extract, run), extract(_some(data, REAL).unit())
@@ -259,7 +264,7 @@ def _opened(path: Path, known: dict[str, Any]) -> tuple[Gaussian, Tensor]:
 
 
 def _statistics(data: Images, extract: Any, run: Processes) -> Gaussian:
-    """Mean and covariance of the features of all images, each process taking its share."""
+    """Return mean and covariance of the features of all images, each process taking its share."""
     width = extract(data[:1].unit()).shape[1]
     moments = Moments((width,), "dense", products=torch.float64)
     share = run.share(len(data))
@@ -283,7 +288,7 @@ def _some(images: Images, count: int) -> Images:
 
 
 def few_samples(samples: int, judge: Judge) -> str | None:
-    """A warning where the covariance of that many samples has not full rank."""
+    """Return a warning where the covariance of `samples` features lacks full rank, else None."""
     return _rank("the samples'", samples, judge.width) if samples <= judge.width else None
 
 

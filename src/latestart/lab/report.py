@@ -94,7 +94,7 @@ def floor_sentence(floor: Floor | None, samples: int) -> str:
 
 
 def not_measured(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """A line for each reason why cells of a sweep are unavailable or have failed, and one for those that are left."""
+    """Yield a line for each reason why cells of a sweep are unavailable or have failed, and one for those left."""
     reasons: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if row["status"] in ("unavailable", "failed"):
@@ -117,13 +117,13 @@ def start_of(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def command_given() -> str:
-    """The command that the present process was given, as one would type it."""
+    """Return the command line of the present process, as one would type it."""
     told = (re.sub(r"[^,=]+", lambda part: place(part[0]), argument) for argument in sys.argv[1:])
     return shlex.join(["latestart", *told])
 
 
 def place(path: str) -> str:
-    """A path as it is told: an absolute one from the current folder, or by its last two parts; others as they are."""
+    """Return a path for print: an absolute one from the current folder, or its last two parts; others as they are."""
     whole = Path(path)
     if not whole.is_absolute():
         return path
@@ -133,7 +133,7 @@ def place(path: str) -> str:
 
 
 def machine_kind(accelerated: bool = True) -> str:
-    """The kind of machine: its accelerator, if it has one that is used, or else its processor; and torch's version."""
+    """Return the kind of machine: its accelerator, if one is used, else its processor; and torch's version."""
     cores = os.cpu_count()
     kind = f"{platform.machine().replace('_', '-')} processor, {cores} core{'' if cores == 1 else 's'}"
     if accelerated and torch.cuda.is_available():
@@ -182,7 +182,7 @@ class Report:
             _say(sentence)
 
     def markdown(self) -> str:
-        """All of it, with a heading of the first level."""
+        """Return all of it as Markdown, with a heading of the first level."""
         facts = {**self.facts, "machine": self.machine}
         parts = [
             f"# {escaped(self.title)}",
@@ -201,7 +201,7 @@ def _say(text: str) -> None:
 
 
 def markdown_table(table: Table) -> str:
-    """A table as Markdown, its title above and its caption below; an empty row stands between two sections."""
+    """Return a table as Markdown, its title above and its caption below; an empty row between two sections."""
     lines = [
         [_cell(column.header) for column in table.columns],
         [RULES.get(column.justify, "---") for column in table.columns],
@@ -236,5 +236,5 @@ def _marked(text: str, bold: bool) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Text without what Markdown would take for marks: `\`, `|`, `*` and `<`."""
+    r"""Return text with the marks of Markdown escaped: `\`, `|`, `*` and `<`."""
     return re.sub(r"([\\|*<])", r"\\\1", text)

@@ -1,7 +1,7 @@
 """The rule of selection: choose by one seed, report what is drawn again with the next.
 
 The lowest of k distances that scatter by s about equal means is too low, by 1.6 s for k = 11 independent ones. So
-what is chosen is sampled again with the seed after the one that it was chosen by, and only that is reported. A quality
+a choice is sampled again with the seed after the one that it was chosen by, and only that is reported. A quality
 bought by copies is no quality: where the best of a scan copies in either draw, the best of those that do not is drawn
 again too, and stands beside it.
 """
@@ -23,11 +23,11 @@ class Judged(Protocol):
 
     @property
     def frechet(self) -> Estimate:
-        """Frechet distance to the data."""
+        """Return the Frechet distance to the data."""
 
     @property
     def copies(self) -> bool:
-        """Whether more of the samples than of new images are copies, beyond chance."""
+        """Return whether more of the samples than of new images are copies, beyond chance."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Choice(Generic[T]):
 
     @property
     def chosen(self) -> tuple[T, ...]:
-        """The best, and the clean one if there is one."""
+        """Return the best, and the clean one if there is one."""
         return (self.best,) if self.clean is None else (self.best, self.clean)
 
 
@@ -79,7 +79,7 @@ def draw_again(chosen: Callable[[], Iterable[T]], draw: Callable[[list[T]], None
 
     Args:
         chosen: what the figures known so far choose; called in the first process.
-        draw: draws what it is given, in all processes; figures are known afterwards in the first.
+        draw: draws the candidates it receives, in all processes; figures are known afterwards in the first.
         run: the processes that share the work.
     """
     drawn: list[T] = []

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from latestart.checks import PRECISIONS
 from latestart.settings import Settings, seed_setting, setting
 
-__all__ = ["FEWEST", "Conditions", "Kept", "Networks", "OneModel", "Pictures", "Setup", "Started", "SweepSetup"]
+__all__ = [
+    "FEWEST", "Conditions", "Kept", "Networks", "OneModel", "Pictures", "Sampling", "Setup", "Started", "SweepSetup",
+]  # fmt: skip
 
 FEWEST = 6  # samples of a figure: precision, recall and coverage look at neighbours
 
@@ -57,8 +59,8 @@ class Pictures(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions(Networks):
-    """The samples, and the data that they are compared with."""
+class Sampling(Networks):
+    """The samples, the images, and the way in which the network is evaluated."""
 
     samples: int = setting(1000, "Samples of each figure.", least=FEWEST)
     seed: int = seed_setting("Sample i depends on the seed and i alone.")
@@ -68,14 +70,20 @@ class Conditions(Networks):
         of="file",
     )
     held_out: str | None = setting(None, "Images that the model has not seen, to find copies with.", of="file")
-    features: str | None = setting(
-        None, "A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
-    )
     batch_size: int = setting(256, "Samples evaluated at once.", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup(Conditions, OneModel):
+class Conditions(Sampling):
+    """The samples, and the features by which they are compared with the data."""
+
+    features: str | None = setting(
+        None, "A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup(OneModel, Conditions):
     """One model, and the conditions of its measurement."""
 
 

@@ -1,8 +1,8 @@
-"""Fingerprints of contents, and the keys under which what was measured is kept.
+"""Fingerprints of contents, and the keys under which measurements are kept.
 
-A fingerprint tells its parts apart: `("ab", "c")` is not `("a", "bc")`. Those of earlier versions were of all parts in
-one row. Whatever was kept under such a key is still found: every `Print` carries the key that it once had, and so does
-every key that is made of prints.
+A fingerprint separates its parts: `("ab", "c")` is not `("a", "bc")`. Those of earlier versions were of all parts in
+one row. A file kept under such a key is still found: every `Print` carries the key that it once had, and so does every
+key that is made of prints.
 """
 
 import hashlib
@@ -41,9 +41,9 @@ class Print(str):
 
 
 def fingerprint(*parts: Any) -> Print:
-    """Sixteen hexadecimal digits of tensors, bytes and text: other parts, other digits.
+    """Return sixteen hexadecimal digits of tensors, bytes and text: other parts, other digits.
 
-    What is neither a tensor nor bytes counts as its text. Each part is hashed after its kind and its length.
+    Anything but a tensor or bytes counts as its text. Each part is hashed after its kind and its length.
     """
     now, before = hashlib.sha256(), hashlib.sha256()
     for part in parts:
@@ -57,7 +57,7 @@ def fingerprint(*parts: Any) -> Print:
 
 
 def _content(part: Any) -> tuple[str, bytes | memoryview]:
-    """The kind of a part, and its bytes."""
+    """Return the kind of a part, and its bytes."""
     if isinstance(part, Tensor):
         flat = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         return f"{part.dtype} {tuple(part.shape)}", flat.numpy().data  # no copy
@@ -67,13 +67,13 @@ def _content(part: Any) -> tuple[str, bytes | memoryview]:
 
 
 def key_of(named: Any, *, sort: bool = True) -> Print:
-    """The key of what goes by these names and values, all of which JSON can hold."""
+    """Return the key of names and values that JSON can hold."""
     now, before = (json.dumps(value, sort_keys=sort) for value in (named, formerly(named)))
     return Print(fingerprint(now), fingerprint(before).former)
 
 
 def formerly(named: Any) -> Any:
-    """Names and values as an earlier version would have written them: each print as it once was."""
+    """Return names and values as an earlier version would have written them: each print as it once was."""
     if isinstance(named, dict):
         return {name: formerly(value) for name, value in named.items()}
     if isinstance(named, list | tuple):
@@ -82,15 +82,15 @@ def formerly(named: Any) -> Any:
 
 
 def is_of(known: Any, named: Any) -> bool:
-    """Whether what a file says of itself are these names and values, as they are now or as they once were."""
+    """Return whether the names and values in a file are these, as they are now or as they once were."""
     return known in (json.loads(json.dumps(named)), json.loads(json.dumps(formerly(named))))
 
 
 def kept_at(folder: Path, name: str, key: Print) -> Path:
-    """Where something is kept under a key: under the former one if it lies there, else under the present.
+    """Return the place of a key's file: under the former key if one lies there, else under the present.
 
     Args:
-        folder: what it is kept in.
+        folder: of the file.
         name: of the file, with `{}` where the key stands.
         key: of `fingerprint` or `key_of`.
     """
@@ -100,7 +100,7 @@ def kept_at(folder: Path, name: str, key: Print) -> Path:
 
 @dataclass(frozen=True)
 class Store:
-    """What was measured, kept in the files of a folder, each under the key of all that it depends on.
+    """Measurements in the files of a folder, each under the key of all that it depends on.
 
     Attributes:
         folder: of the files.
@@ -137,7 +137,7 @@ class Store:
 
 
 def read_kept(path: Path, named: Any) -> dict[str, Any]:
-    """Return the JSON object in a file that names what it is of under "configuration".
+    """Return the JSON object in a file whose "configuration" is these names and values.
 
     Raises:
         ValueError: damaged, or of something else.

@@ -1,9 +1,9 @@
 """The models of a sweep: each opened with its priors and with the judge of its samples.
 
-Some samplers of diffusers (PNDM, Euler's with noise, KDPM2) refuse a network that predicts the image. Such a one is
-handed on as predicting, of the same image, the velocity `v = (alpha x - x_0) / std`: samplers take from it
+Some samplers of diffusers (PNDM, Euler's with noise, KDPM2) refuse a network that predicts the image. Such a network is
+wrapped to predict, of the same image, the velocity `v = (alpha x - x_0) / std`: samplers take from it
 `x_0 = alpha x - std v`, so that an error of v counts least where v is least certain, at the lowest levels. Its
-fingerprint is that of the network as it was trained. What a sampler mixes over several times is then v, as of the other
+fingerprint is that of the network as it was trained. A sampler of several steps then mixes v, as of the other
 networks here: PNDM mixes the raw output, and has other samples for one that predicts the noise.
 """
 
@@ -27,19 +27,24 @@ from latestart.lab.judge import Judge, few_samples, open_features, reference_of,
 from latestart.lab.store import fingerprint
 from latestart.processes import Processes
 
+__all__ = [
+    "SHIPPED", "Subject", "beside", "open_images", "open_network", "open_prior", "open_subject", "open_subjects",
+    "weights",
+]  # fmt: skip
+
 SHIPPED = {"gaussian": "prior.safetensors", "mixture": "mixture.safetensors"}  # beside a model
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and what belongs to it.
+    """A model, its scheduler, its priors and its judge.
 
     Attributes:
         network: in evaluation mode, on its device.
         scheduler: the one that it was trained with; of v where it was trained to predict the image.
         weights: the fingerprint of both.
         priors: by the name that the grid has for them, with their fingerprints.
-        judge: what gives its samples their figures.
+        judge: returns the figures of its samples.
     """
 
     network: Any
@@ -50,13 +55,13 @@ class Subject:
 
 
 def open_subjects(grid: Grid, kept: Path, run: Processes, tell: Callable[[str], None]) -> dict[str, Subject]:
-    """The models of a grid, by the names that it has for them.
+    """Return the models of a grid, by the names that it has for them.
 
     Args:
-        grid: what is to be measured.
+        grid: of the sweep.
         kept: the file of the feature statistics of the grid's images, if it has any.
         run: the processes that share the work.
-        tell: told what is worth knowing.
+        tell: receives sentences worth knowing.
 
     Raises:
         ValueError: something that the grid names does not exist or does not fit the rest.
@@ -88,13 +93,13 @@ def open_subject(grid: Grid, lab: Lab) -> Subject:
 
 
 def _opened(model: str, scheduler: str | None) -> tuple[Any, Any]:
-    """A network on its device, and its scheduler: the one that is given where its folder has none."""
+    """Return a network on its device, and its scheduler: the given one where its folder has none."""
     network, trained, _ = zoo.open_model(model, device=own_device(), scheduler=scheduler)
     return network, trained
 
 
 def _precise(network: Any, scheduler: Any, precision: str) -> tuple[Any, Any, str]:
-    """The network as it is to be evaluated, its scheduler, and the fingerprint of both."""
+    """Return the network in its precision, its scheduler, and the fingerprint of both."""
     known = weights(network, scheduler)
     if precision != "no":
         network, known = HalfPrecision(network), known + "-bf16"
@@ -104,7 +109,7 @@ def _precise(network: Any, scheduler: Any, precision: str) -> tuple[Any, Any, st
 def _judges(
     grid: Grid, bundles: dict[str, zoo.Bundle], kept: Path, run: Processes, tell: Callable[[str], None]
 ) -> dict[str, Judge]:
-    """One judge for the models of a grid with images, else each model's own."""
+    """Return one judge for the models of a grid with images, else each model's own."""
     if grid.images is None:
         return {name: _own_judge(bundle, grid) for name, bundle in bundles.items()}
     extract = _extractor(bundles[grid.model[0]], grid)
@@ -113,7 +118,7 @@ def _judges(
 
 
 def open_network(model: str, precision: str = "no", scheduler: str | None = None) -> tuple[Any, Any, str]:
-    """A model without priors and judge: the network on its device, its scheduler, and the fingerprint of both.
+    """Return a model without priors and judge: the network on its device, its scheduler, and the fingerprint of both.
 
     Raises:
         ValueError: it is neither a shipped model nor a folder with one.
@@ -122,7 +127,7 @@ def open_network(model: str, precision: str = "no", scheduler: str | None = None
 
 
 def open_prior(model: str, name: str) -> tuple[Any, str]:
-    """A prior that lies beside a model, or in a file, on its device, and the fingerprint of its file.
+    """Return a prior that is stored next to a model, or in a file, on its device, and the fingerprint of its file.
 
     Raises:
         ValueError: there is none of that name.
@@ -131,12 +136,12 @@ def open_prior(model: str, name: str) -> tuple[Any, str]:
 
 
 def beside(model: str) -> tuple[str, ...]:
-    """The names of the priors that lie beside a model."""
+    """Return the names of the priors that are stored next to a model."""
     return tuple(name for name, file in SHIPPED.items() if (_bundle(model).path / file).is_file())
 
 
 def open_images(model: str, images: str | None, held_out: str | None) -> tuple[Images, Images | None]:
-    """The training images, and those that the model has not seen, if any: given ones, or the shipped model's own.
+    """Return the training images, and those that the model has not seen, or None: given ones, or the shipped model's.
 
     Raises:
         ValueError: a model without images and none given, held-out images alone, or images of two shapes.
@@ -155,12 +160,12 @@ def open_images(model: str, images: str | None, held_out: str | None) -> tuple[I
 
 
 def _bundle(name: str) -> zoo.Bundle:
-    """A user's folder, or a shipped model by its name."""
+    """Return a user's folder, or a shipped model by its name."""
     return zoo.Bundle(Path(name).name, Path(name)) if Path(name).is_dir() else zoo.load(name)
 
 
 def weights(network: Any, scheduler: Any) -> str:
-    """The fingerprint of a network's weights and build, and of the scheduler that it was trained with."""
+    """Return the fingerprint of a network's weights and build, and of the scheduler that it was trained with."""
     state = [part for name, tensor in sorted(network.state_dict().items()) for part in (name, tensor)]
     build = vars(network.config) if isinstance(network.config, SimpleNamespace) else network.config
     told = [
@@ -174,7 +179,7 @@ def weights(network: Any, scheduler: Any) -> str:
 
 
 def _prior(name: str, folder: Path) -> tuple[Any, str]:
-    """A prior that lies beside a model, or in a file, and the fingerprint of its file."""
+    """Return a prior that is stored next to a model, or in a file, and the fingerprint of its file."""
     if name in (FULL, PLAIN):
         return None, ""
     path = folder / SHIPPED[name] if name in SHIPPED else Path(name)
@@ -188,7 +193,7 @@ def _prior(name: str, folder: Path) -> tuple[Any, str]:
 
 
 def _own_judge(bundle: zoo.Bundle, grid: Grid) -> Judge:
-    """The judge that a model brings along."""
+    """Return the judge that a model brings along."""
     if not (bundle.path / "features-train.safetensors").is_file():
         raise ValueError(f"{bundle.path} brings no images to hold its samples against: give its training images")
     extract = _extractor(bundle, grid)

@@ -1,7 +1,7 @@
-"""A sweep: every cell of a grid measured once, whatever comes in between.
+"""A sweep: every cell of a grid measured once, however often it is interrupted.
 
-A cell's file is written whole or not at all, the moment that the cell is done. A sweep is what its files say: one that
-is killed and started again does what is missing, and ends with the same table, bit by bit.
+A cell's file is written whole or not at all, the moment that the cell is done. The files are all of a sweep: one that
+is killed and started again measures the missing cells, and ends with the same table, bit by bit.
 
     cells/KEY.safetensors    one cell: its configuration, its figures, the replicates of its distance, its seconds
     statistics.safetensors   the feature statistics of a user's images
@@ -46,6 +46,8 @@ from latestart.lab.subjects import Subject, open_subjects
 from latestart.processes import Processes
 from latestart.sampling.matching import check_prior
 
+__all__ = ["COLUMNS", "WANTING", "Sweep", "add_gains", "columns", "open_sweep", "shares", "sweep_of", "within"]
+
 FIGURES = (*ESTIMATES, "gain")
 TEXT, WHOLE, REAL, TRUTH = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 COLUMNS = {
@@ -54,7 +56,7 @@ COLUMNS = {
     **{"status": TEXT, "reason": TEXT},
     **{name: REAL for figure in FIGURES for name in (figure, f"{figure}_low", f"{figure}_high")},
 }
-WANTING = ("failed", "left")  # what could be measured and is not
+WANTING = ("failed", "left")  # cells that could be measured and are not
 POLL = 0.5  # seconds between two looks for the other processes' cells
 
 
@@ -68,7 +70,7 @@ class Sweep:
         out: the folder.
         batch_size: samples evaluated at once.
         run: the processes that share the work.
-        tell: told what is worth knowing.
+        tell: receives sentences worth knowing.
         sample: draws a cell's samples and takes its figures.
     """
 
@@ -83,17 +85,17 @@ class Sweep:
 
     @property
     def cost(self) -> int:
-        """Network evaluations of all cells that can be measured."""
+        """Return the network evaluations of all cells that can be measured."""
         return sum(planned.cell.cost for planned in self.planned if planned.steps is not None)
 
     def file(self, planned: Planned) -> Path:
-        """Where a cell is kept."""
+        """Return the place of a cell's file."""
         return kept_at(self.out / "cells", "{}.safetensors", planned.key)
 
     def outcome(self, planned: Planned) -> Outcome:
-        """What became of a cell, from its file: `done` or `failed`, else `unavailable` or `left`.
+        """Return the outcome of a cell, from its file: `done` or `failed`, else `unavailable` or `left`.
 
-        A damaged file counts as none: the cell is told of, and measured again, by `measure`.
+        A damaged file counts as none: `measure` reports the cell, and measures it again.
         """
         if planned.steps is None:
             return Outcome("unavailable", planned.reason)
@@ -106,10 +108,10 @@ class Sweep:
         """Measure every cell that is missing, in order.
 
         Args:
-            budget: network evaluations that the cells may cost together, those that were done before counted; what
-                comes after the first cell that would exceed it is left. None sets no limit.
+            budget: network evaluations that the cells may cost together, those that were done before counted; cells
+                from the first that would exceed it are left. None sets no limit.
             retry: measure the cells anew that have failed.
-            progress: told (evaluations done, evaluations in all, what) of this process' share.
+            progress: receives (evaluations done, evaluations in all, note) of this process' share.
 
         Raises:
             ValueError: a table of something else in the folder.
@@ -129,14 +131,14 @@ class Sweep:
                 time.sleep(POLL)
 
     def table(self) -> list[dict[str, Any]]:
-        """The rows of the table, from the files: one for each cell, its columns `COLUMNS`."""
+        """Return the rows of the table, from the files: one for each cell, with the columns `COLUMNS`."""
         outcomes = [self.outcome(planned) for planned in self.planned]
         rows = [self._row(planned, outcome) for planned, outcome in zip(self.planned, outcomes)]
         add_gains(rows, [None if outcome.figures is None else outcome.figures.replicates for outcome in outcomes])
         return rows
 
     def write(self, rows: list[dict[str, Any]]) -> Path:
-        """Write the table, whole or not at all; returns where."""
+        """Write the table, whole or not at all, and return its path."""
         schema = pa.schema(list(COLUMNS.items()), {"latestart": "sweep", "version": str(VERSION)})
         path = self.out / "results.parquet"
         with replacing(path) as temporary:
@@ -144,7 +146,7 @@ class Sweep:
         return path
 
     def _pending(self, count: int, retry: bool) -> list[int]:
-        """The indices of the cells, of the first `count`, that are to be measured; their files, if any, are removed."""
+        """Return the indices of the first `count` cells that are to be measured; their files, if any, are removed."""
         pending: dict[str, int] = {}
         for k, planned in enumerate(self.planned[:count]):
             if planned.steps is None or planned.key in pending:
@@ -178,7 +180,7 @@ class Sweep:
         return replace(outcome, seconds=time.monotonic() - began)
 
     def _check_prior(self, cell: Cell) -> None:
-        """Once for each model and prior, whether they speak of the same images."""
+        """Check once for each model and prior that they are of the same images."""
         subject, pair = self.subjects[cell.model], (cell.model, cell.prior)
         if (prior := subject.priors[cell.prior][0]) is not None and pair not in self.checked:
             check_prior(subject.network, subject.scheduler, prior)
@@ -209,7 +211,7 @@ class Sweep:
 
 
 def within(planned: list[Planned], budget: int | None) -> int:
-    """How many cells, from the first on, cost at most the budget together."""
+    """Return the number of cells, from the first on, that cost at most the budget together."""
     spent = 0
     for k, one in enumerate(planned):
         spent += one.cell.cost if one.steps is not None else 0
@@ -219,7 +221,7 @@ def within(planned: list[Planned], budget: int | None) -> int:
 
 
 def shares(costs: list[int], count: int) -> list[list[int]]:
-    """Indices of work for each of `count` processes: the dearest first, each to the one that has the least."""
+    """Return the indices of each process' work: the dearest first, each to the process that has the least."""
     loads, parts = [0] * count, [[] for _ in range(count)]  # type: tuple[list[int], list[list[int]]]
     for k in sorted(range(len(costs)), key=lambda k: (-costs[k], k)):
         least = min(range(count), key=lambda process: (loads[process], process))
@@ -229,7 +231,7 @@ def shares(costs: list[int], count: int) -> list[list[int]]:
 
 
 def add_gains(rows: list[dict[str, Any]], distances: list[Tensor | None]) -> None:
-    """To each row the factor by which its distance is below the best from full noise at the same sampler and NFE.
+    """Add to each row the factor by which its distance is below the best from full noise at the same sampler and NFE.
 
     With the 95% interval of paired bootstrap replicates, in the columns `gain`, `gain_low`, `gain_high`. None where one
     of these has failed or is left, beyond the budget: it may be the best. One that no sampler can do cannot be.
@@ -249,7 +251,7 @@ def _setting(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    """A figure and the ends of its interval as columns of the table."""
+    """Return a figure and the ends of its interval as columns of the table."""
     if estimate is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

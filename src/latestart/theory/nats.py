@@ -93,6 +93,16 @@ class NatsCurve(Record):
         how = f"the divergence of the prior reaches {budget:g} nats"
         return Curve(self.sigma, self.integrals, "nats", how).crossing(budget, noise)
 
+    def at(self, sigma: Any, values: Tensor | None = None) -> np.ndarray:
+        """Return the divergence at the levels sigma `(S,)`, linear in log sigma between two of its own.
+
+        Args:
+            sigma: levels; those beyond the grid have the value of its end.
+            values: on the grid, `(L,)`, in place of `nats`.
+        """
+        known = self.nats if values is None else values
+        return np.interp(np.log(np.asarray(sigma)), self.sigma.log().flip(0).numpy(), known.flip(0).numpy())
+
 
 def nats(
     denoiser: Denoiser,

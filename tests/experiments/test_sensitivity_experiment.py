@@ -7,22 +7,25 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-import typer
 from diffusers import DDPMScheduler
 from rich.markup import escape
 from typer.testing import CliRunner
 
 import latestart as ls
-from latestart.cli.early import sensitivity
+from latestart.cli.experiment import experiment as commands
 from latestart.data import Images, to_pixels
 from latestart.evaluation.quality import Estimate
-from latestart.experiments import sensitivity as experiment
+from latestart.experiments.sensitivity import measure as experiment
+from latestart.experiments.sensitivity import windows
+from latestart.experiments.sensitivity.page import best_table, page
+from latestart.experiments.sensitivity.settings import SensitivitySettings as Settings
 from latestart.gaussians.basis import Dense
+from latestart.lab import divergence
+from latestart.lab.divergence import SEEN
 from latestart.lab.judge import Floor, Judge, Reference
-from latestart.lab.report import floor_sentence
+from latestart.lab.report import floor_sentence, number
 from latestart.lab.subjects import Subject, beside
-from latestart.report import early
-from tiny import tiny_folder
+from tiny import recording_lab, tiny_folder
 
 # --- windows and errors of known curves -------------------------------------------------------------------------------
 
@@ -31,7 +34,7 @@ def _window(d, noise=None, nats_noise=0.0):
     t = np.arange(len(d)) * 100.0
     d, nats = np.array(d, dtype=float), np.linspace(5, 1, len(d))
     replicates = np.tile(d, (50, 1)) if noise is None else d + noise
-    return experiment.find_window(t, d, replicates, nats, np.tile(nats, (len(replicates), 1)) + nats_noise)
+    return windows.find_window(t, d, replicates, nats, np.tile(nats, (len(replicates), 1)) + nats_noise)
 
 
 def test_the_ends_are_where_the_curve_crosses_the_bound():
@@ -68,7 +71,7 @@ def test_a_window_that_reaches_the_end_of_the_grid_says_so():
 def test_the_window_of_a_parabola():
     """d = 100 (1 + (t - 500)^2 / 10^6) is within 5% for |t - 500| < 224; linear pieces of 25 change little."""
     t = np.arange(100, 901, 25.0)
-    low, high = experiment.window_ends(t, 100 * (1 + (t - 500) ** 2 / 1e6))
+    low, high = windows.window_ends(t, 100 * (1 + (t - 500) ** 2 / 1e6))
     assert (low, high) == pytest.approx((500 - 5e4**0.5, 500 + 5e4**0.5), abs=1)
 
 
@@ -83,23 +86,23 @@ def test_noise_that_is_common_to_all_starts_does_not_widen_the_interval():
 def test_what_a_start_costs_is_linear_between_two_and_paired():
     t, d = np.array([100, 200, 300.0]), np.array([20, 10, 40.0])
     replicates = np.outer(np.linspace(0.8, 1.2, 41), d)  # what all starts share cancels
-    found = experiment.at_start(t, d, replicates, 250)
+    found = windows.at_start(t, d, replicates, 250)
     assert (found.low, found.value, found.high) == pytest.approx((2.5, 2.5, 2.5))
     apart = replicates.copy()
     apart[:, 1] = 10
-    found = experiment.at_start(t, d, apart, 300)
+    found = windows.at_start(t, d, apart, 300)
     assert (found.low, found.high) == pytest.approx((4 * 0.81, 4 * 1.19))
     apart[:, 1] = np.linspace(-1e-9, 1e-9, 41)  # a best distance of nothing, some of its replicates below it
-    found = experiment.at_start(t, np.array([20, 0.0, 40]), apart, 300)
+    found = windows.at_start(t, np.array([20, 0.0, 40]), apart, 300)
     assert 0 < found.low <= found.high and np.isfinite([found.low, found.value, found.high]).all()
 
 
 def test_the_start_of_a_budget_is_the_highest_that_has_it():
     t = np.array([100, 200, 300, 400.0])
-    assert experiment.start_at(t, np.array([8, 4, 2, 0.0]), 3) == pytest.approx(250)
-    assert experiment.start_at(t, np.array([8, 1.5, 2, 0.0]), 1.75) == pytest.approx(312.5)
-    assert experiment.start_at(t, np.array([8, 4, 2, 0.5]), 0.25) is None
-    assert experiment.start_at(t, np.array([8, 4, 2, 0.5]), 9) is None
+    assert windows.start_at(t, np.array([8, 4, 2, 0.0]), 3) == pytest.approx(250)
+    assert windows.start_at(t, np.array([8, 1.5, 2, 0.0]), 1.75) == pytest.approx(312.5)
+    assert windows.start_at(t, np.array([8, 4, 2, 0.5]), 0.25) is None
+    assert windows.start_at(t, np.array([8, 4, 2, 0.5]), 9) is None
 
 
 # --- an exact model ---------------------------------------------------------------------------------------------------
@@ -131,9 +134,13 @@ def settings(monkeypatch):
     subject = Subject(
         ls.as_model(data, SCHEDULER), SCHEDULER, "exact", {"gaussian": (prior, "p")}, Judge(_flat, reference)
     )
-    monkeypatch.setattr(experiment, "open_subjects", lambda *_: {"exact": subject})
+    monkeypatch.setattr(experiment, "open_subject", lambda *_: subject)
     monkeypatch.setattr(experiment, "open_images", lambda *_: (Images(to_pixels(images)), None))
-    return experiment.Settings("exact", ("gaussian",), (5,), STARTS, samples=300)
+    return Settings(model="exact", priors=("gaussian",), evaluations=(5,), starts=STARTS, samples=300)
+
+
+def _measured(settings, folder):
+    return experiment.Sensitivity().measure(settings, recording_lab(folder))
 
 
 def _expected(t_start, steps):
@@ -156,10 +163,9 @@ def _kl(sigma):
 
 
 def test_the_curve_of_an_exact_gaussian_is_that_in_closed_form(settings, tmp_path):
-    measured = experiment.Sensitivity(settings, tmp_path)
-    assert measured.cost == 5 * 5 * 300
-    measured.measure()
-    result = measured.result()
+    lab = recording_lab(tmp_path)
+    result = experiment.Sensitivity().measure(settings, lab)
+    assert lab.told == ["5 starts, 7,500 network evaluations"]
     (curve,) = result.curves
     assert curve.t.tolist() == list(STARTS) and curve.nfe == 5
     for t, sigma, found in zip(curve.t, curve.sigma, curve.frechet):
@@ -167,7 +173,8 @@ def test_the_curve_of_an_exact_gaussian_is_that_in_closed_form(settings, tmp_pat
         assert sigma == pytest.approx(((1 - a) / a) ** 0.5, rel=1e-4)
         distance = float((_expected(int(t), 5).sqrt() - VARIANCES.sqrt()).square().sum() / 4)
         assert found.value == pytest.approx(distance, abs=found.high - found.low)  # four standard errors
-    spread = experiment.nats_replicates(measured._divergence("gaussian"), curve.sigma, 400).std(0)
+    (nats,) = tmp_path.glob("nats-*.safetensors")
+    spread = windows.nats_replicates(divergence._read(nats), curve.sigma, 400).std(0)
     for nats, sigma, error in zip(curve.nats, curve.sigma, spread):
         assert nats == pytest.approx(_kl(sigma), abs=4 * error + 1e-4)
     assert curve.nats[0] > 0.1 and curve.nats[-1] < 0.01
@@ -178,7 +185,7 @@ def test_the_curve_of_an_exact_gaussian_is_that_in_closed_form(settings, tmp_pat
         assert off.t == curve.window.best + off.by
         assert off.relative.value == pytest.approx(np.interp(off.t, curve.t, [e.value for e in curve.relative]))
     assert result.floor is None
-    told = early.best_table(result.curves)
+    told = best_table(result.curves)
     shown = [next(iter(column.cells)) for column in told.columns]
     low, value, high = curve.recall[best].low, curve.recall[best].value, curve.recall[best].high
     assert shown[-2] == escape(f"{value:.3f} [{low:.3f}, {high:.3f}]") and shown[-1] == "-"
@@ -186,54 +193,46 @@ def test_the_curve_of_an_exact_gaussian_is_that_in_closed_form(settings, tmp_pat
 
 def test_a_measurement_that_was_cut_off_goes_on_to_the_same_end(settings, tmp_path):
     """Within a budget only the first starts are measured; what is left is said, then measured, and no start twice."""
-    whole, cut, spent = experiment.Sensitivity(settings, tmp_path / "whole"), tmp_path / "cut", []
-    whole.measure()
-    progress = lambda *args: spent.append(args[:2])  # noqa: E731
-    first = experiment.Sensitivity(settings, cut)
-    first.measure(budget=2 * 1500 + 10, progress=progress)
-    assert spent[-1] == (3000, 3000) and len(list((cut / "cells").iterdir())) == 2
-    early_ = first.result()
-    assert early_.curves == [] and early_.record()["measured"] == 2
-    report = early.sensitivity_report(early_).sentences
-    assert any("left, beyond the budget: 3 of 5 cells, 4,500 network evaluations" in line for line in report)
-    assert any("no prior has 3 starts measured" in line for line in report)
-    again = experiment.Sensitivity(settings, cut)
-    again.measure(progress=progress)
-    assert spent[-1] == (4500, 4500)
-    assert again.result().record() == whole.result().record()
-    more = experiment.Sensitivity(replace(settings, starts=(*STARTS, 300)), cut)
-    more.measure(progress=progress)
-    assert spent[-1] == (1500, 1500)
+    whole, lab = _measured(settings, tmp_path / "whole"), recording_lab(tmp_path / "cut")
+    first = experiment.Sensitivity().measure(replace(settings, budget=2 * 1500 + 10), lab)
+    assert lab.spent[-1] == (3000, 3000) and len(list((lab.out / "cells").iterdir())) == 2
+    assert first.curves == [] and first.record()["measured"] == 2
+    lines = page(first, tmp_path).sentences
+    assert any("left, beyond the budget: 3 of 5 cells, 4,500 network evaluations" in line for line in lines)
+    assert any("no prior has 3 starts measured" in line for line in lines)
+    again = experiment.Sensitivity().measure(settings, lab)
+    assert lab.spent[-1] == (4500, 4500)
+    assert again.record() == whole.record()
+    experiment.Sensitivity().measure(replace(settings, starts=(*STARTS, 300)), lab)
+    assert lab.spent[-1] == (1500, 1500)
 
 
 def test_starts_are_cut_to_what_a_schedule_begins_at(settings, tmp_path):
-    asked = replace(settings, starts=(350, 352, 500, 650), evaluations=(3,))
-    cells = [planned.cell for planned in experiment.Sensitivity(asked, tmp_path).sweep.planned]
-    assert [cell.t_start for cell in cells] == [348, 351, 498, 648]
-    default = replace(settings, starts=(), step=150, evaluations=(10,))
-    cells = [planned.cell for planned in experiment.Sensitivity(default, tmp_path).sweep.planned]
-    assert [cell.t_start for cell in cells] == [350, 500, 650, 800]
+    subject = experiment.open_subject()
+
+    def starts(**asked):
+        return [cell.t_start for cell in experiment.cells_of(replace(settings, **asked), subject)]
+
+    assert starts(starts=(350, 352, 500, 650), evaluations=(3,)) == [348, 351, 498, 648]
+    assert starts(starts=(), step=150, evaluations=(10,)) == [350, 500, 650, 800]
     with pytest.raises(ValueError, match="at least 3 starts, up to 1000, in steps of 5: received 350, 750"):
-        experiment.Sensitivity(replace(settings, starts=(), step=400), tmp_path)
+        starts(starts=(), step=400)
     with pytest.raises(ValueError, match="up to 1000"):
-        experiment.Sensitivity(replace(settings, starts=(100, 200, 1200)), tmp_path)
+        starts(starts=(100, 200, 1200))
 
 
 # --- the shipped model and the command --------------------------------------------------------------------------------
 
-app = typer.Typer()
-app.command()(sensitivity)
-
 
 def _run(*args):
-    return CliRunner().invoke(app, [str(a) for a in args], env={"COLUMNS": "250"})
+    return CliRunner().invoke(commands, ["sensitivity", *(str(a) for a in args)], env={"COLUMNS": "250"})
 
 
 def test_priors_are_those_beside_the_model(tmp_path):
     assert beside("mnist") == ("gaussian", "mixture")
-    assert experiment.Settings().grid().prior == ("gaussian", "mixture")
+    assert experiment.grid_of(Settings()).prior == ("gaussian", "mixture")
     with pytest.raises(ValueError, match="received none"):
-        experiment.Settings(str(tmp_path)).grid()
+        experiment.grid_of(Settings(model=str(tmp_path)))
 
 
 def test_the_experiment_finds_the_best_start_within_the_grid(tmp_path):
@@ -255,8 +254,10 @@ def test_the_experiment_finds_the_best_start_within_the_grid(tmp_path):
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "samples: 60; seed: 0; " in report and "60 images that the model has not seen score" in report
     line = next(line for line in report.split("\n") if line.startswith("| the Gaussian | 3 | "))
-    assert f"| {window['best']:.0f} | {min(values):.1f} [" in line and f"{window['nats_high']['value']:.2g} [" in line
-    assert "Distance of the start at so many nats" in report and early.SEEN not in report
+    assert (
+        f"| {window['best']:.0f} | {number(min(values))} [" in line and f"{window['nats_high']['value']:.2g} [" in line
+    )
+    assert "Distance of the start at so many nats" in report and SEEN not in report
     assert (tmp_path / "sensitivity.png").stat().st_size > 30_000
     assert len(list((tmp_path / "cells").iterdir())) == 4
 
@@ -283,7 +284,7 @@ def test_a_curve_without_unseen_images_says_so(settings, tmp_path, monkeypatch):
     args = ("exact", "--prior", "gaussian", "--nfe", 5, "--starts", "20,50,100,200,400", "--samples", 300)
     told = _run(*args, "--out", tmp_path)
     assert told.exit_code == 0, told.output
-    assert early.SEEN in told.output and "no floor beside the distances and no share of copies" in told.output
+    assert SEEN in told.output and "no floor beside the distances and no share of copies" in told.output
 
 
 def test_the_floor_of_fewer_images_is_said_to_be_too_high():
@@ -300,9 +301,9 @@ def test_the_floor_of_fewer_images_is_said_to_be_too_high():
         (("--prior", "none"), "expected priors beside the model mnist or files"),
         (("--prior", "nowhere"), "there is no prior 'nowhere'"),
         (("--nfe", "0"), "nfe=0: expected a whole number of at least 1"),
-        (("--starts", "500,x"), "t-start: expected numbers"),
+        (("--starts", "500,x"), "starts: expected numbers"),
         (("--starts", "500,600", "--prior", "gaussian"), "at least 3 starts, received 500, 600"),
-        (("--mixed-precision", "x"), "expected one of no, bf16, received 'x'"),
+        (("--mixed-precision", "x"), "there is no mixed-precision 'x'; there are no, bf16"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, args, message):
