@@ -557,7 +557,7 @@ def test_yaml_and_flags_give_the_same_grid(tmp_path):
         ("sampler: dddim", "there is no sampler 'dddim'; there are ddpm, ddim"),
         ("spacing: wide", "there is no spacing 'wide'"),
         ("prior: [null]", "prior: expected a name or a path, received None"),
-        ("samplers: ddim", "there is no setting 'samplers'; there are samples"),
+        ("samplers: ddim", "there is no setting 'samplers'; there are "),
         ("- ddim", "expected names with values"),
         ("", "expected names with values"),
         ("nfe: [3", "is not a YAML file"),
