@@ -39,6 +39,7 @@ class Setting:
         flag: name on the command line and in YAML; by default the field's own with dashes.
         argument: whether the command line takes it by place.
         empty: whether several values may be none at all; a field whose default is () may always be.
+        repeats: whether several values may be equal; by default each is taken once.
         kept: whether results record it; a budget changes no figure, and is not.
         read: makes the value of a text, where the type alone does not say how.
     """
@@ -51,6 +52,7 @@ class Setting:
     flag: str = ""
     argument: bool = False
     empty: bool = False
+    repeats: bool = False
     kept: bool = True
     read: Callable[[str], Any] | None = None
 
@@ -155,7 +157,7 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(name: str, value: Any, kind: Kind, known: Setting, default: Any) -> Any:
-    """A value of its kind and within its limits; several as a tuple without repetitions."""
+    """A value of its kind and within its limits; several as a tuple."""
     if value is None and kind.optional:
         return None
     if known.read is not None:
@@ -164,7 +166,8 @@ def _checked(name: str, value: Any, kind: Kind, known: Setting, default: Any) ->
         return _checked_one(name, value, kind.base, known)
     if isinstance(value, str):
         raise ValueError(f"{name}: expected several values, received the text {value!r}")
-    several = tuple(dict.fromkeys(_checked_one(name, one, kind.base, known) for one in value))
+    several = tuple(_checked_one(name, one, kind.base, known) for one in value)
+    several = several if known.repeats else tuple(dict.fromkeys(several))
     if not several and not known.empty and default not in ((), MISSING, None):
         raise ValueError(f"{name}: expected at least one value, received none")
     return several

@@ -10,8 +10,6 @@ from latestart.cli.bifurcation import bifurcation
 from latestart.cli.classifier import classifier
 from latestart.cli.diversity import attributes, diversity
 from latestart.cli.early import gaussianity, sensitivity
-from latestart.cli.initialisations import initialisations
-from latestart.cli.late_training import late_training
 from latestart.cli.options import first_sentences, with_settings
 from latestart.cli.support import (
     Background,
@@ -28,7 +26,9 @@ from latestart.cli.support import (
     whole_numbers,
 )
 from latestart.cli.table1 import table1
+from latestart.experiments.initialisations.settings import InitialisationSettings
 from latestart.experiments.late_start.settings import LateStartSettings
+from latestart.experiments.late_training.settings import LateTrainingSettings
 from latestart.settings import Settings
 
 
@@ -141,6 +141,8 @@ experiment = typer.Typer(help="The paper's figures, each with its expected numbe
 # Each experiment: its settings, whose docstring is its help; the class that measures it; and an example.
 EXPERIMENTS: dict[str, tuple[type[Settings], str, str]] = {
     "late-start": (LateStartSettings, "late_start.measure.LateStart", "--prior gaussian"),
+    "initialisations": (InitialisationSettings, "initialisations.measure.Initialisations", "--kinds gaussian,images"),
+    "late-training": (LateTrainingSettings, "late_training.measure.LateTraining", "--steps 2000 --seeds 3"),
 }
 
 
@@ -176,8 +178,6 @@ for name, run, example, networks in (
     ("gaussianity", gaussianity, "--samples 1000", True),
     ("sensitivity", sensitivity, "--step 25", True),
     ("table1", table1, "mnist --parts paper,exact", True),
-    ("initialisations", initialisations, "mnist --kinds gaussian,mixture,images", True),
-    ("late-training", late_training, "--steps 2000 --seeds 3", True),
 ):
     command = on_device(run) if networks else run
     experiment.command(name, epilog=f"Example:  latestart experiment {name} {example}")(command)
