@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.axis import Axis
+from matplotlib.ticker import NullFormatter
 from rich.table import Table
 
 from latestart.evaluation.copying import BAR
@@ -68,10 +69,9 @@ def starts_table(result: Comparison) -> Table:
         f"{settings.seed + 1}, with 95% intervals, paired for the ratio to the Gaussian; ≤ ≥ the end of the grid of "
         f"starts; * the best start that does not copy (copied above {BAR:g}) where the best of all does{copied}",
     )  # fmt: skip
-    for nfe in _counts(result):
-        mine = _at(result, nfe)
-        best = min(row.figures.frechet.value for row in mine)
-        for row in mine:
+    for nfe, rows in _by_nfe(result).items():
+        best = min(row.figures.frechet.value for row in rows)
+        for row in rows:
             cells = (spread(row.figures.frechet), spread(row.relative, ".2f"))
             shares = (spread(one, ".3f") for one in (row.figures.recall, row.figures.copied))
             style = "bold" if row.figures.frechet.value == best else ""
@@ -84,13 +84,10 @@ def starts_table(result: Comparison) -> Table:
     return made
 
 
-def _counts(result: Comparison) -> list[int]:
-    """The numbers of evaluations at which something could be measured."""
-    return [nfe for nfe in result.settings.nfe if _at(result, nfe)]
-
-
-def _at(result: Comparison, nfe: int) -> list[Row]:
-    return [row for row in result.rows if row.point.nfe == nfe]
+def _by_nfe(result: Comparison) -> dict[int, list[Row]]:
+    """The rows by the numbers of evaluations at which something could be measured."""
+    counts = {row.point.nfe for row in result.rows}
+    return {n: [row for row in result.rows if row.point.nfe == n] for n in result.settings.nfe if n in counts}
 
 
 def _look(kind: str, kinds: Sequence[str]) -> tuple[str, str, str]:
@@ -107,16 +104,19 @@ def _title(row: Row) -> str:
 
 def draw(path: str | Path, result: Comparison) -> None:
     """For each number of evaluations, distance against the start; below, distance, recall and copies at the best."""
-    counts, settings = _counts(result), result.settings
-    size = (max(5.2 * len(counts) + 1.6, 9.5), 15)  # a legend and a title must fit above a single column
-    made, axes = figure(1 + len(DOTS), len(counts), size, height_ratios=(1.6, 1, 1, 1))
-    for place, nfe in enumerate(counts):
-        mine = _at(result, nfe)
-        _curves(axes[0][place], result, nfe, mine)
+    by_nfe, settings = _by_nfe(result), result.settings
+    size = (max(5.2 * len(by_nfe) + 1.6, 9.5), 15)  # a legend and a title must fit above a single column
+    made, axes = figure(1 + len(DOTS), len(by_nfe), size, height_ratios=(1.6, 1, 1, 1))
+    for place in range(1, len(by_nfe)):  # so that numbers of evaluations can be compared
+        axes[0][place].sharey(axes[0][0])
+        for line in axes[1:]:
+            line[place].sharex(line[0])
+    for place, (nfe, rows) in enumerate(by_nfe.items()):
+        _curves(axes[0][place], result, nfe, rows)
         for axis, name in zip(axes[1:, place], DOTS):
-            _dots(axis, result, mine, name)
-    for line in axes:
-        _same_limits(line)
+            _dots(axis, result, rows, name)
+    _plain_ticks(axes[0][0].yaxis)
+    _plain_ticks(axes[1][0].xaxis)
     made.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10)
     made.suptitle(
         f"Start distributions: {Path(settings.model).name}, {settings.sampler.upper()}, {settings.samples:,} samples, "
@@ -138,9 +138,9 @@ def _curves(axis: Axes, result: Comparison, nfe: int, rows: Sequence[Row]) -> No
         place = ([point.t_start], [point.figures.frechet.value])
         axis.scatter(*place, s=130, facecolors="none", edgecolors=_look(point.kind, kinds)[1])
     if result.floor is not None:
-        level, where = result.floor.frechet.value, ("axes fraction", "data")
+        level, name = result.floor.frechet.value, f"{result.unseen:,} unseen images"
         axis.axhline(level, color="black", linestyle=":", linewidth=1)
-        axis.annotate(f"{result.unseen:,} unseen images", (0.99, level), xycoords=where, ha="right", fontsize=8)
+        axis.annotate(name, (0.99, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
     axis.set(yscale="log", title=f"{nfe} evaluations", xlabel="start t, in the scheduler's time")
     axis.set_ylabel("Fréchet distance to the training set")
 
@@ -166,21 +166,10 @@ def _dots(axis: Axes, result: Comparison, rows: Sequence[Row], name: str) -> Non
     axis.set_xlabel(DOTS[name])
     if name == "frechet":
         axis.set_xscale("log")
-        shown = ticks(min(r.figures.frechet.low for r in rows) / 2, max(r.figures.frechet.high for r in rows) * 2)
-        axis.set_xticks(shown, [f"{tick:g}" for tick in shown])
-        axis.xaxis.set_minor_locator(NullLocator())
 
 
-def _same_limits(axes: Sequence[Axes]) -> None:
-    """Set the same scale in a row, so that numbers of evaluations can be compared."""
-    curve = axes[0].get_yscale() == "log"
-    limits = [axis.get_ylim() if curve else axis.get_xlim() for axis in axes]
-    low, high = min(low for low, _ in limits), max(high for _, high in limits)
-    shown = ticks(low, high)
-    for axis in axes:
-        if not curve:
-            axis.set_xlim(low, high)
-            continue
-        axis.set_ylim(low, high)
-        axis.set_yticks(shown, [f"{tick:g}" for tick in shown])
-        axis.yaxis.set_minor_formatter(NullFormatter())
+def _plain_ticks(axis: Axis) -> None:
+    """Write the ticks of a logarithmic axis as plain numbers."""
+    shown = ticks(*axis.get_view_interval())
+    axis.set_ticks(shown, labels=[f"{tick:g}" for tick in shown])
+    axis.set_minor_formatter(NullFormatter())

@@ -21,7 +21,7 @@ class InitialisationSettings(Setup):
     distributions: tuple[str, ...] = setting(
         KINDS,
         "Start distributions: isotropic is N(0, I), labels a Gaussian for each class, mixture:100 one of 100 "
-        "components; flow needs `latestart[flows]`.",
+        "components; flow needs the extra `flows` of this package.",
         flag="kinds",
     )
     starts: tuple[float, ...] = setting(

@@ -210,8 +210,11 @@ def _train_all(settings: LateTrainingSettings, data: Images, lab: Lab, progress:
 
 def _pairs(settings: LateTrainingSettings, subjects: dict[str, Subject], lab: Lab, progress: Progress) -> list[Pair]:
     """The figures of each pair at each number of evaluations, in the first process."""
-    cells = [
-        _cell(settings, name, seed, nfe) for name, (_, seed) in _networks(settings).items() for nfe in settings.nfe
+    start, samples = float(settings.start), settings.samples
+    cells = [  # the white noise of a pair is that of its seed
+        Cell(name, settings.sampler, nfe, settings.prior, start, TIMES[0], False, samples, seed)
+        for name, (_, seed) in _networks(settings).items()
+        for nfe in settings.nfe
     ]
     sweep = Sweep(plan(cells, subjects), subjects, lab.out, run=lab.run, tell=lab.tell)
     # the prior is of the images that the networks learned, which after few steps may not know yet what is checked
@@ -230,12 +233,6 @@ def _pairs(settings: LateTrainingSettings, subjects: dict[str, Subject], lab: La
         (one, sigma), (late, _) = (found[f"{network}-{settings.seed + k}", nfe] for network in NETWORKS)
         pairs.append(Pair(seed=settings.seed + k, nfe=nfe, sigma=sigma, all=one, late=late))
     return pairs
-
-
-def _cell(settings: LateTrainingSettings, name: str, seed: int, nfe: int) -> Cell:
-    """The samples of one network; the white noise of a pair is that of its seed."""
-    start = float(settings.start)
-    return Cell(name, settings.sampler, nfe, settings.prior, start, TIMES[0], False, settings.samples, seed)
 
 
 def _summary(pairs: list[Pair]) -> Summary:
