@@ -34,6 +34,7 @@ class Full(Base):
     clip: tuple[bool, ...] = setting((False, True), "Clip.")
     kind: str = setting("a", "Kind.", choices=("a", "b"))
     file: Path | None = setting(None, "A file.", of="file")
+    channels: tuple[int, ...] = setting((8, 8), "Channels.", least=1, repeats=True)
     width: float = setting(1.0, "Width.", least=0)
     retry: bool = setting(False, "Again.", kept=False)
     check_it: bool = setting(True, "Check.")
@@ -46,12 +47,12 @@ class Full(Base):
             raise ValueError(f"width {self.width} above samples {self.samples}")
 
 
-def test_values_are_kept_as_their_types_and_several_without_repetitions():
+def test_values_are_kept_as_their_types_and_several_without_repetitions_unless_they_may_repeat():
     made = Full(starts=[500, 400.0, 500], nfe=(3, 3), file="x")
     assert made.starts == (500.0, 400.0) and made.nfe == (3,) and made.file == Path("x")
     assert made.record() == {
         "model": "mnist", "samples": 10, "seed": 0, "starts": [500.0, 400.0], "nfe": [3], "clip": [False, True],
-        "kind": "a", "file": "x", "width": 1.0, "check_it": True, "times": None,
+        "kind": "a", "file": "x", "channels": [8, 8], "width": 1.0, "check_it": True, "times": None,
     }  # fmt: skip
     assert made.values("model") == ["mnist"] and made.values("file") == [Path("x")] and made.values("sampler") == []
 

@@ -1,7 +1,6 @@
 """`experiment initialisations`: the upper limit on an exact mixture, and how best starts are chosen and reported."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,15 +13,19 @@ from latestart.cli.experiment import experiment as commands
 from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import Estimate, feature_statistics
-from latestart.experiments import initialisations as experiment
-from latestart.experiments.initialisations import Point, Setting
-from latestart.experiments.starts import FlowConfig, NoisedImages, Reshaped
+from latestart.experiments.initialisations import measure as experiment
+from latestart.experiments.initialisations import starts
+from latestart.experiments.initialisations.measure import Point
+from latestart.experiments.initialisations.page import draw, page, starts_table
+from latestart.experiments.initialisations.settings import InitialisationSettings as Settings
 from latestart.gaussians.basis import Isotropic
+from latestart.gaussians.noised import NoisedImages
+from latestart.gaussians.reshaped import Box, Reshaped
 from latestart.lab.cells import Outcome
 from latestart.lab.judge import Figures, Floor, Judge, Reference, over
 from latestart.lab.report import markdown_table
 from latestart.lab.subjects import Subject
-from latestart.report.initialisations import starts_picture, starts_report, starts_table
+from tiny import recording_lab
 
 SHAPE, LOW, HIGH = (1, 4, 4), 16, 448
 SCHEDULER = DDPMScheduler(clip_sample=False)
@@ -61,21 +64,22 @@ def subject():
     return Subject(as_model(TRUTH, SCHEDULER), SCHEDULER, "weights", {}, Judge(squares, reference))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the mixture that the data is of lies beside the model."""
-    folder = tmp_path_factory.mktemp("model")
-    TRUTH.save(folder / "mixture.safetensors")
-    return folder
+def compare(subject, data, out, lab=None, **settings):
+    """The experiment on a model that is open; no prior lies beside it unless `model` names a folder with one."""
+    settings = Settings(**{"model": str(out), **settings})
+    return experiment.compare(settings, subject, data, lab or recording_lab(out))
 
 
 KINDS = ("isotropic", "uniform", "gaussian", "mixture", "images")
 
 
 @pytest.fixture(scope="module")
-def result(subject, folder, tmp_path_factory):
-    setting = Setting(KINDS, (LOW, HIGH), (8,), samples=400)
-    return experiment.compare("exact", subject, pictures(2000, 0), tmp_path_factory.mktemp("out"), setting, folder)
+def result(subject, tmp_path_factory):
+    """Beside the model lies the mixture that the data is of."""
+    folder = tmp_path_factory.mktemp("model")
+    TRUTH.save(folder / "mixture.safetensors")
+    grid = {"distributions": KINDS, "starts": (LOW, HIGH), "nfe": (8,), "samples": 400}
+    return compare(subject, pictures(2000, 0), tmp_path_factory.mktemp("out"), model=str(folder), **grid)
 
 
 def at(result, kind, t_start):
@@ -99,23 +103,23 @@ def test_a_gaussian_for_each_class_is_the_mixture_and_too_few_components_are_wor
     """Where the classes are the clusters, labels find the exact mixture; two Gaussians cannot stand for four."""
     data = pictures(2000, 0)
     classes = TRUTH.responsibilities(2 * data.unit() - 1, 0.05).argmax(1)
-    setting = Setting(("gaussian", "labels", "mixture:2", "mixture:4"), (LOW,), (8,), samples=400)
-    result = experiment.compare("exact", subject, Images(data.pixels, classes), tmp_path, setting)
-    rows = {row.kind: row.figures for row in result.rows}
+    grid = {"distributions": ("gaussian", "labels", "mixture:2", "mixture:4"), "starts": (LOW,), "samples": 400}
+    result = compare(subject, Images(data.pixels, classes), tmp_path, **grid, nfe=(8,))
+    rows = {row.point.kind: row.figures for row in result.rows}
     ratio = over(rows["labels"], rows["mixture:4"])
     assert ratio.low <= 1 <= ratio.high
     assert over(rows["mixture:2"], rows["labels"]).low > 2
     assert over(rows["gaussian"], rows["mixture:2"]).low > 1
     assert "mixture of 2 Gaussians" in markdown_table(starts_table(result))
-    starts_picture(tmp_path / "picture.png", result)
-    again = experiment.compare("exact", subject, data, tmp_path / "unlabelled", replace(setting, nfe=(4,)))
-    assert "no labels" in again.failed["labels"] and "labels" not in {row.kind for row in again.rows}
+    draw(tmp_path / "picture.png", result)
+    again = compare(subject, data, tmp_path / "unlabelled", model=str(tmp_path), **grid, nfe=(4,))
+    assert "no labels" in again.failed["labels"] and "labels" not in {row.point.kind for row in again.rows}
 
 
 @pytest.mark.parametrize("kind", ["mixture:0", "mixture:", "mixture:many", "mixture:-3", "box"])
 def test_a_start_that_there_is_not_is_named(kind):
     with pytest.raises(ValueError, match=f"no start distribution '{kind}'; there are isotropic.*mixture:100"):
-        Setting((kind,))
+        Settings(distributions=(kind,))
 
 
 def test_starting_from_training_images_copies_them_and_the_mixture_does_not(result):
@@ -123,13 +127,13 @@ def test_starting_from_training_images_copies_them_and_the_mixture_does_not(resu
     assert at(result, "mixture", LOW).copied.low < 0.02
 
 
-def test_the_floor_is_the_judges_and_one_in_a_hundred_unseen_images_seems_a_copy(result, subject):
+def test_the_floor_is_the_judges_and_one_in_a_hundred_unseen_images_seems_a_copy(result, subject, tmp_path):
     """Its share of copies is of 1,000 images, and the quantile that it is told by of 2,000: 0.01 give or take 0.004."""
     floor = subject.judge.floor(400)
     assert floor == Floor(result.unseen, result.floor.frechet)
     copied = result.floor.copied
     assert 0 < copied.value < 0.025 and copied.low <= 0.01 <= copied.high
-    report = starts_report(result)
+    report = page(result, tmp_path)
     assert f"400 images that the model has not seen score {floor.frechet.value:.3g}" in report.sentences[0]
     last = markdown_table(starts_table(result)).splitlines()[-3]
     assert "400 unseen images" in last and f"{copied.value:.3f} [{copied.low:.3f}, {copied.high:.3f}]" in last
@@ -145,25 +149,24 @@ def test_unseen_images_that_are_copies_are_found_to_be_so():
 
 
 def test_a_best_start_that_copies_has_one_beside_it_that_does_not(result):
-    rows = [row for row in result.rows if row.kind == "images"]
-    assert all(row.figures.copied.low <= 0.02 for row in result.rows if row.kind != "images")
-    assert not any(row.clean for row in result.rows if row.kind != "images")
+    rows = [row for row in result.rows if row.point.kind == "images"]
+    assert all(row.figures.copied.low <= 0.02 for row in result.rows if row.point.kind != "images")
+    assert not any(row.clean for row in result.rows if row.point.kind != "images")
     low, high = at(result, "images", LOW), at(result, "images", HIGH)
     best = [(LOW, False), (HIGH, True)] if low.frechet.value < high.frechet.value else [(HIGH, False)]
-    assert [(row.t_start, row.clean) for row in rows] == best
+    assert [(row.point.t_start, row.clean) for row in rows] == best
 
 
 def test_what_is_reported_has_the_noise_of_another_seed(result, subject):
     for row in result.rows:
-        curve = result.curves[row.kind, row.nfe]
-        point = next(p for p in curve if p.t_start == row.t_start)
-        assert row.chosen == point.figures.frechet
-        assert row.clean or row.chosen.value == min(p.figures.frechet.value for p in curve)
-        assert row.figures.frechet.value != row.chosen.value
+        curve, chosen = result.curves[row.point.kind, row.point.nfe], row.point.figures.frechet
+        assert row.point in curve
+        assert row.clean or chosen.value == min(p.figures.frechet.value for p in curve)
+        assert row.figures.frechet.value != chosen.value
     sampler = ls_sampler()
-    best = next(row for row in result.rows if row.kind == "gaussian")
+    best = next(row for row in result.rows if row.point.kind == "gaussian")
     prior = ls.Gaussian.fit(pictures(2000, 0))
-    again = ls.generate(subject.network, sampler, prior, 400, 8, best.t_start, seed=1)
+    again = ls.generate(subject.network, sampler, prior, 400, 8, best.point.t_start, seed=1)
     assert subject.judge(again.images).frechet.value == pytest.approx(best.figures.frechet.value, rel=1e-4)
 
 
@@ -174,7 +177,7 @@ def ls_sampler():
 
 
 def test_ratios_are_to_the_gaussian_at_its_own_best_start(result):
-    own = {row.kind: row for row in result.rows if not row.clean}
+    own = {row.point.kind: row for row in result.rows if not row.clean}
     gaussian = own["gaussian"]
     assert (gaussian.relative.low, gaussian.relative.value, gaussian.relative.high) == (1, 1, 1)
     for row in own.values():
@@ -188,77 +191,95 @@ def test_n_0_i_may_start_at_the_top_of_the_schedule(result):
     assert {tuple(p.t_start for p in result.curves[kind, 8]) for kind in KINDS[1:]} == {(LOW, HIGH)}
 
 
-def _point(t_start, value, copied):
+def _point(t_start, value, copied, kind="images"):
     estimate = Estimate(value, value, value)
     share = Estimate(copied, copied, copied)
     figures = Figures(estimate, share, share, share, share, torch.full((5,), value), torch.zeros(5))
-    return Point(t_start, 1.0, figures)
+    return Point(kind=kind, nfe=3, t_start=t_start, sigma=1.0, figures=figures)
+
+
+def _picked(curve, again=()):
+    """The starts that are picked from a curve, given those that copy as they are drawn again."""
+    copy = _point(0, 1, 0.9).figures
+    picks = experiment.picks({("images", 3): curve}, lambda point: copy if point.t_start in again else None)
+    return [(point.t_start, clean) for point, clean in picks]
+
+
+def _edges(curve):
+    picks = experiment.picks({("images", 3): curve}, lambda point: None)
+    return [experiment.row_of(point, clean, curve, point.figures).edge for point, clean in picks]
 
 
 def test_the_best_start_and_the_best_that_does_not_copy():
-    curves = {("images", 3): [_point(200, 1, 0.9), _point(300, 2, 0.021), _point(400, 3, 0.02), _point(500, 4, 0)]}
-    picks = [(point.t_start, clean) for _, _, point, clean in experiment._picks(curves, {})]
-    assert picks == [(200, False), (400, True)]
-    again = {("images", 3, 400): curves["images", 3][0].figures}  # copies as it is drawn again
-    picks = [(point.t_start, clean) for _, _, point, clean in experiment._picks(curves, again)]
-    assert picks == [(200, False), (500, True)]
-    assert [row.edge for row in _rows(curves)] == ["low", ""]
-    curves = {("mixture", 3): [_point(200, 1, 0.9), _point(300, 2, 0.5)]}
-    assert [point.t_start for _, _, point, _ in experiment._picks(curves, {})] == [200]
-    curves = {("mixture", 3): [_point(200, 3, 0), _point(300, 1, 0), _point(400, 2, 0)]}
-    assert [row.edge for row in _rows(curves)] == [""]
+    curve = [_point(200, 1, 0.9), _point(300, 2, 0.021), _point(400, 3, 0.02), _point(500, 4, 0)]
+    assert _picked(curve) == [(200, False), (400, True)]
+    assert _picked(curve, again=(400,)) == [(200, False), (500, True)]
+    assert _edges(curve) == ["low", ""]
+    assert _picked([_point(200, 1, 0.9), _point(300, 2, 0.5)]) == [(200, False)]
+    assert _edges([_point(200, 3, 0), _point(300, 1, 0), _point(400, 2, 0)]) == [""]
 
 
-def test_what_turns_out_to_copy_as_it_is_drawn_again_has_another_beside_it(subject, tmp_path, monkeypatch):
+def test_a_start_that_turns_out_to_copy_as_it_is_drawn_again_has_another_beside_it(subject, tmp_path, monkeypatch):
     """The best start copies with the second seed alone: so does the next one, and the third does not."""
-    setting = Setting(("isotropic",), (300, 500, 700), (3,), 10)
     place, drawn = {300.0: 1, 500.0: 2, 700.0: 3, 1000.0: 4}, []
 
-    def measured(cells, *_):
+    def measured(settings, subject, cells, *_):
         drawn.append([(cell.t_start, cell.seed) for cell in cells])
         points = {c: _point(c.t_start, place[c.t_start], 0.5 * (c.seed == 1 and c.t_start < 600)) for c in cells}
         return {cell: Outcome("done", "", point.figures, 1.0) for cell, point in points.items()}
 
     monkeypatch.setattr(experiment, "_measured", measured)
-    result = experiment.compare("exact", subject, pictures(20, 0), tmp_path, setting)
+    grid = {"distributions": ("isotropic",), "starts": (300, 500, 700), "nfe": (3,), "samples": 10}
+    result = compare(subject, pictures(20, 0), tmp_path, **grid)
     assert drawn[1:] == [[(300, 1)], [(500, 1)], [(700, 1)]]
-    assert [(row.t_start, row.clean) for row in result.rows] == [(300, False), (700, True)]
+    assert [(row.point.t_start, row.clean) for row in result.rows] == [(300, False), (700, True)]
+
+
+def _starts(subject, data, out, **settings):
+    """The start distributions of a model that no prior lies beside."""
+    return starts.Starts(Settings(model=str(out), **settings), subject, data, recording_lab(out), lambda *_: None)
 
 
 def test_start_distributions_are_where_the_network_is(subject, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "own_device", lambda: "there")
+    monkeypatch.setattr(starts, "own_device", lambda: "there")
     for kind in (ls.Gaussian, ls.Mixture, Reshaped):
         monkeypatch.setattr(kind, "to", lambda prior, device: (type(prior), device))
-    data = pictures(100, 0)
-    setting = Setting(("isotropic", "uniform", "gaussian", "mixture"), components=2)
-    known = experiment._Starts(subject, data, tmp_path, setting, None, lambda _: None, None)
-    priors, failed = experiment._made(known, setting.kinds, lambda _: None)
+    kinds = ("isotropic", "uniform", "gaussian", "mixture")
+    priors, failed = _starts(subject, pictures(100, 0), tmp_path, distributions=kinds, components=2).priors()
     assert not failed and priors["isotropic"] == (None, "")
     moved = [priors[kind][0] for kind in ("uniform", "gaussian", "mixture")]
     assert moved == [(Reshaped, "there"), (ls.Gaussian, "there"), (ls.Mixture, "there")]
 
 
-def _rows(curves):
-    again = _point(0, 1, 0).figures
-    return [experiment._row(pick, curves[pick[:2]], again) for pick in experiment._picks(curves, {})]
+QUICK = {"starts": (450,), "samples": 30, "rank": 4, "flow_directions": 2, "flow_steps": 3}
 
 
 def test_a_run_that_was_cut_off_goes_on_and_fits_nothing_twice(subject, tmp_path, monkeypatch):
-    setting = Setting(("lowrank", "flow"), (450,), (2,), 30, rank=4, flow=FlowConfig(2, 1, 8, steps=3))
+    grid = {"distributions": ("lowrank", "flow"), "nfe": (2,), **QUICK}
     data = pictures(60, 0)
-    first = experiment.compare("exact", subject, data, tmp_path, setting)
-    monkeypatch.setattr(experiment, "fit_flow", None)
-    monkeypatch.setattr(experiment.Gaussian, "fit", None)
-    told = []
-    second = experiment.compare("exact", subject, data, tmp_path, setting, progress=lambda *args: told.append(args))
-    assert experiment.results(first) == experiment.results(second)
-    assert not [args for args in told if args[0] < args[1]]
+    first = compare(subject, data, tmp_path, **grid)
+    monkeypatch.setattr(starts, "fit_flow", None)
+    monkeypatch.setattr(starts.Gaussian, "fit", None)
+    lab = recording_lab(tmp_path)
+    second = compare(subject, data, tmp_path, lab, **grid)
+    assert first.record() == second.record()
+    assert not [done for done, total in lab.spent if done < total]
     assert len(second.gains) == 1 and "a flow on 2 eigenvectors" in second.fitted["flow"]
 
 
+def test_a_fit_whose_file_is_damaged_is_made_again(subject, tmp_path):
+    grid = {"distributions": ("diagonal",), "nfe": (2,), **QUICK}
+    first = compare(subject, pictures(60, 0), tmp_path, **grid)
+    (path,) = (tmp_path / "starts").iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
+    lab = recording_lab(tmp_path)
+    assert compare(subject, pictures(60, 0), tmp_path, lab, **grid).record() == first.record()
+    assert path.read_bytes() == content and "is made again" in lab.told[0]
+
+
 def test_the_noised_images_are_those_that_copies_are_looked_for_in(subject, tmp_path):
-    known = experiment._Starts(subject, pictures(2000, 0), tmp_path, Setting(), None, print, None)
-    prior, _ = known.made("images")
+    prior = _starts(subject, pictures(2000, 0), tmp_path).get("images").prior
     assert isinstance(prior, NoisedImages)
     assert torch.equal(prior.images.pixels, subject.judge.reference.copying[0].pixels)
 
@@ -266,62 +287,60 @@ def test_the_noised_images_are_those_that_copies_are_looked_for_in(subject, tmp_
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"kinds": ("gauss",)}, "no start distribution 'gauss'; there are isotropic, uniform"),
-        ({"nfe": ()}, "at least one kind, one start and one number"),
+        ({"distributions": ("gauss",)}, "no start distribution 'gauss'; there are isotropic, uniform"),
+        ({"nfe": ()}, "nfe: expected at least one value"),
     ],
 )
 def test_bad_settings_are_named(bad, message):
     with pytest.raises(ValueError, match=message):
-        Setting(**bad)
+        Settings(**bad)
 
 
-def test_starts_that_cannot_be_run_are_told(subject, tmp_path):
-    setting = Setting(("gaussian",), (2,), (8,), samples=20)
+def test_starts_that_cannot_be_run_are_named(subject, tmp_path):
     message = r"could be measured, the first being gaussian at 8 evaluations, t = 2, seed 0: .*leaves no time"
     with pytest.raises(ValueError, match=message):
-        experiment.compare("exact", subject, pictures(60, 0), tmp_path, setting)
+        compare(subject, pictures(60, 0), tmp_path, distributions=("gaussian",), starts=(2,), nfe=(8,), samples=20)
 
 
-def test_a_kind_that_fails_is_told_with_its_reason_and_the_others_are_as_without_it(subject, tmp_path, monkeypatch):
-    """A fit that raises, and a start that is not finite: both are told, neither ends the rest."""
-    kinds = ("flow", "uniform", "gaussian", "images")
-    setting = Setting(kinds, (450,), (2, 3), 30, rank=4, flow=FlowConfig(2, 1, 8, steps=3))
-    data = pictures(60, 0)
+def test_a_kind_that_fails_has_its_reason_and_the_others_are_as_without_it(subject, tmp_path, monkeypatch):
+    """A fit that raises, and a start that is not finite: both are reported, neither ends the rest."""
+    kinds, data = ("flow", "uniform", "gaussian", "images"), pictures(60, 0)
 
     def diverging(*_):
         raise FloatingPointError("the flow's loss is nan at step 2; try a lower learning rate")
 
-    def infinite(self):
-        prior, _ = made(self)
-        return Reshaped(prior.gaussian, lambda u, sigma: u * torch.nan), "broken"
+    class Broken(Box):
+        def __call__(self, u, sigma):
+            return u * torch.nan
 
-    made = experiment._Starts._uniform
-    monkeypatch.setattr(experiment, "fit_flow", diverging)
-    monkeypatch.setattr(experiment._Starts, "_uniform", infinite)
-    told = []
-    found = experiment.compare("exact", subject, data, tmp_path / "some", setting, tell=told.append)
+    def infinite(self):
+        return starts.Made(Reshaped(made(self).prior.gaussian, Broken()), "broken", "a broken box")
+
+    made = starts.Starts._uniform
+    monkeypatch.setattr(starts, "fit_flow", diverging)
+    monkeypatch.setattr(starts.Starts, "_uniform", infinite)
+    lab, beside = recording_lab(tmp_path / "some"), {"model": str(tmp_path), "nfe": (2, 3), **QUICK}
+    found = compare(subject, data, lab.out, lab, distributions=kinds, **beside)
     reasons = list(found.failed.items())
     assert reasons[0] == ("flow", "FloatingPointError: the flow's loss is nan at step 2; try a lower learning rate")
     named = [f"uniform at {nfe} evaluations, t = 450, seed 0" for nfe in (2, 3)]
     assert [what for what, _ in reasons[1:]] == named and all("NaN" in why for _, why in reasons[1:])
-    assert "failed: flow: FloatingPointError: the flow's loss is nan at step 2; try a lower learning rate" in told
-    rest = experiment.compare("exact", subject, data, tmp_path / "rest", Setting(kinds[2:], (450,), (2, 3), 30))
+    assert "failed: flow: FloatingPointError: the flow's loss is nan at step 2; try a lower learning rate" in lab.told
+    rest = compare(subject, data, tmp_path / "rest", distributions=kinds[2:], **beside)
     assert [row.record() for row in found.rows] == [row.record() for row in rest.rows]
-    assert not rest.failed and experiment.results(found)["failed"] == found.failed
-    said = starts_report(found).sentences
-    assert [line for line in said if line.startswith("failed: ")] == [f"failed: {k}: {why}" for k, why in reasons]
-    starts_picture(tmp_path / "starts.png", found)
-    assert (tmp_path / "starts.png").stat().st_size > 30_000
+    assert not rest.failed and found.record()["failed"] == found.failed
+    lines = page(found, tmp_path).sentences
+    assert [line for line in lines if line.startswith("failed: ")] == [f"failed: {k}: {why}" for k, why in reasons]
+    assert (tmp_path / "initialisations.png").stat().st_size > 30_000
 
 
-def test_where_no_kind_can_be_made_the_reason_is_told(subject, tmp_path, monkeypatch):
+def test_where_no_kind_can_be_made_the_reason_is_named(subject, tmp_path, monkeypatch):
     def diverging(*_):
         raise FloatingPointError("the flow's loss is nan")
 
-    monkeypatch.setattr(experiment, "fit_flow", diverging)
-    setting = Setting(("flow",), (450,), (2,), 30, flow=FlowConfig(2, 1, 8, steps=3))
+    monkeypatch.setattr(starts, "fit_flow", diverging)
     with pytest.raises(ValueError, match="could be made, the first being flow: FloatingPointError: the flow's loss"):
-        experiment.compare("exact", subject, pictures(60, 0), tmp_path, setting)
+        compare(subject, pictures(60, 0), tmp_path, distributions=("flow",), nfe=(2,), **QUICK)
 
 
 def test_a_class_conditional_model_is_refused(subject, tmp_path):
@@ -329,7 +348,7 @@ def test_a_class_conditional_model_is_refused(subject, tmp_path):
     network.config.num_class_embeds = 10
     conditional = Subject(network, SCHEDULER, "weights", {}, subject.judge)
     with pytest.raises(ValueError, match="class-conditional"):
-        experiment.compare("faces", conditional, pictures(60, 0), tmp_path, Setting())
+        compare(conditional, pictures(60, 0), tmp_path)
 
 
 def _run(*args):
@@ -361,7 +380,7 @@ def test_the_command_writes_a_table_a_picture_and_all_figures(tmp_path):
     ("args", "message"),
     [
         (("mnist", "--kinds", "gauss"), "no start distribution 'gauss'"),
-        (("mnist", "--starts", "a"), "starts must be whole numbers"),
+        (("mnist", "--starts", "a"), "starts: expected numbers"),
         (("nowhere",), "nowhere"),
         (("mnist", "--images", "nowhere.parquet"), "nowhere.parquet"),
     ],

@@ -1,6 +1,7 @@
 """`experiment late-training`: pairs that differ in their levels alone, and the intervals over them."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,16 +14,20 @@ from latestart.cli.experiment import experiment as commands
 from latestart.data import Images
 from latestart.denoisers.folders import load_model
 from latestart.evaluation.quality import feature_statistics
-from latestart.experiments import late_training as experiment
-from latestart.experiments.late_training import Setting, over_seeds
+from latestart.experiments.late_training import measure as experiment
+from latestart.experiments.late_training.measure import over_seeds, top_level
+from latestart.experiments.late_training.settings import LateTrainingSettings as Settings
 from latestart.gaussians.gaussian import Gaussian
 from latestart.lab import subjects
 from latestart.lab.judge import Judge, Reference
 from latestart.noise import Noise
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import make_sampler
+from tiny import recording_lab
 
-TINY = Setting(400, seeds=2, seed=3, steps=6, batch_size=8, channels=(8, 8), patch=1, nfe=(2, 4), samples=20)
+TINY = Settings(
+    start=400, seeds=2, seed=3, steps=6, batch_size=8, channels=(8, 8), patch=1, nfe=(2, 4), samples=20
+)  # fmt: skip
 
 
 def quarters(images):
@@ -50,7 +55,7 @@ def judge():
 @pytest.fixture(scope="module")
 def done(judge, tmp_path_factory):
     out = tmp_path_factory.mktemp("late")
-    return out, experiment.compare(squares(), judge, out, TINY)
+    return out, experiment.compare(TINY, squares(), judge, recording_lab(out))
 
 
 def test_the_pairs_differ_in_their_levels_alone(done):
@@ -61,17 +66,17 @@ def test_the_pairs_differ_in_their_levels_alone(done):
         ]
         one, late = (record["training"] for record in records)
         assert {name for name in one if one[name] != late[name]} <= {"max_sigma", "loss", "seconds"}
-        assert one["max_sigma"] is None and late["max_sigma"] == TINY.sigma and one["seed"] == seed
+        assert one["max_sigma"] is None and late["max_sigma"] == top_level(TINY) and one["seed"] == seed
         levels = [Noise.from_scheduler(load_model(out / f"{n}-{seed}")[1]).sigma_range[1] for n in ("all", "late")]
-        assert levels[0] == pytest.approx(157.4, rel=1e-3) and levels[1] == pytest.approx(TINY.sigma, rel=1e-6)
+        assert levels[0] == pytest.approx(157.4, rel=1e-3) and levels[1] == pytest.approx(top_level(TINY), rel=1e-6)
 
 
 def test_the_late_network_knows_the_start_and_nothing_above(done):
     """The start of every run is at most its highest level, and for a start that the steps divide is that level."""
     _, result = done
     for pair in result.pairs:
-        assert pair.sigma == pytest.approx(TINY.sigma, rel=1e-6)
-    assert Setting(500).sigma == pytest.approx(3.4241, abs=1e-4)
+        assert pair.sigma == pytest.approx(top_level(TINY), rel=1e-6)
+    assert top_level(Settings(start=500)) == pytest.approx(3.4241, abs=1e-4)
 
 
 def test_a_figure_is_that_of_sampling_by_hand(done, judge):
@@ -98,10 +103,10 @@ def test_networks_and_priors_are_on_the_device_of_the_process(done, judge, monke
     monkeypatch.setattr(experiment, "own_device", lambda: device)
     monkeypatch.setattr(subjects, "own_device", lambda: device)
     monkeypatch.setattr(subjects, "zoo", SimpleNamespace(open_model=opened))
-    experiment.compare(squares(), judge, out, TINY)
+    experiment.compare(TINY, squares(), judge, recording_lab(out))
     assert len(told) == 4 and all(where is device for where in told)
     monkeypatch.setattr(Gaussian, "to", lambda prior, where: where)
-    assert experiment._prior(TINY, squares(), out, lambda _: None)[0] == device
+    assert experiment._prior(TINY, squares(), recording_lab(out))[0] == device
 
 
 def test_intervals_are_students_over_the_seeds(done):
@@ -119,30 +124,30 @@ def test_intervals_are_students_over_the_seeds(done):
 
 def test_a_run_that_was_cut_off_trains_nothing_twice(done, judge):
     out, result = done
-    told = []
-    again = experiment.compare(squares(), judge, out, TINY, progress=lambda *args: told.append(args))
-    assert experiment.results(again) == experiment.results(result)
-    assert not told
+    lab = recording_lab(out)
+    again = experiment.compare(TINY, squares(), judge, lab)
+    assert again.record() == result.record()
+    assert not lab.spent
 
 
 def test_other_settings_in_the_same_folder_are_refused(done, judge):
     out, _ = done
     with pytest.raises(ValueError, match=r"another run: steps 6 \(now 7\)"):
-        experiment.compare(squares(), judge, out, Setting(**{**vars(TINY), "steps": 7}))
+        experiment.compare(replace(TINY, steps=7), squares(), judge, recording_lab(out))
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"prior": "flow"}, "one of gaussian, mixture, received 'flow'"),
-        ({"seeds": 1}, "at least 2 of them, received 1"),
-        ({"start": 5}, "start=5 lies outside of the schedule: expected 10 to 1000"),
-        ({"start": 1001}, "start=1001"),
+        ({"prior": "flow"}, "no prior 'flow'; there are gaussian, mixture"),
+        ({"seeds": 1}, "seeds=1: expected a whole number of at least 2"),
+        ({"start": 5}, "start=5: expected at least 10, a time for each evaluation"),
+        ({"start": 1001}, "start=1001: expected a whole number from 2 to 1000"),
     ],
 )
 def test_bad_settings_are_named(bad, message):
     with pytest.raises(ValueError, match=message):
-        Setting(**bad)
+        Settings(**bad)
 
 
 def _run(*args):
@@ -165,9 +170,9 @@ def test_the_command_writes_a_table_a_picture_and_all_figures(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--channels", "a"), "channels must be whole numbers"),
+        (("--channels", "a"), "channels: expected whole numbers"),
         (("--images", "nowhere.parquet"), "nowhere.parquet"),
-        (("--start", "2000"), "start=2000 lies outside of the schedule"),
+        (("--start", "2000"), "start=2000: expected a whole number from 2 to 1000"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, args, message):

@@ -8,8 +8,6 @@ import typer
 
 from latestart.cli.classifier import classifier
 from latestart.cli.diversity import attributes, diversity
-from latestart.cli.initialisations import initialisations
-from latestart.cli.late_training import late_training
 from latestart.cli.options import first_sentences, with_settings
 from latestart.cli.support import (
     bar,
@@ -22,7 +20,9 @@ from latestart.cli.support import (
 )
 from latestart.cli.table1 import table1
 from latestart.experiments.gaussianity.settings import GaussianitySettings
+from latestart.experiments.initialisations.settings import InitialisationSettings
 from latestart.experiments.late_start.settings import LateStartSettings
+from latestart.experiments.late_training.settings import LateTrainingSettings
 from latestart.experiments.sensitivity.settings import SensitivitySettings
 from latestart.experiments.theory.settings import (
     BifurcationSettings,
@@ -67,6 +67,8 @@ EXPERIMENTS: dict[str, tuple[type[Settings], str, str]] = {
     "late-start": (LateStartSettings, "late_start.measure.LateStart", "--prior gaussian"),
     "sensitivity": (SensitivitySettings, "sensitivity.measure.Sensitivity", "--step 25"),
     "gaussianity": (GaussianitySettings, "gaussianity.measure.EarlyGaussianity", "--samples 1000"),
+    "initialisations": (InitialisationSettings, "initialisations.measure.Initialisations", "--kinds gaussian,images"),
+    "late-training": (LateTrainingSettings, "late_training.measure.LateTraining", "--steps 2000 --seeds 3"),
 }
 
 
@@ -96,8 +98,6 @@ for name, run, example, networks in (
     ("attributes", attributes, "out/faces.npz", True),
     ("diversity", diversity, "mnist --samples 1000", True),
     ("table1", table1, "mnist --parts paper,exact", True),
-    ("initialisations", initialisations, "mnist --kinds gaussian,mixture,images", True),
-    ("late-training", late_training, "--steps 2000 --seeds 3", True),
 ):
     command = on_device(run) if networks else run
     experiment.command(name, epilog=f"Example:  latestart experiment {name} {example}")(command)

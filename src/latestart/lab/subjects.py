@@ -8,7 +8,7 @@ networks here: PNDM mixes the raw output, and has other samples for one that pre
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from latestart.gaussians.priors import load_prior
 from latestart.lab.experiment import Lab
 from latestart.lab.grid import FULL, PLAIN, Grid
 from latestart.lab.judge import Judge, few_samples, open_features, reference_of, shipped_reference
-from latestart.lab.store import fingerprint
+from latestart.lab.store import Print, Store, fingerprint
 from latestart.processes import Processes
 
 __all__ = [
@@ -133,6 +133,28 @@ def open_prior(model: str, name: str) -> tuple[Any, str]:
         ValueError: there is none of that name.
     """
     return _prior(name, _bundle(model).path)
+
+
+def kept_fit(
+    folder: Path,
+    name: str,
+    parts: Sequence[Any],
+    fit: Callable[[], Any],
+    load: Callable[[Path], Any] = load_prior,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[Any, Print]:
+    """Return a start distribution that is fitted once and kept in a folder, and the fingerprint of its file.
+
+    Args:
+        folder, name: the file is `NAME-KEY.safetensors` in the folder.
+        parts: tensors, text and numbers that the fit depends on.
+        fit: makes it, with a method `save`.
+        load: reads its file.
+        tell: receives a sentence about a damaged file.
+    """
+    store, key = Store(folder, f"{name}-{{}}.safetensors", tell), fingerprint(name, *parts)
+    made = store.kept(key, load, lambda path: fit().save(path))
+    return made, fingerprint(store.path(key).read_bytes())
 
 
 def beside(model: str) -> tuple[str, ...]:

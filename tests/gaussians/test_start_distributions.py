@@ -1,4 +1,4 @@
-"""Start distributions against their closed forms: moments, densities, and what a flow learns of known data."""
+"""Start distributions against their closed forms: moments, densities, and flows fitted to known data."""
 
 import builtins
 import math
@@ -8,9 +8,10 @@ import torch
 
 import latestart as ls
 from latestart.data import Images
-from latestart.experiments import starts
-from latestart.experiments.starts import Box, Flow, FlowConfig, NoisedImages, Reshaped, fit_flow, leading
 from latestart.gaussians.basis import Dense
+from latestart.gaussians.flow import Flow, FlowConfig, fit_flow, require_zuko
+from latestart.gaussians.noised import NoisedImages
+from latestart.gaussians.reshaped import Box, Reshaped, leading
 
 SHAPE = (1, 2, 3)
 
@@ -68,7 +69,7 @@ def test_directions_that_there_are_not_are_refused():
     diagonal = ls.Gaussian.fit(white(50), "diagonal", dtype=torch.float64)
     with pytest.raises(ValueError, match=r"dense or lowrank, received Gaussian.*diagonal"):
         Reshaped(diagonal, Box())
-    with pytest.raises(ValueError, match="has 6 eigenvectors, expected 1 to so many, received 7"):
+    with pytest.raises(ValueError, match=r"expected 1 to 6 eigenvectors of Gaussian\(.*, received 7"):
         Reshaped(known(), Box(), 7)
     assert leading(known(), 3)[1].tolist() == [4, 2, 1]
 
@@ -150,7 +151,10 @@ def test_a_flow_of_a_known_gaussian_reaches_its_log_density():
     factors = torch.tensor([0.5, 2.0], dtype=torch.float64).repeat(3)
     wrong = ls.Gaussian(truth.mean + 0.3, truth.basis, truth.variances * factors).to(dtype=torch.float32)
     flow = fit_flow(
-        data.float(), wrong, (sigma, sigma), FlowConfig(6, 1, 16, steps=200, batch_size=128, learning_rate=1e-2)
+        data.float(),
+        wrong,
+        (sigma, sigma),
+        FlowConfig(directions=6, transforms=1, hidden=16, steps=200, batch_size=128, learning_rate=1e-2),
     )
     y = truth.noised(sigma).sample(5000, torch.Generator().manual_seed(7)).float()
     exact = truth.noised(sigma).log_prob(y)
@@ -171,7 +175,7 @@ def test_a_flow_is_what_its_file_says(tmp_path, learned):
 
 
 def test_the_same_seed_fits_the_same_flow_whatever_was_drawn_before():
-    data, config = white(60).float(), FlowConfig(2, 1, 8, steps=5, batch_size=8)
+    data, config = white(60).float(), FlowConfig(directions=2, transforms=1, hidden=8, steps=5, batch_size=8)
     flows = []
     for _ in range(2):
         flows.append(fit_flow(data, ls.Gaussian.fit(data), (0.5, 1.0), config))
@@ -190,7 +194,7 @@ def test_without_zuko_the_extra_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install 'latestart\[flows\]'"):
-        starts.require_zuko()
+        require_zuko()
 
 
 def test_what_cannot_be_fitted_is_refused():
@@ -202,5 +206,5 @@ def test_what_cannot_be_fitted_is_refused():
         fit_flow(data, gaussian, (2.0, 1.0))
     with pytest.raises(ValueError, match=r"the images are \(1, 6\), the Gaussian is for \(1, 2, 3\)"):
         fit_flow(data.reshape(60, 1, 6), gaussian, (1.0, 2.0))
-    with pytest.raises(ValueError, match="bins of a flow: expected at least 1, received 0"):
+    with pytest.raises(ValueError, match="bins=0: expected a whole number of at least 1"):
         FlowConfig(bins=0)
