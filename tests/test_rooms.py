@@ -18,6 +18,7 @@ FLOORS = [
     {"theory"},
     {"sampling"},
     {"lab"},
+    {"classifiers"},
     {"diagnosis"},
     {"experiments"},
     {"report"},

@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from latestart.cli.attributes import attributes, classifier, faces
 from latestart.cli.bifurcation import bifurcation
-from latestart.cli.classifier import classifier
-from latestart.cli.diversity import attributes, diversity
 from latestart.cli.early import gaussianity, sensitivity
 from latestart.cli.initialisations import initialisations
 from latestart.cli.late_training import late_training
@@ -23,11 +22,11 @@ from latestart.cli.support import (
     friendly,
     on_device,
     perform,
-    say,
     seed_option,
     whole_numbers,
 )
 from latestart.cli.table1 import table1
+from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.experiments.late_start.settings import LateStartSettings
 from latestart.settings import Settings
 
@@ -113,34 +112,12 @@ def potential(
         curves.potential_report(figures).publish(out, "results.json")
 
 
-def faces(
-    out: Annotated[Path, typer.Option(help="File to write the faces to (npz).")] = Path("out/faces.npz"),
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 20_000,
-    size: Annotated[int, typer.Option(min=1, help="Side in pixels.")] = 64,
-    seed: Annotated[int, seed_option("Face i depends on the seed and i alone.")] = 0,
-) -> None:
-    """Draw cartoon faces with known skin tone, glasses, facial hair and hair, for `train`, `fit` and the others."""
-    with friendly():
-        if out.suffix != ".npz" or out.is_dir():
-            raise ValueError(f"expected a file that ends in .npz to write to, received {out}")
-        check_first(out=out.parent)
-        import numpy as np
-
-        from latestart.experiments.faces import faces as draw
-        from latestart.files import replacing
-
-        with bar("drawing") as advance:
-            drawn = draw(n, size, seed, advance)
-        with replacing(out) as temporary:
-            np.savez_compressed(temporary, allow_pickle=False, **drawn.arrays())
-    say(f"wrote {n} faces of {size} x {size} with {', '.join(drawn.attributes)} to {out}")
-
-
 experiment = typer.Typer(help="The paper's figures, each with its expected number.", no_args_is_help=True)
 
 # Each experiment: its settings, whose docstring is its help; the class that measures it; and an example.
 EXPERIMENTS: dict[str, tuple[type[Settings], str, str]] = {
     "late-start": (LateStartSettings, "late_start.measure.LateStart", "--prior gaussian"),
+    "diversity": (DiversitySettings, "diversity.measure.DiversityOfWays", "mnist --samples 1000"),
 }
 
 
@@ -172,7 +149,6 @@ for name, run, example, networks in (
     ("faces", faces, "-n 20000 --out out/faces.npz", False),
     ("classifier", classifier, "out/faces.npz --out out/faces-classifier.safetensors", True),
     ("attributes", attributes, "out/faces.npz", True),
-    ("diversity", diversity, "mnist --samples 1000", True),
     ("gaussianity", gaussianity, "--samples 1000", True),
     ("sensitivity", sensitivity, "--step 25", True),
     ("table1", table1, "mnist --parts paper,exact", True),

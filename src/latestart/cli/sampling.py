@@ -197,7 +197,7 @@ def fit(
 
 def _by_attribute(path: Path, limit: int | None, first: bool) -> "Images":
     """The images, labelled by the combination of their attributes; the first process says how many each has."""
-    from latestart.experiments.attributes import combined, load_known
+    from latestart.classifiers.known import combined, load_known
 
     known = load_known(path, limit, label=None)
     data = combined(known)
