@@ -17,7 +17,7 @@ from torch import Tensor
 from latestart.data import tile
 from latestart.files import replacing
 
-__all__ = ["COLORS", "GREY", "band", "ends", "figure", "plt", "sample_sheet", "save", "ticks"]
+__all__ = ["COLORS", "GREY", "band", "ends", "figure", "sample_sheet", "save", "ticks"]
 
 COLORS = ("#b2182b", "#2166ac", "#1b7837", "#8073ac", "#b35806")
 GREY = "#707070"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -11,7 +12,7 @@ from latestart.evaluation.diversity import Attribute
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.diversity.names import from_of, name_of, sampler_of, setting_of
 from latestart.experiments.diversity.records import Result, Way
-from latestart.lab.drawing import ends, plt, sample_sheet, save, ticks
+from latestart.lab.drawing import ends, sample_sheet, save, ticks
 
 __all__ = ["chart", "samples"]
 
