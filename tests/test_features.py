@@ -14,7 +14,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from latestart import features as module
-from latestart.cli.classifier import classifier
+from latestart.cli.attributes import classifier
 from latestart.features import Classifier, ClassifierFeatures, InceptionFeatures
 from latestart.files import load_tensors, save_tensors
 from latestart.lab.judge import open_features

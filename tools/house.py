@@ -27,6 +27,7 @@ FLOORS = [
     {"theory"},
     {"sampling"},
     {"lab"},
+    {"classifiers"},
     {"diagnosis"},
     {"experiments"},
     {"report"},

@@ -59,6 +59,7 @@ LOCK = ".training.lock"  # held while a run writes to its folder
 TIMES = 1000  # of the whole schedule
 APART = 0.5  # the ends of the values of a Gaussian and of the training images, in units of [-1, 1]
 Progress = Callable[[int, int, float], None]
+LEARNING_RATE = 3e-3  # the highest of classifiers
 
 
 def build_network(shape: tuple[int, ...], config: TrainConfig) -> nn.Module:
@@ -450,32 +451,51 @@ def train_classifier(
         ValueError: the images have no labels, or are fewer than a batch.
     """
     data = as_images(images).collected()
-    if data.labels is None:
+    if (labels := data.labels) is None:
         raise ValueError("a classifier needs labels, the images have none")
     if len(data) < batch_size:
         raise ValueError(f"expected at least {batch_size} images to train on, received {len(data)}")
     device = own_device()
     with torch.random.fork_rng():
         torch.manual_seed(checked_seed(seed))
-        model = Classifier(data.shape, int(data.labels.max()) + 1).to(device).train()
-        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
-        steps = epochs * (len(data) // batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-        for step in range(steps):
-            if step % (steps // epochs) == 0:
-                order = torch.randperm(len(data))
-            index = order[torch.arange(batch_size) + step % (steps // epochs) * batch_size]
-            labels: Any = data.labels[index]
+        model = Classifier(data.shape, int(labels.max()) + 1).to(device).train()
+
+        def loss(index: Tensor) -> Tensor:
             with half(mixed_precision, device):
                 logits = model(_shifted(data[index].floats().float()).to(device))
-            loss = nn.functional.cross_entropy(logits.float(), labels.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            if progress is not None:
-                progress(step + 1, steps, float(loss.detach()))
+            return nn.functional.cross_entropy(logits.float(), labels[index].to(device))
+
+        one_cycle(model, len(data), epochs, batch_size, loss, progress)
     return model.eval()
+
+
+def one_cycle(
+    model: nn.Module, count: int, epochs: int, batch_size: int, loss: Callable[[Tensor], Tensor],
+    progress: Progress | None = None,
+) -> None:  # fmt: skip
+    """Train a model by Adam under a one-cycle schedule, on whole batches in an order drawn for each epoch.
+
+    Args:
+        model: in training mode.
+        count: number of images.
+        epochs: passes over them.
+        batch_size: images a step.
+        loss: returns the loss of the images with the indices given, int64 `(batch_size,)`.
+        progress: called as `progress(step, steps, loss)` after each step.
+    """
+    per_epoch = count // batch_size
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * per_epoch)
+    for step in range(epochs * per_epoch):
+        if step % per_epoch == 0:
+            order = torch.randperm(count).split(batch_size)
+        found = loss(order[step % per_epoch])
+        optimizer.zero_grad()
+        found.backward()
+        optimizer.step()
+        schedule.step()
+        if progress is not None:
+            progress(step + 1, epochs * per_epoch, float(found.detach()))
 
 
 def half(precision: str, device: torch.device) -> torch.autocast:

@@ -7,28 +7,31 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import typer
 from diffusers import DDPMScheduler
 from typer.testing import CliRunner
 
 import latestart as ls
-from latestart.cli.diversity import diversity
+from latestart.cli.experiment import experiment as commands
+from latestart.datasets.faces import SHARES, drawn
+from latestart.evaluation.copying import BAR
 from latestart.evaluation.diversity import chance
-from latestart.experiments import diversity as experiment
-from latestart.experiments import diversity_ways, readers
-from latestart.experiments.diversity_data import drawn_with
-from latestart.experiments.diversity_records import Way
-from latestart.experiments.faces import SHARES, drawn
-from latestart.features import Classifier
+from latestart.evaluation.quality import Estimate
+from latestart.experiments.diversity import measure as experiment
+from latestart.experiments.diversity import page as report
+from latestart.experiments.diversity import readings, ways
+from latestart.experiments.diversity.data import drawn_with
+from latestart.experiments.diversity.names import name_of
+from latestart.experiments.diversity.records import Way
+from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.files import load_tensors, save_tensors
 from latestart.gaussians.basis import Dense
 from latestart.lab.cells import Meter, measured
 from latestart.lab.grid import Cell
 from latestart.lab.judge import Judge, Reference
-from latestart.lab.report import markdown_table
+from latestart.lab.report import markdown_table, spread
 from latestart.lab.subjects import Subject
-from latestart.report import diversity as report
 from rendezvous import together
+from tiny import recording_lab
 
 SHAPE, LEFT = (1, 2, 2), 0.7  # the share of the data that are dark
 POINTS = torch.tensor([[-0.5] * 4, [0.5] * 4]).view(2, *SHAPE)
@@ -73,19 +76,17 @@ def subject():
 
 @pytest.fixture
 def opened(subject, monkeypatch):
-    monkeypatch.setattr(experiment, "open_subjects", lambda *_: {"exact": subject})
+    monkeypatch.setattr(experiment, "open_subject", lambda *_: subject)
     monkeypatch.setattr(experiment, "open_reader", lambda *_: Shade())
 
 
 def _settings(**changes):
     common = {"model": "exact", "samplers": ("ddim",), "nfe": 4, "samples": 400, "reference": 50}
-    return diversity_ways.Settings(**{**common, **changes})
+    return DiversitySettings(**{**common, **changes})
 
 
 def _measured(settings, out):
-    found = experiment.Experiment(settings, out)
-    found.measure()
-    return found.result()
+    return experiment.DiversityOfWays().measure(settings, recording_lab(out))
 
 
 def test_the_shares_of_an_exact_model(opened, tmp_path):
@@ -129,24 +130,19 @@ def test_equal_evaluations_for_a_sampler_that_needs_one_more(opened, tmp_path):
 
 
 def test_what_was_sampled_is_kept_and_a_start_is_chosen_once(opened, tmp_path, monkeypatch):
-    settings = _settings(samples=20, reference=0)
-    spent = []
-    first = experiment.Experiment(settings, tmp_path)
-    first.measure(lambda *args: spent.append(args[:2]))
-    assert (6 * 4 * 20,) * 2 in spent and spent[-1] == (2 * 4 * 20,) * 2  # the best of each is drawn again
+    settings, lab = _settings(samples=20, reference=0), recording_lab(tmp_path)
+    first = experiment.DiversityOfWays().measure(settings, lab)
+    assert (6 * 4 * 20,) * 2 in lab.spent and lab.spent[-1] == (2 * 4 * 20,) * 2  # the best of each is drawn again
     assert first.choices[0]["t_start"] > 0 and first.choices[0]["nfe"] > 0
-    monkeypatch.setattr(diversity_ways, "choose_start", None)
-    spent.clear()
-    again = experiment.Experiment(settings, tmp_path)
-    again.measure(lambda *args: spent.append(args[:2]))
-    assert spent == [] and again.result().record() == first.result().record()
+    monkeypatch.setattr(ways, "choose_start", None)
+    lab = recording_lab(tmp_path)
+    again = experiment.DiversityOfWays().measure(settings, lab)
+    assert lab.spent == [] and again.record() == first.record()
     cut = next((tmp_path / "ways").iterdir())
     cut.write_bytes(cut.read_bytes()[:-100])
-    told = []
-    repaired = experiment.Experiment(settings, tmp_path, told.append)
-    repaired.measure(lambda *args: spent.append(args[:2]))
-    assert spent[-1] == (4 * 20,) * 2 and any("sampled again" in line for line in told)
-    assert repaired.result().record() == first.result().record()
+    repaired = experiment.DiversityOfWays().measure(settings, lab)
+    assert lab.spent[-1] == (4 * 20,) * 2 and any("made again" in line for line in lab.told)
+    assert repaired.record() == first.record()
 
 
 def test_a_way_that_fails_is_told_and_the_others_go_on(opened, subject, tmp_path, monkeypatch):
@@ -157,18 +153,58 @@ def test_a_way_that_fails_is_told_and_the_others_go_on(opened, subject, tmp_path
         return out
 
     monkeypatch.setattr(subject.network, "forward", broken.__get__(subject.network))
-    told = []
-    found = experiment.Experiment(_settings(samples=20, starts=(400,)), tmp_path, told.append)
-    found.measure()
-    result = found.result()
-    assert any("NaN" in line for line in result.failed) and any(line.startswith("failed: ") for line in told)
+    lab = recording_lab(tmp_path)
+    result = experiment.DiversityOfWays().measure(_settings(samples=20, starts=(400,)), lab)
+    assert any("NaN" in line for line in result.failed) and any(line.startswith("failed: ") for line in lab.told)
     assert any(way.cell.prior == "gaussian" for way in result.ways)
     assert not any(way.cell.sampler == "ddpm" for way in result.ways)
 
 
+def _copying(monkeypatch, copies):
+    """Let the ways of the cells for which `copies` holds have copies, and the others none."""
+    real = readings.measured
+
+    def measured(subject, planned, *others):
+        outcome = real(subject, planned, *others)
+        share = Estimate(0.5, 0.4, 0.6) if copies(planned.cell) else Estimate(0.0, 0.0, 0.0)
+        return replace(outcome, figures=outcome.figures._replace(copied=share))
+
+    monkeypatch.setattr(readings, "measured", measured)
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (1,)])
+def test_where_the_best_copies_in_either_draw_the_best_that_does_not_is_shown_below_it(
+    opened, tmp_path, monkeypatch, seeds
+):
+    """Of four late starts the best is let copy; the second best is drawn again too, and has a gain of its own."""
+    settings = _settings(starts=(400, 200), samples=60, reference=0)
+    _copying(monkeypatch, lambda cell: False)
+    honest = _measured(settings, tmp_path / "honest")
+    late = [way for way in honest.ways if way.cell.prior == "gaussian" and way.cell.seed == 0]
+    best, second = (way.cell for way in sorted(late, key=lambda way: way.frechet.value)[:2])
+    assert len(late) == 4 and [way.cell for way in honest.shown[1:]] == [replace(best, seed=1)]
+    assert not any(way.clean for way in honest.ways) and "clean" not in honest.record()["gains"][0]
+
+    _copying(monkeypatch, lambda cell: replace(cell, seed=0) == best and cell.seed in seeds)
+    result = _measured(settings, tmp_path / "copies")
+    assert [way.cell for way in result.shown[1:]] == [replace(best, seed=1), replace(second, seed=1)]
+    assert [(way.copies, way.clean) for way in result.shown[1:]] == [(True, False), (False, True)]
+    assert result.shown[0].record() == honest.shown[0].record()
+    assert [gain.clean for gain in result.gains] == [False, True]
+    full, *_, clean = (way.diversity.attributes["shade"].kl.value for way in result.shown)
+    assert result.gains[1].factor.value == pytest.approx(full / clean)
+    kept = result.record()
+    assert len(kept["ways"]) == len(honest.ways) + 1 and kept["gains"][1]["clean"] is True
+    assert any(f"not above {BAR:g}" in line for line in report.page(result, tmp_path).sentences)
+    assert name_of(result.shown[2]).endswith(", without copies")
+    lines = markdown_table(report.ways_table(result)).splitlines()
+    rows = [next(line for line in lines if line.startswith(f"| {name_of(way)} |")) for way in result.shown]
+    assert ["0.500 [0.400, 0.600] \\*" in row for row in rows] == [False, True, False]
+
+
 def test_no_gain_is_told_on_a_part_of_full_noise(opened, tmp_path, monkeypatch):
     """What is missing may be the best; a call that finds it mended tells the gain."""
-    real = experiment.measured
+    real = readings.measured
 
     def out_of_memory(subject, planned, *others):
         if planned.cell.prior == "none" and planned.cell.spacing == "leading":
@@ -176,11 +212,11 @@ def test_no_gain_is_told_on_a_part_of_full_noise(opened, tmp_path, monkeypatch):
         return real(subject, planned, *others)
 
     settings = _settings(samples=20, starts=(400,), reference=0)
-    monkeypatch.setattr(experiment, "measured", out_of_memory)
+    monkeypatch.setattr(readings, "measured", out_of_memory)
     result = _measured(settings, tmp_path)
     assert {way.cell.prior for way in result.shown} == {"gaussian"} and result.gains == ()
     assert any("the best from full noise: what is missing may be better" in line for line in result.failed)
-    monkeypatch.setattr(experiment, "measured", real)
+    monkeypatch.setattr(readings, "measured", real)
     mended = _measured(settings, tmp_path)
     assert {way.cell.prior for way in mended.shown} == {"none", "gaussian"}
     assert len(mended.gains) == 1 and mended.failed == ()
@@ -195,13 +231,12 @@ def test_the_reference_is_not_among_what_is_chosen_from(opened, tmp_path):
 
 
 def test_a_start_that_cannot_be_chosen_is_told_and_the_others_go_on(opened, tmp_path):
-    told = []
-    found = experiment.Experiment(_settings(samples=20, priors=("isotropic", "gaussian")), tmp_path, told.append)
-    found.measure()
-    result = found.result()
+    lab = recording_lab(tmp_path)
+    settings = _settings(samples=20, priors=("isotropic", "gaussian"))
+    result = experiment.DiversityOfWays().measure(settings, lab)
     (line,) = result.failed
     assert "late from isotropic: no start could be chosen" in line and "give --t-start" in line
-    assert f"failed: {line}" in told and result.record()["not_measured"] == [line]
+    assert f"failed: {line}" in lab.told and result.record()["not_measured"] == [line]
     assert {way.cell.prior for way in result.shown} == {"none", "gaussian"}
 
 
@@ -214,34 +249,32 @@ def test_ways_that_cannot_spend_the_evaluations_are_told(opened, tmp_path):
     assert all("heun cannot spend 4 evaluations" in line for line in result.failed)
     assert any("heun, NFE 4, gaussian at t = 400" in line for line in result.failed)
     assert result.record()["not_measured"] == list(result.failed)
-    said = report.diversity_report(result).sentences
-    assert [line for line in said if line.startswith("not measured: ")] == [f"not measured: {e}" for e in result.failed]
+    sentences = list(report.sentences(result))
+    assert sentences[-6:] == [f"not measured: {line}" for line in result.failed] and len(sentences) == 7
     with pytest.raises(
         ValueError, match=r"no way to measure, the first being exact, heun.* cannot spend 4 evaluations"
     ):
-        experiment.Experiment(_settings(samplers=("heun",), samples=20, starts=(400,)), tmp_path / "one")
+        _measured(_settings(samplers=("heun",), samples=20, starts=(400,)), tmp_path / "one")
 
 
 def test_precision_and_copies_are_those_of_the_judge(opened, subject, tmp_path):
-    """What was kept before copies were counted stays, without them, and is told."""
+    """What was kept before copies were counted stays, without them, and is told: here the best full noise."""
     settings = _settings(samples=60, starts=(400,), reference=0)
-    first = experiment.Experiment(settings, tmp_path)
-    first.measure()
-    result = first.result()
-    for way, planned in zip(result.ways, first.planned):
-        figures = measured(subject, planned, 64, Meter(0, None)).figures
+    result = _measured(settings, tmp_path)
+    planned, _ = ways.planned_ways(settings, subject, [])
+    for way, one in zip(result.ways, planned):
+        figures = measured(subject, one, 64, Meter(0, None)).figures
         assert way.precision.value == figures.precision.value and way.copied == figures.copied
         assert way.record()["copied"]["value"] == figures.copied.value
-    file = first._file(first.planned[0])
-    tensors, metadata = load_tensors(file, experiment.CELL)
+    lab = recording_lab(tmp_path)
+    k = min(range(4), key=lambda k: result.ways[k].frechet.value)
+    file = readings.KeptReadings(subject, Shade(), 64, lab).path(planned[k])
+    tensors, metadata = load_tensors(file, readings.KIND)
     tensors.pop("copied")
-    save_tensors(file, experiment.CELL, tensors, metadata)
-    told, spent = [], []
-    again = experiment.Experiment(settings, tmp_path, told.append)
-    again.measure(lambda *args: spent.append(args))
-    way = again.result().ways[0]
-    assert spent == [] and way.copied is None and way.precision == result.ways[0].precision
-    assert any("copies were not counted in" in line and file.name in line for line in told)
+    save_tensors(file, readings.KIND, tensors, metadata)
+    way = experiment.DiversityOfWays().measure(settings, lab).ways[k]
+    assert lab.spent == [] and way.copied is None and way.precision == result.ways[k].precision
+    assert any("copies were not counted in" in line and file.name in line for line in lab.told)
 
 
 def test_the_exact_attributes_of_the_data_stand_beside_those_read(opened, tmp_path):
@@ -296,7 +329,7 @@ def test_generated_faces_are_held_against_the_shares_that_they_are_drawn_with(op
     assert gain.apart_exact == (late.high < full.low)
     (kept,) = result.record()["gains"]
     assert kept["exact"]["value"] == gain.exact.value and kept["apart_exact"] == gain.apart_exact
-    row = next(line for line in lines.splitlines() if f"| {report.name_of(result.shown[1])} |" in line)
+    row = next(line for line in lines.splitlines() if f"| {name_of(result.shown[1])} |" in line)
     assert row.index(f"{gain.factor.value:.2f} [") < row.index(f"{late.value:.3f} [")
     assert f"{gain.exact.value:.2f} [" in row[row.index(f"{late.value:.3f} [") :]
     shares = markdown_table(report.shares_table(result, "glasses"))
@@ -315,43 +348,42 @@ def test_attributes_are_those_of_generated_faces_where_their_counts_can_be():
     assert drawn_with("skin", ["a", "b"], index) is None and drawn_with("digit", list("0123456789"), index) is None
 
 
+def _in_markdown(estimate, form=""):
+    return spread(estimate, form).replace("\\[", "[")
+
+
 def test_tables_give_every_figure_with_its_interval(opened, tmp_path):
     result = _measured(_settings(starts=(400,), samples=60, reference=0), tmp_path)
     late, (gain,) = result.shown[1], result.gains
     read = late.diversity.attributes["shade"]
 
-    def told(estimate, form=".3f"):
-        return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
-
-    ways = markdown_table(report.ways_table(result))
+    table = markdown_table(report.ways_table(result))
     assert late.copied is not None and len({late.precision, late.copied, late.diversity.recall}) == 3
     for figure in (late.precision, late.copied, late.diversity.recall, late.diversity.coverage):
-        assert told(figure) in ways
+        assert _in_markdown(figure, ".3f") in table
     for figure in (late.frechet, late.diversity.vendi, late.diversity.vendi_data):
-        assert told(figure, ".1f") in ways
+        assert _in_markdown(figure) in table
     apart = markdown_table(report.divergence_table(result, "shade"))
     for figure in (read.kl, read.total_variation, read.entropy, read.entropy_data):
-        assert told(figure) in apart
-    row = next(line for line in apart.splitlines() if f"| {report.name_of(late)} |" in line)
-    assert told(gain.factor, ".2f").replace("inf", "∞") in row and ("\\*" in row) == gain.apart
-    said = report.diversity_report(result).sentences
-    floor = result.floor
-    assert floor.images == 60
-    assert f"60 images that the model has not seen score {floor.frechet.value:.3g}" in said[0]
+        assert _in_markdown(figure, ".3f") in apart
+    row = next(line for line in apart.splitlines() if f"| {name_of(late)} |" in line)
+    assert _in_markdown(gain.factor, ".2f") in row and ("\\*" in row) == gain.apart
+    floor, first = result.floor, next(report.sentences(result))
+    assert floor.images == 60 and f"60 images that the model has not seen score {floor.frechet.value:.3g}" in first
 
 
 def test_several_processes_share_the_ways_and_find_what_one_finds(opened, tmp_path):
     settings = _settings(samples=20, starts=(400,), reference=8)
     alone = _measured(settings, tmp_path / "one").record()
-    spent = [[], []]
+    labs = [recording_lab(tmp_path / "two") for _ in range(2)]
 
     def work(run):
-        found = experiment.Experiment(settings, tmp_path / "two", run=run)
-        found.measure(lambda done, total, _: spent[run.index].append((done, total)))
-        return found.result().record()
+        labs[run.index].run = run
+        return experiment.DiversityOfWays().measure(settings, labs[run.index])
 
-    assert together(2, work) == [alone, alone]
-    ended = [{total for done, total in told if done == total} for told in spent]
+    first, second = together(2, work)
+    assert first.record() == alone and second is None
+    ended = [{total for done, total in lab.spent if done == total} for lab in labs]
     assert all(len(totals) == 2 for totals in ended)  # what is chosen from, and what is drawn again
     assert sum(map(sum, ended)) == (6 * 4 + 8 + 2 * 4) * 20
 
@@ -366,34 +398,14 @@ def test_several_processes_share_the_ways_and_find_what_one_finds(opened, tmp_pa
 )
 def test_mistakes_are_named(opened, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        experiment.Experiment(_settings(**settings), tmp_path)
-
-
-def test_readers(tmp_path):
-    torch.manual_seed(0)
-    Classifier((1, 8, 8), 3).save(tmp_path / "classifier.safetensors")
-    reader = readers.open_reader(None, str(tmp_path))
-    assert dict(reader.values) == {"class": ("0", "1", "2")} and reader.name.startswith("classifier-")
-    said = reader(torch.rand(4, 1, 8, 8))["class"]
-    torch.testing.assert_close(said.sum(1), torch.ones(4))
-    assert dict(readers.open_reader(None, "mnist").values) == {"digit": tuple("0123456789")}
-    with pytest.raises(ValueError, match="brings no classifier"):
-        (tmp_path / "empty").mkdir()
-        readers.open_reader(None, str(tmp_path / "empty"))
-    with pytest.raises(ValueError, match="race, gender, emotion, received 'age'"):
-        readers.open_reader("deepface:age", "mnist")
-    with pytest.raises(FileNotFoundError, match="classifier"):
-        readers.open_reader(str(tmp_path / "none.safetensors"), "mnist")
+        _measured(_settings(**settings), tmp_path)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
-app = typer.Typer()
-app.command()(diversity)
-
 
 def _run(*args):
-    return CliRunner().invoke(app, [str(a) for a in args], env={"COLUMNS": "200"})
+    return CliRunner().invoke(commands, ["diversity", *(str(a) for a in args)], env={"COLUMNS": "200"})
 
 
 def test_the_command_on_the_shipped_model(tmp_path):
@@ -403,7 +415,7 @@ def test_the_command_on_the_shipped_model(tmp_path):
     assert result.exit_code == 0, result.output
     assert "7 ways, 320 network evaluations" in result.output
     assert "20 images that the model has not seen score " in result.output
-    assert "digit is read rightly of 99." in result.output
+    assert "digit: read 99." in result.output
     figures = json.loads((tmp_path / "results.json").read_text())
     assert len(figures["ways"]) == 7 + 2 and len(figures["shown"]) == 3 and len(figures["gains"]) == 1
     assert {figures["ways"][k]["seed"] for k in figures["shown"]} == {1}
@@ -428,5 +440,6 @@ def test_the_command_names_a_mistake(tmp_path):
 
 def test_a_way_is_named_by_what_it_is():
     cell = Cell("m", "ddim", 5, "gaussian", 500.0, "trailing", True, 10, 0)
-    way = Way(cell, 5, None, None, None, None, {}, {}, torch.empty(0))
-    assert report.name_of(way) == "DDIM, NFE 5, late from the Gaussian at t = 500, clipped"
+    figures = dict.fromkeys(("frechet", "precision", "copied", "diversity"))
+    way = Way(cell=cell, steps=5, exact={}, doubtful={}, images=torch.empty(0), **figures)
+    assert name_of(way) == "DDIM, NFE 5, late from the Gaussian at t = 500, clipped"

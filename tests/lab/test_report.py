@@ -8,7 +8,8 @@ import pytest
 import torch
 from rich.table import Table
 
-from latestart.lab.report import NAME, Report, command_given, machine_kind, markdown_table, place
+from latestart.evaluation.quality import Estimate
+from latestart.lab.report import NAME, Report, command_given, machine_kind, markdown_table, named, place
 
 
 def _table(**settings):
@@ -135,3 +136,8 @@ def test_it_prints_what_it_writes_and_says_where(tmp_path, capsys):
     assert told.endswith(f"wrote {', '.join(str(tmp_path / 'out' / name) for name in names)}\n")
     assert Path(tmp_path, "out", NAME).read_text(encoding="utf-8") == _report().markdown()
     assert [path.name for path in (tmp_path / "out").iterdir()] == [NAME]
+
+
+def test_an_estimate_has_three_digits_and_is_whole_from_100_on():
+    assert named(Estimate(12.345, 0.98765, 234.5)) == "12.3 [0.988, 234]"
+    assert named(Estimate(0.25, 0.0, float("inf")), ".2f") == "0.25 [0.00, ∞]"

@@ -99,7 +99,7 @@ def fit(
 
 def _by_attribute(path: Path, limit: int | None, first: bool) -> Any:
     """The images, labelled by the combination of their attributes; the first process prints the number of each."""
-    from latestart.experiments.attributes import combined, load_known
+    from latestart.classifiers.known import combined, load_known
 
     known = load_known(path, limit, label=None)
     data = combined(known)

@@ -56,8 +56,8 @@ def table(title: str, *columns: str, left: Sequence[str] = (), caption: str = ""
 
 
 def number(value: float, form: str = "") -> str:
-    """Return a number by its format; by default three digits, and whole from 100 on."""
-    return format(value, form or (".0f" if abs(value) >= 100 else ".3g"))
+    """Return a number by its format; by default three digits, and whole from 100 on; "∞" for an infinite one."""
+    return format(value, form or (".0f" if abs(value) >= 100 else ".3g")).replace("inf", "∞")
 
 
 def spread(estimate: Estimate | None, form: str = "") -> str:

@@ -46,7 +46,8 @@ from latestart.lab.subjects import Subject, kept_fit, open_network
 from latestart.lab.sweep import Sweep
 from latestart.noise import Noise
 from latestart.sampling.names import TIMES
-from latestart.train import TrainConfig, train, training_schedule
+from latestart.train import train, training_schedule
+from latestart.train_config import TrainConfig
 
 __all__ = ["NETWORKS", "LateTraining", "Pair", "Pairs", "Summary", "compare", "over_seeds", "top_level"]
 

@@ -7,21 +7,17 @@ import typer
 from scipy import stats
 from typer.testing import CliRunner
 
-from latestart.cli.classifier import classifier
-from latestart.cli.diversity import attributes
-from latestart.data import Images
-from latestart.experiments.attributes import (
+from latestart.classifiers.attributes import (
     AttributeClassifier,
-    Known,
     averaged,
     averaged_shape,
-    combined,
     counted,
-    known_attributes,
-    load_known,
     scores,
     train_attributes,
 )
+from latestart.classifiers.known import Known, combined, known_attributes, load_known
+from latestart.cli.attributes import attributes, classifier
+from latestart.data import Images
 from latestart.features import Classifier
 
 VALUES = {"tone": ("dark", "middle", "light"), "mark": ("none", "mark")}

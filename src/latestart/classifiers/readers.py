@@ -1,10 +1,10 @@
-"""Readers of attributes: what a classifier says of every image, by the name of the attribute.
+"""Readers of attributes: a classifier's probabilities for every image, by the name of the attribute.
 
     reader(images)  ->  {"skin": probabilities (B, 7), "glasses": probabilities (B, 2), ...}
 
 A reader may be the classifier of several attributes that `experiment attributes` trains, or any classifier of one:
-the project's own, one of transformers from a local folder, or DeepFace. How well it reads held-out images is told, and
-of how many images it is not sure.
+the project's own, one of transformers from a local folder, or DeepFace. `scores_of` measures how well it reads held-out
+images, `doubtful` the share of images of which it is not sure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from latestart import zoo
+from latestart.classifiers.attributes import FILE, KIND, AttributeClassifier, Score, counted
 from latestart.data import Images
 from latestart.evaluation.diversity import (
     Classify,
@@ -23,19 +24,22 @@ from latestart.evaluation.diversity import (
     TransformersClassifier,
     classified,
 )
-from latestart.experiments.attributes import FILE, KIND, AttributeClassifier, Score, counted
 from latestart.features import Classifier
 from latestart.files import kind_of
 from latestart.lab.store import fingerprint
+
+__all__ = ["Reader", "Single", "doubtful", "open_reader", "read_all", "reads_labels", "scores_of"]
 
 SURE = 0.9
 LABELS = {"mnist": "digit"}  # what the classes of a shipped model are
 
 
 class Reader(Protocol):
-    """Reads attributes: from images in [0, 1] to class indices or probabilities for each attribute by its name.
+    """Reads attributes: from images in [0, 1] to class indices or probabilities, by the attribute's name.
 
-    `values` are the names of each one's values, or None where there are none; `name` tells one reader from another.
+    Attributes:
+        name: differs from one reader to another.
+        values: names of each attribute's values, or None where there are none.
     """
 
     @property
@@ -55,12 +59,12 @@ class Single:
         self.values: dict[str, Sequence[str] | None] = {attribute: getattr(classify, "values", None)}
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """What the classifier says, by the attribute's name."""
+        """Return class indices or probabilities, by the attribute's name."""
         return {self.attribute: classified(self.classify, images)}
 
 
 def open_reader(classifier: str | None, model: str) -> Reader:
-    """The reader in a file or a folder, or the one beside a model.
+    """Return the reader in a file or a folder, or the one beside a model.
 
     Args:
         classifier: a file of `experiment attributes` or of a classifier; a folder of transformers; `deepface:race`,
@@ -68,7 +72,7 @@ def open_reader(classifier: str | None, model: str) -> Reader:
         model: the name of a shipped model, or a folder.
 
     Raises:
-        ValueError: there is none, or it is none of these.
+        ValueError: there is none, or it is something else.
         ImportError: transformers or deepface is not installed.
     """
     if classifier is None:
@@ -94,20 +98,20 @@ def open_reader(classifier: str | None, model: str) -> Reader:
 
 
 def reads_labels(reader: Reader) -> bool:
-    """Whether what is read is the class of an image: a classifier of someone else's may mean something else."""
+    """Return whether the attribute is the label of the images; classes of foreign classifiers may be other things."""
     if isinstance(reader, AttributeClassifier):
-        return len(reader.values) == 1  # as it learns from images that have labels alone
+        return len(reader.values) == 1  # as after training on images with labels alone
     return isinstance(reader, Single) and isinstance(reader.classify, ProjectClassifier)
 
 
 def read_all(reader: Reader, images: Images) -> dict[str, Tensor]:
-    """What a reader says of images, in parts: a large data set is larger still as numbers."""
+    """Read all images, in parts, so that not all of them are floats at once."""
     parts = [reader(part.float() / 255) for part in images.pixels.split(1000)]
     return {name: torch.cat([part[name] for part in parts]) for name in reader.values}
 
 
 def scores_of(reader: Reader, unseen: Images | None) -> dict[str, Score]:
-    """How well a reader reads held-out images: its own record, or of images, if any, whose classes are known."""
+    """Return a reader's scores on held-out images: its own, or of images with labels; none where there are neither."""
     if isinstance(reader, AttributeClassifier):
         return reader.scores
     if unseen is None or unseen.labels is None or not reads_labels(reader):
@@ -118,6 +122,6 @@ def scores_of(reader: Reader, unseen: Images | None) -> dict[str, Score]:
 
 
 def doubtful(said: Mapping[str, Tensor]) -> dict[str, float]:
-    """By attribute, the share of images of which a reader is less than 90% sure, where it gives probabilities."""
+    """Return the share of images with a certainty below 90%, by attribute, where there are probabilities."""
     probabilities = {name: one for name, one in said.items() if one.is_floating_point()}
     return {name: float((one.amax(1) < SURE).double().mean()) for name, one in probabilities.items()}

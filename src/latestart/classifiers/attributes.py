@@ -1,57 +1,57 @@
-"""The attribute classifier of generated faces: one small network that reads all attributes of a picture at once.
+"""The classifier of attributes: one small network that reads all attributes of a picture at once.
 
     P(value | image) = softmax over the attribute's own part of the logits,   loss = sum of the cross-entropies
 
-It is trained on pictures whose attributes are known exactly (`faces.py`), averaged over blocks of pixels to a side of
-about 32, under white noise of a random strength: of what few-step samplers leave of theirs it should not make a beard.
-Of images that have labels alone it reads these.
+It is trained on pictures with known attributes (`known.py`), averaged over blocks of pixels to a side of about 32,
+under white noise of a random strength, so that the noise which few-step samplers leave is not taken for a beard. For
+images with labels alone it reads these.
 
 A classifier's errors look like a difference between samples and data, or hide one, so they are measured: a tenth of the
-pictures is held out, and what was said of them is kept in the file for each attribute, as counts by the true value and
-the value said. That speaks of sound pictures only. How sure the classifier is of a sampler's is another figure, which
-`diversity.py` gives beside.
+pictures is held out, and the file keeps for each attribute the counts by true and predicted value. They are of clean
+pictures only. Its certainty on a sampler's images is a figure of `experiments/diversity`.
 """
 
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor, nn
 
 from latestart.checks import checked_seed
-from latestart.data import Images, load_images, to_floats
+from latestart.classifiers.known import Known
+from latestart.data import to_floats
 from latestart.device import own_device
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.faces import SHARES
 from latestart.features import Classifier
 from latestart.files import load_tensors, require_finite, save_tensors, sound
 from latestart.lab.store import fingerprint
 from latestart.records import Record
-from latestart.train import half
+from latestart.train import Progress, half, one_cycle
+
+__all__ = [
+    "FILE", "KIND", "AttributeClassifier", "Score", "averaged", "averaged_shape", "counted", "scores", "split",
+    "train_attributes",
+]  # fmt: skip
 
 KIND = "attribute-classifier"
 FILE = "attributes.safetensors"  # beside a model
 SIDE = 32  # of the averaged pictures, at least
 NOISE = 0.3  # the most, in [-1, 1]
 HELD_OUT = 0.1
-LEARNING_RATE = 3e-3
 FEWEST = 100  # pictures
-Progress = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Score(Record):
-    """How well one attribute is read on held-out pictures.
+    """Counts of true and predicted values of one attribute on held-out pictures.
 
     Attributes:
         values: the names of its values.
-        counts: of pictures, int64 `(K, K)`, by the true value (row) and the value said (column).
+        counts: of pictures, int64 `(K, K)`, by true value (row) and predicted value (column).
     """
 
     values: tuple[str, ...]
@@ -59,19 +59,23 @@ class Score(Record):
 
     @property
     def accuracy(self) -> Estimate:
-        """The share read rightly, with its 95% interval (Wilson)."""
+        """The share that is read right, with its 95% interval (Wilson)."""
         right, n = int(self.counts.diagonal().sum()), int(self.counts.sum())
         low, high = stats.binomtest(right, n).proportion_ci(method="wilson")
         return Estimate(right / n, float(low), float(high))
 
     @property
     def bias(self) -> float:
-        """The total variation between the true shares and those said: how far errors move the shares."""
+        """The total variation between true and predicted shares: how far errors move the shares."""
         true, said = self.counts.sum(1), self.counts.sum(0)
         return float((true - said).abs().sum() / (2 * self.counts.sum()))
 
+    def __str__(self) -> str:
+        right = self.accuracy
+        return f"{right.value:.2%} right [{right.low:.2%}, {right.high:.2%}] of {int(self.counts.sum()):,}"
+
     def record(self) -> dict[str, Any]:
-        """The score for JSON."""
+        """Return the score, for JSON."""
         counts = dict(zip(self.values, self.counts.tolist()))
         return {"accuracy": asdict(self.accuracy), "bias": self.bias, "said_by_true_value": counts}
 
@@ -80,13 +84,13 @@ class AttributeClassifier:
     """Reads several attributes of images in [0, 1] at once.
 
     Args:
-        network: on averaged images, its logits those of all attributes in turn.
+        network: of averaged images; its logits are those of all attributes in turn.
         shape: of the images, `(C, H, W)`.
         values: for each attribute the names of its values.
         scores: on held-out pictures.
 
     Raises:
-        ValueError: as many logits as values are expected, and a network for the averaged shape.
+        ValueError: a network of another number of logits than values, or of another shape than the averaged one.
     """
 
     def __init__(
@@ -106,12 +110,12 @@ class AttributeClassifier:
 
     @property
     def name(self) -> str:
-        """Its fingerprint: other weights, another name."""
+        """Fingerprint of the weights."""
         return "attributes-" + fingerprint(*self.network.state_dict().values())
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """For each attribute the probabilities `(B, K)` of images `(B, C, H, W)` in [0, 1].
+        """Return for each attribute the probabilities `(B, K)` of images `(B, C, H, W)` in [0, 1].
 
         Raises:
             ValueError: images of another shape.
@@ -149,89 +153,6 @@ class AttributeClassifier:
             return cls(network, shape, values, scores)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Known(Record):
-    """Images whose attributes are known: for each its values by name, and the index of each image's, int64 `(N,)`."""
-
-    images: Images
-    values: dict[str, tuple[str, ...]]
-    attributes: dict[str, Tensor]
-
-    def __getitem__(self, part: slice) -> "Known":
-        return Known(self.images[part], self.values, {name: index[part] for name, index in self.attributes.items()})
-
-
-def load_known(path: str | Path, limit: int | None = None, label: str | None = "class") -> Known:
-    """Read an npz file of images with an array of class indices for each attribute, as `experiment faces` writes it.
-
-    Of other images the labels are the one attribute, called `label`; None does without them.
-
-    Raises:
-        FileNotFoundError: there is nothing at `path`.
-        ValueError: the images have neither attributes nor labels.
-    """
-    images = load_images(path, limit)
-    found = known_attributes(path, len(images), limit)
-    if not found and images.labels is not None and label is not None:
-        found = {label: images.labels}
-    if not found:
-        other = "" if label is None else "images with labels, or "
-        raise ValueError(
-            f"{path} names no attributes: expected {other}an npz file with an array of class indices for each "
-            "attribute, as `latestart experiment faces` writes it"
-        )
-    values = {name: names_of(name, int(index.max()) + 1) for name, index in found.items()}
-    return Known(images, values, found)
-
-
-def known_attributes(path: str | Path, count: int, limit: int | None = None) -> dict[str, Tensor]:
-    """The attributes that an npz file says of its images, int64 `(count,)` each; none for any other file.
-
-    `count` is how many images were read, of the first `limit`.
-
-    Raises:
-        ValueError: an attribute of other than class indices, one for each image.
-    """
-    if Path(path).suffix != ".npz":
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name][:limit] for name in file.files if name not in ("images", "labels")}
-    except (BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise ValueError(f"the attributes in {path} cannot be read: {error}") from error
-    for name, index in arrays.items():
-        if index.shape != (count,) or not np.issubdtype(index.dtype, np.integer) or (count and index.min() < 0):
-            negative = np.issubdtype(index.dtype, np.number) and index.size and index.min() < 0
-            raise ValueError(
-                f"{path}: expected a class index for each of {count} images as {name}, received {index.dtype} of the "
-                f"shape {index.shape}{', some below 0' if negative else ''}"
-            )
-    return {name: torch.from_numpy(index.astype(np.int64)) for name, index in arrays.items()}
-
-
-def names_of(attribute: str, count: int) -> tuple[str, ...]:
-    """The names of an attribute's values: those of the faces, else numbers."""
-    known = tuple(SHARES.get(attribute, {}))
-    return known if count <= len(known) else tuple(map(str, range(count)))
-
-
-def combined(known: Known) -> Images:
-    """The images, with one label for each combination of attributes that occurs: what features have to tell apart.
-
-    Raises:
-        ValueError: as good as every image is a combination of its own.
-    """
-    together = torch.stack(list(known.attributes.values()), 1)
-    each, labels = together.unique(dim=0, return_inverse=True)
-    if 2 * len(each) > len(labels):
-        many = ", ".join(f"{name} ({len(index.unique())} values)" for name, index in known.attributes.items())
-        raise ValueError(
-            f"the attributes {many} have {len(each)} combinations among {len(labels)} images: expected at least two "
-            "images of each on average; leave out of the file what only numbers the images"
-        )
-    return Images(known.images.pixels, labels)
-
-
 def train_attributes(
     known: Known,
     epochs: int = 4,
@@ -265,30 +186,14 @@ def train_attributes(
     with torch.random.fork_rng():
         torch.manual_seed(checked_seed(seed))
         network = Classifier(averaged_shape(shape), sum(map(len, known.values.values()))).to(own_device()).train()
-        _fit(network, train, epochs, batch_size, progress, mixed_precision)
+        one_cycle(
+            network, len(train.images), epochs, batch_size, partial(_loss, network, train, mixed_precision), progress
+        )
     reader = AttributeClassifier(network, shape, known.values, {})
     return AttributeClassifier(network, shape, known.values, scores(reader, known[slice(-held_out, None)]))
 
 
-def _fit(
-    network: Classifier, train: Known, epochs: int, batch_size: int, progress: Progress | None, precision: str
-) -> None:
-    per_epoch = len(train.images) // batch_size
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * per_epoch)
-    for step in range(epochs * per_epoch):
-        if step % per_epoch == 0:
-            order = torch.randperm(len(train.images)).split(batch_size)
-        loss = _loss(network, train, order[step % per_epoch], precision)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if progress is not None:
-            progress(step + 1, epochs * per_epoch, float(loss.detach()))
-
-
-def _loss(network: Classifier, train: Known, index: Tensor, precision: str) -> Tensor:
+def _loss(network: Classifier, train: Known, precision: str, index: Tensor) -> Tensor:
     x, device = to_floats(train.images.pixels[index]), next(network.parameters()).device
     noisy = averaged(x + NOISE * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)).to(device)
     with half(precision, device):
@@ -315,12 +220,12 @@ def counted(true: Tensor, said: Tensor, values: tuple[str, ...]) -> Score:
 
 
 def averaged(x: Tensor) -> Tensor:
-    """Images averaged over blocks of pixels to a side of about 32; smaller ones as they are."""
+    """Return images averaged over blocks of pixels to a side of about 32, and smaller ones unchanged."""
     return nn.functional.avg_pool2d(x, _block(tuple(x.shape[1:])))
 
 
 def averaged_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape `(C, H, W)` that `averaged` leaves of another."""
+    """Return the shape `(C, H, W)` of images after `averaged`."""
     block = _block(shape)
     return shape[0], shape[1] // block, shape[2] // block
 
@@ -330,5 +235,5 @@ def _block(shape: tuple[int, ...]) -> int:
 
 
 def split(logits: Tensor, values: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
-    """Each attribute's part `(B, K)` of the logits `(B, sum of K)`."""
+    """Return each attribute's part `(B, K)` of the logits `(B, sum of K)`."""
     return dict(zip(values, logits.split([len(names) for names in values.values()], dim=1)))

@@ -1,8 +1,8 @@
-"""The data of an experiment of diversity: some of its images, to be read, and the exact shares of its attributes.
+"""The data of the diversity experiment: some of its images, to be read, and the exact shares of its attributes.
 
-Exact shares are known in two cases. Generated faces (`faces.py`) are drawn with shares that are written down there: an
-attribute of that name, with those values and with counts that can be drawn so, has these, and nothing of them is left
-to chance. Otherwise what is known of every image, its attributes or its labels, is as exact as the data are many.
+Exact shares are known in two cases. Generated faces (`datasets/faces.py`) are drawn with fixed shares: an attribute of
+such a name and such values, with counts that are likely under these shares, has them, without chance. Otherwise the
+known attributes or labels of all images give the shares, with the chance of their number.
 """
 
 import math
@@ -14,14 +14,16 @@ from scipy import stats
 from torch import Tensor
 
 from latestart.checks import seeded
+from latestart.classifiers.known import known_attributes
+from latestart.classifiers.readers import Reader, doubtful, reads_labels
 from latestart.data import Images, load_images
+from latestart.datasets.faces import SHARES
 from latestart.evaluation.diversity import attribute, chance
-from latestart.experiments.attributes import known_attributes
-from latestart.experiments.diversity_records import Facts
-from latestart.experiments.faces import SHARES
-from latestart.experiments.readers import Reader, doubtful, reads_labels
+from latestart.experiments.diversity.records import Facts
 from latestart.lab.judge import Judge
 from latestart.records import Record
+
+__all__ = ["Data", "drawn_with", "facts_of", "open_data"]
 
 MOST = 10_000  # images whose attributes are read
 UNLIKELY = 1e-6  # of counts, under the shares that faces are drawn with
@@ -29,12 +31,12 @@ UNLIKELY = 1e-6  # of counts, under the shares that faces are drawn with
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data(Record):
-    """Images that are read, and by attribute what is known of the data.
+    """Images to read, and known attributes.
 
     Attributes:
-        images: some of them, in no order.
-        exact: shares `(K,)`, or the class index of every image `(N,)`, as `attribute` takes them.
-        known: where these are from, in words.
+        images: some of the data, in random order.
+        exact: by attribute, shares `(K,)`, or the class index of every image `(N,)`, as `attribute` takes them.
+        known: by attribute, the source of `exact` in words.
     """
 
     images: Images
@@ -43,7 +45,7 @@ class Data(Record):
 
 
 def open_data(judge: Judge, images: str | None, reader: Reader) -> Data:
-    """The data in a file or a folder, or those that a shipped model brings along."""
+    """Open the data in a file or a folder, or those of a shipped model."""
     if images is None:
         assert judge.reference.copying is not None  # a shipped model brings them
         data, index = judge.reference.copying[0], {}
@@ -54,8 +56,8 @@ def open_data(judge: Judge, images: str | None, reader: Reader) -> Data:
     for name, values in reader.values.items():
         if name in index:
             shares = drawn_with(name, values, index[name])
-            told = f"known of {len(data):,} images" if shares is None else "with which faces are drawn"
-            exact[name], known[name] = index[name] if shares is None else shares, told
+            source = f"known of {len(data):,} images" if shares is None else "with which faces are drawn"
+            exact[name], known[name] = index[name] if shares is None else shares, source
         elif data.labels is not None and reads_labels(reader):
             exact[name], known[name] = data.labels, f"by the labels of {len(data):,} images"
     order = torch.randperm(len(data), generator=seeded(0))[:MOST]
@@ -63,7 +65,7 @@ def open_data(judge: Judge, images: str | None, reader: Reader) -> Data:
 
 
 def drawn_with(name: str, values: Sequence[str] | None, index: Tensor) -> Tensor | None:
-    """The shares `(K,)` with which generated faces are drawn, if images with these class indices can be such faces."""
+    """Return the shares `(K,)` of generated faces; None where these class indices are not likely under them."""
     shares = SHARES.get(name, {})
     if not shares or tuple(values or ()) != tuple(shares):
         return None
@@ -75,16 +77,16 @@ def drawn_with(name: str, values: Sequence[str] | None, index: Tensor) -> Tensor
 
 
 def facts_of(data: Data, read: dict[str, Tensor], samples: int, seed: int, reader: Reader) -> Facts:
-    """Readings and known attributes of the data, for the same number of images as samples.
+    """Return facts of the data, with the divergences of images in the number of the samples.
 
     Args:
         data: of the experiment.
-        read: what the reader said of its images.
-        samples: how many each way has.
+        read: the reader's probabilities of its images, by attribute.
+        samples: number of samples of each way.
         seed: of the resamples.
-        reader: it.
+        reader: of attributes.
     """
-    kinds = {name: _occurring(said) for name, said in read.items()}
+    kinds = {name: _occurring(found) for name, found in read.items()}
     images, drawn = len(data.images), {name: exact.is_floating_point() for name, exact in data.exact.items()}
     return Facts(
         images=images,
@@ -101,7 +103,7 @@ def facts_of(data: Data, read: dict[str, Tensor], samples: int, seed: int, reade
     )
 
 
-def _occurring(said: Tensor) -> int:
-    """How many values the data have at all."""
-    shares = said.double().mean(0) if said.ndim == 2 else said.bincount().double() / len(said)
-    return int((shares > 0.5 / len(said)).sum())
+def _occurring(found: Tensor) -> int:
+    """The number of values that occur in the data."""
+    shares = found.double().mean(0) if found.ndim == 2 else found.bincount().double() / len(found)
+    return int((shares > 0.5 / len(found)).sum())

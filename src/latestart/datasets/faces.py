@@ -1,6 +1,6 @@
-"""Cartoon faces whose attributes are known exactly: a data set for the study of diversity, as large as wanted.
+"""Cartoon faces with known attributes: a data set of any size for the study of diversity.
 
-Each face is drawn from independent attributes with the shares below, by the packages python-avatars (the parts, as
+Each face has independent attributes with the shares below, drawn by the packages python-avatars (the parts, as
 vector graphics) and resvg-py (to pixels): `pip install latestart[faces]`. Face i depends on the seed and i alone.
 
     skin          seven tones, from a third of the faces to one in twenty-five
@@ -8,7 +8,7 @@ vector graphics) and resvg-py (to pixels): `pip install latestart[faces]`. Face 
     facial hair   one in four
     hair          none one in ten, short 0.45, long 0.45
 
-What else varies, evenly and unrecorded: the cut and colour of the hair, the kind of glasses and beard, eyes, brows,
+Also random, uniformly and without a record: the cut and colour of the hair, the kind of glasses and beard, eyes, brows,
 mouth, clothes and their colour, and the lightness of the background.
 """
 
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from latestart.checks import checked_seed, whole_number
-from latestart.data import Images
 from latestart.records import Record
+
+__all__ = ["SHARES", "Faces", "drawn", "faces"]
 
 SHARES: dict[str, dict[str, float]] = {
     "skin": {
@@ -59,50 +59,50 @@ CANVAS = {'width="264px"': 'width="220"', 'height="280px"': 'height="220"', "0 0
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Faces(Record):
-    """Faces `(N, 3, size, size)` and, for each attribute of `SHARES`, the index of its value, int64 `(N,)`.
+    """Faces with known attributes.
 
-    The labels of `images` are the skin tones.
+    Attributes:
+        pixels: of the faces, uint8 `(N, 3, size, size)`.
+        attributes: by the names of `SHARES`, the index of each face's value, int64 `(N,)`.
     """
 
-    images: Images
+    pixels: np.ndarray
     attributes: dict[str, np.ndarray]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of an npz file: `images`, `labels`, and one for each attribute."""
-        assert self.images.labels is not None
-        pixels = self.images.pixels.movedim(1, -1).numpy()
-        return {"images": pixels, "labels": self.images.labels.numpy(), **self.attributes}
+        """Return the arrays of an npz file: `images`, `labels` (the skin tones), and one for each attribute."""
+        return {"images": np.moveaxis(self.pixels, 1, -1), "labels": self.attributes["skin"], **self.attributes}
 
 
 def faces(n: int, size: int = 64, seed: int = 0, progress: Callable[[int, int, str], None] | None = None) -> Faces:
     """Draw n faces.
 
     Args:
-        n: how many.
+        n: number of faces.
         size: side in pixels.
         seed: face i depends on (seed, i) alone.
         progress: called as `progress(done, n, "")`.
 
     Raises:
-        ValueError: n or size is no whole number of at least 1, or the seed is none.
+        ValueError: n or size is no whole number of at least 1, or the seed is not one.
         ImportError: the packages are not installed.
     """
     n, size, seed = whole_number("n", n), whole_number("size", size), checked_seed(seed)
     render = _renderer()
-    pixels = torch.empty(n, 3, size, size, dtype=torch.uint8)
+    pixels = np.empty((n, 3, size, size), dtype=np.uint8)
     attributes = {name: np.empty(n, dtype=np.int64) for name in SHARES}
     for i in range(n):
         chosen, parts = drawn(np.random.default_rng((seed, i)))
-        pixels[i] = torch.from_numpy(render(parts, size))
+        pixels[i] = render(parts, size)
         for name, values in attributes.items():
             values[i] = list(SHARES[name]).index(chosen[name])
         if progress is not None and (i + 1) % 50 == 0:
             progress(i + 1, n, "")
-    return Faces(Images(pixels, torch.from_numpy(attributes["skin"].copy())), attributes)
+    return Faces(pixels, attributes)
 
 
 def drawn(random: np.random.Generator) -> tuple[dict[str, str], dict[str, str]]:
-    """The attributes of one face, and all its parts by name."""
+    """Draw one face: return its attributes, and all its parts by name."""
     chosen = {name: str(random.choice(list(shares), p=list(shares.values()))) for name, shares in SHARES.items()}
     parts = {name: str(random.choice(options)) for name, options in PARTS.items()}
     parts |= {name: "NONE" for name in ("glasses", "facial_hair") if chosen[name] == "none"}
@@ -139,7 +139,7 @@ def _renderer() -> Callable[[dict[str, str], int], np.ndarray]:
 
 
 def _pixels(svg_to_bytes: Any, drawing: str, size: int, background: str) -> np.ndarray:
-    """The middle of a drawing `(3, size, size)`: the face, and not much beside it."""
+    """Render the middle of a drawing, the face, as `(3, size, size)`."""
     for whole, middle in CANVAS.items():
         drawing = drawing.replace(whole, middle, 1)
     png = svg_to_bytes(svg_string=drawing, width=size, height=size, background=background, skip_system_fonts=True)

@@ -1,0 +1,191 @@
+"""The results of the diversity experiment: each way with its figures, facts of the data, and gains of late starts."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from latestart.classifiers.attributes import Score
+from latestart.evaluation.copying import BAR
+from latestart.evaluation.diversity import Attribute, Diversity, ratio
+from latestart.evaluation.quality import Estimate
+from latestart.experiments.diversity.settings import DiversitySettings
+from latestart.lab.grid import FULL, Cell
+from latestart.lab.judge import Floor
+from latestart.records import Record
+
+__all__ = ["Facts", "Gain", "Result", "Way", "gains_of"]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Way(Record):
+    """One way to sample, with its figures.
+
+    Attributes:
+        cell: sampler, prior, start, spacing, clipping.
+        steps: of the sampler.
+        frechet: of its features to the whole data set's.
+        precision: the share of its samples that lie among the data.
+        copied: the share of its samples that are copies; None where that is not known.
+        diversity: attributes against those read of the data, Vendi score, recall and coverage.
+        exact: attributes against the exact shares, where these are known.
+        doubtful: by attribute, the share of samples that are read with a certainty below 90%; empty for a reader
+            without probabilities.
+        images: the first, `(16, C, H, W)` in [0, 1].
+        clean: whether it is shown as the best without copies, below a best that copies.
+    """
+
+    cell: Cell
+    steps: int
+    frechet: Estimate
+    precision: Estimate
+    copied: Estimate | None
+    diversity: Diversity
+    exact: dict[str, Attribute]
+    doubtful: dict[str, float]
+    images: Tensor = field(repr=False)
+    clean: bool = False
+
+    @property
+    def copies(self) -> bool:
+        """Whether more of the samples than of new images are copies, beyond chance."""
+        return self.copied is not None and self.copied.low > BAR
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, for JSON."""
+        exact = {name: one.record() for name, one in self.exact.items()}
+        own = {"steps": self.steps, "doubtful": self.doubtful}
+        own |= {name: (one := getattr(self, name)) and asdict(one) for name in ("frechet", "precision", "copied")}
+        return {**asdict(self.cell), **own, **self.diversity.record(), "against_exact_shares": exact}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """The divergence of the best full noise over that of a late start with the same sampler, for one attribute.
+
+    Attributes:
+        sampler, prior, attribute: their names.
+        factor: by the shares read of the data.
+        apart: whether the intervals of the two divergences do not overlap.
+        exact, apart_exact: the same by the exact shares; None where these are not known.
+        clean: whether the late start is the best without copies, below a best that copies.
+    """
+
+    sampler: str
+    prior: str
+    attribute: str
+    factor: Estimate
+    apart: bool
+    exact: Estimate | None = None
+    apart_exact: bool | None = None
+    clean: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, for JSON: None for infinite numbers, and `clean` where it is true."""
+        ends = {name: (one := getattr(self, name)) and _finite(one) for name in ("factor", "exact")}
+        return {name: one for name, one in {**asdict(self), **ends}.items() if name != "clean" or one}
+
+
+def _finite(estimate: Estimate) -> dict[str, float | None]:
+    return {end: value if abs(value) < float("inf") else None for end, value in asdict(estimate).items()}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Facts:
+    """Readings and known attributes of the data.
+
+    Attributes:
+        images: number of images that were read.
+        doubtful: by attribute, the share of them that are read with a certainty below 90%.
+        chance: by attribute, the mean divergence from these of images of the data, in the number of the samples.
+        known: by attribute, the source of its exact shares in words, where there are any.
+        against: by attribute, readings of these images against the exact shares: errors of the reader, and chance.
+        chance_exact: as `chance`, from the exact shares.
+    """
+
+    images: int
+    doubtful: dict[str, float]
+    chance: dict[str, float]
+    known: dict[str, str] = field(default_factory=dict)
+    against: dict[str, Attribute] = field(default_factory=dict)
+    chance_exact: dict[str, float] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, for JSON."""
+        exact = {
+            name: {"from": self.known[name], "chance": self.chance_exact[name], **one.record()}
+            for name, one in self.against.items()
+        }
+        own = {"doubtful_data": self.doubtful, "chance": self.chance}
+        return {"data": self.images, **own, "data_against_exact_shares": exact}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """All ways, the data, and the gains of late starts.
+
+    Attributes:
+        ways: all that were measured.
+        shown: the ways chosen for each sampler and prior, drawn again, and the reference, in the order of the chart.
+        data: facts of the images.
+        scores: of the reader, on held-out images by attribute, where these are known.
+        choices: the starts that were chosen, and why.
+        failed: ways that were not measured, and why.
+        features, classifier: names of the extractor and of the reader.
+        floor: of images that the model has not seen; None where there are none.
+        settings: as given.
+    """
+
+    ways: tuple[Way, ...]
+    shown: tuple[Way, ...]
+    data: Facts
+    scores: dict[str, Score]
+    choices: tuple[dict[str, Any], ...]
+    failed: tuple[str, ...]
+    features: str
+    classifier: str
+    floor: Floor | None
+    settings: DiversitySettings
+
+    @property
+    def gains(self) -> tuple[Gain, ...]:
+        """Gains of the late starts that are shown."""
+        return tuple(gains_of(self.shown))
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, ready for `results.json`."""
+        return {
+            "settings": self.settings.record(),
+            "features": self.features,
+            "classifier": self.classifier,
+            "floor": None if self.floor is None else self.floor.record(),
+            "scores": {name: score.record() for name, score in self.scores.items()},
+            **self.data.record(),
+            "choices": list(self.choices),
+            "not_measured": list(self.failed),
+            "shown": [self.ways.index(way) for way in self.shown],
+            "ways": [way.record() for way in self.ways],
+            "gains": [gain.record() for gain in self.gains],
+        }
+
+
+def gains_of(shown: tuple[Way, ...]) -> Iterator[Gain]:
+    """Yield the gain of every late start on the best full noise with the same sampler, for every attribute."""
+    full = {(way.cell.sampler, way.cell.nfe): way for way in shown if way.cell.prior == FULL and not way.clean}
+    for late in shown:
+        base = full.get((late.cell.sampler, late.cell.nfe))
+        if late.cell.prior == FULL or base is None:
+            continue
+        for name, mine in late.diversity.attributes.items():
+            factor, apart = _gained(base.diversity.attributes[name], mine)
+            exact, apart_exact = _gained(base.exact[name], late.exact[name]) if name in late.exact else (None, None)
+            yield Gain(
+                sampler=late.cell.sampler, prior=late.cell.prior, attribute=name, factor=factor, apart=apart,
+                exact=exact, apart_exact=apart_exact, clean=late.clean,
+            )  # fmt: skip
+
+
+def _gained(full: Attribute, late: Attribute) -> tuple[Estimate, bool]:
+    """The ratio of the divergences, and whether their intervals do not overlap."""
+    return ratio(full, late), late.kl.high < full.kl.low
