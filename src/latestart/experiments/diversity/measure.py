@@ -167,7 +167,7 @@ class _Ways:
                 vendi_data=self.variety,
                 recall=overlap.recall,
                 coverage=overlap.coverage,
-            ),  # fmt: skip
+            ),
             exact=self._against(self.data.exact, readings),
             doubtful=doubtful(readings.classes),
             images=readings.images.float() / 255,
