@@ -16,6 +16,7 @@ FLOORS = [
     {"evaluation"},
     {"theory"},
     {"sampling"},
+    {"diagnosis"},
     {"experiments"},
     {"report"},
     {"cli"},

@@ -33,11 +33,10 @@ from torch import Tensor
 
 from latestart import zoo
 from latestart.data import Images, drawn, load_images
+from latestart.diagnosis.analyze import analyze
+from latestart.diagnosis.case import CLOUD, prepare
+from latestart.diagnosis.case import Settings as Fineness
 from latestart.evaluation.quality import Estimate, interval
-from latestart.experiments import analyze
-from latestart.experiments.analysis import CLOUD
-from latestart.experiments.analysis_task import Settings as Fineness
-from latestart.experiments.analysis_task import prepare
 from latestart.experiments.cells import Outcome, Planned, Progress, plan
 from latestart.experiments.grid import FULL, PLAIN, Cell, Grid
 from latestart.experiments.judge import Figures, Floor, few_samples, ratio, ratio_replicates
@@ -72,7 +71,7 @@ class Settings:
         seed: sample i depends on the seed and i alone.
         clip: whether the predicted image is clipped at every step.
         features, images, held_out: as a sweep's grid has them.
-        criteria: of the critical levels, as `analyze.CRITERIA` has them; none leaves them out.
+        criteria: of the critical levels, as `latestart analyze` has them; none leaves them out.
         levels: the analysis.json of `latestart analyze` to take them from.
         batch_size: samples evaluated at once.
         mixed_precision: `bf16` evaluates the network in half precision.
@@ -292,7 +291,7 @@ class Curve:
         classify = None
         if isinstance(extract, ClassifierFeatures):
             classify = extract.classifier.decide
-        task = prepare(
+        case = prepare(
             self.subject.network,
             self.subject.scheduler,
             cloud.floats(),
@@ -302,7 +301,7 @@ class Curve:
             classify=classify,
             settings=Fineness.quick(settings.seed),
         )
-        return analyze.analyze(task, settings.criteria, progress).record()
+        return analyze(case, settings.criteria, progress).record()
 
     def result(self, levels: tuple[Level, ...] = (), missing: tuple[str, ...] = ()) -> Result:
         """The curve from what was measured.

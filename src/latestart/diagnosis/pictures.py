@@ -14,9 +14,13 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.table import Table
 
-from latestart.experiments.analysis import CLOUD, DATA, NETWORK, Analysis, BranchCurve, Finding
+from latestart.diagnosis.analyze import BOTH, Analysis, BranchCurve
+from latestart.diagnosis.case import CLOUD, DATA, NETWORK
+from latestart.diagnosis.criteria import Finding
 from latestart.files import replacing
 from latestart.noise import when
+
+__all__ = ["draw", "levels_table"]
 
 COLOURS = {NETWORK: "#c1440e", CLOUD: "#1f5fa8", DATA: "#4d4d4d"}
 NAMES = {NETWORK: "network", CLOUD: "point cloud (exact)", DATA: "images"}
@@ -105,7 +109,7 @@ def _levels_above(axis: Axes, analysis: Analysis) -> None:
     """The same levels as sigma, on the upper edge."""
     ticks = [t for t in axis.get_xticks() if min(axis.get_xlim()) <= t <= max(axis.get_xlim())]
     upper = axis.secondary_xaxis("top")
-    upper.set_xticks(ticks, [f"{analysis.noise.sigma(float(t)):.2g}" for t in ticks], fontsize=8)
+    upper.set_xticks(ticks, [f"{analysis.case.noise.sigma(float(t)):.2g}" for t in ticks], fontsize=8)
     upper.set_xlabel("sigma", fontsize=8)
 
 
@@ -158,7 +162,7 @@ def asymmetry(analysis: Analysis) -> Figure | None:
 
 def eigenvectors(analysis: Analysis) -> Figure | None:
     """Fixed points and leading eigenvectors as pictures, at levels spread over the branch."""
-    rows = [(c, of, curve) for (c, of), curve in analysis.branches.items() if _is_picture(curve.points[0].shape)]
+    rows = [(c, of, curve) for (c, of), curve in analysis.branches.items() if _is_picture(curve.points[0].point.shape)]
     if not rows:
         return None
     columns = 7
@@ -167,7 +171,9 @@ def eigenvectors(analysis: Analysis) -> Figure | None:
     for k, (criterion, of, curve) in enumerate(rows):
         shown = np.linspace(0, len(curve.points) - 1, columns).round().astype(int)
         for axis, j in zip(axes[2 * k], shown):
-            axis.imshow(_picture(curve.points[j].numpy(), signed=False), cmap="gray", interpolation="nearest")
+            axis.imshow(
+                _picture(curve.points[j].point.cpu().numpy(), signed=False), cmap="gray", interpolation="nearest"
+            )
             axis.set_title(f"t = {when(curve.t[j])}", fontsize=8)
         for axis, j in zip(axes[2 * k + 1], shown):
             axis.imshow(
@@ -197,25 +203,23 @@ def _picture(image: np.ndarray, signed: bool) -> np.ndarray:
 
 def _oriented(curve: BranchCurve, j: int) -> np.ndarray:
     """An eigenvector has no sign of its own: that of the largest entry is drawn as positive."""
-    vector = curve.vectors[j].numpy()
+    vector = curve.points[j].spectrum.vectors[0].real.cpu().numpy()
     return vector * np.sign(vector.flat[np.abs(vector).argmax()])
 
 
 def exponents(analysis: Analysis) -> Figure | None:
     """The leading eigenvalue over c along sample paths, with its spread."""
-    criteria = _criteria(analysis.exponents)
-    if not criteria:
+    along = analysis.case.exponents
+    if not along:
         return None
-    figure, axes = plt.subplots(1, len(criteria), figsize=(6 * len(criteria), 4.3), squeeze=False, layout="constrained")
-    for axis, criterion in zip(axes[0], criteria):
+    figure, axes = plt.subplots(1, len(BOTH), figsize=(6 * len(BOTH), 4.3), squeeze=False, layout="constrained")
+    for axis, criterion in zip(axes[0], BOTH):
         axis.axhline(1, color="0.6", lw=1, ls="--")
-        for of in (CLOUD, NETWORK):
-            if (criterion, of) not in analysis.exponents:
-                continue
-            curve = analysis.exponents[criterion, of]
-            mean, spread = curve.ratio.mean(1), curve.ratio.std(1)
-            axis.plot(curve.t, mean, color=COLOURS[of], lw=2, marker="o", ms=3, label=f"{NAMES[of]}: mean")
-            axis.fill_between(curve.t, mean - spread, mean + spread, color=COLOURS[of], alpha=0.15, lw=0)
+        for of, exponents in along.items():
+            t, ratio = analysis.case.times(exponents.sigma), exponents.under(criterion).ratio
+            mean, spread = ratio.mean(1), ratio.std(1)
+            axis.plot(t, mean, color=COLOURS[of], lw=2, marker="o", ms=3, label=f"{NAMES[of]}: mean")
+            axis.fill_between(t, mean - spread, mean + spread, color=COLOURS[of], alpha=0.15, lw=0)
         axis.set(title=TITLES[criterion], xlabel=TIME, ylabel="leading eigenvalue of dD/dy over c")
         axis.grid(alpha=0.25)
         axis.invert_xaxis()
@@ -235,7 +239,7 @@ PANELS = {
 
 def decisions(analysis: Analysis) -> Figure | None:
     """The curves over samples, each with two standard errors and the line at which its level is read."""
-    names = [name for name in PANELS if any(criterion == name for criterion, _ in analysis.curves)]
+    names = [name for name in PANELS if any(criterion == name for criterion, _ in analysis.case.curves)]
     if not names:
         return None
     columns = min(3, len(names))
@@ -247,10 +251,10 @@ def decisions(analysis: Analysis) -> Figure | None:
         axis.axis("off")
     for axis, name in zip(axes.flat, names):
         for of in (CLOUD, NETWORK):
-            if (name, of) not in analysis.curves:
+            if (name, of) not in analysis.case.curves:
                 continue
-            curve = analysis.curves[name, of]
-            t, value, error = analysis.times(curve.sigma), curve.value.numpy(), curve.error.numpy()
+            curve = analysis.case.curves[name, of]
+            t, value, error = analysis.case.times(curve.sigma), curve.value.numpy(), curve.error.numpy()
             axis.plot(t, value, color=COLOURS[of], lw=2, marker="o", ms=3, label=NAMES[of])
             axis.fill_between(t, value - 2 * error, value + 2 * error, color=COLOURS[of], alpha=0.15, lw=0)
             if curve.threshold is not None:
@@ -266,14 +270,15 @@ def decisions(analysis: Analysis) -> Figure | None:
 
 def pixels(analysis: Analysis) -> Figure | None:
     """One pixel's value along paths, in units of its spread over paths."""
-    if not analysis.swarms:
+    if not analysis.case.swarms:
         return None
-    subjects = list(analysis.swarms)
+    subjects = list(analysis.case.swarms)
     figure, axes = plt.subplots(1, len(subjects), figsize=(6 * len(subjects), 4), squeeze=False, layout="constrained")
     for axis, of in zip(axes[0], subjects):
-        swarm = analysis.swarms[of]
+        swarm = analysis.case.swarms[of]
+        t = analysis.case.times(swarm.sigma)
         for path in swarm.values.T[:40]:
-            axis.plot(swarm.t, path, lw=0.8, color=plt.get_cmap("coolwarm")(0.5 + 0.35 * np.clip(path[-1], -1.4, 1.4)))
+            axis.plot(t, path, lw=0.8, color=plt.get_cmap("coolwarm")(0.5 + 0.35 * np.clip(path[-1], -1.4, 1.4)))
         axis.set(title=f"{NAMES[of]}, value {swarm.pixel}", xlabel=TIME, ylabel="deviations from the mean over paths")
         axis.grid(alpha=0.25)
         axis.invert_xaxis()
@@ -283,11 +288,11 @@ def pixels(analysis: Analysis) -> Figure | None:
 
 def nats(analysis: Analysis) -> Figure | None:
     """The divergence of the noised data from the prior, at every level."""
-    if not analysis.nats:
+    if not analysis.case.nats:
         return None
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    for of, curve in analysis.nats.items():
-        t, value, error = analysis.times(curve.sigma), curve.nats.numpy(), curve.error.numpy()
+    for of, curve in analysis.case.nats.items():
+        t, value, error = analysis.case.times(curve.sigma), curve.nats.numpy(), curve.error.numpy()
         label = NAMES[of] + (" (a lower bound)" if of == NETWORK else "")
         axis.plot(t, value, color=COLOURS[of], lw=2, marker="o", ms=3, label=label)
         axis.fill_between(t, value - 2 * error, value + 2 * error, color=COLOURS[of], alpha=0.15, lw=0)
