@@ -30,23 +30,14 @@ TIME = "t (scheduler); generation runs to the right"
 
 def draw(analysis: Analysis, folder: str | Path) -> list[Path]:
     """Draw every figure that there is something for; returns the files written."""
-    figures: dict[str, Callable[[Analysis], Figure | None]] = {
-        "eigenvalues.png": eigenvalues,
-        "eigenvectors.png": eigenvectors,
-        "spectrum.png": spectrum,
-        "asymmetry.png": asymmetry,
-        "exponents.png": exponents,
-        "decisions.png": decisions,
-        "pixels.png": pixels,
-        "nats.png": nats,
-        "levels.png": levels,
-    }
+    figures: tuple[Callable[[Analysis], Figure | None], ...] = (
+        eigenvalues, eigenvectors, spectrum, asymmetry, exponents, decisions, pixels, nats, levels
+    )  # fmt: skip
     written = []
-    for name, function in figures.items():
-        figure = function(analysis)
-        if figure is None:
+    for function in figures:
+        if (figure := function(analysis)) is None:
             continue
-        path = Path(folder) / name
+        path = Path(folder) / f"{function.__name__}.png"
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=130, format="png")
         plt.close(figure)
@@ -54,9 +45,22 @@ def draw(analysis: Analysis, folder: str | Path) -> list[Path]:
     return written
 
 
+def _frame(axis: Axes, **labels: Any) -> None:
+    """Titles and limits of a picture over t, with a grid, noise falling to the right."""
+    axis.set(xlabel=TIME, **labels)
+    axis.grid(alpha=0.25)
+    axis.invert_xaxis()
+
+
+def _band(axis: Axes, t: list[float], value: np.ndarray, around: np.ndarray, of: str, more: str = "") -> None:
+    """The curve of a subject with a band about it."""
+    axis.plot(t, value, color=COLOURS[of], lw=2, marker="o", ms=3, label=NAMES[of] + more)
+    axis.fill_between(t, value - around, value + around, color=COLOURS[of], alpha=0.15, lw=0)
+
+
 def eigenvalues(analysis: Analysis) -> Figure | None:
     """The leading eigenvalue over c along the central branch, of the network beside the point cloud's."""
-    criteria = _criteria(analysis.branches)
+    criteria = [name for name in BOTH if any(criterion == name for criterion, _ in analysis.branches)]
     if not criteria:
         return None
     size = (6.4 * len(criteria), 5.6)
@@ -70,9 +74,7 @@ def eigenvalues(analysis: Analysis) -> Figure | None:
             if (criterion, of) in analysis.branches:
                 _branch(axis, analysis.branches[criterion, of], of)
                 _mark(axis, analysis.findings, criterion, of)
-        axis.set(title=TITLES[criterion], xlabel=TIME)
-        axis.grid(alpha=0.25)
-        axis.invert_xaxis()
+        _frame(axis, title=TITLES[criterion])
         _levels_above(axis, analysis)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2, fontsize=8)  # outside: it hides nothing
     axes[0][0].set_ylabel(r"leading eigenvalue of dD/dy over c")
@@ -128,17 +130,13 @@ def spectrum(analysis: Analysis) -> Figure | None:
         for k, ratio in enumerate(curve.ratio.T):
             row[0].plot(curve.t, ratio, color=COLOURS[of], lw=2 if k == 0 else 0.9, alpha=1 if k == 0 else 0.7)
         row[0].axvline(curve.at, color="0.6", lw=0.8, ls=":")
-        row[0].set(xlabel=TIME, ylabel="eigenvalues over c", title=f"{NAMES[of]}, {TITLES[criterion]}", ylim=(0, None))
-        row[0].grid(alpha=0.25)
-        row[0].invert_xaxis()
+        _frame(row[0], ylabel="eigenvalues over c", title=f"{NAMES[of]}, {TITLES[criterion]}", ylim=(0, None))
         for axis in row[1:]:
             axis.axis("off")
         if _is_picture(curve.vectors.shape[1:]):
             at = [abs(t - curve.at) for t in curve.t].index(0)
             for axis, vector, ratio in zip(row[1:], curve.vectors.numpy(), curve.ratio[at]):
-                vector = vector * np.sign(vector.flat[np.abs(vector).argmax()])
-                axis.imshow(_picture(vector, signed=True), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-                axis.set_title(f"{ratio:.2f}", fontsize=8)
+                _show_vector(axis, vector, ratio)
     figure.suptitle("The leading eigenvalues along the central branch; their vectors at the dotted line", fontsize=11)
     return figure
 
@@ -151,11 +149,8 @@ def asymmetry(analysis: Analysis) -> Figure | None:
     figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     for (criterion, curve), style in zip(curves.items(), ("-", "--")):
         axis.plot(curve.t, curve.asymmetry, style, marker="o", ms=3, color=COLOURS[NETWORK], label=criterion)
-    axis.set(xlabel=TIME, ylabel=r"$|J - J^T|\, /\, |J + J^T|$")
+    _frame(axis, ylabel=r"$|J - J^T|\, /\, |J + J^T|$", ylim=(0, None))
     axis.set_title("Asymmetry of the network's Jacobian at its fixed points (0 for an exact denoiser)", fontsize=10)
-    axis.set_ylim(bottom=0)
-    axis.grid(alpha=0.25)
-    axis.invert_xaxis()
     axis.legend(title="criterion")
     return figure
 
@@ -171,15 +166,11 @@ def eigenvectors(analysis: Analysis) -> Figure | None:
     for k, (criterion, of, curve) in enumerate(rows):
         shown = np.linspace(0, len(curve.points) - 1, columns).round().astype(int)
         for axis, j in zip(axes[2 * k], shown):
-            axis.imshow(
-                _picture(curve.points[j].point.cpu().numpy(), signed=False), cmap="gray", interpolation="nearest"
-            )
+            axis.imshow(_picture(curve.points[j].point.cpu().numpy()), cmap="gray", interpolation="nearest")
             axis.set_title(f"t = {when(curve.t[j])}", fontsize=8)
         for axis, j in zip(axes[2 * k + 1], shown):
-            axis.imshow(
-                _picture(_oriented(curve, j), signed=True), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest"
-            )
-            axis.set_title(f"{curve.ratio[j]:.2f}", fontsize=8)
+            here = curve.points[j]
+            _show_vector(axis, here.spectrum.vectors[0].real.cpu().numpy(), here.ratio)
         axes[2 * k][0].set_ylabel(f"{criterion}\n{of}\nfixed point", fontsize=8)
         axes[2 * k + 1][0].set_ylabel("leading\neigenvector,\neigenvalue / c", fontsize=8)
     for axis in axes.flat:
@@ -192,19 +183,18 @@ def _is_picture(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3)
 
 
-def _picture(image: np.ndarray, signed: bool) -> np.ndarray:
-    """`(C, H, W)` for drawing: eigenvectors to [-1, 1] (channels averaged), images to [0, 1]."""
-    if signed:
-        mean = image.mean(0)
-        return mean / max(float(np.abs(mean).max()), 1e-12)
+def _picture(image: np.ndarray) -> np.ndarray:
+    """`(C, H, W)` for drawing, in [0, 1]."""
     scaled = (image - image.min()) / max(float(image.max() - image.min()), 1e-12)
     return scaled[0] if len(scaled) == 1 else np.moveaxis(scaled, 0, -1)
 
 
-def _oriented(curve: BranchCurve, j: int) -> np.ndarray:
-    """An eigenvector has no sign of its own: that of the largest entry is drawn as positive."""
-    vector = curve.points[j].spectrum.vectors[0].real.cpu().numpy()
-    return vector * np.sign(vector.flat[np.abs(vector).argmax()])
+def _show_vector(axis: Axes, vector: np.ndarray, ratio: float) -> None:
+    """An eigenvector `(C, H, W)`, channels averaged, its largest entry positive, with its eigenvalue over c."""
+    mean = (vector * np.sign(vector.flat[np.abs(vector).argmax()])).mean(0)
+    mean = mean / max(float(np.abs(mean).max()), 1e-12)
+    axis.imshow(mean, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    axis.set_title(f"{ratio:.2f}", fontsize=8)
 
 
 def exponents(analysis: Analysis) -> Figure | None:
@@ -217,12 +207,8 @@ def exponents(analysis: Analysis) -> Figure | None:
         axis.axhline(1, color="0.6", lw=1, ls="--")
         for of, exponents in along.items():
             t, ratio = analysis.case.times(exponents.sigma), exponents.under(criterion).ratio
-            mean, spread = ratio.mean(1), ratio.std(1)
-            axis.plot(t, mean, color=COLOURS[of], lw=2, marker="o", ms=3, label=f"{NAMES[of]}: mean")
-            axis.fill_between(t, mean - spread, mean + spread, color=COLOURS[of], alpha=0.15, lw=0)
-        axis.set(title=TITLES[criterion], xlabel=TIME, ylabel="leading eigenvalue of dD/dy over c")
-        axis.grid(alpha=0.25)
-        axis.invert_xaxis()
+            _band(axis, t, ratio.mean(1), ratio.std(1), of, ": mean")
+        _frame(axis, title=TITLES[criterion], ylabel="leading eigenvalue of dD/dy over c")
         axis.legend(fontsize=8)
     figure.suptitle("Along sample paths (band: one deviation over samples); neighbours separate above 1", fontsize=11)
     return figure
@@ -254,15 +240,11 @@ def decisions(analysis: Analysis) -> Figure | None:
             if (name, of) not in analysis.case.curves:
                 continue
             curve = analysis.case.curves[name, of]
-            t, value, error = analysis.case.times(curve.sigma), curve.value.numpy(), curve.error.numpy()
-            axis.plot(t, value, color=COLOURS[of], lw=2, marker="o", ms=3, label=NAMES[of])
-            axis.fill_between(t, value - 2 * error, value + 2 * error, color=COLOURS[of], alpha=0.15, lw=0)
+            _band(axis, analysis.case.times(curve.sigma), curve.value.numpy(), 2 * curve.error.numpy(), of)
             if curve.threshold is not None:
                 axis.axhline(curve.threshold, color=COLOURS[of], lw=0.8, ls="--")
         axis.set_title(PANELS[name][0], fontsize=10)
-        axis.set(xlabel=TIME, ylabel=PANELS[name][1])
-        axis.grid(alpha=0.25)
-        axis.invert_xaxis()
+        _frame(axis, ylabel=PANELS[name][1])
     axes.flat[0].legend(fontsize=8)
     figure.suptitle("When samples are decided (bands: two standard errors; dashed: thresholds)", fontsize=11)
     return figure
@@ -279,9 +261,7 @@ def pixels(analysis: Analysis) -> Figure | None:
         t = analysis.case.times(swarm.sigma)
         for path in swarm.values.T[:40]:
             axis.plot(t, path, lw=0.8, color=plt.get_cmap("coolwarm")(0.5 + 0.35 * np.clip(path[-1], -1.4, 1.4)))
-        axis.set(title=f"{NAMES[of]}, value {swarm.pixel}", xlabel=TIME, ylabel="deviations from the mean over paths")
-        axis.grid(alpha=0.25)
-        axis.invert_xaxis()
+        _frame(axis, title=f"{NAMES[of]}, value {swarm.pixel}", ylabel="deviations from the mean over paths")
     figure.suptitle("Normalised trajectories of the value that varies most (coloured by where they end)", fontsize=11)
     return figure
 
@@ -292,19 +272,15 @@ def nats(analysis: Analysis) -> Figure | None:
         return None
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     for of, curve in analysis.case.nats.items():
-        t, value, error = analysis.case.times(curve.sigma), curve.nats.numpy(), curve.error.numpy()
-        label = NAMES[of] + (" (a lower bound)" if of == NETWORK else "")
-        axis.plot(t, value, color=COLOURS[of], lw=2, marker="o", ms=3, label=label)
-        axis.fill_between(t, value - 2 * error, value + 2 * error, color=COLOURS[of], alpha=0.15, lw=0)
+        t = analysis.case.times(curve.sigma)
+        _band(axis, t, curve.nats.numpy(), 2 * curve.error.numpy(), of, " (a lower bound)" if of == NETWORK else "")
         if curve.worse.any():
             worse = [time for time, bad in zip(t, curve.worse.tolist()) if bad]
             axis.plot(worse, [1e-3] * len(worse), "x", color=COLOURS[of], label="worse than the prior's own denoiser")
     for budget in (0.5, 1, 2):
         axis.axhline(budget, color="0.6", lw=0.8, ls="--")
-    axis.set(xlabel=TIME, ylabel="nats", yscale="log", ylim=(5e-4, 100))
+    _frame(axis, ylabel="nats", yscale="log", ylim=(5e-4, 100))
     axis.set_title("Divergence of the noised data from the Gaussian of the images", fontsize=11)
-    axis.grid(alpha=0.25)
-    axis.invert_xaxis()
     axis.legend(fontsize=8)
     return figure
 
@@ -327,17 +303,11 @@ def levels(analysis: Analysis) -> Figure | None:
         face = "white" if finding.kind == "peak" else COLOURS[finding.of]
         axis.plot(t, y, "o", color=COLOURS[finding.of], mfc=face, ms=6, label=label)
     axis.set_yticks(range(len(names)), names)
-    axis.set(xlabel=TIME)
+    _frame(axis)
     axis.set_title("Critical levels by criterion, with intervals (open circles: peaks)", fontsize=10)
-    axis.grid(alpha=0.25)
-    axis.invert_xaxis()
     axis.invert_yaxis()
     axis.legend(fontsize=8)
     return figure
-
-
-def _criteria(mapping: dict[tuple[str, str], Any]) -> list[str]:
-    return [name for name in TITLES if any(criterion == name for criterion, _ in mapping)]
 
 
 def levels_table(analysis: Analysis) -> Table:
