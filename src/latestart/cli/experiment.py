@@ -27,8 +27,8 @@ from latestart.cli.support import (
     seed_option,
     whole_numbers,
 )
-from latestart.cli.table1 import table1
 from latestart.experiments.late_start.settings import LateStartSettings
+from latestart.experiments.table1.settings import Table1Settings
 from latestart.settings import Settings
 
 
@@ -141,6 +141,7 @@ experiment = typer.Typer(help="The paper's figures, each with its expected numbe
 # Each experiment: its settings, whose docstring is its help; the class that measures it; and an example.
 EXPERIMENTS: dict[str, tuple[type[Settings], str, str]] = {
     "late-start": (LateStartSettings, "late_start.measure.LateStart", "--prior gaussian"),
+    "table1": (Table1Settings, "table1.measure.Table1", "mnist --parts paper,exact"),
 }
 
 
@@ -175,7 +176,6 @@ for name, run, example, networks in (
     ("diversity", diversity, "mnist --samples 1000", True),
     ("gaussianity", gaussianity, "--samples 1000", True),
     ("sensitivity", sensitivity, "--step 25", True),
-    ("table1", table1, "mnist --parts paper,exact", True),
     ("initialisations", initialisations, "mnist --kinds gaussian,mixture,images", True),
     ("late-training", late_training, "--steps 2000 --seeds 3", True),
 ):
