@@ -157,12 +157,8 @@ def _plain(key: Key, cells: list[Done]) -> list[Planned]:
 
 def _row(key: Key, cells: list[Done], drawn: Drawn, theirs: Published | None) -> Row:
     choices = _choices(cells, drawn)
-    best = {kind: _best(one.best, one.among, drawn) for kind, one in choices.items() if _known(one.best, drawn)}
-    clean = {
-        kind: _best(one.clean, one.honest, drawn)
-        for kind, one in choices.items()
-        if one.clean is not None and _known(one.clean, drawn)
-    }
+    best = _drawn_again({kind: (one.best, one.among) for kind, one in choices.items()}, drawn)
+    clean = _drawn_again({kind: (one.clean, one.honest) for kind, one in choices.items()}, drawn)
     full = best[FULL].figures if FULL in best else None
     plain = next((drawn.get(one.key) for one in _plain(key, cells)), None)
     return Row(
@@ -172,13 +168,12 @@ def _row(key: Key, cells: list[Done], drawn: Drawn, theirs: Published | None) ->
     )  # fmt: skip
 
 
-def _known(done: Done, drawn: Drawn) -> bool:
-    return done[0].planned.key in drawn
-
-
-def _best(done: Done, among: int, drawn: Drawn) -> Best:
-    planned, figures = done[0].planned, done[1]
-    return Best(again(planned).cell, drawn[planned.key], figures.frechet, among)
+def _drawn_again(chosen: Mapping[str, tuple[Done | None, int]], drawn: Drawn) -> dict[str, Best]:
+    return {
+        kind: Best(again(done[0].planned).cell, drawn[done[0].planned.key], done[1].frechet, among)
+        for kind, (done, among) in chosen.items()
+        if done is not None and done[0].planned.key in drawn
+    }
 
 
 def _ratios(full: Figures | None, late: dict[str, Best]) -> dict[str, Estimate]:
