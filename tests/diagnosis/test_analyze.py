@@ -142,13 +142,14 @@ def test_where_nothing_crosses_the_peak_is_reported_as_one():
 
 def test_a_peak_above_a_higher_end_is_told_with_it():
     """A cloud as a network: below its peak, at the level of its clusters, are higher ones of single points."""
-    points = CLUSTERS.sample(150, torch.Generator().manual_seed(102))
+    points = CLUSTERS.sample(150, torch.Generator().manual_seed(24))
     settings, t_range = replace(SETTINGS, step=0.13, halves=2), (NOISE.time(0.19), NOISE.time(8.0))
     analysis = analyze(_task(PointCloud(points), points, settings=settings, t_range=t_range), ["density"])
     finding, curve = _found(analysis, "density", NETWORK), analysis.branches["density", NETWORK]
-    assert finding.level.sigma == pytest.approx(2.13, rel=0.01)
+    assert finding.level.sigma == pytest.approx(2.147, rel=0.01)
+    assert curve.ratio[-1] > finding.ratio > 0.75
     end = f"is {curve.ratio[-1]:.3f} at sigma = {curve.sigma[-1]:.4g}, an end of the levels"
-    assert finding.kind == "peak" and (end in finding.how) == (curve.ratio[-1] > finding.ratio)
+    assert finding.kind == "peak" and end in finding.how
     cloud = _found(analysis, "density", CLOUD)
     low, high = cloud.interval
     assert low < high and low <= cloud.level.t <= high and "random halves" in cloud.how

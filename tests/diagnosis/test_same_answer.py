@@ -46,7 +46,8 @@ def test_check_and_analyze_agree(name):
         else:
             mine = levels[shared]
             assert mine.sigma == pytest.approx(theirs.level.sigma, rel=2e-3)
-            assert mine.interval == pytest.approx(theirs.level.interval, rel=2e-3)
+            # the highest level at which a half has a second branch is found on a grid, which is not the same in both
+            assert mine.interval == pytest.approx(theirs.level.interval, rel=0.05 if "second" in shared else 2e-3)
             assert mine.criterion.endswith("peak") == (theirs.kind == "peak" and mine.how == theirs.how)
             assert shared in ("speciation", "uturn") or mine.sigma > report.collapse.interval[1]
 
