@@ -10,8 +10,9 @@ import torch
 
 import latestart as ls
 from latestart.checks import LAST_SEED, seeded, whole_number
-from latestart.cli.support import check_first
+from latestart.cli.support import look_for
 from latestart.data import drawn
+from latestart.lab.setup import Started
 from latestart.noise import when
 from latestart.sampling.seeds import white_noise
 from latestart.theory.roots import root
@@ -62,7 +63,8 @@ def test_a_root_is_found_or_told_of_without_scipys_words():
 def test_commands_look_for_files_models_and_samplers_first(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "p.npz").write_bytes(b"x")
-    check_first(
+    look_for(
+        None,
         None,
         tmp_path / "photos",
         f"{tmp_path}/photos@64",
@@ -71,20 +73,19 @@ def test_commands_look_for_files_models_and_samplers_first(tmp_path):
     )
     for wrong in (tmp_path / "none", str(tmp_path / "none@64"), "none.npz"):
         with pytest.raises(FileNotFoundError, match=r"expected a file or folder at .*none"):
-            check_first(wrong)
-    check_first(samplers=[None, "ddim", "own"])
+            look_for(None, wrong)
+    look_for(Started(sampler="own"))
+    look_for(Started(model=str(tmp_path), sampler="ddim"), out=tmp_path / "new")
     with pytest.raises(ValueError, match="there is no sampler 'nothing'; there are ddpm, "):
-        check_first(samplers=["ddim", "nothing"])
-    check_first(models=["mnist"])
-    check_first(models=[str(tmp_path)], out=tmp_path / "new")
+        look_for(Started(sampler="nothing"))
     with pytest.raises(ValueError, match="neither a folder with a diffusers model nor a shipped one"):
-        check_first(models=["mnist", "nowhere"])
+        look_for(Started(model="nowhere"))
 
 
 def test_an_unknown_sampler_is_refused_before_torch_is_loaded():
     script = (
-        "import sys; from latestart.cli.support import check_first\n"
-        "try: check_first(samplers=['nothing'])\n"
+        "import sys; from latestart.cli.support import look_for; from latestart.lab.setup import Started\n"
+        "try: look_for(Started(sampler='nothing'))\n"
         "except ValueError: print(sorted({'torch', 'diffusers', 'scipy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from latestart.cli import analyze, check, choose, demo, experiment, fit, sample, sweep, train
-from latestart.cli.support import on_device
 
 app = typer.Typer(
     help="Find the moment at which a diffusion model makes up its mind, and start sampling just before it.",
@@ -40,5 +39,5 @@ for command, example in (
     (analyze.analyze, "latestart analyze mnist --quick"),
     (train.train, "latestart train mnist-train.parquet --out models/mnist --patch 2 --steps 16000"),
 ):
-    app.command(epilog=f"Example:  {example}")(on_device(command))
+    app.command(epilog=f"Example:  {example}")(command)
 app.add_typer(experiment.experiment, name="experiment")

@@ -1,58 +1,55 @@
-"""The command `latestart analyze`."""
+"""The command `analyze`: the critical levels of a network, by every criterion."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from latestart.cli.support import (
-    Background,
-    MixedPrecision,
-    Model,
-    Scheduler,
-    bar,
-    check_first,
-    friendly,
-    names,
-    say,
-    seed_option,
-)
+from latestart.cli.options import first_sentences, with_settings
+from latestart.cli.support import bar, friendly, look_for, say
+from latestart.lab.setup import OneModel, Pictures
+from latestart.settings import seed_setting, setting
+
+__all__ = ["AnalyzeSettings", "analyze"]
+
+QUICK = 1000  # images at most of a quick look
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeSettings(Pictures, OneModel):
+    """Find the critical levels of a network, by every criterion, beside those of its images as a point cloud."""
+
+    images: Path | None = setting(
+        None, "Images of the point cloud: parquet, folder or npz; default: those of the shipped model.", of="file"
+    )
+    held_out: Path | None = setting(
+        None, "Images that the model has not seen; default: those of the shipped model.", of="file"
+    )
+    criteria: tuple[str, ...] = setting(
+        (),
+        "Between commas: density, sde, second-branch, exponents, speciation, collapse, clone, uturn, susceptibility, "
+        "correlation, pixels, nats; default: all.",
+    )
+    quick: bool = setting(False, "Coarser, on at most 1,000 images.")
+    limit: int = setting(10_000, "Use only so many of the images, drawn by the seed.", least=20)
+    classifier: Path | None = setting(
+        None, "A classifier.safetensors, for clones and U-turns; default: the shipped one.", of="file"
+    )
+    seed: int = seed_setting("Seed of the noise, of the images drawn and of the subsamples.")
 
 
 def analyze(
-    model: Model,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Images of the point cloud: parquet, folder or npz; default: those of the shipped model."),
-    ] = None,
-    held_out: Annotated[
-        Path | None, typer.Option(help="Images that the model has not seen; default: those of the shipped model.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the figures and analysis.json.")] = Path("out/analyze"),
-    criteria: Annotated[
-        str,
-        typer.Option(
-            help="Comma-separated: density, sde, second-branch, exponents, speciation, collapse, clone, uturn, "
-            "susceptibility, correlation, pixels, nats; default: all."
-        ),
-    ] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="Coarser, on at most 1,000 images.")] = False,
-    limit: Annotated[int, typer.Option(min=20, help="Use only so many of the images, drawn by the seed.")] = 10_000,
+    given: dict[str, Any],
     t_range: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Lowest and highest t of the branches; default: around the deviation of the data."),
     ] = None,
-    classifier: Annotated[
-        Path | None, typer.Option(help="A classifier.safetensors, for clones and U-turns; default: the shipped one.")
-    ] = None,
-    scheduler: Scheduler = None,
-    background: Background = None,
-    mixed_precision: MixedPrecision = "no",
-    seed: Annotated[int, seed_option("Seed of the noise, of the images drawn and of the subsamples.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the figures and analysis.json.")] = Path("out/analyze"),
 ) -> None:
-    """Find the critical levels of a network, by every criterion, beside those of its images as a point cloud."""
     with friendly():
-        check_first(images, held_out, classifier, out=out, models=[model])
+        asked = AnalyzeSettings.read(given)
+        look_for(asked, out=out)
         from rich.console import Console
 
         from latestart import zoo
@@ -64,29 +61,30 @@ def analyze(
         from latestart.features import Classifier
         from latestart.files import write_json
 
-        network, trained, _ = zoo.open_model(
-            model, device=own_device(), scheduler=scheduler, mixed_precision=mixed_precision
-        )
+        model, seed = asked.model, asked.seed
+        opened: dict[str, Any] = {"scheduler": asked.scheduler, "mixed_precision": asked.mixed_precision}
+        network, trained, _ = zoo.open_model(model, device=own_device(), **opened)
         bundle = zoo.load(model) if model in zoo.names() and not Path(model).is_dir() else None
-        if images is None and bundle is None:
+        if asked.images is None and bundle is None:
             raise ValueError(f"{model} is not a shipped model: give its images with --images")
-        limit = min(limit, 1000) if quick else limit
-        given = (load_images(path, background=background) if path else None for path in (images, held_out))
+        limit = min(asked.limit, QUICK) if asked.quick else asked.limit
+        paths = (asked.images, asked.held_out)
+        read = (load_images(path, background=asked.background) if path else None for path in paths)
         own = (bundle.images(which) if bundle else None for which in ("train", "heldout-a"))
-        cloud, unseen = (found or shipped for found, shipped in zip(given, own))
+        cloud, unseen = (found or shipped for found, shipped in zip(read, own))
         assert cloud is not None
         cloud = drawn(cloud, limit, seed)
-        unseen = None if unseen is None else drawn(unseen, limit if held_out else None, seed)
-        judge = Classifier.load(classifier) if classifier else bundle.classifier if bundle else None
+        unseen = None if unseen is None else drawn(unseen, limit if asked.held_out else None, seed)
+        judge = Classifier.load(asked.classifier) if asked.classifier else bundle.classifier if bundle else None
 
-        settings = Settings.quick(seed) if quick else Settings(seed=seed)
+        settings = Settings.quick(seed) if asked.quick else Settings(seed=seed)
         case = prepare(
             network, trained, cloud.floats(), cloud.labels, unseen.floats() if unseen is not None else None,
             prior=bundle.prior if bundle else None, classify=judge.decide if judge else None, t_range=t_range,
             settings=settings,
         )  # fmt: skip
         with bar("analyzing") as advance:
-            analysis = run(case, names(criteria) or None, advance)
+            analysis = run(case, asked.criteria or None, advance)
         if unseen is None:
             analysis.notes.append("no held-out images were given: the nats of the network are measured on the images")
         analysis.about["model"] = model
@@ -96,3 +94,7 @@ def analyze(
         for note in analysis.notes:
             say(f"note: {note}")
         say(f"wrote {', '.join(path.name for path in figures)} and analysis.json to {out}")
+
+
+analyze.__doc__ = first_sentences(AnalyzeSettings)
+analyze = with_settings(AnalyzeSettings, analyze)

@@ -1,50 +1,47 @@
-"""The command that asks whether a late start can be relied on."""
+"""The command `check`: whether a late start can be relied on."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latestart.cli.support import (
-    Background,
-    MixedPrecision,
-    Model,
-    Scheduler,
-    bar,
-    check_first,
-    friendly,
-    say,
-    seed_option,
-)
+from latestart.cli.options import first_sentences, with_settings
+from latestart.cli.support import bar, friendly, look_for, say
+from latestart.lab.setup import OneModel, Pictures
+from latestart.settings import seed_setting, setting
 
 if TYPE_CHECKING:
     from latestart.data import Images
 
+__all__ = ["CheckSettings", "check"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings(Pictures, OneModel):
+    """Ask whether a late start can be relied on: a verdict for each way in which it can fail, with its figure."""
+
+    images: Path | None = setting(
+        None, "Held-out images: parquet, folder or npz; default: those shipped with the model.", of="file"
+    )
+    prior: Path | None = setting(
+        None,
+        "A prior that `latestart fit` wrote, on other images; default: the shipped one, or a fit.",
+        of="file",
+    )
+    t_start: float | None = setting(None, "The start that you have in mind, in the scheduler's t.")
+    steps: int = setting(5, "Steps of the sampler: runs begin at a multiple of them.", least=1)
+    seed: int = seed_setting("Seed of all draws.")
+
 
 def check(
-    model: Model,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Held-out images: parquet, folder or npz; default: those shipped with the model."),
-    ] = None,
-    prior: Annotated[
-        Path | None,
-        typer.Option(help="A prior that `latestart fit` wrote, on other images; default: the shipped one, or a fit."),
-    ] = None,
-    t_start: Annotated[
-        float | None, typer.Option(help="The start that you have in mind, in the scheduler's t.")
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler: runs begin at a multiple of them.")] = 5,
+    given: dict[str, Any],
     out: Annotated[Path, typer.Option(help="Folder for the figures and the picture.")] = Path("out/check"),
     evaluated: Annotated[int, typer.Option("-n", min=40, help="Images that the network is evaluated on.")] = 256,
-    scheduler: Scheduler = None,
-    background: Background = None,
-    mixed_precision: MixedPrecision = "no",
-    seed: Annotated[int, seed_option("Seed of all draws.")] = 0,
 ) -> None:
-    """Ask whether a late start can be relied on: a verdict for each way in which it can fail, with its figure."""
     with friendly():
-        check_first(images, prior, out=out, models=[model])
+        asked = CheckSettings.read(given)
+        look_for(asked, out=out)
         from rich.console import Console
 
         from latestart import zoo
@@ -54,18 +51,18 @@ def check(
         from latestart.files import write_json
         from latestart.noise import Noise
 
-        network, trained, start = zoo.open_model(
-            model, prior, False, own_device(), scheduler=scheduler, mixed_precision=mixed_precision
-        )
+        model = asked.model
+        opened: dict[str, Any] = {"scheduler": asked.scheduler, "mixed_precision": asked.mixed_precision}
+        network, trained, start = zoo.open_model(model, asked.prior, False, own_device(), **opened)
         shipped = zoo.load(model) if model in zoo.names() and not Path(model).is_dir() else None
-        data = _images(images, shipped, background)
-        start, judged, which = _prior(start, shipped, data, seed)
+        data = _images(asked.images, shipped, asked.background)
+        start, judged, which = _prior(start, shipped, data, asked.seed)
         say(f"judging {which} on {len(judged)} images")
-        classify = None if shipped is None else _classifier(shipped)
+        classify = None if shipped is None else shipped.classifier.decide
         with bar("checking") as advance:
             report = run(
-                network, trained, start, judged, t_start, None, classify,
-                steps=steps, evaluated=evaluated, seed=seed, progress=advance,
+                network, trained, start, judged, asked.t_start, None, classify,
+                steps=asked.steps, evaluated=evaluated, seed=asked.seed, progress=advance,
             )  # fmt: skip
         noise = Noise.from_scheduler(trained)
         write_json(out / "check.json", {"model": model, **report.record()})
@@ -100,5 +97,5 @@ def _prior(prior: Any, shipped: Any, data: "Images", seed: int) -> tuple[Any, "I
     return prior, data[judged], f"a {prior.basis.name} Gaussian, fitted to the other half ({len(fitted)} images),"
 
 
-def _classifier(shipped: Any) -> Any:
-    return shipped.classifier.decide
+check.__doc__ = first_sentences(CheckSettings)
+check = with_settings(CheckSettings, check)

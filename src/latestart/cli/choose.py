@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latestart.cli.options import first_sentences, with_settings
-from latestart.cli.support import SHIPPED_PRIORS, bar, check_first, friendly, say
+from latestart.cli.support import SHIPPED_PRIORS, bar, friendly, look_for, say
 from latestart.lab.setup import Pictures, Started
 from latestart.settings import seed_setting, setting
 
@@ -40,9 +40,7 @@ def choose(
     with friendly():
         asked = ChooseSettings.read(given)
         prior = None if asked.prior in SHIPPED_PRIORS else asked.prior
-        check_first(asked.images, prior, models=[asked.model], samplers=[asked.sampler])
-        if out is not None:
-            check_first(out=out.parent)
+        look_for(asked, prior, out=out and out.parent)
         from dataclasses import asdict
 
         from rich.console import Console

@@ -8,7 +8,7 @@ import typer
 
 from latestart.cli.attributes import attributes, classifier, faces
 from latestart.cli.options import first_sentences, with_settings
-from latestart.cli.support import friendly, on_device, perform
+from latestart.cli.support import friendly, perform
 from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.experiments.gaussianity.settings import GaussianitySettings
 from latestart.experiments.initialisations.settings import InitialisationSettings
@@ -65,7 +65,7 @@ def _add(name: str, command: Callable[..., None], example: str) -> None:
 
 
 for name, row in EXPERIMENTS.items():
-    _add(name, on_device(conducting(name)), row[2])
+    _add(name, conducting(name), row[2])
 _add("faces", faces, "-n 20000 --out out/faces.npz")
-_add("classifier", on_device(classifier), "out/faces.npz --out out/faces-classifier.safetensors")
-_add("attributes", on_device(attributes), "out/faces.npz")
+_add("classifier", classifier, "out/faces.npz --out out/faces-classifier.safetensors")
+_add("attributes", attributes, "out/faces.npz")

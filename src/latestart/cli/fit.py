@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from latestart.cli.options import first_sentences, with_settings
-from latestart.cli.support import bar, check_first, friendly, say
+from latestart.cli.support import bar, friendly, look_for, say
 from latestart.lab.setup import Pictures
 from latestart.settings import seed_setting, setting
 
@@ -65,7 +65,7 @@ def fit(
         asked = FitSettings.read(given)
         if out.is_dir():
             raise ValueError(f"expected a file in a folder to write the prior to, received {out}")
-        check_first(images, out=out.parent)
+        look_for(None, images, out=out.parent)
         from latestart.data import load_images
         from latestart.device import own_device
         from latestart.processes import processes

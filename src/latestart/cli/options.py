@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from latestart.cli.support import friendly
 from latestart.settings import Kind, Settings, flag_of, setting_of
 
 __all__ = ["first_sentences", "with_settings"]
 
 
 def with_settings(settings: type[Settings], command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that takes the fields of settings as options.
+    """Return a command that takes the fields of settings as options, and a device for all of its networks.
 
     Args:
         settings: read from the options given; a field that is not given keeps its default.
@@ -23,11 +24,19 @@ def with_settings(settings: type[Settings], command: Callable[..., None]) -> Cal
     known = {one.name: one for one, _ in settings.kinds()}
 
     @functools.wraps(command)
-    def run(**values: Any) -> None:
+    def run(device: str | None, **values: Any) -> None:
+        if device is not None:
+            with friendly():
+                from latestart.device import choose_device
+
+                choose_device(device)
         named = {flag_of(known[name]): values.pop(name) for name in known}
         command({flag: value for flag, value in named.items() if value is not None}, **values)
 
     options = [_parameter(one, kind) for one, kind in settings.kinds()]
+    about = "cpu, cuda or cuda:1; default: the accelerator where there is one."
+    device: Any = Annotated[str | None, typer.Option(help=about)]
+    options.append(inspect.Parameter("device", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=device))
     own = [one for one in inspect.signature(command).parameters.values() if one.name != "given"]
     own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
     run.__signature__ = inspect.Signature([*options, *own])  # type: ignore[attr-defined]

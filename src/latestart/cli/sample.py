@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from latestart.cli.options import first_sentences, with_settings
-from latestart.cli.support import SHIPPED_PRIORS, check_first, friendly, say
+from latestart.cli.support import SHIPPED_PRIORS, friendly, look_for, say
 from latestart.lab.setup import Started
 from latestart.settings import seed_setting, setting
 
@@ -40,7 +40,7 @@ def sample(
     with friendly():
         asked = SampleSettings.read(given)
         prior = None if asked.prior in SHIPPED_PRIORS else asked.prior
-        check_first(prior, out=out, models=[asked.model], samplers=[asked.sampler])
+        look_for(asked, prior, out=out)
         import torch
 
         from latestart import zoo

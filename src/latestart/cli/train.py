@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from latestart.cli.options import first_sentences, with_settings
-from latestart.cli.support import Background, bar, check_first, friendly, say
+from latestart.cli.support import bar, friendly, look_for, say
 from latestart.train_config import TrainConfig
 
 __all__ = ["train"]
@@ -20,11 +20,13 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the model to; a run that was cut off goes on from there.")],
     save_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 500,
-    background: Background = None,
+    background: Annotated[
+        str | None, typer.Option(help="Lay transparent pictures onto this colour; otherwise they are refused.")
+    ] = None,
 ) -> None:
     with friendly():
         config = TrainConfig.read(given)
-        check_first(images, *(path or None for path in config.values("file")), out=out)
+        look_for(config, images, out=out)
         from latestart.data import load_images
         from latestart.processes import processes
         from latestart.train import train as run
