@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import pkgutil
 import re
 from dataclasses import dataclass
@@ -115,3 +116,33 @@ def test_results_of_the_library_are_one_short_line():
     for result in results:
         assert "\n" not in repr(result) and len(repr(result)) < 220, repr(result)
         assert "tensor(" not in repr(result) and "array(" not in repr(result)
+
+
+def test_a_record_is_its_fields_as_json_holds_them():
+    @dataclass(frozen=True)
+    class Inner:
+        value: float
+        place: Path
+
+    @dataclass(frozen=True, eq=False, repr=False)
+    class Own(Record):
+        count: int
+
+        def record(self):
+            return {"number": self.count}
+
+    @dataclass(frozen=True, eq=False, repr=False)
+    class Outer(Record):
+        inner: Inner
+        own: tuple[Own, ...]
+        array: np.ndarray
+        by_name: dict[str, torch.Tensor]
+        scalar: np.floating
+        missing: None = None
+
+    made = Outer(Inner(0.5, Path("a/b")), (Own(3),), np.arange(3), {"x": torch.ones(2)}, np.float64(2))
+    expected = {
+        "inner": {"value": 0.5, "place": "a/b"}, "own": [{"number": 3}], "array": [0, 1, 2],
+        "by_name": {"x": [1.0, 1.0]}, "scalar": 2.0, "missing": None,
+    }  # fmt: skip
+    assert made.record() == expected == json.loads(json.dumps(made.record()))

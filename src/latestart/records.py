@@ -3,17 +3,19 @@
     @dataclass(frozen=True, eq=False, repr=False)
     class Curve(Record): ...
 
+`record()` gives the fields as JSON can hold them; a class whose JSON has other names defines its own.
 Records with arrays are equal only to themselves: arrays have no single truth value.
 """
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Record"]
+__all__ = ["Record", "plain"]
 
 TEXT = 40  # characters of a string that are shown
 LINE = 160  # characters after which what is left is not shown
@@ -33,6 +35,29 @@ class Record:
                 parts[-1] = "..."
                 break
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields by their names, ready for JSON; see `plain`."""
+        return {one.name: plain(getattr(self, one.name)) for one in fields(self)}  # type: ignore[arg-type]
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it.
+
+    What has a `record` becomes that; a dataclass its fields by name; tensors, arrays, tuples and sets lists; paths
+    text; numbers of numpy those of Python.
+    """
+    if hasattr(value, "record"):
+        return value.record()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, tuple | list | set | frozenset):
+        return [plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _short(value: Any) -> str:
