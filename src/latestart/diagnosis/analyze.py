@@ -58,7 +58,7 @@ class BranchCurve(Record):
         """`|J - J^T| / |J + J^T|` at each point; NaN where it was not measured."""
         return [math.nan if p.spectrum.asymmetry is None else p.spectrum.asymmetry for p in self.points]
 
-    def record(self, criterion: str, exact: "BranchCurve | None") -> dict[str, Any]:
+    def figures(self, criterion: str, exact: "BranchCurve | None") -> dict[str, Any]:
         """The curve for JSON, without its pictures; null stands for "not measured".
 
         It adds `moved`, the distance of `D(y) = c y` from that at the highest level; and `apart`, the distance of y
@@ -129,7 +129,7 @@ class Analysis(Record):
             ],
             "notes": self.notes,
             "branches": [
-                {"criterion": criterion, "of": of} | curve.record(criterion, self.branches.get((criterion, CLOUD)))
+                {"criterion": criterion, "of": of} | curve.figures(criterion, self.branches.get((criterion, CLOUD)))
                 for (criterion, of), curve in self.branches.items()
             ],
             "spectra": [
