@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from latestart.checks import seeded
-from latestart.gaussians.basis import Dense, DenseProducts
+from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.inputs.front import as_images
 
@@ -202,7 +202,7 @@ def _root_traces(rows: Tensor, weights: Tensor) -> Tensor:
 
 def _of_values(rows: Tensor, weights: Tensor, distinct: Tensor) -> Tensor:
     """`Y_c^T W Y_c`, `(r, r)`, summed over the distinct rows, a block at a time."""
-    mean, sums = weights @ rows / weights.sum(), DenseProducts(rows.shape[1:])
+    mean, sums = weights @ rows / weights.sum(), Dense.products(rows.shape[1:])
     total = rows.new_zeros(sums.size)
     for part in distinct.split(BLOCK):
         sums.accumulate(total, (rows[part] - mean) * weights[part, None].sqrt())

@@ -13,7 +13,7 @@ nearest of its kind to theirs. One pass sums `a a^T` and `X_f X_f^T`: `(m C)^2 +
 import torch
 from torch import Tensor
 
-from latestart.gaussians.basis import Basis, Blocks, Dense, DenseProducts, Products, eigenpairs
+from latestart.gaussians.basis import Basis, Blocks, Dense, Products, eigenpairs, require_rank
 from latestart.gaussians.blocks import (
     add_blocks,
     at_least_single,
@@ -56,10 +56,6 @@ class CosineDense(Basis):
         self.rotation = checked(self, "rotation", rotation, (c, c, self.transform.modes - self.low))
         self.dense = Dense((self.low * c,), vectors)
 
-    @property
-    def multiplicity(self) -> Tensor:
-        return torch.ones(self.dim, dtype=torch.float64)
-
     def scale(self, x: Tensor, values: Tensor) -> Tensor:
         wide = at_least_single(x)
         v, values = self.rotation.to(wide.dtype), values.to(wide.dtype)
@@ -101,13 +97,12 @@ class CosineDenseProducts(Products):
     """
 
     def __init__(self, shape: tuple[int, ...], rank: int | None) -> None:
-        super().__init__(shape)
-        if rank is not None and not 1 <= rank <= self.dim:
-            raise ValueError(f"expected a rank from 1 to {self.dim}, the number of values, received rank={rank}")
+        super().__init__(CosineDense, shape)
+        require_rank(rank, self.shape)
         self.rank, self.transform = rank, CosineTransform(self.shape)
         c, f = self.transform.channels, self.transform.modes
         self.low = (min(RANK, self.dim) if rank is None else rank) // c
-        self.pairs = DenseProducts((self.low * c,))
+        self.pairs = Dense.products((self.low * c,))
         self.blocks = (c, c, f - self.low)
         self.size = (self.pairs.dim**2 + c * c * (f - self.low),)
 

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from latestart.data import Images
-from latestart.gaussians.basis import Basis, DenseProducts, Products
+from latestart.gaussians.basis import Basis, DenseProducts, Products, require_rank
 from latestart.gaussians.structures import basis_class
 from latestart.inputs.front import as_images
 
-__all__ = ["CHUNK", "Sums", "report_dense", "require_rank", "require_variance", "structured"]
+__all__ = ["CHUNK", "Sums", "report_dense", "require_variance", "structured"]
 
 CHUNK = 2048  # images multiplied at once, so that memory does not grow with the batch
 CHUNK_VALUES = 2**25  # numbers in them at most, of images so large that fewer fill the memory of a chunk
@@ -182,7 +182,7 @@ class Sums:
         dense = 8 * self.dim**2 <= DENSE_LIMIT
         name = ("dense" if dense else structured(self.shape)) if self.basis == "auto" else self.basis
         if self.basis == "auto":
-            require_rank(self.rank, self.dim)
+            require_rank(self.rank, self.shape)
         if name == "dense" and self.basis == "auto":
             return basis_class(name).products(self.shape)  # a rank is for what may come instead
         return basis_class(name).products(self.shape, self.rank, self.seed)
@@ -248,12 +248,6 @@ def report_dense(to: logging.Logger, what: str, rank: int | None) -> None:
     """Say that "auto" took the dense basis, and of a rank that was given for another one that it was not used."""
     unused = "" if rank is None else f", which has no rank: rank={rank} is not used"
     to.log(logging.WARNING if unused else logging.INFO, "basis='auto' chose 'dense' for %s%s", what, unused)
-
-
-def require_rank(rank: int | None, dim: int) -> None:
-    """Raise `ValueError` if no basis of images of `dim` values has that rank."""
-    if rank is not None and not 1 <= rank <= dim:
-        raise ValueError(f"expected a rank from 1 to {dim}, the number of values of an image, received rank={rank}")
 
 
 def require_variance(parts: Sequence[Sums]) -> None:
