@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latestart.checks import seeded
 from latestart.evaluation.distances import distances
-from latestart.evaluation.quality import Estimate, as_features, interval
+from latestart.evaluation.quality import Estimate, as_features, interval, resampled
 from latestart.records import Record
 
 __all__ = ["FEWEST", "OverlapWith"]
@@ -64,7 +64,7 @@ class OverlapWith:
         in_samples = across <= _radii(distances(rows, rows), NEIGHBOURS)[None, :]
         in_real, in_own = across <= self.radii[:, None], across <= self.own[:, None]
         generator = seeded(seed)
-        counts = [_counts(n, resamples, generator) for n in across.shape]
+        counts = [torch.stack(list(resampled(n, resamples, generator))) for n in across.shape]
         recall = _replicates(in_samples, *counts)
         return Overlap(
             interval(_replicates(in_real.T, counts[1], counts[0]), _share(in_real.T)),
@@ -85,11 +85,6 @@ def _radii(distances: Tensor, k: int) -> Tensor:
 
 def _share(inside: Tensor) -> float:
     return float(inside.any(1).double().mean())
-
-
-def _counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
-    index = torch.randint(n, (resamples, n), generator=generator)
-    return torch.stack([row.bincount(minlength=n) for row in index])
 
 
 def _replicates(inside: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
