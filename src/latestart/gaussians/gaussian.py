@@ -30,7 +30,7 @@ from torch import Tensor
 
 from latestart.files import load_tensors, require_finite, save_tensors, sound
 from latestart.gaussians.basis import Basis, nuclear_norm, trace
-from latestart.gaussians.prior import Around, Prior, noise_level, require_images
+from latestart.gaussians.prior import Around, Prior, level_of, require_images
 from latestart.gaussians.structures import basis_class
 from latestart.gaussians.sums import Sums, require_variance
 from latestart.inputs.front import as_images
@@ -195,7 +195,7 @@ class Gaussian(Around, Prior):
         return self.density(self._images(y)[0], self._level(sigma, y))
 
     def density(self, x: Tensor, level: Tensor) -> Tensor:
-        """Log-density as `log_prob`, of checked images x at a level `()` or `(B, 1)` from `noise_level`."""
+        """Log-density as `log_prob`, of checked images x at a level `()` or `(B, 1)` from `level_of`."""
         variances = self._positive(self.variances + level.square(), "log_prob")
         volume = variances.mul(2 * math.pi).log() @ self._multiplicity
         return -0.5 * (self.basis.squares(x - self.mean, 1 / variances) + volume)
@@ -283,7 +283,7 @@ class Gaussian(Around, Prior):
         return (self.mean + self.basis.scale(x - self.mean if centre else x, values)).to(dtype)
 
     def _level(self, sigma: float | Tensor, y: Tensor | None = None) -> Tensor:
-        return noise_level(sigma, self.device, None if y is None else len(y))
+        return level_of(sigma, self.device, None if y is None else len(y))
 
     def _positive(self, variances: Tensor, what: str) -> Tensor:
         if zero := int((variances <= 0).sum()):

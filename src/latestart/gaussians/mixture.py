@@ -38,7 +38,7 @@ from latestart.gaussians.clusters import assigned
 from latestart.gaussians.components import SHRINKAGE, grouped, moments_of, moments_of_all, shrunken
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.lowrank import LowRank
-from latestart.gaussians.prior import Around, Conditioned, Prior, noise_level, require_images
+from latestart.gaussians.prior import Around, Conditioned, Prior, level_of, require_images
 from latestart.inputs.front import as_images
 from latestart.inputs.items import class_indices
 from latestart.inputs.ranges import warn_of_unit_range
@@ -318,7 +318,7 @@ class Mixture(Around, Prior):
     def _shared(self, y: Tensor, sigma: float | Tensor, labels: Tensor | int | None, term: Term) -> Tensor:
         """`sum_k r_k(y, sigma) term_k(y, sigma)`, each term only for the images that have a share of it."""
         shares = self.responsibilities(y, sigma, labels)
-        levels = noise_level(sigma, self.device, len(y)).flatten().expand(len(y))
+        levels = level_of(sigma, self.device, len(y)).flatten().expand(len(y))
         out = torch.zeros_like(y)
         for k, component in enumerate(self.components):
             rows = (shares[:, k] > NEGLIGIBLE).nonzero().flatten()
@@ -330,7 +330,7 @@ class Mixture(Around, Prior):
     def _joint(self, y: Tensor, sigma: float | Tensor, labels: Tensor | int | None) -> Tensor:
         """`log w_k + log N(y; m_k, C_k + sigma^2 I)`, float64 `(B, K)`."""
         require_images(y, self.shape)
-        level = noise_level(sigma, self.device, len(y))
+        level = level_of(sigma, self.device, len(y))
         x = y.to(torch.promote_types(y.dtype, self.dtype))
         return self._log_weights(labels, len(y)) + torch.stack([c.density(x, level) for c in self.components], 1)
 

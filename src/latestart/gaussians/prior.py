@@ -27,16 +27,7 @@ from torch import Tensor
 
 from latestart.checks import whole_number
 
-__all__ = [
-    "Around",
-    "Conditioned",
-    "Prior",
-    "StartDistribution",
-    "as_prior",
-    "as_start",
-    "noise_level",
-    "require_images",
-]
+__all__ = ["Around", "Conditioned", "Prior", "StartDistribution", "as_prior", "as_start", "level_of", "require_images"]
 
 NEEDED = ("shape", "noised", "push")
 
@@ -236,7 +227,7 @@ def require_images(y: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"expected floating-point images {expected}, received {y.dtype} {tuple(y.shape)}")
 
 
-def noise_level(sigma: float | Tensor, device: torch.device, images: int | None = None) -> Tensor:
+def level_of(sigma: float | Tensor, device: torch.device, images: int | None = None) -> Tensor:
     """Return a noise level as float64, `()` or, one for each of several images, `(B, 1)`.
 
     Raises:
