@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.checks import seeded
+from latestart.checks import optional, seeded
 from latestart.evaluation.manifold import OverlapWith
 from latestart.evaluation.quality import Estimate, Extractor, as_features, interval, resampled, resolve, unit_images
 from latestart.features import Classifier
@@ -379,14 +379,11 @@ class TransformersClassifier:
     def __init__(self, folder: str | Path) -> None:
         if not (Path(folder) / "config.json").is_file():
             raise FileNotFoundError(f"expected a folder with a transformers model (config.json) at {folder}")
-        try:
-            from transformers import AutoImageProcessor, AutoModelForImageClassification
-        except ImportError as error:
-            raise ImportError("classifiers of transformers need it installed: pip install transformers") from error
+        library = optional("transformers", "classifiers of transformers need it installed: pip install transformers")
         local: dict[str, Any] = {"local_files_only": True}
-        opened = AutoModelForImageClassification.from_pretrained(str(folder), use_safetensors=True, **local)
+        opened = library.AutoModelForImageClassification.from_pretrained(str(folder), use_safetensors=True, **local)
         self.network = opened.eval()
-        self.processor = AutoImageProcessor.from_pretrained(str(folder), **local)
+        self.processor = library.AutoImageProcessor.from_pretrained(str(folder), **local)
         names = self.network.config.id2label
         self.values = tuple(names[k] for k in sorted(names))
 
@@ -416,11 +413,8 @@ class DeepFaceClassifier:
     def __init__(self, attribute: str = "race") -> None:
         if attribute not in self.VALUES:
             raise ValueError(f"expected an attribute among {', '.join(self.VALUES)}, received {attribute!r}")
-        try:
-            from deepface import DeepFace
-        except ImportError as error:
-            raise ImportError("this classifier needs deepface installed: pip install deepface") from error
-        self.analyze, self.attribute, self.values = DeepFace.analyze, attribute, self.VALUES[attribute]
+        library = optional("deepface", "this classifier needs deepface installed: pip install deepface").DeepFace
+        self.analyze, self.attribute, self.values = library.analyze, attribute, self.VALUES[attribute]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Classify images `(B, 3, H, W)` in [0, 1], each the crop of one face."""

@@ -34,6 +34,7 @@ __all__ = [
     "Diagonal",
     "Isotropic",
     "Products",
+    "checked",
     "eigenpairs",
     "nuclear_norm",
     "require_rank",
@@ -154,9 +155,12 @@ class Products(ABC):
         """The sums, in place, with what `accumulate` left out by symmetry."""
         return total
 
-    @abstractmethod
     def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Basis, Tensor]:
-        """The basis and its float64 variances `(K,)` from completed sums over `count` centred images, over n - 1."""
+        """The basis and its float64 variances `(K,)` from completed sums over `count` centred images, over n - 1.
+
+        By default the sums are the variances of a basis that its shape alone gives.
+        """
+        return self.kind(self.shape), covariance.clamp(min=0.0)
 
     def centred(self, total: Tensor, offset: Tensor, count: int) -> Tensor:
         """The completed sums over n - 1, about the mean, which is `offset` `(D,)` away from the origin of `total`."""
@@ -192,6 +196,16 @@ def trace(blocks: Blocks) -> Tensor:
 def nuclear_norm(blocks: Blocks) -> Tensor:
     """The sum of the singular values of a block-diagonal matrix."""
     return torch.stack([count @ torch.linalg.svdvals(b).sum(1) for b, count in blocks]).sum()
+
+
+def checked(basis: Basis, name: str, tensor: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return a tensor of a basis; raise `ValueError` if it has another size."""
+    if tuple(tensor.shape) != size:
+        raise ValueError(
+            f"the {name} of a {basis.name} basis for images of shape {basis.shape} has the shape {size}, "
+            f"received {tuple(tensor.shape)}"
+        )
+    return tensor
 
 
 def require_rank(rank: int | None, shape: tuple[int, ...]) -> None:
@@ -237,12 +251,7 @@ class Dense(Basis):
 
     def __init__(self, shape: tuple[int, ...], vectors: Tensor) -> None:
         super().__init__(shape)
-        if vectors.shape != (self.dim, self.dim):
-            raise ValueError(
-                f"a dense basis for images of shape {self.shape} is a {(self.dim, self.dim)} matrix, "
-                f"received {tuple(vectors.shape)}"
-            )
-        self.vectors = vectors
+        self.vectors = checked(self, "vectors", vectors, (self.dim, self.dim))
 
     def scale(self, x: Tensor, values: Tensor) -> Tensor:
         q = self.vectors.to(x.dtype)
@@ -275,9 +284,6 @@ class Squares(Products):
     def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
         total.add_(x.square().sum(0), alpha=weight)
 
-    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Basis, Tensor]:
-        return self.kind(self.shape), covariance.clamp(min=0.0)
-
 
 class Diagonal(Basis):
     """The values of the image themselves, each with its own variance: `Q = I`, K = D."""
@@ -299,9 +305,6 @@ class MeanSquare(Products):
 
     def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
         total.add_(x.square().sum(0).double().mean(), alpha=weight)
-
-    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Basis, Tensor]:
-        return self.kind(self.shape), covariance.clamp(min=0.0)
 
 
 class Isotropic(Basis):

@@ -13,12 +13,11 @@ nearest of its kind to theirs. One pass sums `a a^T` and `X_f X_f^T`: `(m C)^2 +
 import torch
 from torch import Tensor
 
-from latestart.gaussians.basis import Basis, Blocks, Dense, Products, eigenpairs, require_rank
+from latestart.gaussians.basis import Basis, Blocks, Dense, Products, checked, eigenpairs, require_rank
 from latestart.gaussians.blocks import (
     add_blocks,
     at_least_single,
     block_eigenpairs,
-    checked,
     complete_blocks,
     matrices,
     rotate,

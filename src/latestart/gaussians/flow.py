@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latestart.checks import checked_seed, derived_seed, seeded, whole_number
+from latestart.checks import checked_seed, derived_seed, optional, seeded, whole_number
 from latestart.data import Images
 from latestart.files import load_tensors, require_finite, save_tensors, sound
 from latestart.gaussians.gaussian import Gaussian
@@ -141,13 +141,10 @@ def require_zuko() -> Any:
     Raises:
         ImportError: zuko is not installed; names the extra that brings it.
     """
-    try:
-        from zuko import flows
-    except ImportError as error:
-        raise ImportError(
-            f"the learned start is a normalising flow of zuko, which is not installed: pip install 'latestart[{EXTRA}]'"
-        ) from error
-    return flows
+    return optional(
+        "zuko.flows",
+        f"the learned start is a normalising flow of zuko, which is not installed: pip install 'latestart[{EXTRA}]'",
+    )
 
 
 def build_flow(config: FlowConfig) -> nn.Module:

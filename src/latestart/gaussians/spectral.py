@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from latestart.gaussians.basis import Basis, Blocks, Products
+from latestart.gaussians.basis import Basis, Blocks, Products, checked
 from latestart.gaussians.blocks import (
     add_blocks,
     as_numbers,
@@ -28,7 +28,6 @@ from latestart.gaussians.blocks import (
     at_least_single,
     block_eigenpairs,
     block_size,
-    checked,
     complete_blocks,
     matrices,
     rotate,

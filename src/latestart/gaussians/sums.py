@@ -114,7 +114,11 @@ class Sums:
             ValueError: another shape, or values that are NaN, infinite or too large to multiply. The sums are as they
                 were before.
         """
-        rows = self._checked(batch)
+        if tuple(batch.shape[1:]) != self.shape:
+            raise ValueError(
+                f"batch {self.updates} has images of the shape {tuple(batch.shape[1:])}, expected {self.shape}"
+            )
+        rows = batch.reshape(len(batch), self.dim)
         if len(rows) == 0:
             return
         low, high = (bound.item() for bound in rows.aminmax())
@@ -174,18 +178,21 @@ class Sums:
             basis, variances = structure.fitted(covariance, self.count, self.products)
         else:
             basis, variances = self.structure.fitted_about(self._offset(), self.second, self.count, self.products)
-        if self.basis == "auto":
-            self._report(basis)
+        size = f"{self.count} images of {self.dim} values"
+        if self.basis == "auto" and basis.name == "dense":
+            report_dense(log, size, self.rank)
+        elif self.basis == "auto":
+            log.warning("basis='auto' chose %r for %s: too few, or too large, for 'dense'", basis.name, size)
         return self.mean(), basis, variances
 
     def _structure(self) -> Products:
-        dense = 8 * self.dim**2 <= DENSE_LIMIT
-        name = ("dense" if dense else structured(self.shape)) if self.basis == "auto" else self.basis
-        if self.basis == "auto":
-            require_rank(self.rank, self.shape)
-        if name == "dense" and self.basis == "auto":
-            return basis_class(name).products(self.shape)  # a rank is for what may come instead
-        return basis_class(name).products(self.shape, self.rank, self.seed)
+        name, rank = self.basis, self.rank
+        if name == "auto":
+            require_rank(rank, self.shape)
+            name = structured(self.shape)
+            if 8 * self.dim**2 <= DENSE_LIMIT:
+                name, rank = "dense", None  # a rank is for what may come instead
+        return basis_class(name).products(self.shape, rank, self.seed)
 
     def _sizes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of shift, first and second; the products take no memory before there are images."""
@@ -217,13 +224,6 @@ class Sums:
         self.structure.accumulate(self.second, moved.unsqueeze(0), other.count)
         self.first = self.first + other.count * moved
 
-    def _checked(self, batch: Tensor) -> Tensor:
-        if tuple(batch.shape[1:]) != self.shape:
-            raise ValueError(
-                f"batch {self.updates} has images of the shape {tuple(batch.shape[1:])}, expected {self.shape}"
-            )
-        return batch.reshape(len(batch), self.dim)
-
     def _check_values(self, rows: Tensor, low: float, high: float) -> None:
         if not (isfinite(low) and isfinite(high)):
             bad = int((~rows.isfinite()).sum())
@@ -235,13 +235,6 @@ class Sums:
             raise ValueError(
                 f"batch {self.updates} has values from {low:g} to {high:g}, too large to multiply in {self.products}"
             )
-
-    def _report(self, basis: Basis) -> None:
-        size = f"{self.count} images of {self.dim} values"
-        if basis.name == "dense":
-            report_dense(log, size, self.rank)
-        else:
-            log.warning("basis='auto' chose %r for %s: too few, or too large, for 'dense'", basis.name, size)
 
 
 def report_dense(to: logging.Logger, what: str, rank: int | None) -> None:

@@ -102,7 +102,7 @@ class HalfPlane:
         multiplicity: 2 for a pair, 1 for a frequency that is its own mirror, float64 `(F,)`.
     """
 
-    def __init__(self, grid: tuple[int, ...], device: torch.device) -> None:
+    def __init__(self, grid: tuple[int, ...], device: torch.device = CPU) -> None:
         self.size = (*grid[:-1], grid[-1] // 2 + 1)
         flat = torch.arange(prod(grid)).reshape(grid)
         axes = tuple(range(len(grid)))
@@ -119,10 +119,7 @@ class HalfPlane:
         self.multiplicity = torch.where(own == other, 1.0, 2.0)[keep].double().to(device)
 
 
-@lru_cache(maxsize=16)
-def half_plane(grid: tuple[int, ...], device: torch.device = CPU) -> HalfPlane:
-    """The half plane of a grid, computed once for each device."""
-    return HalfPlane(grid, device)
+half_plane = lru_cache(maxsize=16)(HalfPlane)  # computed once for each grid and device
 
 
 class CosineTransform(Transform):

@@ -24,6 +24,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,12 @@ class Stream(ImageSet):
     def shape(self) -> tuple[int, ...]:
         """Shape of one image; reads the first one."""
         if self._shape is None:
-            first = next(self._peeked(), None)
+            first = next(iter(self.source), None)
             if first is None:
                 raise ValueError(f"expected at least one image, received none in a {type(self.source).__name__}")
-            self._shape = first.shape
+            if self.once:
+                self.source = itertools.chain([first], self.source)
+            self._shape = self.reader.item(first, self.single, 0).shape
         return self._shape
 
     @property
@@ -168,10 +171,6 @@ class Stream(ImageSet):
             raise ValueError(f"expected a label for each image, received {len(self.given)} and more images than that")
         return self.given[at : at + count]
 
-    def _two_axes(self, one: Images, two: Images) -> bool:
-        """Whether two items of a list may be batches of vectors, or pictures without channels."""
-        return self.single is None and self.reader.shape is None and one.pixels.ndim == 2 and len(one) == len(two) > 1
-
     @staticmethod
     def _tell_axes(rows: int, values: int) -> None:
         """Refuse square items, which may be grey pictures; warn that others are read as batches of vectors."""
@@ -183,15 +182,6 @@ class Stream(ImageSet):
             f"{ways}",
             stacklevel=2,
         )
-
-    def _peeked(self) -> Iterator[Images]:
-        if not self.once:
-            return self._gathered()
-        first = next(iter(self.source), None)
-        if first is None:
-            return iter(())
-        self.source = itertools.chain([first], self.source)
-        return iter([self.reader.item(first, self.single, 0)])
 
     def _gathered(self) -> Iterator[Images]:
         """Batches; single images that follow each other in one."""
@@ -210,23 +200,21 @@ class Stream(ImageSet):
                 raise ValueError(f"images of unequal shapes: item {k} has {part.shape}, those before it {before.shape}")
             if before is not None and part.pixels.is_floating_point() != before.pixels.is_floating_point():
                 raise ValueError(f"item {k} is {part.pixels.dtype}, those before it {before.pixels.dtype}")
-            if k == 1 and before is not None and self._two_axes(before, part):
+            unknown = k == 1 and self.single is None and self.reader.shape is None
+            if unknown and part.pixels.ndim == 2 and before is not None and len(before) == len(part) > 1:
                 self._tell_axes(len(part), part.shape[0])
             before = part
             yield part
 
 
+@dataclass(frozen=True)
 class _Reader:
     """A reader of images in any form, with the shape, range and background known of all of them."""
 
-    def __init__(
-        self,
-        shape: tuple[int, ...] | None,
-        channels: Channels | None,
-        background: Colour | None,
-        value_range: Range | None,
-    ) -> None:
-        self.shape, self.channels, self.background, self.value_range = shape, channels, background, value_range
+    shape: tuple[int, ...] | None
+    channels: Channels | None
+    background: Colour | None
+    value_range: Range | None
 
     def opened(self, images: Any) -> ImageSet:
         """The set behind the door."""
@@ -324,11 +312,11 @@ class _Reader:
         return images
 
 
+@dataclass(frozen=True, eq=False)
 class _Items:
     """A data set as an iterable that begins anew each time; a map-style one ends with its length."""
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    dataset: Any
 
     def __iter__(self) -> Iterator[Any]:
         streamed = isinstance(self.dataset, torch.utils.data.IterableDataset)  # which inherits what it has no use for
