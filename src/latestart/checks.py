@@ -1,4 +1,4 @@
-"""What is asked for everywhere: counts, seeds and the generators that they make, and packages that may be missing."""
+"""Counts, seeds and the generators that they make, and packages that may be missing: asked for everywhere."""
 
 import importlib
 import operator

@@ -5,9 +5,9 @@ every figure made with it.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,23 +66,10 @@ class Classifier(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the weights in half precision, as safetensors."""
         metadata = {"shape": list(self.shape), "classes": self.classes}
-        save_tensors(path, "classifier", self.halved(), metadata)
-
-    def halved(self) -> dict[str, Tensor]:
-        """Return the weights in half precision."""
-        return {name: one.half() if one.is_floating_point() else one for name, one in self.state_dict().items()}
-
-    def restored(self, path: str | Path, tensors: Mapping[str, Tensor]) -> Self:
-        """Take the weights of a file, those of `halved`, in float32, and turn to evaluation.
-
-        Raises:
-            ValueError: some of them are not finite.
-            RuntimeError: they are those of another network.
-        """
-        floats = {name: value.float() for name, value in tensors.items() if value.is_floating_point()}
-        require_finite(path, floats, ())
-        self.load_state_dict({**tensors, **floats})
-        return self.eval()
+        tensors = {
+            name: value.half() if value.is_floating_point() else value for name, value in self.state_dict().items()
+        }
+        save_tensors(path, "classifier", tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Classifier":
@@ -93,8 +80,11 @@ class Classifier(nn.Module):
             ValueError: it holds something else, or is damaged.
         """
         tensors, metadata = load_tensors(path, "classifier")
+        require_finite(path, {name: value for name, value in tensors.items() if value.is_floating_point()}, ())
         with sound(path, "classifier"):
-            return cls(tuple(metadata["shape"]), metadata["classes"]).restored(path, tensors)
+            model = cls(tuple(metadata["shape"]), metadata["classes"])
+            model.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in tensors.items()})
+        return model.eval()
 
 
 class ClassifierFeatures:

@@ -1,4 +1,4 @@
-"""Pictures in files: what is read, and as what.
+"""Pictures in files: the formats that are read, and the one form that they take.
 
 One policy holds for every picture, whatever folder, table or archive it comes from:
 

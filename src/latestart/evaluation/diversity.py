@@ -297,7 +297,7 @@ def _score(matrix: Tensor) -> float:
 
 
 def _around(replicates: Tensor, value: float, floor: float = 0.0) -> Tensor:
-    """Replicates moved so that their mean is the value itself, and not below what is possible."""
+    """Move replicates so that their mean is the value itself, and none is below the floor."""
     if not np.isfinite(value) or not replicates.isfinite().all():
         return replicates
     return (replicates - replicates.mean() + value).clamp(min=floor)

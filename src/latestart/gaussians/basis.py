@@ -328,5 +328,5 @@ class Isotropic(Basis):
 
 
 def _strips(dim: int) -> list[tuple[int, int]]:
-    width = -(-dim // STRIPS)
+    width = max(1, -(-dim // STRIPS))
     return [(i, min(i + width, dim)) for i in range(0, dim, width)]

@@ -1,4 +1,4 @@
-"""Which image belongs to which component of a mixture: k-means, then EM on noised data, in a few directions.
+"""The component of each image in a mixture: k-means, then EM on noised data, in a few directions.
 
 Images are told apart along few directions: those in which they vary most. The images are projected on `DIRECTIONS` of
 these, found by subspace iteration on a random sample of them, and only the projections `(N, r)` are kept. There,

@@ -27,7 +27,7 @@ from latestart.gaussians.basis import require_rank
 from latestart.gaussians.clusters import Assignment, blocks
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.moments import Moments
-from latestart.gaussians.sums import report_dense, require_variance, structured
+from latestart.gaussians.sums import report_chosen, require_variance, structured
 from latestart.processes import Processes
 
 __all__ = ["SHRINKAGE", "EmptyComponent", "grouped", "moments_of", "moments_of_all", "shrunken"]
@@ -139,12 +139,10 @@ def _chosen(
         return basis, rank
     require_rank(rank, shape)
     dim = math.prod(shape)
-    what = f"{components} components and {count} images of {dim} values"
-    if 8 * components * dim**2 <= DENSE_LIMIT and count - components >= dim:
-        report_dense(log, what, rank)
-        return "dense", None
-    log.warning("basis='auto' chose %r for %s", structured(shape), what)
-    return structured(shape), rank
+    dense = 8 * components * dim**2 <= DENSE_LIMIT and count - components >= dim
+    chosen = "dense" if dense else structured(shape)
+    report_chosen(log, chosen, f"{components} components and {count} images of {dim} values", rank)
+    return chosen, None if dense else rank
 
 
 def grouped(index: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -108,14 +108,12 @@ class CosineDenseProducts(Products):
     def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
         low, high = split(self.transform, x.unflatten(1, self.shape), self.low)
         dense, blocks = self._parts(total)
-        if self.low:
-            self.pairs.accumulate(dense, low, weight)
+        self.pairs.accumulate(dense, low, weight)
         add_blocks(blocks, high, weight)
 
     def complete(self, total: Tensor) -> Tensor:
         dense, blocks = self._parts(total)
-        if self.low:
-            self.pairs.complete(dense)
+        self.pairs.complete(dense)
         complete_blocks(blocks)
         return total
 

@@ -30,7 +30,7 @@ from latestart.gaussians.basis import Basis, DenseProducts, Products, require_ra
 from latestart.gaussians.structures import basis_class
 from latestart.inputs.front import as_images
 
-__all__ = ["CHUNK", "Sums", "report_dense", "require_variance", "structured"]
+__all__ = ["CHUNK", "Sums", "report_chosen", "require_variance", "structured"]
 
 CHUNK = 2048  # images multiplied at once, so that memory does not grow with the batch
 CHUNK_VALUES = 2**25  # numbers in them at most, of images so large that fewer fill the memory of a chunk
@@ -178,11 +178,8 @@ class Sums:
             basis, variances = structure.fitted(covariance, self.count, self.products)
         else:
             basis, variances = self.structure.fitted_about(self._offset(), self.second, self.count, self.products)
-        size = f"{self.count} images of {self.dim} values"
-        if self.basis == "auto" and basis.name == "dense":
-            report_dense(log, size, self.rank)
-        elif self.basis == "auto":
-            log.warning("basis='auto' chose %r for %s: too few, or too large, for 'dense'", basis.name, size)
+        if self.basis == "auto":
+            report_chosen(log, basis.name, f"{self.count} images of {self.dim} values", self.rank)
         return self.mean(), basis, variances
 
     def _structure(self) -> Products:
@@ -237,10 +234,13 @@ class Sums:
             )
 
 
-def report_dense(to: logging.Logger, what: str, rank: int | None) -> None:
-    """Say that "auto" took the dense basis, and of a rank that was given for another one that it was not used."""
+def report_chosen(to: logging.Logger, basis: str, what: str, rank: int | None) -> None:
+    """Log the basis that "auto" took, as a warning unless it is "dense" and leaves no rank unused."""
     unused = "" if rank is None else f", which has no rank: rank={rank} is not used"
-    to.log(logging.WARNING if unused else logging.INFO, "basis='auto' chose 'dense' for %s%s", what, unused)
+    if basis == "dense":
+        to.log(logging.WARNING if unused else logging.INFO, "basis='auto' chose 'dense' for %s%s", what, unused)
+    else:
+        to.warning("basis='auto' chose %r for %s: too few, or too large, for 'dense'", basis, what)
 
 
 def require_variance(parts: Sequence[Sums]) -> None:

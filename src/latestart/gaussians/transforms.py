@@ -84,8 +84,7 @@ class FourierTransform(Transform):
     def inverse(self, coefficients: Tensor) -> Tensor:
         plane = half_plane(self.grid, coefficients.device)
         half = picked(coefficients, plane.source)
-        mirrored = half[:, :, plane.left_out].conj().resolve_conj()
-        half[:, :, plane.left_out] = mirrored
+        half[:, :, plane.left_out] = half[:, :, plane.left_out].conj().resolve_conj()
         axes = tuple(range(2, 2 + len(self.grid)))
         x = torch.fft.irfftn(half.unflatten(2, plane.size), s=self.grid, dim=axes, norm="ortho")
         return x.reshape(len(x), *self.shape)
