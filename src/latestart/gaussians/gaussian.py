@@ -192,9 +192,9 @@ class Gaussian(Around, Prior):
         Raises:
             ValueError: the level is 0 and a variance is zero, so there is no density.
         """
-        return self.density(self._images(y)[0], self._level(sigma, y))
+        return self.log_density(self._images(y)[0], self._level(sigma, y))
 
-    def density(self, x: Tensor, level: Tensor) -> Tensor:
+    def log_density(self, x: Tensor, level: Tensor) -> Tensor:
         """Log-density as `log_prob`, of checked images x at a level `()` or `(B, 1)` from `level_of`."""
         variances = self._positive(self.variances + level.square(), "log_prob")
         volume = variances.mul(2 * math.pi).log() @ self._multiplicity

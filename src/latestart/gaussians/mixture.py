@@ -332,7 +332,7 @@ class Mixture(Around, Prior):
         require_images(y, self.shape)
         level = level_of(sigma, self.device, len(y))
         x = y.to(torch.promote_types(y.dtype, self.dtype))
-        return self._log_weights(labels, len(y)) + torch.stack([c.density(x, level) for c in self.components], 1)
+        return self._log_weights(labels, len(y)) + torch.stack([c.log_density(x, level) for c in self.components], 1)
 
     def _log_weights(self, labels: Tensor | int | None, n: int) -> Tensor:
         """Log-weights of all components `(K,)`, or within each image's class `(B, K)`, minus infinity elsewhere."""
