@@ -1,9 +1,10 @@
-"""Numbers as they are asked for everywhere: counts, seeds, and the generators that seeds make."""
+"""Counts, seeds and the generators that they make, and packages that may be missing: asked for everywhere."""
 
+import importlib
 import operator
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["LAST_SEED", "PRECISIONS", "checked_seed", "derived_seed", "seeded", "whole_number"]
+__all__ = ["LAST_SEED", "PRECISIONS", "checked_seed", "derived_seed", "optional", "seeded", "whole_number"]
 
 if TYPE_CHECKING:
     import torch
@@ -60,3 +61,15 @@ def seeded(seed: int) -> "torch.Generator":
     import torch
 
     return torch.Generator().manual_seed(checked_seed(seed))
+
+
+def optional(module: str, remedy: str) -> Any:
+    """Import a module of a package that is not always installed.
+
+    Raises:
+        ImportError: it is not; says the remedy.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(remedy) from error

@@ -410,7 +410,7 @@ def stored(**changes) -> tuple[dict[str, Tensor], dict]:
         ({"mean": torch.full((2, 2), math.inf)}, "mean .* not finite"),
         ({"variances": torch.ones(3)}, "4 variances, received"),
         ({"variances": -torch.ones(4)}, "not negative"),
-        ({"vectors": torch.eye(5)}, r"\(4, 4\) matrix, received \(5, 5\)"),
+        ({"vectors": torch.eye(5)}, r"\(4, 4\), received \(5, 5\)"),
         ({"vectors": None}, "received \\[\\]"),
         ({"mean": None}, "expected also \\['mean'\\]"),
         ({"basis": "diagonal"}, "received \\['vectors'\\]"),

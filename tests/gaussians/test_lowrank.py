@@ -284,7 +284,7 @@ def test_an_interrupted_fit_continues_with_its_seed_and_rank(tmp_path) -> None:
 
 @pytest.mark.parametrize("rank", [0, -3, 25, 10_000])
 def test_impossible_ranks_are_refused(rank: int) -> None:
-    with pytest.raises(ValueError, match=rf"shape \(2, 3, 4\) .* a rank from 1 to 24, received rank={rank}"):
+    with pytest.raises(ValueError, match=rf"shape \(2, 3, 4\) .* a rank from 1 to 24, .* received rank={rank}"):
         ls.Moments((2, 3, 4), "lowrank", rank)
 
 

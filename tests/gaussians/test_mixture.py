@@ -640,9 +640,9 @@ def test_zero_variances_and_constant_images() -> None:
     x = torch.cat([torch.full((5, 3), -1.0), torch.full((7, 3), 1.0)])
     m = Mixture.fit(x, labels=[0] * 5 + [1] * 7, basis="dense")
     y = torch.tensor([[0.9, 1.2, 1.1]])
-    with pytest.raises(ValueError, match="3 of its 3 variances being zero"):
+    with pytest.raises(ValueError, match="3 of 3 variances are zero"):
         m.log_prob(y)
-    with pytest.raises(ValueError, match="3 of its 3 variances being zero"):
+    with pytest.raises(ValueError, match="3 of 3 variances are zero"):
         m(y, 0.0)
     shift = (y.double().sum() / 0.25 + 0.5 * math.log(7 / 5)).item()
     assert_near(m(y, 0.5), torch.full((1, 3), math.tanh(shift)), 1e-6)

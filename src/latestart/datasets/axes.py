@@ -1,4 +1,4 @@
-"""Which axis of an array of images holds the channels.
+"""The axis of an array of images that holds the channels.
 
 Images are `(N, C, H, W)` here. Arrays come as `(N, H, W, C)` too, and where a picture has 1 or 3 channels the numbers
 tell them apart:

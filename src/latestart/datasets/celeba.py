@@ -66,7 +66,7 @@ def open_celeba(place: Place) -> Pictures:
         column = columns.index(place.attribute)
         labels = torch.tensor([int(_row(values, name, place.path)[column] > 0) for name in names])
     size = SIZE if place.size is None else place.size
-    return Pictures([folder / name for name in names], labels, size, CROP, place.background)
+    return Pictures.in_files([folder / name for name in names], labels, size, CROP, place.background)
 
 
 def _members(place: Place) -> list[str]:

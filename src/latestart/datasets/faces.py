@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from latestart.checks import checked_seed, whole_number
+from latestart.checks import checked_seed, optional, whole_number
 from latestart.records import Record
 
 __all__ = ["SHARES", "Faces", "drawn", "faces"]
@@ -112,11 +112,8 @@ def drawn(random: np.random.Generator) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _renderer() -> Callable[[dict[str, str], int], np.ndarray]:
-    try:
-        import python_avatars as pa
-        from resvg_py import svg_to_bytes
-    except ImportError as error:
-        raise ImportError("faces are drawn by python-avatars and resvg-py: pip install latestart[faces]") from error
+    remedy = "faces are drawn by python-avatars and resvg-py: pip install latestart[faces]"
+    pa, resvg = optional("python_avatars", remedy), optional("resvg_py", remedy)
 
     def render(parts: dict[str, str], size: int) -> np.ndarray:
         avatar = pa.Avatar(
@@ -133,7 +130,7 @@ def _renderer() -> Callable[[dict[str, str], int], np.ndarray]:
             clothing=pa.ClothingType[parts["clothing"]],
             clothing_color=pa.ClothingColor[parts["clothing_color"]],
         )
-        return _pixels(svg_to_bytes, avatar.render(), size, parts["background"])
+        return _pixels(resvg.svg_to_bytes, avatar.render(), size, parts["background"])
 
     return render
 

@@ -48,7 +48,7 @@ def open_folder(folder: Path, size: int | None = None, background: Colour | None
     classes = sorted(found)
     labels = [k for k, place in enumerate(classes) for _ in found[place]]
     files = [file for place in classes for file in sorted(found[place], key=natural)]
-    return Pictures(files, torch.tensor(labels) if len(classes) > 1 else None, size, background=background)
+    return Pictures.in_files(files, torch.tensor(labels) if len(classes) > 1 else None, size, background=background)
 
 
 def natural(file: Path) -> list[tuple[int, str]]:

@@ -10,6 +10,7 @@ each a pickle, or with the suffix .npz an npz file, of
 in one folder or in those that the archives unpack to. Labels become 0 to 999.
 """
 
+import io
 import math
 import zipfile
 import zlib
@@ -21,6 +22,7 @@ from typing import IO
 
 import numpy as np
 import torch
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 from latestart.datasets.pickles import Stored, read_pickle
 from latestart.datasets.pictures import Chunk, Source
@@ -107,14 +109,11 @@ def open_imagenet(place: Place, batches: dict[str, Path]) -> Stack:
             f"{place.path} lacks {len(missing)} of {len(wanted[part])} files of ImageNet64, the first {missing[0]} "
             "(a pickle, or with .npz)"
         )
-    stack = Stack([_arrays(batches[name]) for name in wanted[part]])
+    paths = [batches[name] for name in wanted[part]]
+    stack = Stack([Npz(path) if path.suffix == ".npz" else Pickle(path) for path in paths])
     if place.size not in (None, stack.shape[1]):
         raise ValueError(f"{place.path} is ImageNet64 of {stack.shape[1]} pixels each way, received @{place.size}")
     return stack
-
-
-def _arrays(path: Path) -> Arrays:
-    return Npz(path) if path.suffix == ".npz" else Pickle(path)
 
 
 class Npz(Arrays):
@@ -130,7 +129,7 @@ class Npz(Arrays):
     def blocks(self, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
         """See `Arrays`."""
         with self._member(self.path, "data") as (file, *_):
-            _skip(file, start * self.width)
+            file.seek(start * self.width, io.SEEK_CUR)
             for at in range(start, stop, size):
                 count = (min(at + size, stop) - at) * self.width
                 data = file.read(count)
@@ -147,23 +146,14 @@ class Npz(Arrays):
                 if f"{name}.npy" not in archive.namelist():
                     raise ValueError(f"expected the arrays `data` and `labels`, found {archive.namelist()}")
                 with archive.open(f"{name}.npy") as file:
-                    version = np.lib.format.read_magic(file)
-                    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else _header_2
-                    shape, fortran, dtype = header(file)
+                    version = read_magic(file)
+                    first = version == (1, 0)
+                    shape, fortran, dtype = (read_array_header_1_0 if first else read_array_header_2_0)(file)
                     if dtype.hasobject:
                         raise ValueError(f"`{name}` holds objects, expected plain numbers")
                     yield file, dtype, shape, fortran
         except DAMAGED as error:
             raise ValueError(f"cannot read {path} as an npz file of ImageNet64: {error}") from error
-
-
-def _header_2(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    return np.lib.format.read_array_header_2_0(file)
-
-
-def _skip(file: IO[bytes], count: int) -> None:
-    while count > 0 and (passed := len(file.read(min(count, 1 << 20)))):
-        count -= passed
 
 
 def _check_bytes(path: Path, dtype: np.dtype, fortran: bool) -> None:

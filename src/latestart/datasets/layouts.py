@@ -1,4 +1,4 @@
-"""Which layout a place has, and the source that reads it.
+"""The layout of a place, and the source that reads it.
 
 photos                      a folder of pictures, whose sub-folders, if it has any, are the classes
 photos@64                   each cut to the largest square in its middle, and shrunk

@@ -1,4 +1,4 @@
-"""Pictures in files: what is read, and as what.
+"""Pictures in files: the formats that are read, and the one form that they take.
 
 One policy holds for every picture, whatever folder, table or archive it comes from:
 
@@ -16,7 +16,7 @@ chunk, whatever the size of the set. A picture is shrunk bilinearly over all pix
 import io
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from PIL import Image, ImageColor, ImageOps
 from PIL.ExifTags import Base
 from torch import Tensor
 
-__all__ = ["SUFFIXES", "Chunk", "Colour", "Pictures", "Source", "colour_of", "decode", "pixels_of", "plain", "stacked"]
+__all__ = ["SUFFIXES", "Chunk", "Colour", "Pictures", "Source", "chunked", "colour_of", "decode", "pixels_of", "plain"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -55,6 +55,13 @@ class Source(ABC):
     @abstractmethod
     def chunks(self, rows: range, size: int) -> Iterator[Chunk]:
         """Pixels `(B, C, H, W)` uint8 and labels `(B,)` or None of consecutive images, at most `size` at a time."""
+
+
+def chunked(rows: range, size: int, read: Callable[[slice], Tensor], labels: Tensor | None) -> Iterator[Chunk]:
+    """Yield the chunks of a `Source` that reads the pixels of a slice, with its labels `(N,)` or None."""
+    for start in range(rows.start, rows.stop, size):
+        part = slice(start, min(start + size, rows.stop))
+        yield read(part), None if labels is None else labels[part]
 
 
 class Refused(ValueError):
@@ -200,42 +207,45 @@ def _shrunk(picture: Image.Image, name: str, size: int, crop: int | None) -> Ima
 
 
 class Pictures(Source):
-    """Pictures in files of their own, in one shape, with labels `(N,)` or none.
+    """Encoded pictures, in one shape, decoded as they are read.
 
     Args:
-        files: at least one.
+        count: number of pictures.
+        read: from the number of a picture to its name and its pixels `(C, H, W)`.
         labels: class indices, `(N,)`, or None.
-        size: cut and shrink each to that many pixels each way; None expects pictures of one size.
-        crop: the side of the square that is cut out of the middle; the largest by default.
-        background: what transparent pictures are laid onto.
     """
 
-    def __init__(
-        self,
+    def __init__(self, count: int, read: Callable[[int], tuple[str, Tensor]], labels: Tensor | None) -> None:
+        self.count, self.read, self.labels = count, read, labels
+        name, first = read(0) if count else ("", torch.empty(1, 1, 1))
+        self.first, self.shape = name, tuple(first.shape)
+
+    @classmethod
+    def in_files(
+        cls,
         files: Sequence[Path],
         labels: Tensor | None,
         size: int | None,
         crop: int | None = None,
         background: Colour | None = None,
-    ) -> None:
-        self.files, self.labels, self.size, self.crop, self.background = files, labels, size, crop, background
-        self.shape = tuple(self._read(files[0]).shape)
+    ) -> "Pictures":
+        """Return the pictures in files of their own; `size`, `crop` and `background` as in `decode`."""
+
+        def read(row: int) -> tuple[str, Tensor]:
+            name = str(files[row])
+            return name, decode(files[row].read_bytes(), name, size, crop, background)
+
+        return cls(len(files), read, labels)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return self.count
 
     def chunks(self, rows: range, size: int) -> Iterator[Chunk]:
         """See `Source`. Raises `ValueError` for an unreadable picture, or one of another shape than the first."""
-        for start in range(rows.start, rows.stop, size):
-            part = slice(start, min(start + size, rows.stop))
-            yield self._stacked(self.files[part]), None if self.labels is None else self.labels[part]
+        return chunked(rows, size, self._stacked, self.labels)
 
-    def _read(self, file: Path) -> Tensor:
-        return decode(file.read_bytes(), str(file), self.size, self.crop, self.background)
-
-    def _stacked(self, files: Iterable[Path]) -> Tensor:
-        first = (str(self.files[0]), self.shape)
-        return stacked(((str(file), self._read(file)) for file in files), first)
+    def _stacked(self, part: slice) -> Tensor:
+        return stacked(map(self.read, range(part.start, part.stop)), (self.first, self.shape))
 
 
 def stacked(named: Iterable[tuple[str, Tensor]], first: tuple[str, tuple[int, ...]] | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Places: a path, followed by words about what is wanted of it, each after an `@`.
+"""Places: a path, followed by words about its images, each after an `@`.
 
 celeba@64                    every image cut and shrunk to 64 x 64
 celeba@32@test               a part: train, valid, test or all
@@ -63,12 +63,11 @@ class Place:
         if Path(text).exists() or "@" not in Path(text).name:
             return cls(Path(text))
         name, *words = Path(text).name.split("@")
-        kinds = {word: _kind(word) for word in words}
-        if len(set(kinds.values())) < len(words) or not all(words):
+        found: dict[str, Any] = dict(map(_read, words))
+        if len(found) < len(words) or not all(words):
             raise ValueError(
                 f"{text}: expected at most one size, one part, one attribute and one background, each after an @"
             )
-        found: dict[str, Any] = {kind: _value(kind, word) for word, kind in kinds.items()}
         return cls(Path(text).with_name(name) if name else Path(text).parent, **found)
 
     def without(self, what: str, *names: str) -> None:
@@ -77,15 +76,10 @@ class Place:
             raise ValueError(f"{self.path} is {what}, which has no {said[0]!r} to ask for")
 
 
-def _kind(word: str) -> str:
+def _read(word: str) -> tuple[str, Any]:
+    """Return the field of a `Place` that a word gives, and its value."""
     if word.startswith(BACKGROUND):
-        return "background"
+        return "background", word.removeprefix(BACKGROUND)
     if word.isdecimal():
-        return "size"
-    return "part" if word in (*PARTS, ALL) else "attribute"
-
-
-def _value(kind: str, word: str) -> str | int:
-    if kind == "size":
-        return int(word)
-    return word.removeprefix(BACKGROUND) if kind == "background" else word
+        return "size", int(word)
+    return "part" if word in (*PARTS, ALL) else "attribute", word

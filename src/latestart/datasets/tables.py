@@ -16,43 +16,12 @@ import torch
 from torch import Tensor
 
 from latestart.datasets.axes import as_pictures
-from latestart.datasets.pictures import Chunk, Colour, Source, decode, stacked
+from latestart.datasets.pictures import Chunk, Colour, Pictures, Source, chunked, decode
 
 __all__ = ["Arrays", "open_npz", "open_parquet"]
 
 
-class Table(Source):
-    """Encoded pictures in the rows of a parquet file, decoded as they are read."""
-
-    def __init__(self, path: Path, rows: Any, labels: Tensor | None, background: Colour | None) -> None:
-        self.path, self.rows, self.labels, self.background = path, rows, labels, background
-        self.shape = tuple(self._decoded(0)[1].shape) if len(self) else (1, 1, 1)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def chunks(self, rows: range, size: int) -> Iterator[Chunk]:
-        """See `Source`. Raises `ValueError` for an unreadable picture, or one of another shape than the first."""
-        first = (self._name(0), self.shape)
-        for start in range(rows.start, rows.stop, size):
-            part = range(start, min(start + size, rows.stop))
-            pixels = stacked((self._decoded(k) for k in part), first)
-            yield pixels, None if self.labels is None else self.labels[part.start : part.stop]
-
-    def _name(self, row: int) -> str:
-        return f"{self.path.name}, row {row}"
-
-    def _decoded(self, row: int) -> tuple[str, Tensor]:
-        content = self.rows[row].as_py()
-        if not isinstance(content, dict) or not isinstance(content.get("bytes"), bytes):
-            raise ValueError(
-                f"the column `image` of {self.path} is {self.rows.type}, expected `bytes` in every row, received "
-                f"{str(content)[:60]} in row {row}"
-            )
-        return self._name(row), decode(content["bytes"], self._name(row), background=self.background)
-
-
-def open_parquet(path: Path, background: Colour | None = None) -> Table:
+def open_parquet(path: Path, background: Colour | None = None) -> Pictures:
     """The pictures of a parquet file.
 
     Raises:
@@ -67,11 +36,22 @@ def open_parquet(path: Path, background: Colour | None = None) -> Table:
         raise ValueError(f"cannot read {path} as a parquet file: {error}") from error
     if "image" not in table.column_names:
         raise ValueError(f"{path} has the columns {table.column_names}, expected `image` (and optionally `label`)")
-    if "label" not in table.column_names:
-        return Table(path, table["image"], None, background)
-    if table["label"].null_count:
-        raise ValueError(f"the column `label` of {path} has {table['label'].null_count} empty rows")
-    return Table(path, table["image"], _labels(table["label"].to_numpy(), path), background)
+    rows, labels = table["image"], None
+    if "label" in table.column_names:
+        if table["label"].null_count:
+            raise ValueError(f"the column `label` of {path} has {table['label'].null_count} empty rows")
+        labels = _labels(table["label"].to_numpy(), path)
+
+    def read(row: int) -> tuple[str, Tensor]:
+        content, name = rows[row].as_py(), f"{path.name}, row {row}"
+        if not isinstance(content, dict) or not isinstance(content.get("bytes"), bytes):
+            raise ValueError(
+                f"the column `image` of {path} is {rows.type}, expected `bytes` in every row, received "
+                f"{str(content)[:60]} in row {row}"
+            )
+        return name, decode(content["bytes"], name, background=background)
+
+    return Pictures(len(rows), read, labels)
 
 
 class Arrays(Source):
@@ -85,9 +65,7 @@ class Arrays(Source):
 
     def chunks(self, rows: range, size: int) -> Iterator[Chunk]:
         """See `Source`."""
-        for start in range(rows.start, rows.stop, size):
-            part = slice(start, min(start + size, rows.stop))
-            yield self.pixels[part], None if self.labels is None else self.labels[part]
+        return chunked(rows, size, self.pixels.__getitem__, self.labels)
 
 
 def open_npz(path: Path) -> Arrays:

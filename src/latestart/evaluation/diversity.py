@@ -31,9 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.checks import seeded
+from latestart.checks import optional, seeded
 from latestart.evaluation.manifold import OverlapWith
-from latestart.evaluation.quality import Estimate, Extractor, as_features, interval, resolve, unit_images
+from latestart.evaluation.quality import Estimate, Extractor, as_features, interval, resampled, resolve, unit_images
 from latestart.features import Classifier
 from latestart.records import Record
 
@@ -87,12 +87,11 @@ class Attribute(Record):
             value: {"samples": asdict(p), "data": asdict(q)}
             for value, p, q in zip(self.values, self.samples, self.data)
         }
-        figures = {name: asdict(getattr(self, name)) for name in ("entropy", "entropy_data", "kl", "total_variation")}
-        finite = {
-            name: {end: value if np.isfinite(value) else None for end, value in figure.items()}
-            for name, figure in figures.items()
+        figures = {
+            name: {end: value if np.isfinite(value) else None for end, value in asdict(getattr(self, name)).items()}
+            for name in ("entropy", "entropy_data", "kl", "total_variation")
         }
-        return {"shares": shares, **finite}
+        return {"shares": shares, **figures}
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -155,12 +154,11 @@ def diversity(
         return Diversity(attributes=attributes)
     extract = resolve(features)
     ours, theirs = extract(a), extract(b)
-    overlap = OverlapWith(theirs)(ours, seed=seed)
-    score, score_data = (vendi(rows, resamples=min(resamples, 200), seed=seed) for rows in (ours, theirs))
+    overlap, few = OverlapWith(theirs)(ours, seed=seed), min(resamples, 200)
     return Diversity(
         attributes=attributes,
-        vendi=score,
-        vendi_data=score_data,
+        vendi=vendi(ours, resamples=few, seed=seed),
+        vendi_data=vendi(theirs, resamples=few, seed=seed),
         recall=overlap.recall,
         coverage=overlap.coverage,
     )
@@ -260,10 +258,8 @@ def vendi(features: Tensor, kernel: Kernel | None = None, *, resamples: int = 20
     """
     features = as_features(features, 2)
     score = _cosine_score(features) if kernel is None else _kernel_score(features, kernel)
-    generator = seeded(seed)
-    value, n = score(torch.ones(len(features), dtype=torch.float64)), len(features)
-    draws = (torch.randint(n, (n,), generator=generator).bincount(minlength=n).double() for _ in range(resamples))
-    replicates = [score(counts) for counts in draws] or [value]
+    value = score(torch.ones(len(features), dtype=torch.float64))
+    replicates = [score(counts) for counts in resampled(len(features), resamples, seeded(seed))] or [value]
     return interval(_around(torch.tensor(replicates, dtype=torch.float64), value, floor=1.0), value)
 
 
@@ -290,11 +286,7 @@ def _kernel_score(features: Tensor, kernel: Kernel) -> Callable[[Tensor], float]
 
 
 def _weighted_score(matrix: Tensor) -> Callable[[Tensor], float]:
-    def score(counts: Tensor) -> float:
-        roots = counts.sqrt()
-        return _score(roots[:, None] * matrix * roots / counts.sum())
-
-    return score
+    return lambda counts: _score(counts.sqrt()[:, None] * matrix * counts.sqrt() / counts.sum())
 
 
 def _score(matrix: Tensor) -> float:
@@ -305,7 +297,7 @@ def _score(matrix: Tensor) -> float:
 
 
 def _around(replicates: Tensor, value: float, floor: float = 0.0) -> Tensor:
-    """Replicates moved so that their mean is the value itself, and not below what is possible."""
+    """Move replicates so that their mean is the value itself, and none is below the floor."""
     if not np.isfinite(value) or not replicates.isfinite().all():
         return replicates
     return (replicates - replicates.mean() + value).clamp(min=floor)
@@ -324,11 +316,8 @@ def _shares(classes: Tensor, k: int, resamples: int, generator: torch.Generator)
         return shares, shares.expand(resamples, k)
     rows = classes.double() if classes.ndim == 2 else torch.nn.functional.one_hot(classes.long(), k).double()
     rows = torch.nn.functional.pad(rows, (0, k - rows.shape[1]))
-    n = len(rows)
-    counts = [
-        torch.randint(n, (n,), generator=generator).bincount(minlength=n).double() @ rows for _ in range(resamples)
-    ]
-    return rows.mean(0), torch.stack(counts) / n
+    sums = [counts @ rows for counts in resampled(len(rows), resamples, generator)]
+    return rows.mean(0), torch.stack(sums) / len(rows)
 
 
 def _exact(said: Tensor) -> bool:
@@ -390,14 +379,11 @@ class TransformersClassifier:
     def __init__(self, folder: str | Path) -> None:
         if not (Path(folder) / "config.json").is_file():
             raise FileNotFoundError(f"expected a folder with a transformers model (config.json) at {folder}")
-        try:
-            from transformers import AutoImageProcessor, AutoModelForImageClassification
-        except ImportError as error:
-            raise ImportError("classifiers of transformers need it installed: pip install transformers") from error
+        library = optional("transformers", "classifiers of transformers need it installed: pip install transformers")
         local: dict[str, Any] = {"local_files_only": True}
-        opened = AutoModelForImageClassification.from_pretrained(str(folder), use_safetensors=True, **local)
+        opened = library.AutoModelForImageClassification.from_pretrained(str(folder), use_safetensors=True, **local)
         self.network = opened.eval()
-        self.processor = AutoImageProcessor.from_pretrained(str(folder), **local)
+        self.processor = library.AutoImageProcessor.from_pretrained(str(folder), **local)
         names = self.network.config.id2label
         self.values = tuple(names[k] for k in sorted(names))
 
@@ -427,11 +413,8 @@ class DeepFaceClassifier:
     def __init__(self, attribute: str = "race") -> None:
         if attribute not in self.VALUES:
             raise ValueError(f"expected an attribute among {', '.join(self.VALUES)}, received {attribute!r}")
-        try:
-            from deepface import DeepFace
-        except ImportError as error:
-            raise ImportError("this classifier needs deepface installed: pip install deepface") from error
-        self.analyze, self.attribute, self.values = DeepFace.analyze, attribute, self.VALUES[attribute]
+        library = optional("deepface", "this classifier needs deepface installed: pip install deepface").DeepFace
+        self.analyze, self.attribute, self.values = library.analyze, attribute, self.VALUES[attribute]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Classify images `(B, 3, H, W)` in [0, 1], each the crop of one face."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from latestart.checks import seeded
-from latestart.evaluation.quality import as_features
+from latestart.evaluation.quality import as_features, resampled
 
 __all__ = ["EnergyTo", "energy_distance", "kid"]
 
@@ -74,10 +74,7 @@ class EnergyTo:
 
     def replicates(self, features: Tensor, resamples: int = 100, seed: int = 0) -> Tensor:
         """Bootstrap replicates of the distance, `(resamples,)`; sets of equal size and seed are resampled alike."""
-        generator = seeded(seed)
-        index = torch.randint(len(features), (resamples, len(features)), generator=generator)
-        counts = [row.bincount(minlength=len(features)) for row in index]
-        return self.weighted(features, torch.stack(counts).double())
+        return self.weighted(features, torch.stack(list(resampled(len(features), resamples, seeded(seed)))))
 
     def _across(self, rows: Tensor) -> Tensor:
         return torch.cdist(rows, self.reference) @ self.weights

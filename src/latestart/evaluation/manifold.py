@@ -1,4 +1,4 @@
-"""Precision, recall and coverage: how much of what is sampled is real, and how much of what is real is sampled.
+"""Precision, recall and coverage: how many samples are real, and how much of the data is sampled.
 
 In a feature space, each set is stood for by balls around its points, whose radius is the distance to the k-th nearest
 other point of the same set (k = 3). With A the real and B the sampled features,
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latestart.checks import seeded
 from latestart.evaluation.distances import distances
-from latestart.evaluation.quality import Estimate, as_features, interval
+from latestart.evaluation.quality import Estimate, as_features, interval, resampled
 from latestart.records import Record
 
 __all__ = ["FEWEST", "OverlapWith"]
@@ -64,14 +64,10 @@ class OverlapWith:
         in_samples = across <= _radii(distances(rows, rows), NEIGHBOURS)[None, :]
         in_real, in_own = across <= self.radii[:, None], across <= self.own[:, None]
         generator = seeded(seed)
-        counts = [_counts(n, resamples, generator) for n in across.shape]
-        recall = _replicates(in_samples, *counts)
-        return Overlap(
-            interval(_replicates(in_real.T, counts[1], counts[0]), _share(in_real.T)),
-            interval(recall, _share(in_samples)),
-            interval(_replicates(in_own, *counts), _share(in_own)),
-            recall,
-        )
+        counts = [torch.stack(list(resampled(n, resamples, generator))) for n in across.shape]
+        precision, _ = _estimated(in_real.T, *reversed(counts))
+        recall, replicates = _estimated(in_samples, *counts)
+        return Overlap(precision, recall, _estimated(in_own, *counts)[0], replicates)
 
 
 def _rows(features: Tensor, width: int | None = None) -> Tensor:
@@ -83,17 +79,13 @@ def _radii(distances: Tensor, k: int) -> Tensor:
     return distances.kthvalue(k + 1, dim=1).values
 
 
-def _share(inside: Tensor) -> float:
-    return float(inside.any(1).double().mean())
+def _estimated(inside: Tensor, rows: Tensor, columns: Tensor) -> tuple[Estimate, Tensor]:
+    """Return the share of rows with some column inside, and its replicates by pairs of resamples.
 
-
-def _counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
-    index = torch.randint(n, (resamples, n), generator=generator)
-    return torch.stack([row.bincount(minlength=n) for row in index])
-
-
-def _replicates(inside: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The share of rows with some drawn column inside, by pairs of resamples, moved to the share, within [0, 1]."""
+    Replicates are moved to the share, within [0, 1].
+    """
+    share = float(inside.any(1).double().mean())
     drawn = (inside.float() @ (columns > 0).float().T > 0).double()
     shares = (drawn * rows.T).sum(0) / rows.sum(1)
-    return (shares - shares.mean() + _share(inside)).clamp(0, 1)
+    replicates = (shares - shares.mean() + share).clamp(0, 1)
+    return interval(replicates, share), replicates

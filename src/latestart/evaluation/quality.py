@@ -11,7 +11,7 @@ equal numbers only.
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from latestart.checks import seeded
-from latestart.gaussians.basis import Dense, DenseProducts
+from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.inputs.front import as_images
 
@@ -31,6 +31,7 @@ __all__ = [
     "feature_statistics",
     "frechet",
     "interval",
+    "resampled",
     "resolve",
     "unit_images",
 ]
@@ -164,11 +165,8 @@ class FrechetTo:
         Sets of equal size and seed are resampled alike, so that ratios of two of them are paired. A resample has fewer
         distinct images than the set, which raises every replicate; only their spread is used, not that rise.
         """
-        generator = seeded(seed)
-        index = torch.randint(len(features), (resamples, len(features)), generator=generator)
-        weights = torch.ones(resamples + 1, len(features), dtype=torch.float64)  # the first: the set itself
-        weights[1:] = 0
-        weights[1:].scatter_add_(1, index, torch.ones_like(index, dtype=torch.float64))
+        itself = torch.ones(len(features), dtype=torch.float64)
+        weights = torch.stack([itself, *resampled(len(features), resamples, seeded(seed))])
         _warn_of_rank(len(features), len(self.mean))
         value, values = self.weighted(features, weights).split([1, resamples])
         return values - values.mean() + value
@@ -202,7 +200,7 @@ def _root_traces(rows: Tensor, weights: Tensor) -> Tensor:
 
 def _of_values(rows: Tensor, weights: Tensor, distinct: Tensor) -> Tensor:
     """`Y_c^T W Y_c`, `(r, r)`, summed over the distinct rows, a block at a time."""
-    mean, sums = weights @ rows / weights.sum(), DenseProducts(rows.shape[1:])
+    mean, sums = weights @ rows / weights.sum(), Dense.products(rows.shape[1:])
     total = rows.new_zeros(sums.size)
     for part in distinct.split(BLOCK):
         sums.accumulate(total, (rows[part] - mean) * weights[part, None].sqrt())
@@ -223,6 +221,12 @@ def _warn_of_rank(count: int | None, width: int) -> None:
             "too large, and compare with none but those of as many images",
             stacklevel=3,
         )
+
+
+def resampled(n: int, resamples: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield how often each of n samples counts in each bootstrap resample, float64 `(n,)`."""
+    for _ in range(resamples):
+        yield torch.randint(n, (n,), generator=generator).bincount(minlength=n).double()
 
 
 def interval(replicates: Tensor, value: float, level: float = 0.95) -> Estimate:

@@ -34,10 +34,11 @@ __all__ = [
     "Diagonal",
     "Isotropic",
     "Products",
+    "checked",
     "eigenpairs",
     "nuclear_norm",
+    "require_rank",
     "trace",
-    "without_rank",
 ]
 
 STRIPS = 8  # of the upper triangle: enough to skip most of the lower one, few enough to multiply at full speed
@@ -51,15 +52,16 @@ class Basis(ABC):
 
     name: ClassVar[str]
     parts: ClassVar[tuple[str, ...]] = ()  # the attributes, all tensors, that rebuild the basis together with the shape
+    sums: ClassVar[type["Products"]]  # from which it is fitted
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = tuple(shape)
         self.dim = prod(self.shape)
 
     @property
-    @abstractmethod
     def multiplicity(self) -> Tensor:
-        """Number of directions that each variance stands for, float64 `(K,)`; they sum to D."""
+        """Number of directions that each variance stands for, float64 `(K,)`; they sum to D. By default one each."""
+        return torch.ones(self.dim, dtype=torch.float64)
 
     @abstractmethod
     def scale(self, x: Tensor, values: Tensor) -> Tensor:
@@ -91,7 +93,8 @@ class Basis(ABC):
         if type(self) is not type(other) or self.shape != other.shape:
             return False
         theirs = other.tensors()
-        return all(_identical(tensor, theirs[name]) for name, tensor in self.tensors().items())
+        pairs = ((tensor, theirs[name]) for name, tensor in self.tensors().items())
+        return all(a is b or (a.dtype == b.dtype and torch.equal(a, b)) for a, b in pairs)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that, with the shape, rebuild this basis."""
@@ -112,7 +115,6 @@ class Basis(ABC):
         return cls(shape, **tensors)
 
     @classmethod
-    @abstractmethod
     def products(cls, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> "Products":
         """The sums from which a basis of this kind is fitted.
 
@@ -124,19 +126,24 @@ class Basis(ABC):
         Raises:
             ValueError: a rank for a basis without one, or one that is impossible for the shape.
         """
+        if rank is not None:
+            raise ValueError(f"the basis {cls.name!r} has no rank, received rank={rank}")
+        return cls.sums(cls, shape)
 
 
 class Products(ABC):
     """Sums over images, quadratic in each, that determine a basis and its variances.
 
     Attributes:
+        kind: of the basis.
         shape: of one image; `dim` is its number of values.
         size: shape of the tensor of sums.
     """
 
     size: tuple[int, ...]
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, kind: type[Basis], shape: tuple[int, ...]) -> None:
+        self.kind = kind
         self.shape = tuple(shape)
         self.dim = prod(self.shape)
 
@@ -148,9 +155,12 @@ class Products(ABC):
         """The sums, in place, with what `accumulate` left out by symmetry."""
         return total
 
-    @abstractmethod
     def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Basis, Tensor]:
-        """The basis and its float64 variances `(K,)` from completed sums over `count` centred images, over n - 1."""
+        """The basis and its float64 variances `(K,)` from completed sums over `count` centred images, over n - 1.
+
+        By default the sums are the variances of a basis that its shape alone gives.
+        """
+        return self.kind(self.shape), covariance.clamp(min=0.0)
 
     def centred(self, total: Tensor, offset: Tensor, count: int) -> Tensor:
         """The completed sums over n - 1, about the mean, which is `offset` `(D,)` away from the origin of `total`."""
@@ -188,49 +198,30 @@ def nuclear_norm(blocks: Blocks) -> Tensor:
     return torch.stack([count @ torch.linalg.svdvals(b).sum(1) for b, count in blocks]).sum()
 
 
-def without_rank(name: str, rank: int | None) -> None:
-    """Raise `ValueError` if a rank is given for a basis that has none."""
-    if rank is not None:
-        raise ValueError(f"the basis {name!r} has no rank, received rank={rank}")
+def checked(basis: Basis, name: str, tensor: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return a tensor of a basis; raise `ValueError` if it has another size."""
+    if tuple(tensor.shape) != size:
+        raise ValueError(
+            f"the {name} of a {basis.name} basis for images of shape {basis.shape} has the shape {size}, "
+            f"received {tuple(tensor.shape)}"
+        )
+    return tensor
 
 
-class Dense(Basis):
-    """The eigenvectors of a full covariance: `Q` is `vectors` `(D, D)`, one variance for each column."""
-
-    name = "dense"
-    parts = ("vectors",)
-
-    def __init__(self, shape: tuple[int, ...], vectors: Tensor) -> None:
-        super().__init__(shape)
-        if vectors.shape != (self.dim, self.dim):
-            raise ValueError(
-                f"a dense basis for images of shape {self.shape} is a {(self.dim, self.dim)} matrix, "
-                f"received {tuple(vectors.shape)}"
-            )
-        self.vectors = vectors
-
-    @property
-    def multiplicity(self) -> Tensor:
-        return torch.ones(self.dim, dtype=torch.float64, device=self.vectors.device)
-
-    def scale(self, x: Tensor, values: Tensor) -> Tensor:
-        q = self.vectors.to(x.dtype)
-        return ((x.flatten(1) @ q * values.to(x.dtype)) @ q.T).reshape(x.shape)
-
-    def energies(self, x: Tensor) -> Tensor:
-        return (x.flatten(1) @ self.vectors.to(x.dtype)).square()
-
-    @classmethod
-    def products(cls, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> "DenseProducts":
-        without_rank(cls.name, rank)
-        return DenseProducts(shape)
+def require_rank(rank: int | None, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` if no basis of images of that shape has that rank."""
+    if rank is not None and not 1 <= rank <= prod(shape):
+        raise ValueError(
+            f"for images of shape {shape} a basis has a rank from 1 to {prod(shape)}, the number of values, received "
+            f"rank={rank}"
+        )
 
 
 class DenseProducts(Products):
     """`x x^T`, every pair of values."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__(shape)
+    def __init__(self, kind: type[Basis], shape: tuple[int, ...]) -> None:
+        super().__init__(kind, shape)
         self.size = (self.dim, self.dim)
 
     def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
@@ -245,10 +236,29 @@ class DenseProducts(Products):
             total[i:j, i:j] = (total[i:j, i:j] + total[i:j, i:j].T) / 2
         return total
 
-    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Dense, Tensor]:
+    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Basis, Tensor]:
         """Eigenvectors, largest variance first; variances that are rounding alone are exactly zero."""
         values, vectors = eigenpairs(covariance, count)
         return Dense(self.shape, vectors.to(dtype).contiguous()), values
+
+
+class Dense(Basis):
+    """The eigenvectors of a full covariance: `Q` is `vectors` `(D, D)`, one variance for each column."""
+
+    name = "dense"
+    parts = ("vectors",)
+    sums = DenseProducts
+
+    def __init__(self, shape: tuple[int, ...], vectors: Tensor) -> None:
+        super().__init__(shape)
+        self.vectors = checked(self, "vectors", vectors, (self.dim, self.dim))
+
+    def scale(self, x: Tensor, values: Tensor) -> Tensor:
+        q = self.vectors.to(x.dtype)
+        return ((x.flatten(1) @ q * values.to(x.dtype)) @ q.T).reshape(x.shape)
+
+    def energies(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) @ self.vectors.to(x.dtype)).square()
 
 
 def eigenpairs(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -264,14 +274,22 @@ def eigenpairs(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values.clamp(min=0.0), vectors
 
 
+class Squares(Products):
+    """`x^2` of each value."""
+
+    def __init__(self, kind: type[Basis], shape: tuple[int, ...]) -> None:
+        super().__init__(kind, shape)
+        self.size = (self.dim,)
+
+    def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
+        total.add_(x.square().sum(0), alpha=weight)
+
+
 class Diagonal(Basis):
     """The values of the image themselves, each with its own variance: `Q = I`, K = D."""
 
     name = "diagonal"
-
-    @property
-    def multiplicity(self) -> Tensor:
-        return torch.ones(self.dim, dtype=torch.float64)
+    sums = Squares
 
     def scale(self, x: Tensor, values: Tensor) -> Tensor:
         return (x.flatten(1) * values.to(x.dtype)).reshape(x.shape)
@@ -279,30 +297,21 @@ class Diagonal(Basis):
     def energies(self, x: Tensor) -> Tensor:
         return x.flatten(1).square()
 
-    @classmethod
-    def products(cls, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> "Squares":
-        without_rank(cls.name, rank)
-        return Squares(shape)
 
+class MeanSquare(Products):
+    """The mean of `x^2` over the values."""
 
-class Squares(Products):
-    """`x^2` of each value."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__(shape)
-        self.size = (self.dim,)
+    size = (1,)
 
     def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
-        total.add_(x.square().sum(0), alpha=weight)
-
-    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Diagonal, Tensor]:
-        return Diagonal(self.shape), covariance.clamp(min=0.0)
+        total.add_(x.square().sum(0).double().mean(), alpha=weight)
 
 
 class Isotropic(Basis):
     """One variance for all directions: `C = l I`, K = 1 with multiplicity D. Diagonal in every basis."""
 
     name = "isotropic"
+    sums = MeanSquare
 
     @property
     def multiplicity(self) -> Tensor:
@@ -317,28 +326,7 @@ class Isotropic(Basis):
     def translate(self, values: Tensor, onto: Basis) -> Tensor | None:
         return values.expand(len(onto.multiplicity))
 
-    @classmethod
-    def products(cls, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> "MeanSquare":
-        without_rank(cls.name, rank)
-        return MeanSquare(shape)
-
-
-class MeanSquare(Products):
-    """The mean of `x^2` over the values."""
-
-    size = (1,)
-
-    def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
-        total.add_(x.square().sum(0).double().mean(), alpha=weight)
-
-    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Isotropic, Tensor]:
-        return Isotropic(self.shape), covariance.clamp(min=0.0)
-
 
 def _strips(dim: int) -> list[tuple[int, int]]:
-    width = -(-dim // STRIPS)
+    width = max(1, -(-dim // STRIPS))
     return [(i, min(i + width, dim)) for i in range(0, dim, width)]
-
-
-def _identical(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.dtype == b.dtype and torch.equal(a, b))

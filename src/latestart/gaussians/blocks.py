@@ -11,7 +11,6 @@ few channels of an image that is tens of times faster than a batch of tiny matri
 import torch
 from torch import Tensor
 
-from latestart.gaussians.basis import Basis
 from latestart.gaussians.transforms import Transform
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "at_least_single",
     "block_eigenpairs",
     "block_size",
-    "checked",
     "complete_blocks",
     "matrices",
     "rotate",
@@ -106,12 +104,3 @@ def squared(x: Tensor) -> Tensor:
 def at_least_single(x: Tensor) -> Tensor:
     """x in a dtype that has Fourier transforms on every device."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def checked(basis: Basis, name: str, tensor: Tensor, size: tuple[int, ...]) -> Tensor:
-    if tuple(tensor.shape) != size:
-        raise ValueError(
-            f"the {name} of a {basis.name} basis for images of shape {basis.shape} has the shape {size}, "
-            f"received {tuple(tensor.shape)}"
-        )
-    return tensor

@@ -1,4 +1,4 @@
-"""Which image belongs to which component of a mixture: k-means, then EM on noised data, in a few directions.
+"""The component of each image in a mixture: k-means, then EM on noised data, in a few directions.
 
 Images are told apart along few directions: those in which they vary most. The images are projected on `DIRECTIONS` of
 these, found by subspace iteration on a random sample of them, and only the projections `(N, r)` are kept. There,
@@ -156,10 +156,15 @@ def require_rereadable(images: ImageSet) -> None:
 
 
 def blocks(images: ImageSet) -> Iterator[Tensor]:
-    """The same images in blocks of a fixed size, however they come; where the shape changes a block ends."""
+    """Yield the same images in blocks of a fixed size, however they come; where the shape changes a block ends.
+
+    Raises:
+        ValueError: no images.
+    """
     waiting: list[Tensor] = []
-    held = 0
+    held = count = 0
     for batch in images:
+        count += len(batch)
         if waiting and batch.shape[1:] != waiting[0].shape[1:]:
             yield torch.cat(waiting)
             waiting, held = [], 0
@@ -170,6 +175,8 @@ def blocks(images: ImageSet) -> Iterator[Tensor]:
             if held == size:
                 yield torch.cat(waiting) if len(waiting) > 1 else part
                 waiting, held = [], 0
+    if not count:
+        raise ValueError("expected at least one batch of images to fit a mixture to, received none")
     if held:
         yield torch.cat(waiting)
 
@@ -288,8 +295,7 @@ def _sampled(images: ImageSet, seed: int) -> tuple[Tensor, int]:
         if rows is None or kept[-1] >= len(rows):
             rows = (flat if rows is None else torch.cat([rows, flat]))[torch.from_numpy(kept)]
         keys, count = keys[kept], count + len(flat)
-    if rows is None:
-        raise ValueError("expected at least one batch of images to fit a mixture to, received none")
+    assert rows is not None  # `blocks` has one at least
     return rows, count
 
 

@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 from latestart.data import ImageSet
+from latestart.gaussians.basis import require_rank
 from latestart.gaussians.clusters import Assignment, blocks
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.moments import Moments
-from latestart.gaussians.sums import report_dense, require_rank, require_variance, structured
+from latestart.gaussians.sums import report_chosen, require_variance, structured
 from latestart.processes import Processes
 
-__all__ = ["SHRINKAGE", "EmptyComponent", "grouped", "groups_of", "moments_of", "moments_of_all", "shrunken"]
+__all__ = ["SHRINKAGE", "EmptyComponent", "grouped", "moments_of", "moments_of_all", "shrunken"]
 
 SHRINKAGE = 30.0  # nu; measured, see above
 DENSE_LIMIT = 2**32  # bytes of float64 D x D sums of all components that "auto" still calls dense
@@ -54,8 +55,7 @@ def moments_of_all(images: ImageSet, structure: Structure, processes: Processes)
         moments = moments or Moments(tuple(block.shape[1:]), *structure)
         mine = processes.share(len(block))
         moments.add(block[mine.start : mine.stop])
-    if moments is None:
-        raise ValueError("expected at least one batch of images to fit a mixture to, received none")
+    assert moments is not None  # `blocks` has one at least
     moments.combine(processes)
     require_variance([moments])
     return moments
@@ -92,8 +92,6 @@ def moments_of(
             for k, rows in grouped(mine[shared]):
                 parts[k].add(block[shared][rows])
         start += len(block)
-    if start == 0:
-        raise ValueError("expected at least one batch of images to fit a mixture to, received none")
     if start != len(numbers):
         raise ValueError(f"expected a label for each image: received {start} images and {len(numbers)} labels")
     for k, part in enumerate(parts):
@@ -111,7 +109,12 @@ def shrunken(parts: list[Moments], strength: float) -> list[Gaussian]:
     """The Gaussians of the components, each scatter completed by `strength` images' worth of the pooled covariance."""
     freedom = sum(part.count - 1 for part in parts)
     if len(parts) == 1 or strength == 0:
-        return [Gaussian.of(_enough(part, k, len(parts))) for k, part in enumerate(parts)]
+        for k, part in enumerate(parts):
+            if part.count < 2:
+                raise ValueError(
+                    f"component {k} of {len(parts)} has {part.count} image: without shrinkage each needs two"
+                )
+        return [Gaussian.of(part) for part in parts]
     if freedom == 0:
         raise ValueError(f"each of the {len(parts)} components has a single image: ask for fewer components")
     pooled = sum((part.count - 1) / freedom * part.covariance() for part in parts if part.count > 1)
@@ -128,35 +131,22 @@ def _completed(part: Moments, pooled: Tensor, strength: float, freedom: int) -> 
     return Gaussian(part.mean().to(part.products), basis, variances, part.count, part.value_range)
 
 
-def _enough(part: Moments, k: int, total: int) -> Moments:
-    if part.count < 2:
-        raise ValueError(f"component {k} of {total} has {part.count} image: without shrinkage each needs two")
-    return part
-
-
 def _chosen(
     basis: str, rank: int | None, shape: tuple[int, ...], count: int, components: int
 ) -> tuple[str, int | None]:
     """Resolve "auto": one basis for all components, by the images of all, since they share a covariance."""
     if basis != "auto":
         return basis, rank
+    require_rank(rank, shape)
     dim = math.prod(shape)
-    require_rank(rank, dim)
-    what = f"{components} components and {count} images of {dim} values"
-    if 8 * components * dim**2 <= DENSE_LIMIT and count - components >= dim:
-        report_dense(log, what, rank)
-        return "dense", None
-    log.warning("basis='auto' chose %r for %s", structured(shape), what)
-    return structured(shape), rank
-
-
-def groups_of(index: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
-    """An order that brings equal numbers together, and each number with how often it occurs."""
-    sizes = index.bincount().tolist()
-    return index.argsort(stable=True), [(k, size) for k, size in enumerate(sizes) if size]
+    dense = 8 * components * dim**2 <= DENSE_LIMIT and count - components >= dim
+    chosen = "dense" if dense else structured(shape)
+    report_chosen(log, chosen, f"{components} components and {count} images of {dim} values", rank)
+    return chosen, None if dense else rank
 
 
 def grouped(index: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Each number, and where it occurs."""
-    order, groups = groups_of(index)
-    yield from zip([k for k, _ in groups], order.split([size for _, size in groups]))
+    """Yield each number that occurs, and where it does."""
+    sizes = index.bincount().tolist()
+    parts = index.argsort(stable=True).split(sizes)
+    yield from ((k, rows) for k, rows in enumerate(parts) if len(rows))

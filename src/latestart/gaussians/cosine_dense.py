@@ -13,12 +13,11 @@ nearest of its kind to theirs. One pass sums `a a^T` and `X_f X_f^T`: `(m C)^2 +
 import torch
 from torch import Tensor
 
-from latestart.gaussians.basis import Basis, Blocks, Dense, DenseProducts, Products, eigenpairs
+from latestart.gaussians.basis import Basis, Blocks, Dense, Products, checked, eigenpairs, require_rank
 from latestart.gaussians.blocks import (
     add_blocks,
     at_least_single,
     block_eigenpairs,
-    checked,
     complete_blocks,
     matrices,
     rotate,
@@ -55,10 +54,6 @@ class CosineDense(Basis):
         self.vectors = checked(self, "vectors", vectors, (self.low * c, self.low * c))
         self.rotation = checked(self, "rotation", rotation, (c, c, self.transform.modes - self.low))
         self.dense = Dense((self.low * c,), vectors)
-
-    @property
-    def multiplicity(self) -> Tensor:
-        return torch.ones(self.dim, dtype=torch.float64)
 
     def scale(self, x: Tensor, values: Tensor) -> Tensor:
         wide = at_least_single(x)
@@ -101,27 +96,24 @@ class CosineDenseProducts(Products):
     """
 
     def __init__(self, shape: tuple[int, ...], rank: int | None) -> None:
-        super().__init__(shape)
-        if rank is not None and not 1 <= rank <= self.dim:
-            raise ValueError(f"expected a rank from 1 to {self.dim}, the number of values, received rank={rank}")
+        super().__init__(CosineDense, shape)
+        require_rank(rank, self.shape)
         self.rank, self.transform = rank, CosineTransform(self.shape)
         c, f = self.transform.channels, self.transform.modes
         self.low = (min(RANK, self.dim) if rank is None else rank) // c
-        self.pairs = DenseProducts((self.low * c,))
+        self.pairs = Dense.products((self.low * c,))
         self.blocks = (c, c, f - self.low)
         self.size = (self.pairs.dim**2 + c * c * (f - self.low),)
 
     def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
         low, high = split(self.transform, x.unflatten(1, self.shape), self.low)
         dense, blocks = self._parts(total)
-        if self.low:
-            self.pairs.accumulate(dense, low, weight)
+        self.pairs.accumulate(dense, low, weight)
         add_blocks(blocks, high, weight)
 
     def complete(self, total: Tensor) -> Tensor:
         dense, blocks = self._parts(total)
-        if self.low:
-            self.pairs.complete(dense)
+        self.pairs.complete(dense)
         complete_blocks(blocks)
         return total
 

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latestart.checks import checked_seed, derived_seed, seeded, whole_number
+from latestart.checks import checked_seed, derived_seed, optional, seeded, whole_number
 from latestart.data import Images
-from latestart.files import load_tensors, require_finite, save_tensors
+from latestart.files import load_tensors, require_finite, save_tensors, sound
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.reshaped import leading
 
@@ -127,15 +127,12 @@ class Flow:
         tensors, metadata = load_tensors(path, KIND)
         numbers = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
         require_finite(path, numbers, ())
-        try:
-            config, levels = FlowConfig(**metadata["config"]), tuple(metadata["levels"])
+        with sound(path, "flow"):
+            config = FlowConfig(**metadata["config"])
             module = build_flow(config)
             module.load_state_dict(tensors)
-            return cls(
-                module.requires_grad_(False), levels, config, [(sigma, nats) for sigma, nats in metadata["gains"]]
-            )
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{path} does not hold a sound flow: {error}") from error
+            gains = [(sigma, nats) for sigma, nats in metadata["gains"]]
+            return cls(module.requires_grad_(False), tuple(metadata["levels"]), config, gains)
 
 
 def require_zuko() -> Any:
@@ -144,13 +141,10 @@ def require_zuko() -> Any:
     Raises:
         ImportError: zuko is not installed; names the extra that brings it.
     """
-    try:
-        from zuko import flows
-    except ImportError as error:
-        raise ImportError(
-            f"the learned start is a normalising flow of zuko, which is not installed: pip install 'latestart[{EXTRA}]'"
-        ) from error
-    return flows
+    return optional(
+        "zuko.flows",
+        f"the learned start is a normalising flow of zuko, which is not installed: pip install 'latestart[{EXTRA}]'",
+    )
 
 
 def build_flow(config: FlowConfig) -> nn.Module:

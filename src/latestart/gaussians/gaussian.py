@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latestart.files import load_tensors, require_finite, save_tensors
+from latestart.files import load_tensors, require_finite, save_tensors, sound
 from latestart.gaussians.basis import Basis, nuclear_norm, trace
-from latestart.gaussians.prior import Prior
+from latestart.gaussians.prior import Around, Prior, level_of, require_images
 from latestart.gaussians.structures import basis_class
 from latestart.gaussians.sums import Sums, require_variance
 from latestart.inputs.front import as_images
@@ -39,7 +39,7 @@ from latestart.inputs.ranges import warn_of_unit_range
 __all__ = ["Gaussian", "load_gaussian"]
 
 
-class Gaussian(Prior):
+class Gaussian(Around, Prior):
     """`N(mean, Q diag(variances) Q^T)` over images; a denoiser for data that is so distributed.
 
     Args:
@@ -75,7 +75,7 @@ class Gaussian(Prior):
             raise ValueError(
                 f"variances must be finite and not negative, received from {variances.min():g} to {variances.max():g}"
             )
-        self.mean = mean
+        self.mean = self.centre = mean
         self.basis = basis.to(mean.device, mean.dtype)
         self.variances = variances.detach().to(mean.device, torch.float64)
         self.count = count
@@ -130,18 +130,6 @@ class Gaussian(Prior):
         """The Gaussian with the mean and the covariance (over n - 1) of accumulated images."""
         mean, basis, variances = sums.estimate()
         return cls(mean.to(sums.products), basis, variances, sums.count, sums.value_range)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.basis.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.mean.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.mean.device
 
     def __repr__(self) -> str:
         return f"Gaussian(shape={self.shape}, basis={self.basis.name!r}, count={self.count})"
@@ -204,8 +192,11 @@ class Gaussian(Prior):
         Raises:
             ValueError: the level is 0 and a variance is zero, so there is no density.
         """
-        variances = self._positive(self.variances + self._level(sigma, y).square(), "log_prob")
-        x, _ = self._images(y)
+        return self.log_density(self._images(y)[0], self._level(sigma, y))
+
+    def log_density(self, x: Tensor, level: Tensor) -> Tensor:
+        """Log-density as `log_prob`, of checked images x at a level `()` or `(B, 1)` from `level_of`."""
+        variances = self._positive(self.variances + level.square(), "log_prob")
         volume = variances.mul(2 * math.pi).log() @ self._multiplicity
         return -0.5 * (self.basis.squares(x - self.mean, 1 / variances) + volume)
 
@@ -261,15 +252,29 @@ class Gaussian(Prior):
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, whole or not at all; `load_prior` reads it."""
-        tensors = {"mean": self.mean, "variances": self.variances, **self.basis.tensors()}
-        metadata = {"basis": self.basis.name, "count": self.count, "value_range": self.value_range}
-        save_tensors(path, "gaussian", tensors, metadata)
+        save_tensors(path, "gaussian", self.tensors(), self.about())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that, with `about`, rebuild this Gaussian."""
+        return {"mean": self.mean, "variances": self.variances, **self.basis.tensors()}
+
+    def about(self) -> dict[str, Any]:
+        """Return the rest, for JSON."""
+        return {"basis": self.basis.name, "count": self.count, "value_range": self.value_range}
+
+    @classmethod
+    def restored(
+        cls, tensors: dict[str, Tensor], about: dict[str, Any], dtype: torch.dtype | None = None
+    ) -> "Gaussian":
+        """Rebuild a Gaussian from its `tensors` and `about`, with mean and basis in another dtype if one is given."""
+        own = dict(tensors)
+        mean, variances = own.pop("mean").to(dtype=dtype), own.pop("variances")
+        basis = basis_class(about["basis"]).from_tensors(tuple(mean.shape), own)
+        return cls(mean, basis, variances, about["count"], about["value_range"] and tuple(about["value_range"]))
 
     def _images(self, y: Tensor) -> tuple[Tensor, torch.dtype]:
         """y in the dtype to compute in, and its own."""
-        if tuple(y.shape[1:]) != self.shape or not y.is_floating_point():
-            expected = f"(B, {', '.join(map(str, self.shape))})"
-            raise ValueError(f"expected floating-point images {expected}, received {y.dtype} {tuple(y.shape)}")
+        require_images(y, self.shape)
         return y.to(torch.promote_types(y.dtype, self.dtype)), y.dtype
 
     def _scaled(self, y: Tensor, values: Tensor, centre: bool = True) -> Tensor:
@@ -278,16 +283,7 @@ class Gaussian(Prior):
         return (self.mean + self.basis.scale(x - self.mean if centre else x, values)).to(dtype)
 
     def _level(self, sigma: float | Tensor, y: Tensor | None = None) -> Tensor:
-        """A noise level as float64, `()` or, one for each image of y, `(B, 1)`."""
-        level = torch.as_tensor(sigma, dtype=torch.float64, device=self.device)
-        if level.ndim and (y is None or level.shape != y.shape[:1]):
-            expected = "a number" if y is None else f"a number or ({len(y)},)"
-            raise ValueError(
-                f"expected a noise level sigma that is {expected}, received the shape {tuple(level.shape)}"
-            )
-        if not (level.isfinite() & (level >= 0)).all():
-            raise ValueError(f"a noise level sigma is finite and not negative, received {sigma}")
-        return level.unsqueeze(-1) if level.ndim else level
+        return level_of(sigma, self.device, None if y is None else len(y))
 
     def _positive(self, variances: Tensor, what: str) -> Tensor:
         if zero := int((variances <= 0).sum()):
@@ -334,11 +330,5 @@ def load_gaussian(path: str | Path) -> Gaussian:
     """
     tensors, metadata = load_tensors(path, "gaussian")
     require_finite(path, tensors, ("mean", "variances"))
-    mean, variances = tensors.pop("mean"), tensors.pop("variances")
-    try:
-        basis = basis_class(metadata["basis"]).from_tensors(tuple(mean.shape), tensors)
-        return Gaussian(
-            mean, basis, variances, metadata["count"], metadata["value_range"] and tuple(metadata["value_range"])
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold a sound Gaussian: {error}") from error
+    with sound(path, "Gaussian"):
+        return Gaussian.restored(tensors, metadata)

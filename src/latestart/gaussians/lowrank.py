@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from latestart.checks import seeded
-from latestart.gaussians.basis import NARROW, Basis, Blocks, Products
+from latestart.gaussians.basis import NARROW, Basis, Blocks, Products, require_rank
 
 __all__ = ["LowRank", "Sketch", "hartley"]
 
@@ -118,12 +118,8 @@ class Sketch(Products):
     """
 
     def __init__(self, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> None:
-        super().__init__(shape)
-        if rank is not None and not 1 <= rank <= self.dim:
-            raise ValueError(
-                f"for images of shape {self.shape} a lowrank basis has a rank from 1 to {self.dim}, "
-                f"received rank={rank}"
-            )
+        super().__init__(LowRank, shape)
+        require_rank(rank, self.shape)
         self.rank = rank
         self.columns = min(OVERSAMPLING * (rank or RANK), self.dim)
         self.size = (self.dim + 1, self.columns)

@@ -32,15 +32,15 @@ from torch import Tensor
 
 from latestart.checks import whole_number
 from latestart.data import ImageSet
-from latestart.files import load_tensors, require_finite, save_tensors
+from latestart.files import load_tensors, require_finite, save_tensors, sound
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.clusters import assigned
-from latestart.gaussians.components import SHRINKAGE, grouped, groups_of, moments_of, moments_of_all, shrunken
+from latestart.gaussians.components import SHRINKAGE, grouped, moments_of, moments_of_all, shrunken
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.lowrank import LowRank
-from latestart.gaussians.prior import Conditioned, Prior
-from latestart.gaussians.structures import basis_class
+from latestart.gaussians.prior import Around, Conditioned, Prior, level_of, require_images
 from latestart.inputs.front import as_images
+from latestart.inputs.items import class_indices
 from latestart.inputs.ranges import warn_of_unit_range
 from latestart.processes import Processes
 
@@ -54,7 +54,7 @@ NEGLIGIBLE = 1e-12  # a component with a smaller share of an image has none
 Term = Callable[[Gaussian, Tensor, Tensor], Tensor]
 
 
-class Mixture(Prior):
+class Mixture(Around, Prior):
     """`sum_k w_k N(m_k, C_k)` over images; a denoiser for data that is so distributed.
 
     Args:
@@ -82,7 +82,7 @@ class Mixture(Prior):
         given = torch.ones(len(components)) if weights is None else torch.as_tensor(weights)
         if given.shape != (len(components),) or not (given.isfinite() & (given > 0)).all():
             raise ValueError(f"expected {len(components)} positive weights, received {given.tolist()}")
-        self.components = list(components)
+        self.components, self.centre = list(components), components[0].mean
         total = given.double().sum().item()  # of weights that sum to 1 already every bit is kept
         self.weights = given.detach().to(self.device, torch.float64) / (total if abs(total - 1) > 1e-12 else 1.0)
         self.labels = None if labels is None else _classes(labels).to(self.device)
@@ -157,18 +157,6 @@ class Mixture(Prior):
         mixture = cls(shrunken(parts, shrinkage), weights, None if names is None else names.repeat_interleave(each))
         warn_of_unit_range(images.bare, mixture.shape, mixture.value_range)
         return mixture
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.components[0].shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.components[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.components[0].device
 
     @property
     def count(self) -> int | None:
@@ -261,7 +249,7 @@ class Mixture(Prior):
         Raises:
             ValueError: noise of another shape; labels for a mixture without, or a class that it does not have.
         """
-        self._check(z)
+        require_images(z, self.shape)
         out = torch.empty_like(z)
         if labels is not None:
             for name, rows in self._by_class(labels, len(z)):
@@ -270,9 +258,8 @@ class Mixture(Prior):
         if len(self.components) == 1 or not len(z):
             return self.components[0].push(z)
         index, moved = self._drawn(z)
-        order, groups = groups_of(index)
-        parts = moved[order].split([size for _, size in groups])
-        out[order] = torch.cat([self._light[k].push(part) for (k, _), part in zip(groups, parts)])
+        for k, rows in grouped(index):
+            out[rows] = self._light[k].push(moved[rows])
         return out
 
     @torch.inference_mode(False)
@@ -315,20 +302,12 @@ class Mixture(Prior):
         stored: dict[tuple[Any, ...], str] = {}
         parts = []
         for k, component in enumerate(self.components):
-            own = {"mean": component.mean, "variances": component.variances, **component.basis.tensors()}
+            own = component.tensors()
             names = {name: stored.setdefault(_place(tensor), f"{k}.{name}") for name, tensor in own.items()}
-            narrow = {
+            tensors |= {
                 names[name]: tensor if name == "variances" else tensor.to(dtype=dtype) for name, tensor in own.items()
             }
-            tensors.update(narrow)
-            parts.append(
-                {
-                    "basis": component.basis.name,
-                    "count": component.count,
-                    "value_range": component.value_range,
-                    "tensors": names,
-                }
-            )
+            parts.append({**component.about(), "tensors": names})
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} has values too large for {dtype}")
@@ -339,7 +318,7 @@ class Mixture(Prior):
     def _shared(self, y: Tensor, sigma: float | Tensor, labels: Tensor | int | None, term: Term) -> Tensor:
         """`sum_k r_k(y, sigma) term_k(y, sigma)`, each term only for the images that have a share of it."""
         shares = self.responsibilities(y, sigma, labels)
-        levels = self._level_of(sigma, y).expand(len(y))
+        levels = level_of(sigma, self.device, len(y)).flatten().expand(len(y))
         out = torch.zeros_like(y)
         for k, component in enumerate(self.components):
             rows = (shares[:, k] > NEGLIGIBLE).nonzero().flatten()
@@ -350,13 +329,10 @@ class Mixture(Prior):
 
     def _joint(self, y: Tensor, sigma: float | Tensor, labels: Tensor | int | None) -> Tensor:
         """`log w_k + log N(y; m_k, C_k + sigma^2 I)`, float64 `(B, K)`."""
-        self._check(y)
-        level = self._level_of(sigma, y)
-        variance = level.square().unsqueeze(1) if level.ndim else level.square()
+        require_images(y, self.shape)
+        level = level_of(sigma, self.device, len(y))
         x = y.to(torch.promote_types(y.dtype, self.dtype))
-        return self._log_weights(labels, len(y)) + torch.stack(
-            [_log_normal(c, x, variance) for c in self.components], 1
-        )
+        return self._log_weights(labels, len(y)) + torch.stack([c.log_density(x, level) for c in self.components], 1)
 
     def _log_weights(self, labels: Tensor | int | None, n: int) -> Tensor:
         """Log-weights of all components `(K,)`, or within each image's class `(B, K)`, minus infinity elsewhere."""
@@ -380,22 +356,6 @@ class Mixture(Prior):
         names, index = given.expand(n).unique(return_inverse=True)
         for k, rows in grouped(index.to(self.device)):
             yield int(names[k]), rows
-
-    def _check(self, y: Tensor) -> None:
-        if tuple(y.shape[1:]) != self.shape or not y.is_floating_point():
-            expected = f"(B, {', '.join(map(str, self.shape))})"
-            raise ValueError(f"expected floating-point images {expected}, received {y.dtype} {tuple(y.shape)}")
-
-    def _level_of(self, sigma: float | Tensor, y: Tensor) -> Tensor:
-        """A noise level, one for all images of y or one for each, float64 `()` or `(B,)`."""
-        level = torch.as_tensor(sigma, dtype=torch.float64, device=self.device)
-        if level.ndim and level.shape != y.shape[:1]:
-            raise ValueError(
-                f"expected a noise level sigma that is a number or ({len(y)},), received the shape {tuple(level.shape)}"
-            )
-        if not (level.isfinite() & (level >= 0)).all():
-            raise ValueError(f"a noise level sigma is finite and not negative, received {sigma}")
-        return level
 
     def _drawn(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The component of each sample, `(B,)`, and white noise that is independent of it, `(B, *shape)`."""
@@ -437,30 +397,13 @@ def load_mixture(path: str | Path) -> Mixture:
     """
     tensors, metadata = load_tensors(path, "mixture")
     require_finite(path, tensors, ("weights",))
-    try:
+    with sound(path, "mixture"):
         dtype = getattr(torch, metadata["dtype"])
-        components = []
-        for part in metadata["components"]:
-            own = {name: tensors[key] for name, key in part["tensors"].items()}
-            mean, variances = own.pop("mean").to(dtype), own.pop("variances")
-            basis = basis_class(part["basis"]).from_tensors(tuple(mean.shape), own).to(dtype=dtype)
-            value_range = part["value_range"] and tuple(part["value_range"])
-            components.append(Gaussian(mean, basis, variances, part["count"], value_range))
+        components = [
+            Gaussian.restored({name: tensors[key] for name, key in part["tensors"].items()}, part, dtype)
+            for part in metadata["components"]
+        ]
         return Mixture(components, tensors["weights"], metadata["labels"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold a sound mixture: {error}") from error
-
-
-def _log_normal(component: Gaussian, x: Tensor, variance: Tensor) -> Tensor:
-    """`log N(x; m, C + variance I)` with one variance, `()`, or one for each image, `(B, 1)`: float64 `(B,)`."""
-    noised = component.variances + variance
-    if zero := int((noised <= 0).sum()):
-        raise ValueError(
-            f"a component has no density, {zero} of its {component.variances.numel()} variances being zero; at a noise "
-            "level above 0, as in noised(sigma), it has"
-        )
-    volume = noised.mul(2 * math.pi).log() @ component.basis.multiplicity.to(noised)
-    return -0.5 * (component.basis.squares(x - component.mean, 1 / noised) + volume)
 
 
 def _split(along: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -494,13 +437,11 @@ def _lightened(component: Gaussian) -> Gaussian:
 
 
 def _classes(labels: Tensor | np.ndarray | Sequence[int]) -> Tensor:
-    """Class indices as `(N,)` int64."""
-    given = torch.as_tensor(labels)
-    if given.ndim != 1 or given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-        raise ValueError(f"expected labels that are class indices (N,), received {given.dtype} {tuple(given.shape)}")
+    """Return class indices as `(N,)` int64, from 0."""
+    given = class_indices(labels)
     if len(given) and given.min() < 0:
         raise ValueError(f"labels are class indices from 0, received {given.min()}")
-    return given.long().cpu()
+    return given
 
 
 def _own_classes(images: ImageSet, labels: Any) -> Tensor | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latestart.files import load_tensors, require_finite, save_tensors
+from latestart.files import load_tensors, require_finite, save_tensors, sound
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.sums import Sums
 from latestart.inputs.ranges import warn_of_unit_range
@@ -74,17 +74,9 @@ class Moments(Sums):
     def save(self, path: str | Path) -> None:
         """Write the sums to a safetensors file, whole or not at all, so that a later run can continue them."""
         tensors = {"shift": self.shift, "first": self.first, "second": self.second}
-        metadata = {
-            "shape": self.shape,
-            "basis": self.basis,
-            "rank": self.rank,
-            "seed": self.seed,
-            "products": str(self.products).removeprefix("torch."),
-            "count": self.count,
-            "updates": self.updates,
-            "value_range": self.value_range,
-            "bare": self.bare,
-        }
+        names = ("shape", "basis", "rank", "seed", "products", "count", "updates", "value_range", "bare")
+        metadata = {name: getattr(self, name) for name in names}
+        metadata["products"] = str(self.products).removeprefix("torch.")  # in its place, which the file keeps
         save_tensors(path, "moments", tensors, metadata)
 
     @classmethod
@@ -97,20 +89,14 @@ class Moments(Sums):
         """
         tensors, metadata = load_tensors(path, "moments")
         require_finite(path, tensors, ("shift", "first", "second"))
-        try:
+        with sound(path, "moments"):
             products = getattr(torch, metadata["products"])
-            seed = metadata.get("seed", 0)
-            moments = cls(metadata["shape"], metadata["basis"], metadata["rank"], products, seed)
-            moments._restore(tensors, metadata["count"], metadata["updates"], metadata["value_range"])
+            moments = cls(metadata["shape"], metadata["basis"], metadata["rank"], products, metadata.get("seed", 0))
+            moments.count, moments.updates = metadata["count"], metadata["updates"]
+            moments.low, moments.high = metadata["value_range"] or (moments.low, moments.high)
             moments.bare = bool(metadata.get("bare", False))
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not hold sound moments: {error}") from error
+            for name, size in zip(("shift", "first", "second"), moments._sizes()):
+                if tuple(tensors[name].shape) != size:
+                    raise ValueError(f"{name} has the shape {tuple(tensors[name].shape)}, expected {size}")
+                setattr(moments, name, tensors[name])
         return moments
-
-    def _restore(self, tensors: dict[str, Tensor], count: int, updates: int, value_range: list[float] | None) -> None:
-        self.count, self.updates = count, updates
-        self.low, self.high = value_range or (self.low, self.high)
-        for name, size in zip(("shift", "first", "second"), self._sizes()):
-            if tuple(tensors[name].shape) != size:
-                raise ValueError(f"{name} has the shape {tuple(tensors[name].shape)}, expected {size}")
-            setattr(self, name, tensors[name])

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from latestart.data import Images
-from latestart.gaussians.prior import StartDistribution
+from latestart.gaussians.prior import Around
 
 __all__ = ["NoisedImages"]
 
 
-class NoisedImages(StartDistribution):
+class NoisedImages(Around):
     """Images, all equally likely, under noise of the level sigma.
 
     Args:
@@ -35,25 +35,12 @@ class NoisedImages(StartDistribution):
         if not len(images):
             raise ValueError("expected at least one image to start from, received none")
         self.images, self.sigma = images, sigma
-
-    @property
-    def device(self) -> torch.device:
-        """The processor: images are looked up where they are, and moved to their noise."""
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the images as numbers."""
-        return torch.float32 if isinstance(self.images, Images) else self.images.dtype
+        first = images[:1].floats().float() if isinstance(images, Images) else images[:1]
+        self.centre = first[0].cpu()  # images are looked up where they are, and moved to their noise
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "NoisedImages":
         """Return this distribution: its samples are on the device of their noise."""
         return self
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one image."""
-        return tuple(self.images.shape[1:]) if isinstance(self.images, Tensor) else self.images.shape
 
     def noised(self, sigma: float) -> "NoisedImages":
         """Return the images under more noise: levels add in squares."""

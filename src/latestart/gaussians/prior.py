@@ -27,7 +27,7 @@ from torch import Tensor
 
 from latestart.checks import whole_number
 
-__all__ = ["Conditioned", "Prior", "StartDistribution", "as_prior", "as_start"]
+__all__ = ["Around", "Conditioned", "Prior", "StartDistribution", "as_prior", "as_start", "level_of", "require_images"]
 
 NEEDED = ("shape", "noised", "push")
 
@@ -87,6 +87,31 @@ class StartDistribution(ABC):
     def own_labels(self, labels: Tensor | int | None) -> Tensor | int | None:
         """The labels as `push` takes them: None where it knows no classes."""
         return None if self.labels is None else labels
+
+
+class Around(StartDistribution):
+    """A start distribution around images that it holds: it has their shape, precision and device.
+
+    Attributes:
+        centre: one of them, `(*shape)`.
+    """
+
+    centre: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.centre.shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the computation."""
+        return self.centre.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the computation."""
+        return self.centre.dtype
 
 
 class Prior(StartDistribution):
@@ -193,6 +218,28 @@ class AdoptedPrior(Adopted, Prior):
         """The posterior mean `E[x_0 | y]`, `(B, *shape)`."""
         given = {} if labels is None else {"labels": labels}
         return self.own(y, sigma, **given)
+
+
+def require_images(y: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless y are floating-point images `(B, *shape)`."""
+    if tuple(y.shape[1:]) != shape or not y.is_floating_point():
+        expected = f"(B, {', '.join(map(str, shape))})"
+        raise ValueError(f"expected floating-point images {expected}, received {y.dtype} {tuple(y.shape)}")
+
+
+def level_of(sigma: float | Tensor, device: torch.device, images: int | None = None) -> Tensor:
+    """Return a noise level as float64, `()` or, one for each of several images, `(B, 1)`.
+
+    Raises:
+        ValueError: a level below 0 or not finite, or levels of another number than the images.
+    """
+    level = torch.as_tensor(sigma, dtype=torch.float64, device=device)
+    if level.ndim and level.shape != (images,):
+        expected = "a number" if images is None else f"a number or ({images},)"
+        raise ValueError(f"expected a noise level sigma that is {expected}, received the shape {tuple(level.shape)}")
+    if not (level.isfinite() & (level >= 0)).all():
+        raise ValueError(f"a noise level sigma is finite and not negative, received {sigma}")
+    return level.unsqueeze(-1) if level.ndim else level
 
 
 def as_start(start: Any) -> StartDistribution:

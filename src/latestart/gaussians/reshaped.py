@@ -22,7 +22,7 @@ from torch import Tensor
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.lowrank import LowRank
-from latestart.gaussians.prior import StartDistribution
+from latestart.gaussians.prior import Around
 
 __all__ = ["Box", "Change", "Reshaped", "leading", "whitened"]
 
@@ -60,7 +60,7 @@ class Box:
         return self
 
 
-class Reshaped(StartDistribution):
+class Reshaped(Around):
     """A Gaussian whose white noise is changed along its leading eigenvectors; see the module's docstring.
 
     Args:
@@ -76,22 +76,7 @@ class Reshaped(StartDistribution):
     def __init__(self, gaussian: Gaussian, change: Change, directions: int | None = None, sigma: float = 0.0) -> None:
         self.vectors, self.variances = leading(gaussian, directions)
         self.gaussian, self.change, self.directions, self.sigma = gaussian, change, directions, sigma
-        self._noised = gaussian.noised(sigma)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one sample."""
-        return self.gaussian.shape
-
-    @property
-    def device(self) -> torch.device:
-        """The device that it computes on."""
-        return self.gaussian.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision that it computes in."""
-        return self.gaussian.dtype
+        self._noised, self.centre = gaussian.noised(sigma), gaussian.mean
 
     def noised(self, sigma: float) -> "Reshaped":
         """Return the distribution at a level higher by the noise sigma: remade for it, not this one convolved."""

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from latestart.gaussians.basis import Basis, Blocks, Products, without_rank
+from latestart.gaussians.basis import Basis, Blocks, Products, checked
 from latestart.gaussians.blocks import (
     add_blocks,
     as_numbers,
@@ -28,7 +28,6 @@ from latestart.gaussians.blocks import (
     at_least_single,
     block_eigenpairs,
     block_size,
-    checked,
     complete_blocks,
     matrices,
     rotate,
@@ -40,6 +39,32 @@ from latestart.gaussians.transforms import CosineTransform, FourierTransform, Tr
 __all__ = ["Channel", "Cosine", "Fourier"]
 
 
+class ChannelBlocks(Products):
+    """`X_f X_f^H` for each frequency f, `(C, C, F)`, or `(2, C, C, F)`, real and imaginary, where complex."""
+
+    kind: type["Spectral"]
+
+    def __init__(self, kind: type["Spectral"], shape: tuple[int, ...]) -> None:
+        super().__init__(kind, shape)
+        self.transform = kind.transforms(self.shape)
+        self.size = block_size(self.transform)
+
+    def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
+        add_blocks(total, self.transform.forward(x.unflatten(1, self.shape)), weight)
+
+    def complete(self, total: Tensor) -> Tensor:
+        if self.transform.is_complex:
+            complete_blocks(total[1], -1.0)
+            total[1, ..., self.transform.multiplicity == 1] = 0.0  # its own mirror, so real but for rounding
+        complete_blocks(total[0] if self.transform.is_complex else total)
+        return total
+
+    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Basis, Tensor]:
+        """At each frequency the largest variance first; those that are rounding alone are exactly zero."""
+        values, vectors = block_eigenpairs(as_numbers(covariance))
+        return self.kind(self.shape, as_parts(vectors).to(dtype).contiguous()), values
+
+
 class Spectral(Basis):
     """A rotation of the channels for each frequency; the variances are `(C, F)`, flattened, F in the transform's order.
 
@@ -49,6 +74,7 @@ class Spectral(Basis):
     """
 
     parts = ("rotation",)
+    sums = ChannelBlocks
     transforms: ClassVar[type[Transform]]
 
     def __init__(self, shape: tuple[int, ...], rotation: Tensor) -> None:
@@ -78,11 +104,6 @@ class Spectral(Basis):
         mine, theirs = matrices(as_numbers(self.rotation), values), matrices(as_numbers(other.rotation), others)
         return [(mine @ theirs, self.transform.multiplicity.to(values))]
 
-    @classmethod
-    def products(cls, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> "ChannelBlocks":
-        without_rank(cls.name, rank)
-        return ChannelBlocks(shape, cls)
-
     def _unitary(self, x: Tensor) -> Tensor:
         return as_numbers(self.rotation.to(x.dtype))
 
@@ -101,28 +122,26 @@ class Cosine(Spectral):
     transforms = CosineTransform
 
 
-class ChannelBlocks(Products):
-    """`X_f X_f^H` for each frequency f, `(C, C, F)`, or `(2, C, C, F)`, real and imaginary, where complex."""
+class ChannelProducts(Products):
+    """`X_n X_n^T` of the channels at a position n, the mean over all positions: `(C, C)`."""
 
-    def __init__(self, shape: tuple[int, ...], kind: type[Spectral]) -> None:
-        super().__init__(shape)
-        self.kind, self.transform = kind, kind.transforms(self.shape)
-        self.size = block_size(self.transform)
+    def __init__(self, kind: type[Basis], shape: tuple[int, ...]) -> None:
+        super().__init__(kind, shape)
+        self.channels, _ = channels_and_grid(self.shape)
+        self.size = (self.channels, self.channels)
 
     def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
-        add_blocks(total, self.transform.forward(x.unflatten(1, self.shape)), weight)
+        """Summed over the images first, in their dtype, then over positions in float64."""
+        x = x.reshape(len(x), self.channels, -1)
+        for i in range(self.channels):
+            total[i, i:].add_((x[:, i : i + 1] * x[:, i:]).sum(0).double().mean(-1), alpha=weight)
 
     def complete(self, total: Tensor) -> Tensor:
-        if self.transform.is_complex:
-            complete_blocks(total[1], -1.0)
-            total[1, ..., self.transform.multiplicity == 1] = 0.0  # its own mirror, so real but for rounding
-        complete_blocks(total[0] if self.transform.is_complex else total)
-        return total
+        return complete_blocks(total)
 
-    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Spectral, Tensor]:
-        """At each frequency the largest variance first; those that are rounding alone are exactly zero."""
-        values, vectors = block_eigenpairs(as_numbers(covariance))
-        return self.kind(self.shape, as_parts(vectors).to(dtype).contiguous()), values
+    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Basis, Tensor]:
+        values, vectors = block_eigenpairs(covariance.unsqueeze(-1))
+        return Channel(self.shape, vectors.squeeze(-1).to(dtype)), values
 
 
 class Channel(Basis):
@@ -135,6 +154,7 @@ class Channel(Basis):
 
     name = "channel"
     parts = ("rotation",)
+    sums = ChannelProducts
 
     def __init__(self, shape: tuple[int, ...], rotation: Tensor) -> None:
         super().__init__(shape)
@@ -159,32 +179,5 @@ class Channel(Basis):
             return values.expand(len(onto.multiplicity))
         return super().translate(values, onto)
 
-    @classmethod
-    def products(cls, shape: tuple[int, ...], rank: int | None = None, seed: int = 0) -> "ChannelProducts":
-        without_rank(cls.name, rank)
-        return ChannelProducts(shape)
-
     def _flat(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), self.channels, -1)
-
-
-class ChannelProducts(Products):
-    """`X_n X_n^T` of the channels at a position n, the mean over all positions: `(C, C)`."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__(shape)
-        self.channels, _ = channels_and_grid(self.shape)
-        self.size = (self.channels, self.channels)
-
-    def accumulate(self, total: Tensor, x: Tensor, weight: float = 1.0) -> None:
-        """Summed over the images first, in their dtype, then over positions in float64."""
-        x = x.reshape(len(x), self.channels, -1)
-        for i in range(self.channels):
-            total[i, i:].add_((x[:, i : i + 1] * x[:, i:]).sum(0).double().mean(-1), alpha=weight)
-
-    def complete(self, total: Tensor) -> Tensor:
-        return complete_blocks(total)
-
-    def fitted(self, covariance: Tensor, count: int, dtype: torch.dtype) -> tuple[Channel, Tensor]:
-        values, vectors = block_eigenpairs(covariance.unsqueeze(-1))
-        return Channel(self.shape, vectors.squeeze(-1).to(dtype)), values

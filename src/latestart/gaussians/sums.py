@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from latestart.data import Images
-from latestart.gaussians.basis import Basis, DenseProducts, Products
+from latestart.gaussians.basis import Basis, DenseProducts, Products, require_rank
 from latestart.gaussians.structures import basis_class
 from latestart.inputs.front import as_images
 
-__all__ = ["CHUNK", "Sums", "report_dense", "require_rank", "require_variance", "structured"]
+__all__ = ["CHUNK", "Sums", "report_chosen", "require_variance", "structured"]
 
 CHUNK = 2048  # images multiplied at once, so that memory does not grow with the batch
 CHUNK_VALUES = 2**25  # numbers in them at most, of images so large that fewer fill the memory of a chunk
@@ -114,7 +114,11 @@ class Sums:
             ValueError: another shape, or values that are NaN, infinite or too large to multiply. The sums are as they
                 were before.
         """
-        rows = self._checked(batch)
+        if tuple(batch.shape[1:]) != self.shape:
+            raise ValueError(
+                f"batch {self.updates} has images of the shape {tuple(batch.shape[1:])}, expected {self.shape}"
+            )
+        rows = batch.reshape(len(batch), self.dim)
         if len(rows) == 0:
             return
         low, high = (bound.item() for bound in rows.aminmax())
@@ -175,17 +179,17 @@ class Sums:
         else:
             basis, variances = self.structure.fitted_about(self._offset(), self.second, self.count, self.products)
         if self.basis == "auto":
-            self._report(basis)
+            report_chosen(log, basis.name, f"{self.count} images of {self.dim} values", self.rank)
         return self.mean(), basis, variances
 
     def _structure(self) -> Products:
-        dense = 8 * self.dim**2 <= DENSE_LIMIT
-        name = ("dense" if dense else structured(self.shape)) if self.basis == "auto" else self.basis
-        if self.basis == "auto":
-            require_rank(self.rank, self.dim)
-        if name == "dense" and self.basis == "auto":
-            return basis_class(name).products(self.shape)  # a rank is for what may come instead
-        return basis_class(name).products(self.shape, self.rank, self.seed)
+        name, rank = self.basis, self.rank
+        if name == "auto":
+            require_rank(rank, self.shape)
+            name = structured(self.shape)
+            if 8 * self.dim**2 <= DENSE_LIMIT:
+                name, rank = "dense", None  # a rank is for what may come instead
+        return basis_class(name).products(self.shape, rank, self.seed)
 
     def _sizes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of shift, first and second; the products take no memory before there are images."""
@@ -217,13 +221,6 @@ class Sums:
         self.structure.accumulate(self.second, moved.unsqueeze(0), other.count)
         self.first = self.first + other.count * moved
 
-    def _checked(self, batch: Tensor) -> Tensor:
-        if tuple(batch.shape[1:]) != self.shape:
-            raise ValueError(
-                f"batch {self.updates} has images of the shape {tuple(batch.shape[1:])}, expected {self.shape}"
-            )
-        return batch.reshape(len(batch), self.dim)
-
     def _check_values(self, rows: Tensor, low: float, high: float) -> None:
         if not (isfinite(low) and isfinite(high)):
             bad = int((~rows.isfinite()).sum())
@@ -236,24 +233,14 @@ class Sums:
                 f"batch {self.updates} has values from {low:g} to {high:g}, too large to multiply in {self.products}"
             )
 
-    def _report(self, basis: Basis) -> None:
-        size = f"{self.count} images of {self.dim} values"
-        if basis.name == "dense":
-            report_dense(log, size, self.rank)
-        else:
-            log.warning("basis='auto' chose %r for %s: too few, or too large, for 'dense'", basis.name, size)
 
-
-def report_dense(to: logging.Logger, what: str, rank: int | None) -> None:
-    """Say that "auto" took the dense basis, and of a rank that was given for another one that it was not used."""
+def report_chosen(to: logging.Logger, basis: str, what: str, rank: int | None) -> None:
+    """Log the basis that "auto" took, as a warning unless it is "dense" and leaves no rank unused."""
     unused = "" if rank is None else f", which has no rank: rank={rank} is not used"
-    to.log(logging.WARNING if unused else logging.INFO, "basis='auto' chose 'dense' for %s%s", what, unused)
-
-
-def require_rank(rank: int | None, dim: int) -> None:
-    """Raise `ValueError` if no basis of images of `dim` values has that rank."""
-    if rank is not None and not 1 <= rank <= dim:
-        raise ValueError(f"expected a rank from 1 to {dim}, the number of values of an image, received rank={rank}")
+    if basis == "dense":
+        to.log(logging.WARNING if unused else logging.INFO, "basis='auto' chose 'dense' for %s%s", what, unused)
+    else:
+        to.warning("basis='auto' chose %r for %s: too few, or too large, for 'dense'", basis, what)
 
 
 def require_variance(parts: Sequence[Sums]) -> None:

@@ -84,8 +84,7 @@ class FourierTransform(Transform):
     def inverse(self, coefficients: Tensor) -> Tensor:
         plane = half_plane(self.grid, coefficients.device)
         half = picked(coefficients, plane.source)
-        mirrored = half[:, :, plane.left_out].conj().resolve_conj()
-        half[:, :, plane.left_out] = mirrored
+        half[:, :, plane.left_out] = half[:, :, plane.left_out].conj().resolve_conj()
         axes = tuple(range(2, 2 + len(self.grid)))
         x = torch.fft.irfftn(half.unflatten(2, plane.size), s=self.grid, dim=axes, norm="ortho")
         return x.reshape(len(x), *self.shape)
@@ -102,7 +101,7 @@ class HalfPlane:
         multiplicity: 2 for a pair, 1 for a frequency that is its own mirror, float64 `(F,)`.
     """
 
-    def __init__(self, grid: tuple[int, ...], device: torch.device) -> None:
+    def __init__(self, grid: tuple[int, ...], device: torch.device = CPU) -> None:
         self.size = (*grid[:-1], grid[-1] // 2 + 1)
         flat = torch.arange(prod(grid)).reshape(grid)
         axes = tuple(range(len(grid)))
@@ -119,10 +118,7 @@ class HalfPlane:
         self.multiplicity = torch.where(own == other, 1.0, 2.0)[keep].double().to(device)
 
 
-@lru_cache(maxsize=16)
-def half_plane(grid: tuple[int, ...], device: torch.device = CPU) -> HalfPlane:
-    """The half plane of a grid, computed once for each device."""
-    return HalfPlane(grid, device)
+half_plane = lru_cache(maxsize=16)(HalfPlane)  # computed once for each grid and device
 
 
 class CosineTransform(Transform):

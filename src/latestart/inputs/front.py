@@ -24,6 +24,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,12 @@ class Stream(ImageSet):
     def shape(self) -> tuple[int, ...]:
         """Shape of one image; reads the first one."""
         if self._shape is None:
-            first = next(self._peeked(), None)
+            first = next(iter(self.source), None)
             if first is None:
                 raise ValueError(f"expected at least one image, received none in a {type(self.source).__name__}")
-            self._shape = first.shape
+            if self.once:
+                self.source = itertools.chain([first], self.source)
+            self._shape = self.reader.item(first, self.single, 0).shape
         return self._shape
 
     @property
@@ -160,19 +163,13 @@ class Stream(ImageSet):
         parts = list(self.stored())
         if not parts:
             raise ValueError(f"expected at least one image, received none in a {type(self.source).__name__}")
-        labels = [part.labels for part in parts if part.labels is not None]
-        marked = torch.cat(labels) if len(labels) == len(parts) else None
-        return Images(torch.cat([part.pixels for part in parts]), marked, self.value_range)
+        return _joined(parts, self.value_range)
 
     def _own(self, at: int, count: int) -> Tensor:
         assert self.given is not None
         if at + count > len(self.given):
             raise ValueError(f"expected a label for each image, received {len(self.given)} and more images than that")
         return self.given[at : at + count]
-
-    def _two_axes(self, one: Images, two: Images) -> bool:
-        """Whether two items of a list may be batches of vectors, or pictures without channels."""
-        return self.single is None and self.reader.shape is None and one.pixels.ndim == 2 and len(one) == len(two) > 1
 
     @staticmethod
     def _tell_axes(rows: int, values: int) -> None:
@@ -186,18 +183,16 @@ class Stream(ImageSet):
             stacklevel=2,
         )
 
-    def _peeked(self) -> Iterator[Images]:
-        if not self.once:
-            return self._gathered()
-        first = next(iter(self.source), None)
-        if first is None:
-            return iter(())
-        self.source = itertools.chain([first], self.source)
-        return iter([self.reader.item(first, self.single, 0)])
-
     def _gathered(self) -> Iterator[Images]:
         """Batches; single images that follow each other in one."""
-        waiting: list[Images] = []
+        for batches, parts in itertools.groupby(self._items(), lambda part: len(part) > 1):
+            if batches:
+                yield from parts
+            while some := list(itertools.islice(parts, GATHERED)):
+                yield _joined(some, some[0].value_range)
+
+    def _items(self) -> Iterator[Images]:
+        """Each item; raises `ValueError` for one of another shape or dtype than those before it."""
         before: Images | None = None
         for k, item in enumerate(self.source):
             part = self.reader.item(item, self.single, k)
@@ -205,32 +200,21 @@ class Stream(ImageSet):
                 raise ValueError(f"images of unequal shapes: item {k} has {part.shape}, those before it {before.shape}")
             if before is not None and part.pixels.is_floating_point() != before.pixels.is_floating_point():
                 raise ValueError(f"item {k} is {part.pixels.dtype}, those before it {before.pixels.dtype}")
-            if k == 1 and before is not None and self._two_axes(before, part):
+            unknown = k == 1 and self.single is None and self.reader.shape is None
+            if unknown and part.pixels.ndim == 2 and before is not None and len(before) == len(part) > 1:
                 self._tell_axes(len(part), part.shape[0])
             before = part
-            if len(part) > 1:
-                yield from _joined(waiting)
-                waiting = []
-                yield part
-                continue
-            waiting.append(part)
-            if len(waiting) == GATHERED:
-                yield from _joined(waiting)
-                waiting = []
-        yield from _joined(waiting)
+            yield part
 
 
+@dataclass(frozen=True)
 class _Reader:
     """A reader of images in any form, with the shape, range and background known of all of them."""
 
-    def __init__(
-        self,
-        shape: tuple[int, ...] | None,
-        channels: Channels | None,
-        background: Colour | None,
-        value_range: Range | None,
-    ) -> None:
-        self.shape, self.channels, self.background, self.value_range = shape, channels, background, value_range
+    shape: tuple[int, ...] | None
+    channels: Channels | None
+    background: Colour | None
+    value_range: Range | None
 
     def opened(self, images: Any) -> ImageSet:
         """The set behind the door."""
@@ -248,7 +232,12 @@ class _Reader:
                 _check_three_axes(array)
             return self._whole(self.array(array, "images"))
         if isinstance(images, Mapping):
-            return self._mapping(images)
+            if not any(key in images for key in IMAGE_KEYS):
+                raise ValueError(
+                    f"received a dict of {', '.join(map(repr, list(images)[:8]))}: expected images under one of "
+                    f"{', '.join(IMAGE_KEYS)}, or one of the splits of a data set, as in data['train']"
+                )
+            return self.item(images, False, 0)
         if isinstance(images, Image.Image):
             return self.item(images, True, 0)
         if isinstance(images, tuple | list) and len(images) == 2 and is_pair(images):
@@ -283,7 +272,8 @@ class _Reader:
             raise ValueError(f"{what}: expected {expected}, received {images.dtype} of shape {tuple(images.shape)}")
         if bytes_:
             return Images(as_pictures(images, what, "first") if images.ndim < 5 else images)
-        self._check_inside(images, what)
+        if self.value_range is not None and images.numel():
+            require_inside(*_ends(images), self.value_range, what)
         return Images(images, None, self.value_range)
 
     def item(self, item: Any, single: bool | None, number: int) -> Images:
@@ -295,10 +285,9 @@ class _Reader:
         single = True if single is None and is_scalar(label) else single
         if isinstance(image, Image.Image):
             batch = Images(pixels_of(plain(image, what, self.background))[None])
-        elif isinstance(image, bytes):
-            batch = Images(decode(image, what, background=self.background)[None])
-        elif isinstance(image, str | Path):
-            batch = Images(decode(Path(image).read_bytes(), str(image), background=self.background)[None])
+        elif isinstance(image, bytes | str | Path):
+            data, name = (image, what) if isinstance(image, bytes) else (Path(image).read_bytes(), str(image))
+            batch = Images(decode(data, name, background=self.background)[None])
         elif isinstance(image, ImageSet):
             batch = image.collected()
         elif isinstance(image, list | tuple) and image and isinstance(image[0], Image.Image | Tensor | np.ndarray):
@@ -316,38 +305,29 @@ class _Reader:
                 single = shape in (self.shape, self.shape[1:]) or (single and shape[1:] != self.shape)
         return self.array(image[None] if single else image, what)
 
-    def _check_inside(self, images: Tensor, what: str) -> None:
-        if self.value_range is not None and images.numel():
-            low, high = (float(end) for end in images.aminmax())
-            require_inside(low, high, self.value_range, what)
-
     def _whole(self, images: Images) -> Images:
         """Check the whole set of images against the stated range."""
         if images.value_range is not None and images.pixels.numel():
-            low, high = (float(end) for end in images.pixels.aminmax())
-            require_range(low, high, images.value_range, len(images))
+            require_range(*_ends(images.pixels), images.value_range, len(images))
         return images
 
-    def _mapping(self, images: Mapping[str, Any]) -> ImageSet:
-        if any(key in images for key in IMAGE_KEYS):
-            return self.item(images, False, 0)
-        raise ValueError(
-            f"received a dict of {', '.join(map(repr, list(images)[:8]))}: expected images under one of "
-            f"{', '.join(IMAGE_KEYS)}, or one of the splits of a data set, as in data['train']"
-        )
 
-
+@dataclass(frozen=True, eq=False)
 class _Items:
     """A data set as an iterable that begins anew each time; a map-style one ends with its length."""
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    dataset: Any
 
     def __iter__(self) -> Iterator[Any]:
         streamed = isinstance(self.dataset, torch.utils.data.IterableDataset)  # which inherits what it has no use for
         if not streamed and hasattr(self.dataset, "__len__") and hasattr(self.dataset, "__getitem__"):
             return (self.dataset[k] for k in range(len(self.dataset)))
         return iter(self.dataset)
+
+
+def _ends(images: Tensor) -> Range:
+    low, high = images.aminmax()
+    return float(low), float(high)
 
 
 def _check_three_axes(images: Tensor) -> None:
@@ -372,9 +352,7 @@ def _checked_range(value_range: Any) -> Range | None:
     return low, high
 
 
-def _joined(waiting: list[Images]) -> Iterator[Images]:
-    if not waiting:
-        return
-    labels = [part.labels for part in waiting if part.labels is not None]
-    marked = torch.cat(labels) if len(labels) == len(waiting) else None
-    yield Images(torch.cat([part.pixels for part in waiting]), marked, waiting[0].value_range)
+def _joined(parts: list[Images], value_range: Range | None) -> Images:
+    labels = [part.labels for part in parts if part.labels is not None]
+    marked = torch.cat(labels) if len(labels) == len(parts) else None
+    return Images(torch.cat([part.pixels for part in parts]), marked, value_range)
