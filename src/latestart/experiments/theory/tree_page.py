@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
 
-from latestart.experiments.theory.bifurcation import Decisions, Diagram, Result
-from latestart.lab.drawing import figure, save
+from latestart.experiments.theory.bifurcation import NOISE, Decisions, Diagram, Result
+from latestart.lab.drawing import figure, save, shown
 from latestart.lab.report import Report, machine_kind
 from latestart.theory.bifurcation import Tree
 
@@ -24,7 +24,7 @@ LINE, SPLIT = "0.45", "#d95f02"
 
 def bifurcations(result: Result, folder: Path) -> Report:
     """Draw the diagram and the tree, and return them in words."""
-    line, found = result.diagram, result.decisions
+    line, found = result.one_dimension, result.tree
     draw_diagram(folder / "diagram.png", line)
     draw_tree(folder / "tree.png", found)
     tree = found.tree
@@ -34,7 +34,7 @@ def bifurcations(result: Result, folder: Path) -> Report:
         f"{found.count} images: {len(tree.leaves)} leaves under {tree.criterion}, splits at t = {splits}",
         f"{found.match.purity:.0%} of the images are of their leaf's most frequent class",
     ]
-    facts = {"images": found.count, "from t": found.t_range[1], "to t": found.t_range[0]}
+    facts = {"images": found.count, "from t": found.settings.t_high, "to t": found.settings.t_low}
     pictures = ["diagram.png", "tree.png"]
     return Report("Bifurcations", facts, (), lines, pictures, machine=machine_kind(accelerated=False))
 
@@ -103,7 +103,7 @@ def _rows(tree: Tree) -> dict[int, int]:
 
 def _branches(axis: Axes, found: Decisions, rows: dict[int, int]) -> None:
     leaves = {node.index for node in found.tree.leaves}
-    high, low = found.t_range[1], found.t_range[0]
+    high, low = found.settings.t_high, found.settings.t_low
     for node in found.tree.nodes:
         t, row = found.time(node), rows[node.index]
         begin, above = (
@@ -123,7 +123,7 @@ def _branches(axis: Axes, found: Decisions, rows: dict[int, int]) -> None:
         "noise level: time t of the schedule, and $\\sigma$ below it (noise falls to the right)", fontsize=11
     )
     ticks = [t for t in axis.get_xticks() if low <= t <= high]
-    axis.set_xticks(ticks, [f"t = {t:g}\n$\\sigma$ = {found.noise.sigma(t):.2f}" for t in ticks])
+    axis.set_xticks(ticks, [f"t = {t:g}\n$\\sigma$ = {NOISE.sigma(t):.2f}" for t in ticks])
     axis.set_yticks([])
     axis.spines[["left", "right", "top"]].set_visible(False)
     axis.grid(axis="x", color="0.92")
@@ -131,7 +131,7 @@ def _branches(axis: Axes, found: Decisions, rows: dict[int, int]) -> None:
 
 
 def _thumbnail(axis: Axes, mean: Tensor, t: float, row: int, edge: str) -> None:
-    image = ((mean.float().cpu() + 1) / 2).clamp(0, 1).permute(1, 2, 0).squeeze(-1).numpy()
+    image = shown(mean)
     box = OffsetImage(image, zoom=THUMBNAIL / max(image.shape[:2]), cmap="gray", clim=(0, 1), interpolation="nearest")
     frame = {"edgecolor": edge, "linewidth": 1.6 if edge == SPLIT else 0.8}
     axis.add_artist(AnnotationBbox(box, (t, row), pad=0.08, bboxprops=frame, zorder=3))
