@@ -189,7 +189,7 @@ class Result(Record):
 
 
 class Bifurcations(Experiment[BifurcationSettings, Result]):
-    """How one fixed point becomes many."""
+    """Bifurcations: one fixed point becomes many."""
 
     def measure(self, settings: BifurcationSettings, lab: Lab) -> Result | None:
         """Follow the branches of two points, and of a set of images."""

@@ -187,7 +187,6 @@ class Result(Record):
 
     Attributes:
         settings: as given.
-        training: of the networks.
         exact: the exact critical level, by root finding on the exact denoiser's Jacobian; its t is of 1.
         index: the same as a time of 1,000, with linear betas 1e-4 to 0.02.
         networks: one for each training seed; the first is the one drawn.
@@ -198,7 +197,6 @@ class Result(Record):
     """
 
     settings: LineSettings
-    training: Training
     exact: CriticalLevel
     index: float
     networks: list[Network]
@@ -229,7 +227,7 @@ class Result(Record):
             "index_of_1000": self.index,
             "exponent": exponent(self.theta_c),
             "network": {
-                "training": vars(self.training),
+                "training": vars(Training(steps=self.settings.steps)),
                 "at_symmetry": symmetric,
                 "second_well": second,
                 "seeds": [
@@ -254,15 +252,15 @@ class OneDimension(Experiment[LineSettings, Result]):
         """
         if not lab.run.first:
             return None
-        model, training = TwoPoints(), Training(steps=settings.steps)
+        model = TwoPoints()
         exact, index = critical.sde(model, NOISE), critical.sde(model, Noise.from_scheduler(DDPMScheduler())).t
         assert exact.t is not None and index is not None
         with lab.bar("training") as advance:
-            networks = train(range(settings.seed, settings.seed + settings.seeds), training, advance)
+            seeds = range(settings.seed, settings.seed + settings.seeds)
+            networks = train(seeds, Training(steps=settings.steps), advance)
         first = networks[0]
         return Result(
             settings=settings,
-            training=training,
             exact=exact,
             index=index,
             networks=networks,

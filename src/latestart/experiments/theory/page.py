@@ -45,7 +45,7 @@ def one_dimension(result: line.Result, folder: Path) -> Report:
 
 
 def _report(title: str, facts: dict[str, Any], tables: Sequence[Any], lines: Sequence[str], *pictures: str) -> Report:
-    """The report of what is computed in float64 on the processor."""
+    """Report figures that are computed in float64 on the processor."""
     return Report(title, facts, tables, lines, pictures, machine=machine_kind(accelerated=False))
 
 

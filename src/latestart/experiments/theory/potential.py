@@ -83,20 +83,18 @@ def curves(x_1: Tensor, x_2: Tensor, mean: Tensor) -> dict[str, Curve]:
 
 @torch.no_grad()
 def middle_margins(denoiser: Denoiser, noise: Noise, each: list[Curve], t: float) -> np.ndarray:
-    """Return the potential's curvature in the middle of each curve, in units of `beta |gamma'|^2 / std^2`, `(n,)`."""
-    points, tangents, widths = [], [], []
-    for curve in each:
-        h = STEP * (curve.high - curve.low) / (1 + 2 * BEYOND)
-        middle = (curve.low + curve.high) / 2
-        a = torch.tensor([middle - h, middle + h], dtype=torch.float64)
-        points.append(curve.point(a))
-        tangents.append(curve.tangent(a).cpu())
-        widths.append(2 * h)
-    forces = torch.cat([drift(denoiser, x, t, noise).cpu() for x in torch.cat(points).split(BATCH)])
-    power = (forces * torch.cat(tangents)).flatten(1).sum(1).view(-1, 2)
-    length = torch.stack(tangents).mean(1).flatten(1).square().sum(1)
-    at = rates(noise, t)
-    curvature = -(power[:, 1] - power[:, 0]) / torch.tensor(widths, dtype=torch.float64)
+    """Return the potential's curvature in the middle of each curve, in units of `beta |gamma'|^2 / std^2`, `(n,)`.
+
+    The curves are of one kind: their parameters run from the same beginning to the same end.
+    """
+    at, low, high = rates(noise, t), each[0].low, each[0].high
+    middle, h = (low + high) / 2, STEP * (high - low) / (1 + 2 * BEYOND)
+    a = torch.tensor([middle - h, middle + h], dtype=torch.float64)
+    points, tangents = (torch.stack(rows) for rows in zip(*((curve.point(a), curve.tangent(a)) for curve in each)))
+    forces = torch.cat([drift(denoiser, x, t, noise).cpu() for x in points.flatten(0, 1).split(BATCH)])
+    power = (forces.view_as(tangents) * tangents.cpu()).flatten(2).sum(2)
+    length = tangents.cpu().mean(1).flatten(1).square().sum(1)
+    curvature = -(power[:, 1] - power[:, 0]) / (2 * h)
     return (curvature * (at.alpha * at.sigma) ** 2 / (at.g2 * length)).numpy()
 
 
@@ -231,18 +229,13 @@ def study(
         )
         for kind in pairs[0]
     }
-    typical = _typical([levels(times, found) for found in margins.values()])
+    known = next((one for one in (levels(times, found) for found in margins.values()) if not np.isnan(one).all()), None)
+    typical = 0 if known is None else int(np.nanargmin(np.abs(known - np.nanmedian(known))))
     families = [
         Family(kind, [along(denoiser, curve, noise, t, points, BATCH) for t in told(drawn, kind)], times, found, noise)
         for (kind, curve), found in zip(pairs[typical].items(), margins.values())
     ]
     return Side(samples[list(index[typical])].cpu(), families)
-
-
-def _typical(found: list[np.ndarray]) -> int:
-    """The pair with the median of the first levels that are not all missing."""
-    known = next((one for one in found if not np.isnan(one).all()), None)
-    return 0 if known is None else int(np.nanargmin(np.abs(known - np.nanmedian(known))))
 
 
 # --- the experiment ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ __all__ = ["bifurcations", "draw_diagram", "draw_tree"]
 THUMBNAIL = 30.0  # side, in points
 ROW = 0.47  # inches
 LINE, SPLIT = "0.45", "#d95f02"
+HEAD: dict[str, Any] = {"fontsize": 10, "loc": "left", "pad": 12}  # of the titles of panels
 
 
 def bifurcations(result: Result, folder: Path) -> Report:
@@ -40,7 +41,7 @@ def bifurcations(result: Result, folder: Path) -> Report:
 
 
 def draw_diagram(path: Path, found: Diagram) -> None:
-    """The fixed points of data at +-1 against theta: followed points on the lines of the closed form."""
+    """Draw the fixed points of data at +-1 against theta: followed points on the lines of the closed form."""
     made, axes = figure(1, 1, (7, 4.4))
     axis = axes[0, 0]
     axis.plot(found.outer_theta, found.exact, color="C0", label="stable, closed form")
@@ -49,8 +50,8 @@ def draw_diagram(path: Path, found: Diagram) -> None:
     axis.plot([found.theta_c, found.theta[-1]], [0, 0], "--", color="C3", label="unstable, closed form")
     stable = found.ratio < 1
     style: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 4, "markerfacecolor": "white"}
-    for theta, x in ((found.outer_theta, found.upper), (found.outer_theta, found.lower)):
-        axis.plot(theta, x, color="C0", **style)
+    for x in (found.upper, found.lower):
+        axis.plot(found.outer_theta, x, color="C0", **style)
     axis.plot(found.theta[stable], found.central[stable], color="C0", label="stable, followed", **style)
     axis.plot(found.theta[~stable], found.central[~stable], color="C3", label="unstable, followed", **style)
     axis.axvline(found.theta_c, color="0.6", linewidth=1, linestyle=":")
@@ -64,7 +65,7 @@ def draw_diagram(path: Path, found: Diagram) -> None:
 
 
 def draw_tree(path: Path, found: Decisions) -> None:
-    """The tree of decisions: noise falls from left to right, each branch ends in its mean image.
+    """Draw the tree of decisions: noise falls from left to right, each branch ends in its mean image.
 
     Every node has a row of its own, a split between those of its two children, so no picture covers another.
     """
@@ -74,17 +75,13 @@ def draw_tree(path: Path, found: Decisions) -> None:
     _branches(axis, found, rows)
     _counts(bars, found, rows)
     axis.set_ylim(len(rows) - 0.4, -0.6)
-    criterion = found.tree.criterion
-    made.suptitle(
-        f"What {found.count:,} images decide as the noise falls: one fixed point becomes {len(found.tree.leaves)}\n",
-        fontsize=15,
-    )
+    criterion, leaves = found.tree.criterion, len(found.tree.leaves)
+    decided = f"What {found.count:,} images decide as the noise falls: one fixed point becomes {leaves}\n"
+    made.suptitle(decided, fontsize=15)
     axis.set_title(
         f'Each picture is the mean of all that a branch can still become (its stable fixed point, "{criterion}").\n'
         "Orange frame: here a branch parts in two. Right edge: the branches where the tree ends.",
-        fontsize=10,
-        loc="left",
-        pad=12,
+        **HEAD,
     )
     save(made, path, dpi=100)
 
@@ -106,9 +103,8 @@ def _branches(axis: Axes, found: Decisions, rows: dict[int, int]) -> None:
     high, low = found.settings.t_high, found.settings.t_low
     for node in found.tree.nodes:
         t, row = found.time(node), rows[node.index]
-        begin, above = (
-            (high, row) if node.parent is None else (found.time(found.tree.nodes[node.parent]), rows[node.parent])
-        )
+        parent = node.parent
+        begin, above = (high, row) if parent is None else (found.time(found.tree.nodes[parent]), rows[parent])
         axis.plot([begin, begin, t], [above, row, row], color=LINE, linewidth=1.2, zorder=1)
         _thumbnail(axis, node.mean, t, row, "black" if node.index in leaves else SPLIT)
         if node.index not in leaves:
@@ -151,9 +147,7 @@ def _counts(axis: Axes, found: Decisions, rows: dict[int, int]) -> None:
     axis.set_title(
         "The images nearest to each branch, by their class\n"
         f"(in all {found.match.purity:.0%} are of their branch's largest class)",
-        fontsize=10,
-        loc="left",
-        pad=12,
+        **HEAD,
     )
     axis.set_xlabel("number of images", fontsize=11)
     axis.spines[["left", "right", "top"]].set_visible(False)
