@@ -90,10 +90,10 @@ def middle_margins(denoiser: Denoiser, noise: Noise, each: list[Curve], t: float
     at, low, high = rates(noise, t), each[0].low, each[0].high
     middle, h = (low + high) / 2, STEP * (high - low) / (1 + 2 * BEYOND)
     a = torch.tensor([middle - h, middle + h], dtype=torch.float64)
-    points, tangents = (torch.stack(rows) for rows in zip(*((curve.point(a), curve.tangent(a)) for curve in each)))
-    forces = torch.cat([drift(denoiser, x, t, noise).cpu() for x in points.flatten(0, 1).split(BATCH)])
-    power = (forces.view_as(tangents) * tangents.cpu()).flatten(2).sum(2)
-    length = tangents.cpu().mean(1).flatten(1).square().sum(1)
+    points, tangents = torch.cat([curve.point(a) for curve in each]), torch.stack([curve.tangent(a) for curve in each])
+    forces, tangents = torch.cat([drift(denoiser, x, t, noise) for x in points.split(BATCH)]).cpu(), tangents.cpu()
+    power = (forces.view_as(tangents) * tangents).flatten(2).sum(2)
+    length = tangents.mean(1).flatten(1).square().sum(1)
     curvature = -(power[:, 1] - power[:, 0]) / (2 * h)
     return (curvature * (at.alpha * at.sigma) ** 2 / (at.g2 * length)).numpy()
 
