@@ -119,7 +119,7 @@ def test_the_potential_between_samples_is_of_the_processor():
         denoiser = ls.from_diffusers(Net().to(device), SCHEDULER)
         floats, times = IMAGES[:20].floats().to(device), torch.tensor([600.0, 300.0]).numpy()
         for which in (denoiser, ls.PointCloud(floats)):
-            side = study("it", which, denoiser.noise, floats[:3], floats.mean(0), times, times[:1], points=3)
+            side = study(which, denoiser.noise, floats[:3], floats.mean(0), times, times[:1], points=3)
             assert side.ends.device.type == "cpu" and side.families[0].margins.shape == (2, 3)
 
 

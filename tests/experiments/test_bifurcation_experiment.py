@@ -13,6 +13,7 @@ from latestart.cli.experiment import experiment as commands
 from latestart.data import Images
 from latestart.denoisers.exact import PointCloud
 from latestart.experiments.theory import bifurcation as experiment
+from latestart.experiments.theory.settings import BifurcationSettings
 from latestart.theory.stability import crossing
 from latestart.zoo import load
 
@@ -21,7 +22,7 @@ SMALL = 155 / 127.5 - 1
 PIXELS = torch.tensor([[255, 155], [255, 100], [0, 155], [0, 100]], dtype=torch.uint8).view(4, 1, 1, 2)
 LABELS = torch.tensor([0, 1, 2, 3])
 PAIRS = Images(PIXELS.repeat(5, 1, 1, 1), LABELS.repeat(5))
-OPTIONS = {"leaves": 8, "t_range": (40.0, 500.0)}
+SETTINGS = BifurcationSettings(leaves=8, t_low=40.0, t_high=500.0)
 
 
 def _sde(top):
@@ -31,7 +32,7 @@ def _sde(top):
 
 @pytest.fixture(scope="module")
 def pairs():
-    return experiment.decisions(PAIRS, **OPTIONS)
+    return experiment.decisions(PAIRS, SETTINGS)
 
 
 def test_the_diagram_lies_on_the_closed_form():
@@ -52,9 +53,7 @@ def test_a_pair_of_pairs_decides_at_its_two_levels(pairs):
     assert first.sigma == pytest.approx(_sde(1.0), rel=1e-3)
     assert [node.sigma for node in second] == pytest.approx([_sde(SMALL**2)] * 2, rel=1e-3)
     assert [node.parent for node in second] == [first.index] * 2
-    alone = crossing(
-        PointCloud(torch.tensor([[SMALL], [-SMALL]], dtype=torch.float64)), "sde", experiment.linear_betas()
-    )
+    alone = crossing(PointCloud(torch.tensor([[SMALL], [-SMALL]], dtype=torch.float64)), "sde", experiment.NOISE)
     assert [pairs.time(node) for node in second] == pytest.approx([alone.t] * 2, abs=0.5)
     assert pairs.top.flatten().tolist() == pytest.approx([0, 0], abs=1e-3)
 
@@ -86,7 +85,7 @@ def test_the_record_holds_each_level_under_all_its_names(pairs):
 def test_the_shipped_images_part_first_where_the_docstring_says():
     """Of the tree of 2,000 digits only the first split, with two leaves: at t = 591 the zeros part."""
     images = load("mnist").images("train")
-    found = experiment.decisions(images, leaves=2)
+    found = experiment.decisions(images, BifurcationSettings(leaves=2))
     (split,) = found.tree.splits
     assert found.time(split) == pytest.approx(591, abs=1)
     zeros = next(k for k, label in enumerate(found.match.majority) if label == 0)
@@ -101,7 +100,7 @@ def test_class_means_are_those_of_the_classes_that_occur():
 
 def test_images_without_labels_are_refused():
     with pytest.raises(ValueError, match="needs images with labels, received 4 images without"):
-        experiment.decisions(Images(PIXELS))
+        experiment.decisions(Images(PIXELS), SETTINGS)
 
 
 def test_the_command_draws_the_tree(tmp_path):

@@ -22,6 +22,7 @@ from latestart.gaussians.basis import Isotropic
 from latestart.gaussians.noised import NoisedImages
 from latestart.gaussians.reshaped import Box, Reshaped
 from latestart.lab.cells import Outcome
+from latestart.lab.grid import Cell
 from latestart.lab.judge import Figures, Floor, Judge, Reference, over
 from latestart.lab.report import markdown_table
 from latestart.lab.subjects import Subject
@@ -84,7 +85,7 @@ def result(subject, tmp_path_factory):
 
 def at(result, kind, t_start):
     points = result.curves[kind, 8]
-    return next(point.figures for point in points if point.t_start == t_start)
+    return next(point.figures for point in points if point.cell.t_start == t_start)
 
 
 def test_the_datas_own_noised_distribution_reaches_the_upper_limit(result):
@@ -105,7 +106,7 @@ def test_a_gaussian_for_each_class_is_the_mixture_and_too_few_components_are_wor
     classes = TRUTH.responsibilities(2 * data.unit() - 1, 0.05).argmax(1)
     grid = {"distributions": ("gaussian", "labels", "mixture:2", "mixture:4"), "starts": (LOW,), "samples": 400}
     result = compare(subject, Images(data.pixels, classes), tmp_path, **grid, nfe=(8,))
-    rows = {row.point.kind: row.figures for row in result.rows}
+    rows = {row.point.cell.prior: row.figures for row in result.rows}
     ratio = over(rows["labels"], rows["mixture:4"])
     assert ratio.low <= 1 <= ratio.high
     assert over(rows["mixture:2"], rows["labels"]).low > 2
@@ -113,7 +114,7 @@ def test_a_gaussian_for_each_class_is_the_mixture_and_too_few_components_are_wor
     assert "mixture of 2 Gaussians" in markdown_table(starts_table(result))
     draw(tmp_path / "picture.png", result)
     again = compare(subject, data, tmp_path / "unlabelled", model=str(tmp_path), **grid, nfe=(4,))
-    assert "no labels" in again.failed["labels"] and "labels" not in {row.point.kind for row in again.rows}
+    assert "no labels" in again.failed["labels"] and "labels" not in {row.point.cell.prior for row in again.rows}
 
 
 @pytest.mark.parametrize("kind", ["mixture:0", "mixture:", "mixture:many", "mixture:-3", "box"])
@@ -149,24 +150,24 @@ def test_unseen_images_that_are_copies_are_found_to_be_so():
 
 
 def test_a_best_start_that_copies_has_one_beside_it_that_does_not(result):
-    rows = [row for row in result.rows if row.point.kind == "images"]
-    assert all(row.figures.copied.low <= 0.02 for row in result.rows if row.point.kind != "images")
-    assert not any(row.clean for row in result.rows if row.point.kind != "images")
+    rows = [row for row in result.rows if row.point.cell.prior == "images"]
+    assert all(row.figures.copied.low <= 0.02 for row in result.rows if row.point.cell.prior != "images")
+    assert not any(row.clean for row in result.rows if row.point.cell.prior != "images")
     low, high = at(result, "images", LOW), at(result, "images", HIGH)
     best = [(LOW, False), (HIGH, True)] if low.frechet.value < high.frechet.value else [(HIGH, False)]
-    assert [(row.point.t_start, row.clean) for row in rows] == best
+    assert [(row.point.cell.t_start, row.clean) for row in rows] == best
 
 
 def test_what_is_reported_has_the_noise_of_another_seed(result, subject):
     for row in result.rows:
-        curve, chosen = result.curves[row.point.kind, row.point.nfe], row.point.figures.frechet
+        curve, chosen = result.curves[row.point.cell.prior, row.point.cell.nfe], row.point.figures.frechet
         assert row.point in curve
         assert row.clean or chosen.value == min(p.figures.frechet.value for p in curve)
         assert row.figures.frechet.value != chosen.value
     sampler = ls_sampler()
-    best = next(row for row in result.rows if row.point.kind == "gaussian")
+    best = next(row for row in result.rows if row.point.cell.prior == "gaussian")
     prior = ls.Gaussian.fit(pictures(2000, 0))
-    again = ls.generate(subject.network, sampler, prior, 400, 8, best.point.t_start, seed=1)
+    again = ls.generate(subject.network, sampler, prior, 400, 8, best.point.cell.t_start, seed=1)
     assert subject.judge(again.images).frechet.value == pytest.approx(best.figures.frechet.value, rel=1e-4)
 
 
@@ -177,7 +178,7 @@ def ls_sampler():
 
 
 def test_ratios_are_to_the_gaussian_at_its_own_best_start(result):
-    own = {row.point.kind: row for row in result.rows if not row.clean}
+    own = {row.point.cell.prior: row for row in result.rows if not row.clean}
     gaussian = own["gaussian"]
     assert (gaussian.relative.low, gaussian.relative.value, gaussian.relative.high) == (1, 1, 1)
     for row in own.values():
@@ -187,22 +188,22 @@ def test_ratios_are_to_the_gaussian_at_its_own_best_start(result):
 
 
 def test_n_0_i_may_start_at_the_top_of_the_schedule(result):
-    assert [p.t_start for p in result.curves["isotropic", 8]] == [LOW, HIGH, 1000]
-    assert {tuple(p.t_start for p in result.curves[kind, 8]) for kind in KINDS[1:]} == {(LOW, HIGH)}
+    assert [p.cell.t_start for p in result.curves["isotropic", 8]] == [LOW, HIGH, 1000]
+    assert {tuple(p.cell.t_start for p in result.curves[kind, 8]) for kind in KINDS[1:]} == {(LOW, HIGH)}
 
 
 def _point(t_start, value, copied, kind="images"):
     estimate = Estimate(value, value, value)
     share = Estimate(copied, copied, copied)
     figures = Figures(estimate, share, share, share, share, torch.full((5,), value), torch.zeros(5))
-    return Point(kind=kind, nfe=3, t_start=t_start, sigma=1.0, figures=figures)
+    return Point(Cell("exact", "ddim", 3, kind, t_start, "trailing", False, 5, 0), 1.0, figures)
 
 
 def _picked(curve, again=()):
     """The starts that are picked from a curve, given those that copy as they are drawn again."""
     copy = _point(0, 1, 0.9).figures
-    picks = experiment.picks({("images", 3): curve}, lambda point: copy if point.t_start in again else None)
-    return [(point.t_start, clean) for point, clean in picks]
+    picks = experiment.picks({("images", 3): curve}, lambda point: copy if point.cell.t_start in again else None)
+    return [(point.cell.t_start, clean) for point, clean in picks]
 
 
 def _edges(curve):
@@ -232,12 +233,15 @@ def test_a_start_that_turns_out_to_copy_as_it_is_drawn_again_has_another_beside_
     grid = {"distributions": ("isotropic",), "starts": (300, 500, 700), "nfe": (3,), "samples": 10}
     result = compare(subject, pictures(20, 0), tmp_path, **grid)
     assert drawn[1:] == [[(300, 1)], [(500, 1)], [(700, 1)]]
-    assert [(row.point.t_start, row.clean) for row in result.rows] == [(300, False), (700, True)]
+    assert [(row.point.cell.t_start, row.clean) for row in result.rows] == [(300, False), (700, True)]
 
 
 def _starts(subject, data, out, **settings):
     """The start distributions of a model that no prior lies beside."""
-    return starts.Starts(Settings(model=str(out), **settings), subject, data, recording_lab(out), lambda *_: None)
+    return starts.Starts(
+        settings=Settings(model=str(out), **settings), subject=subject, data=data, lab=recording_lab(out),
+        progress=lambda *_: None,
+    )  # fmt: skip
 
 
 def test_start_distributions_are_where_the_network_is(subject, tmp_path, monkeypatch):

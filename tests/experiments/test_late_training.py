@@ -114,7 +114,7 @@ def test_intervals_are_students_over_the_seeds(done):
     over = over_seeds([1.0, 2.0, 3.0])
     assert (over.low, over.value, over.high) == pytest.approx((2 - 2.4841, 2, 2 + 2.4841), abs=1e-4)
     _, result = done
-    for summary in result.summaries:
+    for summary in result.summary:
         pairs = [pair for pair in result.pairs if pair.nfe == summary.nfe]
         assert len(pairs) == 2
         assert summary.ratio.value == pytest.approx(np.exp(np.mean(np.log([pair.ratio for pair in pairs]))))

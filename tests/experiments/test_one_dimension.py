@@ -12,10 +12,13 @@ from scipy.stats import ttest_1samp
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import TwoPoints
 from latestart.experiments.theory import one_dimension as experiment
+from latestart.experiments.theory.networks import Training, train
 from latestart.experiments.theory.page import one_dimension as page
+from latestart.experiments.theory.process import NOISE, reverse_paths
+from latestart.experiments.theory.settings import LineSettings
+from latestart.lab.experiment import Lab
 from latestart.theory.bifurcation import one_dimension as branch
 
-TRAINING = experiment.Training(steps=400, batch=256)
 THETA_C = math.sqrt(math.sqrt(2) - 1)
 
 
@@ -23,16 +26,20 @@ def _sigma(theta):
     return math.sqrt(1 - theta**2) / theta
 
 
+def _measured(folder, **settings):
+    return experiment.OneDimension().measure(LineSettings(**settings), Lab(folder))
+
+
 @pytest.fixture(scope="module")
-def result():
-    return experiment.run(seeds=2, samples=400, training=TRAINING, steps=250)
+def result(tmp_path_factory):
+    return _measured(tmp_path_factory.mktemp("line"), seeds=2, steps=400, samples=400)
 
 
 def test_the_exact_numbers_are_the_papers(result):
     assert result.theta_c == pytest.approx(THETA_C, abs=1e-8)
     assert result.exact.t == pytest.approx(0.29264, abs=5e-6)
     assert round(result.index) == 292
-    assert result.exponent == pytest.approx(0.4998, abs=1e-4)
+    assert experiment.exponent(result.theta_c) == pytest.approx(0.4998, abs=1e-4)
 
 
 def test_the_scan_finds_all_fixed_points_of_the_exact_model():
@@ -77,7 +84,7 @@ def test_a_network_denoises_nearly_as_well_as_can_be(result):
 def test_the_networks_find_the_level_from_samples(result):
     assert result.symmetric != result.second
     for sigma in (*result.symmetric, *result.second):
-        assert experiment.NOISE.time(sigma) == pytest.approx(result.exact.t, abs=0.1)
+        assert NOISE.time(sigma) == pytest.approx(result.exact.t, abs=0.1)
     high, *_, low = result.wells
     for w in (high, low):
         assert np.abs(w.network - w.exact).max() < 0.25 * np.ptp(w.exact)
@@ -86,20 +93,20 @@ def test_the_networks_find_the_level_from_samples(result):
     assert abs(low.x[low.exact.argmin()]) > 0.8 and abs(low.x[low.network.argmin()]) > 0.8
 
 
-def test_the_networks_of_the_figure_have_the_level_of_the_docstring():
+def test_the_networks_of_the_figure_have_the_level_of_the_docstring(tmp_path):
     """Trained as the command does: critical t about 0.30, and the exact one in their interval."""
-    found = experiment.run(samples=1, steps=1)
+    found = _measured(tmp_path, samples=1)
     symmetric, _ = found.pooled
-    low, high = (experiment.NOISE.time(sigma) for sigma in symmetric.interval)
+    low, high = (NOISE.time(sigma) for sigma in symmetric.interval)
     assert symmetric.t == pytest.approx(0.30, abs=0.015)
     assert low - 0.003 < found.exact.t < high  # 0.003 for other machines' rounding
     assert high - low < 0.05
 
 
 def test_a_network_depends_on_its_own_seed_alone():
-    few = experiment.Training(steps=20, batch=32)
-    together = experiment.train(range(3, 5), few)
-    alone, again = (experiment.train(range(4, 5), few)[0] for _ in range(2))
+    few = Training(steps=20, batch=32)
+    together = train(range(3, 5), few)
+    alone, again = (train(range(4, 5), few)[0] for _ in range(2))
     y = torch.linspace(-2, 2, 9, dtype=torch.float64).unsqueeze(1)
     assert torch.equal(alone(y, 1.0), again(y, 1.0))
     torch.testing.assert_close(alone(y, 1.0), together[1](y, 1.0), rtol=1e-3, atol=1e-3)
@@ -113,13 +120,13 @@ def test_a_network_depends_on_its_own_seed_alone():
 
 def test_paths_forget_their_sign_above_the_level_and_keep_it_below():
     """`P(sign x_t = sign x_0) = Phi(1 / sigma)`, for the exact model."""
-    paths = experiment.reverse_paths(TwoPoints(), experiment.NOISE, 3000, 250, seed=1)
+    paths = reverse_paths(TwoPoints(), 3000, 250, seed=1)
     assert paths.x[-1].abs().sub(1).abs().max() < 0.2
     for t in (0.8, 0.45, 0.29264, 0.2, 0.1):
         here = experiment.agreement(paths, t)
         error = math.sqrt(here["expected"] * (1 - here["expected"]) / 3000)
         assert here["share"] == pytest.approx(here["expected"], abs=4 * error + 0.005)
-    assert torch.equal(paths.x, experiment.reverse_paths(TwoPoints(), experiment.NOISE, 3000, 250, seed=1).x)
+    assert torch.equal(paths.x, reverse_paths(TwoPoints(), 3000, 250, seed=1).x)
 
 
 def test_the_interval_is_students_in_log_sigma():
@@ -145,5 +152,6 @@ def test_figures_and_picture(result, tmp_path):
 
 
 def test_nothing_to_do_is_refused():
-    with pytest.raises(ValueError, match="at least one network, path and step, received 0"):
-        experiment.run(seeds=0)
+    for name in ("seeds", "samples", "steps"):
+        with pytest.raises(ValueError, match=f"{name}=0: expected a whole number of at least 1"):
+            LineSettings(**{name: 0})

@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from latestart.data import Images
 from latestart.denoisers.exact import PointCloud, TwoPoints
 from latestart.denoisers.networks import from_diffusers
 from latestart.experiments.theory import potential as experiment
 from latestart.experiments.theory.page import potentials
+from latestart.experiments.theory.settings import PotentialSettings
+from latestart.lab.experiment import Lab
 from latestart.noise import Noise
 from latestart.theory.branches import constant
 from latestart.theory.jacobian import jacobian_vector
@@ -60,9 +61,7 @@ def test_the_circular_curve_is_a_circle_about_the_mean():
 def test_between_two_points_the_level_is_that_of_the_sde(kind):
     m = 0.6 * torch.ones(SHAPE, dtype=torch.float64)
     times = np.linspace(0.9, 0.1, 161)
-    side = experiment.study(
-        "two", TwoPoints(m), NOISE, torch.stack([m, -m]), 0 * m, times, np.array([0.7, 0.2]), points=41
-    )
+    side = experiment.study(TwoPoints(m), NOISE, torch.stack([m, -m]), 0 * m, times, np.array([0.7, 0.2]), points=41)
     family, top = side.families[kind], m.square().sum().item()
     assert family.curve == ("circular", "straight")[kind]
     assert family.level.alpha_bar == pytest.approx(math.sqrt(top**2 + 1) - top, rel=2e-3)
@@ -89,8 +88,14 @@ def test_levels_are_read_from_pairs_that_begin_as_wells():
     assert never.level is None
 
 
-def test_the_shipped_network_and_its_images_go_from_one_well_to_two(tmp_path):
-    result = experiment.run(samples=4, points=17, levels_at=4, drawn_at=2)
+def _measured(folder, monkeypatch, points, drawn, levels=experiment.LEVELS, **settings):
+    for name, value in {"POINTS": points, "DRAWN": drawn, "LEVELS": levels}.items():
+        monkeypatch.setattr(experiment, name, value)
+    return experiment.PotentialBetween().measure(PotentialSettings(**settings), Lab(folder))
+
+
+def test_the_shipped_network_and_its_images_go_from_one_well_to_two(tmp_path, monkeypatch):
+    result = _measured(tmp_path, monkeypatch, points=17, drawn=2, levels=4, samples=4)
     figures = json.loads(json.dumps(result.record(), allow_nan=False))
     assert (figures["images"], list(figures["sides"])) == (2000, ["network", "point cloud"])
     low, high = (share * 999 for share in experiment.RANGE)
@@ -105,9 +110,9 @@ def test_the_shipped_network_and_its_images_go_from_one_well_to_two(tmp_path):
         assert picture.width > 1000 and np.asarray(picture.convert("L")).std() > 10
 
 
-def test_the_levels_of_the_shipped_network_and_its_images_are_those_of_the_docstring():
+def test_the_levels_of_the_shipped_network_and_its_images_are_those_of_the_docstring(tmp_path, monkeypatch):
     """With the settings of the command, but for the points that are only drawn."""
-    figures = experiment.run(points=5, drawn_at=2).record()
+    figures = _measured(tmp_path, monkeypatch, points=5, drawn=2).record()
     found = {
         (name, kind): family["middle_stops_being_a_minimum"]["t"]
         for name, side in figures["sides"].items()
@@ -119,16 +124,17 @@ def test_the_levels_of_the_shipped_network_and_its_images_are_those_of_the_docst
 
 def test_bad_input_is_named(tmp_path):
     bundle, denoiser = load("mnist"), from_diffusers(load("mnist").model, load("mnist").scheduler)
-    small = Images(torch.zeros(9, 1, 8, 8, dtype=torch.uint8))
-    with pytest.raises(ValueError, match=r"\(1, 28, 28\), received images \(1, 8, 8\)"):
-        experiment.run(images=small)
-    with pytest.raises(ValueError, match="comes without images"):
-        experiment.run(model=str(bundle.path))
-    with pytest.raises(ValueError, match="between 2 and 2000 samples, as there are images, received 1"):
-        experiment.run(samples=1)
-    with pytest.raises(ValueError, match="from low to high, received 700, 300"):
-        experiment.run(t_range=(700.0, 300.0))
-    with pytest.raises(ValueError, match="neither a folder"):
-        experiment.run(model="nowhere")
+    small = tmp_path / "small.npz"
+    np.savez(small, images=np.zeros((9, 1, 8, 8), dtype=np.uint8))
+    for bad, message in [
+        ({"images": small}, r"\(1, 28, 28\), received images \(1, 8, 8\)"),
+        ({"model": str(bundle.path)}, "comes without images"),
+        ({"samples": 1}, "samples=1: expected a whole number of at least 2"),
+        ({"samples": 2001}, "at most 2000 samples, as there are images, received 2001"),
+        ({"t_low": 700.0, "t_high": 300.0}, "from low to high, received 700, 300"),
+        ({"model": "nowhere"}, "neither a folder"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            experiment.PotentialBetween().measure(PotentialSettings(**bad), Lab(tmp_path))
     with pytest.raises(ValueError, match="odd number of points, received 4, 8"):
-        experiment.study("x", denoiser, NOISE, torch.zeros(4, 1, 28, 28), MEAN, np.ones(2), np.ones(2), points=8)
+        experiment.study(denoiser, NOISE, torch.zeros(4, 1, 28, 28), MEAN, np.ones(2), np.ones(2), points=8)

@@ -168,7 +168,7 @@ def test_the_curve_of_an_exact_gaussian_is_that_in_closed_form(settings, tmp_pat
     assert lab.told == ["5 starts, 7,500 network evaluations"]
     (curve,) = result.curves
     assert curve.t.tolist() == list(STARTS) and curve.nfe == 5
-    for t, sigma, found in zip(curve.t, curve.sigma, curve.frechet):
+    for t, sigma, found in zip(curve.t, curve.sigma, (one.frechet for one in curve.figures)):
         a = float(SCHEDULER.alphas_cumprod[int(t) - 1])
         assert sigma == pytest.approx(((1 - a) / a) ** 0.5, rel=1e-4)
         distance = float((_expected(int(t), 5).sqrt() - VARIANCES.sqrt()).square().sum() / 4)
@@ -178,7 +178,7 @@ def test_the_curve_of_an_exact_gaussian_is_that_in_closed_form(settings, tmp_pat
     for nats, sigma, error in zip(curve.nats, curve.sigma, spread):
         assert nats == pytest.approx(_kl(sigma), abs=4 * error + 1e-4)
     assert curve.nats[0] > 0.1 and curve.nats[-1] < 0.01
-    best = curve.frechet.index(min(curve.frechet, key=lambda e: e.value))
+    best = curve.best
     assert (curve.relative[best].low, curve.relative[best].value, curve.relative[best].high) == (1, 1, 1)
     assert curve.window.best == curve.t[best]
     for off in curve.off_t:
@@ -187,7 +187,8 @@ def test_the_curve_of_an_exact_gaussian_is_that_in_closed_form(settings, tmp_pat
     assert result.floor is None
     told = best_table(result.curves)
     shown = [next(iter(column.cells)) for column in told.columns]
-    low, value, high = curve.recall[best].low, curve.recall[best].value, curve.recall[best].high
+    recall = curve.figures[best].recall
+    low, value, high = recall.low, recall.value, recall.high
     assert shown[-2] == escape(f"{value:.3f} [{low:.3f}, {high:.3f}]") and shown[-1] == "-"
 
 

@@ -12,13 +12,19 @@ from scipy.special import ive
 from latestart.denoisers.exact import Sphere
 from latestart.experiments.theory import sphere as experiment
 from latestart.experiments.theory.page import spheres
+from latestart.experiments.theory.settings import SphereSettings
+from latestart.lab.experiment import Lab
 from latestart.theory.bifurcation import THETA_C
 from latestart.theory.bifurcation import one_dimension as branch
 
 
+def _measured(folder, **settings):
+    return experiment.Spheres().measure(SphereSettings(**settings), Lab(folder))
+
+
 @pytest.fixture(scope="module")
-def result():
-    return experiment.run(dims=(1, 3, 12), radius=2.0, samples=200, steps=250, seed=3)
+def result(tmp_path_factory):
+    return _measured(tmp_path_factory.mktemp("sphere"), dims=(1, 3, 12), radius=2.0, samples=200, seed=3)
 
 
 def test_critical_levels_are_the_closed_form(result):
@@ -26,11 +32,12 @@ def test_critical_levels_are_the_closed_form(result):
         top = 4 / c.dim
         assert c.level.criterion == "sde"
         assert c.level.alpha_bar == pytest.approx(math.sqrt(top**2 + 1) - top, rel=1e-8)
-        assert c.closed == pytest.approx(c.level.alpha_bar, rel=1e-8)
+        assert c.record()["closed_form"] == pytest.approx(c.level.alpha_bar, rel=1e-8)
 
 
 def test_the_default_numbers_are_those_of_the_docstring():
-    closed = [experiment.closed_form(dim, experiment.RADIUS) for dim in experiment.DIMS]
+    settings = SphereSettings()
+    closed = [experiment.closed_form(dim, settings.radius) for dim in settings.dims]
     assert closed == pytest.approx([0.0623, 0.2361, 0.6180, 0.8828], abs=5e-5)
 
 
@@ -71,12 +78,12 @@ def test_below_the_critical_scale_there_is_the_centre_alone(result):
 
 def test_the_potential_is_lowest_at_the_radius_of_the_branch(result):
     assert result.drawn.dim == 3
-    for p in result.profiles:
+    for p in result.wells:
         expected = experiment.radial_branch(Sphere(3, 2.0), np.array([p.theta]), 2.0).item()
-        step = p.radius[1] - p.radius[0]
-        assert abs(p.radius[p.value.argmin()]) == pytest.approx(expected, abs=step)
-        assert p.value == pytest.approx(p.value[::-1], abs=1e-9)
-    assert result.profiles[0].value.min() == 0 > result.profiles[-1].value.min()
+        step = p.x[1] - p.x[0]
+        assert abs(p.x[p.exact.argmin()]) == pytest.approx(expected, abs=step)
+        assert p.exact == pytest.approx(p.exact[::-1], abs=1e-9)
+    assert result.wells[0].exact.min() == 0 > result.wells[-1].exact.min()
 
 
 def test_norms_of_paths(result):
@@ -95,10 +102,10 @@ def test_picture(result, tmp_path):
         assert picture.width > 1000 and np.asarray(picture.convert("L")).std() > 10
 
 
-def test_bad_input_is_named():
-    with pytest.raises(ValueError, match=r"received \(\), 64"):
-        experiment.run(dims=())
-    with pytest.raises(ValueError, match="dim=0"):
-        experiment.run(dims=(0,))
+def test_bad_input_is_named(tmp_path):
+    with pytest.raises(ValueError, match="dims: expected at least one value, received none"):
+        SphereSettings(dims=())
+    with pytest.raises(ValueError, match="dims=0"):
+        SphereSettings(dims=(0,))
     with pytest.raises(ValueError, match="radius=-1"):
-        experiment.run(dims=(3,), radius=-1.0)
+        _measured(tmp_path, dims=(3,), radius=-1.0)

@@ -11,13 +11,18 @@ from latestart.evaluation.quality import Estimate
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from latestart.data import tile
 from latestart.files import replacing
 
-__all__ = ["COLORS", "GREY", "band", "ends", "figure", "sample_sheet", "save", "ticks"]
+__all__ = [
+    "COLORS", "GREY", "band", "ends", "figure", "key", "level_line", "log_ticks", "sample_sheet", "save", "shown",
+    "ticks",
+]  # fmt: skip
 
 COLORS = ("#b2182b", "#2166ac", "#1b7837", "#8073ac", "#b35806")
 GREY = "#707070"
@@ -54,6 +59,29 @@ def band(
 def ticks(low: float, high: float) -> list[float]:
     """Return the numbers 1, 2 and 5 times a power of ten from `low` to `high`, for a logarithmic axis."""
     return [m * 10.0**k for k in range(-3, 6) for m in (1, 2, 5) if low <= m * 10.0**k <= high]
+
+
+def log_ticks(axis: Axis, marks: Sequence[float] | None = None) -> None:
+    """Write the ticks of a logarithmic axis as plain numbers: the given ones, or 1, 2 and 5 times powers of ten."""
+    shown = ticks(*axis.get_view_interval()) if marks is None else marks
+    axis.set_ticks(shown, labels=[f"{tick:g}" for tick in shown])
+    axis.set_minor_formatter(NullFormatter())
+
+
+def level_line(axis: Axes, t: float | None, label: str = "") -> None:
+    """Mark a critical level, `t` on the axis, if there is one: a dashed line across the panel."""
+    if t is not None:
+        axis.axvline(t, color="black", linestyle="--", linewidth=1, label=label)
+
+
+def key(axis: Axes, label: str, color: str = GREY, **line: object) -> None:
+    """Add a line to an axis' legend that is not drawn itself."""
+    axis.plot([], [], color=color, label=label, **line)  # type: ignore[arg-type]
+
+
+def shown(image: Tensor) -> np.ndarray:
+    """Return an image `(C, H, W)` in [-1, 1] as `imshow` takes it, in [0, 1]."""
+    return (image.float().cpu() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).squeeze(-1).numpy()
 
 
 def sample_sheet(

@@ -31,12 +31,11 @@ from rich.text import Text
 
 from latestart.evaluation.quality import Estimate
 from latestart.files import replacing
-from latestart.lab.judge import Floor
+from latestart.lab.judge import Figures, Floor
 
 __all__ = [
-    "NAME", "Report", "command_given", "escaped", "floor_sentence", "machine_kind", "markdown_table", "named",
-    "not_measured",
-    "number", "place", "prior_title", "spread", "start_of", "table",
+    "NAME", "Report", "command_given", "escaped", "facts_of", "floor_sentence", "machine_kind", "markdown_table",
+    "named", "not_measured", "number", "place", "prior_title", "quality", "spread", "start_of", "table",
 ]  # fmt: skip
 
 NAME = "report.md"
@@ -69,6 +68,18 @@ def named(estimate: Estimate, form: str = "") -> str:
     """Return an estimate and its interval for a sentence: `36.9 [35.1, 38.2]`."""
     value, low, high = (number(x, form) for x in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]"
+
+
+def quality(figures: Figures) -> tuple[str, str, str]:
+    """Return the distance, the recall and the share of copies of a set of samples, as cells of a table."""
+    return spread(figures.frechet), spread(figures.recall, ".3f"), spread(figures.copied, ".3f")
+
+
+def facts_of(result: Any, **more: Any) -> dict[str, Any]:
+    """Return the facts of a result on one model: the model, its weights, the samples, their seed and the features."""
+    settings, known = result.settings, {name: getattr(result, name, None) for name in ("weights", "features")}
+    samples = {"samples": settings.samples, "seed": settings.seed}
+    return {"model": Path(settings.model).name, "weights": known["weights"], **samples, **known} | more
 
 
 def prior_title(name: str) -> str:

@@ -30,6 +30,7 @@ the prior is rejected from t = 500 down for the forward process, and from 700 fo
 little narrower than the prior (kurtosis below 1).
 """
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import product
@@ -52,7 +53,7 @@ from latestart.lab.report import Report
 from latestart.lab.store import Store, fingerprint, key_of, read_kept
 from latestart.lab.subjects import open_images, open_network, open_prior
 from latestart.noise import Noise
-from latestart.records import Record
+from latestart.records import Record, plain
 from latestart.sampling.loop import check_level
 from latestart.sampling.matching import check_prior
 from latestart.sampling.seeds import sample_generator
@@ -71,7 +72,7 @@ VERSION = 1  # of the levels' files
 Found = dict[tuple[str, str], Gaussianity]  # by process and hypothesis
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Level:
     """The tests at one start.
 
@@ -124,21 +125,14 @@ class Normality(Record):
     def record(self) -> dict[str, Any]:
         """Return all figures, ready for `results.json`."""
         first = self.levels[0].found["forward", "own"]
-        nats = {name: getattr(self.curve, name).tolist() for name in ("sigma", "nats", "error", "worse")}
-        return {
-            "settings": self.settings.record(),
-            "weights": self.weights,
-            "samples": first.n,
-            "rank": first.rank,
-            "replicates": first.replicates,
-            "one_nat": self.one_nat and self.one_nat.record(),
-            "rejected_from_t": {", ".join(panel): self.onset(*panel) for panel in PANELS},
-            "levels": [level.record() for level in self.levels],
-            "nats": {**nats, "t": self.t.tolist(), "unseen_images": self.unseen},
-        }
+        nats = {name: getattr(self.curve, name) for name in ("sigma", "nats", "error", "worse")}
+        kept = {name: getattr(self, name) for name in ("settings", "weights", "one_nat", "levels")}
+        kept |= {"samples": first.n, "rank": first.rank, "replicates": first.replicates}
+        kept |= {"rejected_from_t": {", ".join(panel): self.onset(*panel) for panel in PANELS}}
+        return plain({**kept, "nats": {**nats, "t": self.t, "unseen_images": self.unseen}})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
     """A model, the Gaussian that it is tested against, and the images.
 
@@ -202,9 +196,12 @@ class EarlyGaussianity(Experiment[GaussianitySettings, Normality]):
         sigmas = [case.sigma(t) for t in case.starts]
         nats = curve.at(torch.tensor(sigmas)).tolist()
         levels = [Level(t, sigma, each, found[t]) for t, sigma, each in zip(case.starts, sigmas, nats)]
+        one_nat = None
+        with suppress(ValueError):  # it does not pass within the curve and the schedule
+            one_nat = curve.level(BUDGET, case.noise)
         return Normality(
             levels=levels, curve=curve, t=torch.as_tensor(case.noise.time(curve.sigma)), weights=case.model[2],
-            one_nat=_one_nat(curve, case.noise), unseen=case.unseen is not None, settings=settings,
+            one_nat=one_nat, unseen=case.unseen is not None, settings=settings,
         )  # fmt: skip
 
     def page(self, result: Normality, folder: Path) -> Report:
@@ -225,7 +222,10 @@ def open_case(settings: GaussianitySettings) -> Case:
     network, scheduler, _ = model
     require_no_classes(network)
     prior = open_prior(settings.model, settings.prior)
-    images = _one_each(images, settings.samples, sample_shape(network))
+    if images.shape != (shape := sample_shape(network)):
+        raise ValueError(f"the model's samples are {shape}, the images {images.shape}")
+    if settings.samples > len(images):
+        raise ValueError(f"{settings.samples} independent samples need as many images, received {len(images)}")
     if not isinstance(prior[0], Gaussian):
         kind = type(prior[0]).__name__
         raise ValueError(f"the prior {settings.prior} is a {kind}: expected a Gaussian, which is what is tested")
@@ -235,22 +235,9 @@ def open_case(settings: GaussianitySettings) -> Case:
     starts = sorted(settings.starts or (round(share * STOPS) * stride for share in SHARES), reverse=True)
     stops_of(scheduler, starts)
     return Case(
-        model=model, prior=prior, images=images, unseen=unseen, noise=Noise.from_scheduler(scheduler),
-        starts=tuple(starts), settings=settings,
+        model=model, prior=prior, images=drawn(images, settings.samples, 0), unseen=unseen,
+        noise=Noise.from_scheduler(scheduler), starts=tuple(starts), settings=settings,
     )  # fmt: skip
-
-
-def _one_each(images: Images, samples: int, shape: tuple[int, ...]) -> Images:
-    """Draw one image for each sample, none of them twice.
-
-    Raises:
-        ValueError: too few of them, or of another shape than the model's samples.
-    """
-    if images.shape != shape:
-        raise ValueError(f"the model's samples are {shape}, the images {images.shape}")
-    if samples > len(images):
-        raise ValueError(f"{samples} independent samples need as many images, received {len(images)}")
-    return drawn(images, samples, 0)
 
 
 def _tested(case: Case, lab: Lab) -> dict[int, Found]:
@@ -273,16 +260,9 @@ def _tested(case: Case, lab: Lab) -> dict[int, Found]:
 def _read(path: Path, named: dict[str, Any]) -> Found:
     """Return the tests of a kept level."""
     known, names = read_kept(path, named)["found"], [each.name for each in fields(Test)]
-    tests = {
-        panel: tuple(Test(**{name: test[name] for name in names}) for test in known[", ".join(panel)]["tests"])
-        for panel in PANELS
-    }
-    return {panel: Gaussianity(**{**known[", ".join(panel)], "tests": tests[panel]}) for panel in PANELS}
-
-
-def _one_nat(curve: NatsCurve, noise: Noise) -> CriticalLevel | None:
-    """Return where the divergence passes `BUDGET`; None where it does not, within the curve and the schedule."""
-    try:
-        return curve.level(BUDGET, noise)
-    except ValueError:
-        return None
+    found = {}
+    for panel in PANELS:
+        one = known[", ".join(panel)]
+        tests = tuple(Test(**{name: test[name] for name in names}) for test in one["tests"])
+        found[panel] = Gaussianity(**{**one, "tests": tests})
+    return found

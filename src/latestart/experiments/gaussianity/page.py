@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from latestart.evaluation.gaussianity import TESTS, Gaussianity
 from latestart.experiments.gaussianity.measure import BUDGET, PANELS, PROCESSES, Normality
 from latestart.lab.divergence import SEEN
-from latestart.lab.drawing import GREY, figure, save
-from latestart.lab.report import Report, table
+from latestart.lab.drawing import GREY, figure, key, level_line, save
+from latestart.lab.report import Report, facts_of, table
 from latestart.noise import when
 
 __all__ = ["draw", "page"]
@@ -23,21 +22,25 @@ SHADE: dict[str, Any] = {"color": "#fddbc7", "alpha": 0.45}
 TIME = "start t, in the scheduler's time: noise falls to the right"
 REJECTED = 0.05
 PROCESS = {"forward": "Training images under exact noise", "network": "The network's DDIM paths"}
+LOOKS: dict[str, dict[str, Any]] = {
+    f"rejected at {REJECTED:g} (Holm over the five tests)": {"linestyle": "none", "marker": "o"},
+    "not rejected": {"linestyle": "none", "marker": "o", "markerfacecolor": "white"},
+    "1 nat from the prior": {"color": "black", "linestyle": "--", "linewidth": 1},
+}
 HYPOTHESIS = {"own": "any Gaussian", "prior": "the prior"}
 
 
 def page(result: Normality, folder: Path) -> Report:
     """Draw the tests by level; return them as a table, and the levels from which on down they reject in words."""
     draw(folder / "gaussianity.png", result)
-    first, settings = result.levels[0].found["forward", "own"], result.settings
-    facts = {"model": Path(settings.model).name, "weights": result.weights, "samples": first.n, "seed": settings.seed}
-    facts |= {"directions": first.rank, "replicates": first.replicates}
+    first = result.levels[0].found["forward", "own"]
+    facts = facts_of(result, directions=first.rank, replicates=first.replicates)
     title = f"Gaussianity of the early distribution: {facts['model']}"
     return Report(title, facts, [_table(result)], list(_sentences(result)), ["gaussianity.png"], ["levels"])
 
 
 def draw(path: Path, result: Normality) -> None:
-    """Five tests against t, for two processes and two hypotheses, and the divergence in nats below them."""
+    """Draw five tests against t, for two processes and two hypotheses, and the divergence in nats below them."""
     made, axes = figure(3, 2, (13, 11.5), sharey="row", height_ratios=(1, 1, 0.7))
     below = made.add_subplot(axes[2, 0].get_gridspec()[2, :])
     for axis in axes[2]:
@@ -46,7 +49,11 @@ def draw(path: Path, result: Normality) -> None:
         for process, axis in zip(PROCESSES, row):
             _panel(axis, result, process, hypothesis)
     _nats(below, result)
-    _legend(made, axes[0, 0])
+    axis = axes[0, 0]
+    for label, look in LOOKS.items():
+        key(axis, label, **look)
+    axis.fill_between([], [], label="some test rejects at every level from here down", **SHADE)
+    made.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     first = result.levels[0].found["forward", "own"]
     made.suptitle(
         f"Is the early distribution Gaussian? {first.n:,} samples, {first.rank} leading directions, "
@@ -60,10 +67,9 @@ def _panel(axis: Axes, result: Normality, process: str, hypothesis: str) -> None
     for name, color in COLORS.items():
         tests = [level.found[process, hypothesis][name] for level in result.levels]
         deviations = np.array([test.deviations for test in tests])
-        rejected = np.array([test.adjusted <= REJECTED for test in tests])
+        inside = [color if test.adjusted <= REJECTED else "white" for test in tests]
         axis.plot(t, deviations, color=color, linewidth=1, label=name)
-        axis.scatter(t[rejected], deviations[rejected], s=26, color=color, zorder=3)
-        axis.scatter(t[~rejected], deviations[~rejected], s=26, facecolors="white", edgecolors=color, zorder=3)
+        axis.scatter(t, deviations, s=26, facecolors=inside, edgecolors=color, zorder=3)
     onset = result.onset(process, hypothesis)
     if onset is not None:
         axis.axvspan(t.min() - 15, onset + 10, zorder=0, **SHADE)
@@ -90,22 +96,8 @@ def _nats(axis: Axes, result: Normality) -> None:
 
 def _mark(axis: Axes, result: Normality) -> None:
     if result.one_nat is not None and result.one_nat.t is not None:
-        axis.axvline(result.one_nat.t + 1, color="black", linestyle="--", linewidth=1)
+        level_line(axis, result.one_nat.t + 1)
     axis.set_xlim(result.levels[0].t_start + 15, result.levels[-1].t_start - 15)
-
-
-def _legend(made: Figure, axis: Axes) -> None:
-    style: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": GREY}
-    handles, labels = axis.get_legend_handles_labels()
-    handles += [
-        *axis.plot([], [], **style),
-        *axis.plot([], [], markerfacecolor="white", **style),
-        *axis.plot([], [], color="black", linestyle="--", linewidth=1),
-        axis.fill_between([], [], **SHADE),
-    ]
-    labels += [f"rejected at {REJECTED:g} (Holm over the five tests)", "not rejected", "1 nat from the prior"]
-    labels += ["some test rejects at every level from here down"]
-    made.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
 
 
 def _table(result: Normality) -> Table:

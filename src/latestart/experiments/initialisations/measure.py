@@ -32,7 +32,8 @@ small flow, though likelier than the Gaussian by two nats at sigma = 1.45, hardl
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,31 +54,25 @@ from latestart.lab.report import Report
 from latestart.lab.selection import choose, draw_again
 from latestart.lab.subjects import Subject, open_images, open_subject
 from latestart.lab.sweep import sweep_of
+from latestart.records import plain
 from latestart.sampling.names import TIMES
 
 __all__ = ["Comparison", "Initialisations", "Point", "Row", "compare", "picks", "row_of", "unseen_copies"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Point:
-    """A start distribution at one start of the grid.
+    """A start distribution at one start of the grid: its cell, its level, and the figures to choose by."""
 
-    Attributes:
-        kind: of start distribution.
-        nfe: network evaluations for each sample.
-        t_start, sigma: the start, in the scheduler's t, and its level.
-        figures: with the seed to choose by.
-    """
-
-    kind: str
-    nfe: int
-    t_start: float
+    cell: Cell
     sigma: float
     figures: Figures
 
-    def place(self) -> dict[str, Any]:
-        """Return all but the figures, for JSON."""
-        return {name: getattr(self, name) for name in ("kind", "nfe", "t_start", "sigma")}
+    def record(self) -> dict[str, Any]:
+        """Return all but the replicates, for JSON."""
+        cell = self.cell
+        place = {"kind": cell.prior, "nfe": cell.nfe, "t_start": cell.t_start, "sigma": self.sigma}
+        return place | self.figures.estimates()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +95,8 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """Return all figures but the replicates, for JSON."""
-        chosen = {"clean": self.clean, "edge": self.edge, "chosen_by": asdict(self.point.figures.frechet)}
-        relative = None if self.relative is None else asdict(self.relative)
-        return {**self.point.place(), **chosen, "relative": relative, **self.figures.estimates()}
+        chosen = {"clean": self.clean, "edge": self.edge, "chosen_by": plain(self.point.figures.frechet)}
+        return self.point.record() | chosen | {"relative": plain(self.relative)} | self.figures.estimates()
 
 
 Curves = dict[tuple[str, int], list[Point]]
@@ -137,7 +131,6 @@ class Comparison:
     def record(self) -> dict[str, Any]:
         """Return all figures, ready for `results.json`."""
         settings = self.settings
-        points = [point for curve in self.curves.values() for point in curve]
         return {
             "model": settings.model,
             "features": self.features,
@@ -145,12 +138,12 @@ class Comparison:
             "seed_chosen_by": settings.seed,
             "seed_reported": settings.seed + 1,
             "fitted": self.fitted,
-            "flow": asdict(flow_of(settings)) if "flow" in settings.distributions else None,
+            "flow": plain(flow_of(settings)) if "flow" in settings.distributions else None,
             "flow_gain": [{"sigma": sigma, "nats": nats} for sigma, nats in self.gains],
             "floor": None if self.floor is None else {"images": self.unseen, **self.floor.estimates()},
             "failed": self.failed,
-            "rows": [row.record() for row in self.rows],
-            "grid": [{**point.place(), **point.figures.estimates()} for point in points],
+            "rows": plain(self.rows),
+            "grid": [point.record() for curve in self.curves.values() for point in curve],
         }
 
 
@@ -190,16 +183,18 @@ def compare(settings: InitialisationSettings, subject: Subject, data: Images, la
         raise ValueError(f"{settings.model} is class-conditional: these start distributions know no classes")
     known: dict[Cell, Outcome] = {}
 
+    def next_of(point: Point) -> Cell:
+        return replace(point.cell, seed=settings.seed + 1)
+
     def again(point: Point) -> Figures | None:
-        cell = _cell(settings, point.kind, point.nfe, point.t_start, settings.seed + 1)
-        return known[cell].figures if cell in known else None
+        outcome = known.get(next_of(point))
+        return None if outcome is None else outcome.figures
 
     def chosen() -> Iterator[Cell]:
-        for point, _ in picks(_curves(known, settings.seed), again):
-            yield _cell(settings, point.kind, point.nfe, point.t_start, settings.seed + 1)
+        return (next_of(point) for point, _ in picks(_curves(known, settings.seed), again))
 
     with lab.bar("measuring") as advance:
-        starts = Starts(settings, subject, data, lab, advance)
+        starts = Starts(settings=settings, subject=subject, data=data, lab=lab, progress=advance)
         priors, failed = starts.priors()
         able = replace(subject, priors=priors)
 
@@ -212,7 +207,7 @@ def compare(settings: InitialisationSettings, subject: Subject, data: Images, la
         return None
     curves, failed = _curves(known, settings.seed), failed | _missing(known)
     rows = [
-        row_of(point, clean, curves[point.kind, point.nfe], figures)
+        row_of(point, clean, curves[point.cell.prior, point.cell.nfe], figures)
         for point, clean in picks(curves, again)
         if (figures := again(point)) is not None
     ]
@@ -232,12 +227,9 @@ def _grid(settings: InitialisationSettings, subject: Subject) -> Iterator[Cell]:
     top = float(len(subject.scheduler.alphas_cumprod))
     for kind in subject.priors:
         starts = dict.fromkeys((*sorted(settings.starts), *((top,) if kind == PLAIN else ())))
-        for nfe in settings.nfe:
-            yield from (_cell(settings, kind, nfe, start, settings.seed) for start in starts)
-
-
-def _cell(settings: InitialisationSettings, kind: str, nfe: int, start: float, seed: int) -> Cell:
-    return Cell(settings.model, settings.sampler, nfe, kind, start, TIMES[0], False, settings.samples, seed)
+        for nfe, start in product(settings.nfe, starts):
+            how = (settings.sampler, nfe, kind, start, TIMES[0], False)
+            yield Cell(settings.model, *how, settings.samples, settings.seed)
 
 
 def _measured(
@@ -254,11 +246,7 @@ def _curves(outcomes: dict[Cell, Outcome], seed: int) -> Curves:
     curves: Curves = {}
     for cell, outcome in outcomes.items():
         if cell.seed == seed and outcome.figures is not None and outcome.sigma is not None:
-            assert cell.t_start is not None
-            point = Point(
-                kind=cell.prior, nfe=cell.nfe, t_start=cell.t_start, sigma=outcome.sigma, figures=outcome.figures
-            )
-            curves.setdefault((cell.prior, cell.nfe), []).append(point)
+            curves.setdefault((cell.prior, cell.nfe), []).append(Point(cell, outcome.sigma, outcome.figures))
     return curves
 
 
@@ -283,18 +271,19 @@ def picks(curves: Curves, again: Callable[[Point], Figures | None]) -> Iterator[
 
 def row_of(point: Point, clean: bool, curve: list[Point], figures: Figures) -> Row:
     """Return the row of a start that was picked from a curve and drawn again."""
-    ends = {curve[0].t_start: "low", curve[-1].t_start: "high"}
-    edge = ends.get(point.t_start, "") if len(curve) > 1 and not clean else ""
+    ends = {curve[0].cell.t_start: "low", curve[-1].cell.t_start: "high"}
+    edge = ends.get(point.cell.t_start, "") if len(curve) > 1 and not clean else ""
     return Row(point=point, clean=clean, edge=edge, figures=figures)
 
 
 def _related(rows: list[Row]) -> list[Row]:
     """The rows in the order of evaluations, each over the Gaussian at the same evaluations."""
-    base = {row.point.nfe: row.figures for row in rows if row.point.kind == "gaussian" and not row.clean}
+    base = {row.point.cell.nfe: row.figures for row in rows if row.point.cell.prior == "gaussian" and not row.clean}
     related = [
-        replace(row, relative=over(row.figures, base[row.point.nfe])) if row.point.nfe in base else row for row in rows
+        replace(row, relative=over(row.figures, base[nfe])) if (nfe := row.point.cell.nfe) in base else row
+        for row in rows
     ]
-    return sorted(related, key=lambda row: row.point.nfe)
+    return sorted(related, key=lambda row: row.point.cell.nfe)
 
 
 def _floor(subject: Subject, samples: int) -> tuple[Figures | None, int]:

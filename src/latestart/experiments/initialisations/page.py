@@ -1,21 +1,19 @@
 """The page of the comparison of start distributions: its picture, its table and its sentences."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.ticker import NullFormatter
 from rich.table import Table
 
 from latestart.evaluation.copying import BAR
-from latestart.evaluation.quality import Estimate
 from latestart.experiments.initialisations.measure import Comparison, Row
 from latestart.experiments.initialisations.settings import counted
-from latestart.lab.drawing import GREY, band, figure, save, ticks
+from latestart.lab.drawing import GREY, band, figure, log_ticks, save
 from latestart.lab.judge import Floor
-from latestart.lab.report import Report, floor_sentence, spread, table
+from latestart.lab.report import Report, facts_of, floor_sentence, quality, spread, table
 
 __all__ = ["draw", "page", "starts_table"]
 
@@ -43,9 +41,8 @@ DOTS = {
 def page(result: Comparison, folder: Path) -> Report:
     """Draw the starts, and return the best of each distribution as a table, the floor, and the reasons of failures."""
     draw(folder / "initialisations.png", result)
-    settings, name = result.settings, Path(result.settings.model).name
-    seeds = f"{settings.seed} for the choice of starts, {settings.seed + 1} for the figures"
-    facts = {"model": name, "samples": settings.samples, "seed": seeds, "features": result.features}
+    settings = result.settings
+    facts = facts_of(result, seed=f"{settings.seed} for the choice of starts, {settings.seed + 1} for the figures")
     floor = None if result.floor is None else Floor(result.unseen, result.floor.frechet)
     lines = [floor_sentence(floor, settings.samples)]
     lines += [f"failed: {what}: {reason}" for what, reason in result.failed.items()]
@@ -54,8 +51,8 @@ def page(result: Comparison, folder: Path) -> Report:
         f"the flow at sigma = {sigma:.3g}: {nats:+.3f} nats over its Gaussian, on held-out images"
         for sigma, nats in result.gains
     ]
-    tables, pictures = [starts_table(result)], ["initialisations.png"]
-    return Report(f"Start distributions: {name}", facts, tables, lines, pictures, ["cells"])
+    title = f"Start distributions: {facts['model']}"
+    return Report(title, facts, [starts_table(result)], lines, ["initialisations.png"], ["cells"])
 
 
 def starts_table(result: Comparison) -> Table:
@@ -72,22 +69,21 @@ def starts_table(result: Comparison) -> Table:
     for nfe, rows in _by_nfe(result).items():
         best = min(row.figures.frechet.value for row in rows)
         for row in rows:
-            cells = (spread(row.figures.frechet), spread(row.relative, ".2f"))
-            shares = (spread(one, ".3f") for one in (row.figures.recall, row.figures.copied))
+            distance, *shares = quality(row.figures)
             style = "bold" if row.figures.frechet.value == best else ""
-            start = f"{EDGES[row.edge]}{row.point.t_start:g}"
-            made.add_row(str(nfe), _title(row), start, *cells, *shares, style=style)
+            start = f"{EDGES[row.edge]}{row.point.cell.t_start:g}"
+            made.add_row(str(nfe), _title(row), start, distance, spread(row.relative, ".2f"), *shares, style=style)
         made.add_section()
     if floor is not None:
-        shares = (spread(one, ".3f") for one in (floor.recall, floor.copied))
-        made.add_row("", f"{result.unseen:,} unseen images", "", spread(floor.frechet), "", *shares)
+        distance, *shares = quality(floor)
+        made.add_row("", f"{result.unseen:,} unseen images", "", distance, "", *shares)
     return made
 
 
 def _by_nfe(result: Comparison) -> dict[int, list[Row]]:
     """The rows by the numbers of evaluations at which something could be measured."""
-    counts = {row.point.nfe for row in result.rows}
-    return {n: [row for row in result.rows if row.point.nfe == n] for n in result.settings.nfe if n in counts}
+    rows = sorted(result.rows, key=lambda row: result.settings.nfe.index(row.point.cell.nfe))
+    return {nfe: list(mine) for nfe, mine in groupby(rows, lambda row: row.point.cell.nfe)}
 
 
 def _look(kind: str, kinds: Sequence[str]) -> tuple[str, str, str]:
@@ -99,11 +95,11 @@ def _look(kind: str, kinds: Sequence[str]) -> tuple[str, str, str]:
 
 
 def _title(row: Row) -> str:
-    return f"{_look(row.point.kind, [row.point.kind])[0]}{' *' if row.clean else ''}"
+    return f"{_look(row.point.cell.prior, [row.point.cell.prior])[0]}{' *' if row.clean else ''}"
 
 
 def draw(path: str | Path, result: Comparison) -> None:
-    """For each number of evaluations, distance against the start; below, distance, recall and copies at the best."""
+    """Draw, for each number of evaluations, distance against start; below, distance, recall and copies at the best."""
     by_nfe, settings = _by_nfe(result), result.settings
     size = (max(5.2 * len(by_nfe) + 1.6, 9.5), 15)  # a legend and a title must fit above a single column
     made, axes = figure(1 + len(DOTS), len(by_nfe), size, height_ratios=(1.6, 1, 1, 1))
@@ -115,8 +111,8 @@ def draw(path: str | Path, result: Comparison) -> None:
         _curves(axes[0][place], result, nfe, rows)
         for axis, name in zip(axes[1:, place], DOTS):
             _dots(axis, result, rows, name)
-    _plain_ticks(axes[0][0].yaxis)
-    _plain_ticks(axes[1][0].xaxis)
+    log_ticks(axes[0][0].yaxis)
+    log_ticks(axes[1][0].xaxis)
     made.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10)
     made.suptitle(
         f"Start distributions: {Path(settings.model).name}, {settings.sampler.upper()}, {settings.samples:,} samples, "
@@ -133,10 +129,11 @@ def _curves(axis: Axes, result: Comparison, nfe: int, rows: Sequence[Row]) -> No
         if points := result.curves.get((kind, nfe)):
             title, color, marker = _look(kind, kinds)
             look = {"marker": marker, "markersize": 4, "linewidth": 1.3, "label": title}
-            band(axis, [point.t_start for point in points], [point.figures.frechet for point in points], color, **look)
+            starts = np.array([point.cell.t_start for point in points], dtype=float)
+            band(axis, starts, [point.figures.frechet for point in points], color, **look)
     for point in (row.point for row in rows if not row.clean):
-        place = ([point.t_start], [point.figures.frechet.value])
-        axis.scatter(*place, s=130, facecolors="none", edgecolors=_look(point.kind, kinds)[1])
+        start, distance = np.array([[point.cell.t_start], [point.figures.frechet.value]], dtype=float)
+        axis.scatter(start, distance, s=130, facecolors="none", edgecolors=_look(point.cell.prior, kinds)[1])
     if result.floor is not None:
         level, name = result.floor.frechet.value, f"{result.unseen:,} unseen images"
         axis.axhline(level, color="black", linestyle=":", linewidth=1)
@@ -149,27 +146,18 @@ def _dots(axis: Axes, result: Comparison, rows: Sequence[Row], name: str) -> Non
     """A point with its interval for each row, the first on top."""
     places = np.arange(len(rows))[::-1]
     for place, row in zip(places, rows):
-        estimate: Estimate | None = getattr(row.figures, name)
-        if estimate is not None:
-            _, color, marker = _look(row.point.kind, result.settings.distributions)
+        if (estimate := getattr(row.figures, name)) is not None:
+            _, color, marker = _look(row.point.cell.prior, result.settings.distributions)
             fill = "white" if row.clean else color
             axis.plot([estimate.low, estimate.high], [place, place], color=color, linewidth=1.6)
             axis.plot([estimate.value], [place], color=color, marker=marker, markerfacecolor=fill)
-    floor: Estimate | None = getattr(result.floor, name, None)
-    if floor is not None:
+    if (floor := getattr(result.floor, name, None)) is not None:
         axis.axvline(floor.value, color="black", linestyle=":", linewidth=1)
     if name == "copied":
         axis.axvline(BAR, color="#b2182b", linestyle="--", linewidth=1)
-    axis.set_yticks(places, [f"{_title(row)}, t = {row.point.t_start:g}" for row in rows], fontsize=8)
+    axis.set_yticks(places, [f"{_title(row)}, t = {row.point.cell.t_start:g}" for row in rows], fontsize=8)
     axis.set_ylim(-0.7, len(rows) - 0.3)
     axis.grid(axis="x", alpha=0.25)
     axis.set_xlabel(DOTS[name])
     if name == "frechet":
         axis.set_xscale("log")
-
-
-def _plain_ticks(axis: Axis) -> None:
-    """Write the ticks of a logarithmic axis as plain numbers."""
-    shown = ticks(*axis.get_view_interval())
-    axis.set_ticks(shown, labels=[f"{tick:g}" for tick in shown])
-    axis.set_minor_formatter(NullFormatter())

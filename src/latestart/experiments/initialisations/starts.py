@@ -6,7 +6,9 @@ A Gaussian and a mixture that lie beside the model are taken as they are. All fi
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,14 @@ from latestart.gaussians.priors import load_prior
 from latestart.gaussians.reshaped import Box, Reshaped
 from latestart.lab.cells import first_line
 from latestart.lab.experiment import Lab, Progress
-from latestart.lab.store import fingerprint
+from latestart.lab.store import Print, fingerprint
 from latestart.lab.subjects import Subject, beside, kept_fit, open_prior
 from latestart.sampling.late_start import late_start, start_level
 
 __all__ = ["Made", "Starts", "flow_of"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Made:
     """A start distribution (None for N(0, I)), its fingerprint, and what it is, in words."""
 
@@ -38,11 +40,8 @@ class Made:
     known: str
     words: str
 
-    def there(self) -> tuple[Any, str]:
-        """Return the start distribution on the device of this process, and its fingerprint."""
-        return (None if self.prior is None else self.prior.to(own_device())), self.known
 
-
+@dataclass(eq=False, kw_only=True)
 class Starts:
     """The start distributions of one model and its training images.
 
@@ -54,12 +53,17 @@ class Starts:
         progress: called as `progress(done, total, note)` with the steps of the flow's fit.
     """
 
-    def __init__(
-        self, settings: InitialisationSettings, subject: Subject, data: Images, lab: Lab, progress: Progress
-    ) -> None:
-        self.settings, self.subject, self.data, self.lab, self.progress = settings, subject, data, lab, progress
-        self.images = fingerprint(data.pixels)
-        self.made: dict[str, Made] = {}
+    settings: InitialisationSettings
+    subject: Subject
+    data: Images
+    lab: Lab
+    progress: Progress
+    made: dict[str, Made] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def images(self) -> Print:
+        """Return the fingerprint of the training images."""
+        return fingerprint(self.data.pixels)
 
     def priors(self) -> tuple[dict[str, tuple[Any, str]], dict[str, str]]:
         """Return the start distributions as a `Subject` has them, and why others could not be made.
@@ -72,7 +76,8 @@ class Starts:
         if not able:
             kind, reason = next(iter(failed.items()))
             raise ValueError(f"no start distribution could be made, the first being {kind}: {reason}")
-        return {kind: one.there() for kind, one in able.items()}, failed
+        here = own_device()
+        return {k: (None if one.prior is None else one.prior.to(here), one.known) for k, one in able.items()}, failed
 
     def get(self, kind: str) -> Made:
         """Return a start distribution by its kind, made once."""
@@ -92,28 +97,17 @@ class Starts:
         return failed
 
     def _make(self, kind: str) -> Made:
-        data, rank = self.data, self.settings.rank
-        match kind:
-            case "isotropic":
-                return Made(None, "", "N(0, I)")
-            case "gaussian" | "mixture" if kind in beside(self.settings.model):
-                prior, known = open_prior(self.settings.model, kind)
-                return Made(prior.to("cpu"), known, repr(prior))
-            case "diagonal":
-                return self._kept(kind, lambda: Gaussian.fit(data, "diagonal"))
-            case "lowrank":
-                return self._kept(kind, lambda: Gaussian.fit(data, "lowrank", rank), rank)
-            case "gaussian":
-                return self._kept(kind, lambda: Gaussian.fit(data))
-            case "labels":
-                return self._labels()
-            case "uniform":
-                return self._uniform()
-            case "flow":
-                return self._flow()
-            case "images":
-                return self._images()
-        return self._mixture(counted(kind) or self.settings.components)
+        settings = self.settings
+        gaussians: dict[str, Any] = {"diagonal": ("diagonal",), "lowrank": ("lowrank", settings.rank), "gaussian": ()}
+        others = {"labels": self._labels, "uniform": self._uniform, "flow": self._flow, "images": self._images}
+        if kind == "isotropic":
+            return Made(None, "", "N(0, I)")
+        if kind in beside(settings.model):
+            prior, known = open_prior(settings.model, kind)
+            return Made(prior.to("cpu"), known, repr(prior))
+        if kind in gaussians:
+            return self._kept(kind, lambda: Gaussian.fit(self.data, *gaussians[kind]), *gaussians[kind][1:])
+        return others[kind]() if kind in others else self._mixture(counted(kind) or settings.components)
 
     def _mixture(self, count: int) -> Made:
         def fit() -> Mixture:
@@ -169,11 +163,9 @@ class Starts:
 
     def _levels(self) -> tuple[float, float]:
         """The lowest and the highest level that a run of the grid begins at."""
-        scheduler, steps = self.subject.scheduler, self.settings.nfe
-        lowest, highest = (
-            end(start_level(late_start(scheduler, end(self.settings.starts), n)) for n in steps) for end in (min, max)
-        )
-        return lowest, highest
+        runs = product(self.settings.starts, self.settings.nfe)
+        levels = [start_level(late_start(self.subject.scheduler, start, steps)) for start, steps in runs]
+        return min(levels), max(levels)
 
     def _kept(self, kind: str, fit: Callable[[], Any], *parts: Any, load: Callable[[Path], Any] = load_prior) -> Made:
         """The fit to these images with these settings, from its file or made now."""

@@ -20,7 +20,7 @@ and 10 evaluations. Networks that have hardly learned anything (40 steps) show n
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from latestart.lab.store import fingerprint
 from latestart.lab.subjects import Subject, kept_fit, open_network
 from latestart.lab.sweep import Sweep
 from latestart.noise import Noise
+from latestart.records import Record, plain
 from latestart.sampling.names import TIMES
 from latestart.train import train, training_schedule
 from latestart.train_config import TrainConfig
@@ -55,7 +56,7 @@ NETWORKS = ("all", "late")
 SHARED = ("steps", "batch_size", "learning_rate", "channels", "layers", "patch", "prediction", "mixed_precision")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Pair:
     """Both networks of one seed at one number of evaluations, from the level `sigma`."""
 
@@ -67,13 +68,13 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """The late network's distance over the other's."""
+        """Return the late network's distance over the other's."""
         return self.late.frechet.value / self.all.frechet.value
 
     def record(self) -> dict[str, Any]:
         """Return the distances and their ratio, for JSON."""
-        plain = {name: getattr(self, name) for name in ("seed", "nfe", "sigma", "ratio")}
-        return plain | {network: asdict(getattr(self, network).frechet) for network in NETWORKS}
+        known = {name: getattr(self, name) for name in ("seed", "nfe", "sigma", "ratio")}
+        return known | {network: plain(getattr(self, network).frechet) for network in NETWORKS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,39 +89,32 @@ class Summary:
     copied: dict[str, Estimate | None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pairs:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Pairs(Record):
     """The pairs of networks.
 
     Attributes:
         settings: as given.
-        sigma: the late network's highest level.
+        max_sigma: the late network's highest level.
         images: number of training images.
         features: name of the features of the distance.
         pairs: by evaluations and seed.
-        summaries: by evaluations.
+        summary: by evaluations.
         losses: by network, the running means of the training losses in the end; of different levels, so not comparable.
     """
 
     settings: LateTrainingSettings
-    sigma: float
+    max_sigma: float
     images: int
     features: str
     pairs: list[Pair]
-    summaries: list[Summary]
+    summary: list[Summary]
     losses: dict[str, list[float]]
 
     def record(self) -> dict[str, Any]:
         """Return all figures, ready for `results.json`."""
-        return {
-            **self.settings.record(),
-            "max_sigma": self.sigma,
-            "images": self.images,
-            "features": self.features,
-            "losses": self.losses,
-            "summary": [asdict(summary) for summary in self.summaries],
-            "pairs": [pair.record() for pair in self.pairs],
-        }
+        known = super().record()
+        return known.pop("settings") | known
 
 
 class LateTraining(Experiment[LateTrainingSettings, Pairs]):
@@ -161,8 +155,8 @@ def compare(settings: LateTrainingSettings, data: Images, judge: Judge, lab: Lab
     if not lab.run.first:
         return None
     return Pairs(
-        settings=settings, sigma=top_level(settings), images=len(data), features=judge.features, pairs=pairs,
-        summaries=[_summary([pair for pair in pairs if pair.nfe == nfe]) for nfe in settings.nfe], losses=losses,
+        settings=settings, max_sigma=top_level(settings), images=len(data), features=judge.features, pairs=pairs,
+        summary=[_summary([pair for pair in pairs if pair.nfe == nfe]) for nfe in settings.nfe], losses=losses,
     )  # fmt: skip
 
 
@@ -186,36 +180,28 @@ def _networks(settings: LateTrainingSettings) -> dict[str, tuple[str, int]]:
     return {f"{network}-{seed}": (network, seed) for seed, network in product(seeds, NETWORKS)}
 
 
-def _training(settings: LateTrainingSettings, network: str, seed: int) -> TrainConfig:
-    """The training run of one network."""
-    shared = {name: getattr(settings, name) for name in SHARED}
-    return TrainConfig(
-        **shared, seed=seed, warmup=min(200, settings.steps // 10), ema_decay=0.999,
-        max_sigma=top_level(settings) if network == "late" else None,
-    )  # fmt: skip
-
-
 def _train_all(settings: LateTrainingSettings, data: Images, lab: Lab, progress: Progress) -> dict[str, list[float]]:
     """Train the networks that are not trained yet, and return the last losses of all."""
     losses: dict[str, list[float]] = {network: [] for network in NETWORKS}
-    networks = _networks(settings)
+    networks, levels = _networks(settings), {"late": top_level(settings)}
+    shared = {name: getattr(settings, name) for name in SHARED} | {"warmup": min(200, settings.steps // 10)}
     for place, (name, (network, seed)) in enumerate(networks.items()):
 
         def advance(step: int, steps: int, loss: float, done: int = place * settings.steps) -> None:
             progress(done + step, len(networks) * settings.steps, f"training, loss {loss:.4f}")
 
-        train(data, lab.out / name, _training(settings, network, seed), progress=advance)
+        config = TrainConfig(**shared, seed=seed, ema_decay=0.999, max_sigma=levels.get(network))
+        train(data, lab.out / name, config, progress=advance)
         losses[network].append(json.loads((lab.out / name / SIDECAR).read_text())["training"]["loss"])
     return losses
 
 
 def _pairs(settings: LateTrainingSettings, subjects: dict[str, Subject], lab: Lab, progress: Progress) -> list[Pair]:
     """The figures of each pair at each number of evaluations, in the first process."""
-    start, samples = float(settings.start), settings.samples
+    start, networks = float(settings.start), _networks(settings)
     cells = [  # the white noise of a pair is that of its seed
-        Cell(name, settings.sampler, nfe, settings.prior, start, TIMES[0], False, samples, seed)
-        for name, (_, seed) in _networks(settings).items()
-        for nfe in settings.nfe
+        Cell(name, settings.sampler, nfe, settings.prior, start, TIMES[0], False, settings.samples, seed)
+        for nfe, (name, (_, seed)) in product(settings.nfe, networks.items())
     ]
     sweep = Sweep(plan(cells, subjects), subjects, lab.out, run=lab.run, tell=lab.tell)
     # the prior is of the images that the networks learned, which after few steps may not know yet what is checked
@@ -223,27 +209,26 @@ def _pairs(settings: LateTrainingSettings, subjects: dict[str, Subject], lab: La
     sweep.measure(retry=True, progress=progress)
     if not lab.run.first:
         return []
-    found = {}
+    found: dict[tuple[int, int], dict[str, Any]] = {}
     for planned in sweep.planned:
         cell, outcome = planned.cell, sweep.outcome(planned)
         if outcome.figures is None or outcome.sigma is None:
             raise ValueError(f"{cell.model} at {cell.nfe} evaluations could not be sampled: {outcome.reason}")
-        found[cell.model, cell.nfe] = outcome.figures, outcome.sigma
-    pairs = []
-    for nfe, k in product(settings.nfe, range(settings.seeds)):
-        (one, sigma), (late, _) = (found[f"{network}-{settings.seed + k}", nfe] for network in NETWORKS)
-        pairs.append(Pair(seed=settings.seed + k, nfe=nfe, sigma=sigma, all=one, late=late))
-    return pairs
+        pair = found.setdefault((cell.nfe, cell.seed), {"sigma": outcome.sigma})
+        pair[networks[cell.model][0]] = outcome.figures
+    return [Pair(nfe=nfe, seed=seed, **pair) for (nfe, seed), pair in found.items()]
 
 
 def _summary(pairs: list[Pair]) -> Summary:
     figures = {network: [getattr(pair, network) for pair in pairs] for network in NETWORKS}
-    one, late = (over_seeds([f.frechet.value for f in figures[network]]) for network in NETWORKS)
+    distances = {network: over_seeds([f.frechet.value for f in mine]) for network, mine in figures.items()}
     logs = over_seeds(np.log([pair.ratio for pair in pairs]))
     ratio = Estimate(*(float(np.exp(end)) for end in (logs.value, logs.low, logs.high)))
-    recall = {network: _share([f.recall for f in mine]) for network, mine in figures.items()}
-    copied = {network: _share([f.copied for f in mine]) for network, mine in figures.items()}
-    return Summary(nfe=pairs[0].nfe, all=one, late=late, ratio=ratio, recall=recall, copied=copied)
+    recall, copied = (
+        {network: _share([getattr(f, name) for f in mine]) for network, mine in figures.items()}
+        for name in ("recall", "copied")
+    )
+    return Summary(nfe=pairs[0].nfe, ratio=ratio, recall=recall, copied=copied, **distances)
 
 
 def _share(estimates: list[Estimate | None]) -> Estimate | None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.late_training.measure import Pairs
 from latestart.lab.drawing import COLORS, GREY, ends, figure, save
-from latestart.lab.report import Report, spread, table
+from latestart.lab.report import Report, prior_title, spread, table
 
 __all__ = ["draw", "page", "pairs_table"]
 
@@ -25,25 +25,21 @@ def page(result: Pairs, folder: Path) -> Report:
     seeds = ", ".join(str(settings.seed + k) for k in range(settings.seeds))
     facts = {"training images": result.images, "steps": settings.steps, "samples": settings.samples, "seeds": seeds}
     facts |= {"features": result.features}
-    files = ["cells"]
-    return Report("Training below the start only", facts, [pairs_table(result)], (), ["late-training.png"], files)
-
-
-def _prior(result: Pairs) -> str:
-    return result.settings.prior.replace("gaussian", "Gaussian")
+    tables, pictures = [pairs_table(result)], ["late-training.png"]
+    return Report("Training below the start only", facts, tables, pictures=pictures, files=["cells"])
 
 
 def pairs_table(result: Pairs) -> Table:
     """A row for each number of evaluations: both networks and their ratio."""
     settings = result.settings
     made = table(
-        f"Networks trained on all levels, and on those below sigma = {result.sigma:.3g} (t < {settings.start})",
+        f"Networks trained on all levels, and on those below sigma = {result.max_sigma:.3g} (t < {settings.start})",
         "NFE", "trained on", "Fréchet", "late / all", "recall", "copied", left=("trained on",),
         caption=f"{settings.steps:,} steps on {result.images:,} images, {settings.seeds} seeds from {settings.seed}; "
-        f"{settings.sampler.upper()} from the {_prior(result)} at t = {settings.start}, {settings.samples:,} samples, "
-        f"features {result.features}; 95% intervals over the seeds",
+        f"{settings.sampler.upper()} from {prior_title(settings.prior)} at t = {settings.start}, "
+        f"{settings.samples:,} samples, features {result.features}; 95% intervals over the seeds",
     )  # fmt: skip
-    for one in result.summaries:
+    for one in result.summary:
         for network, (title, _) in LOOKS.items():
             ratio = f"[bold]{spread(one.ratio, '.3f')}[/]" if network == "late" else ""
             shares = (spread(known[network], ".3f") for known in (one.recall, one.copied))
@@ -54,7 +50,7 @@ def pairs_table(result: Pairs) -> Table:
 
 def draw(path: str | Path, result: Pairs) -> None:
     """Left, the distances of both networks; right, their ratio: means with intervals over seeds, and each seed."""
-    settings, summaries = result.settings, result.summaries
+    settings, summaries = result.settings, result.summary
     pairs = [[pair for pair in result.pairs if pair.nfe == one.nfe] for one in summaries]
     made, ((left, right),) = figure(1, 2, (12.5, 5.4))
     for shift, (network, (title, color)) in zip((-0.13, 0.13), LOOKS.items()):
@@ -71,9 +67,9 @@ def draw(path: str | Path, result: Pairs) -> None:
         axis.legend(fontsize=9)
         axis.grid(axis="y", alpha=0.25)
     made.suptitle(
-        f"Training below the start only: sigma up to {result.sigma:.3g} (t < {settings.start}), "
-        f"{settings.steps:,} steps on {result.images:,} images\n{settings.samples:,} samples from the "
-        f"{_prior(result)} at t = {settings.start}; {settings.seeds} seeds (dots), 95% intervals over them"
+        f"Training below the start only: sigma up to {result.max_sigma:.3g} (t < {settings.start}), "
+        f"{settings.steps:,} steps on {result.images:,} images\n{settings.samples:,} samples from "
+        f"{prior_title(settings.prior)} at t = {settings.start}; {settings.seeds} seeds (dots), 95% intervals over them"
     )
     save(made, path)
 

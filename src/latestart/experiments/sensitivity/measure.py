@@ -24,8 +24,7 @@ best, with 3 evaluations no lower than the Gaussian's best: the network decides 
 for the samples.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +43,14 @@ from latestart.experiments.sensitivity.windows import (
     start_at,
 )
 from latestart.gaussians.mixture import Mixture
-from latestart.lab.cells import Outcome, Planned
 from latestart.lab.divergence import kept_divergence, require_no_classes
 from latestart.lab.experiment import Experiment, Lab
 from latestart.lab.grid import FULL, PLAIN, Cell, Grid
-from latestart.lab.judge import Floor
+from latestart.lab.judge import Figures, Floor
 from latestart.lab.report import Report
 from latestart.lab.subjects import Subject, beside, open_images, open_subject
 from latestart.lab.sweep import Sweep, sweep_of
-from latestart.records import Record
+from latestart.records import Record, plain
 from latestart.sampling.names import TIMES
 from latestart.theory.nats import NatsCurve
 
@@ -60,6 +58,7 @@ __all__ = ["BUDGETS", "OFFSETS", "Curve", "Curves", "Sensitivity", "cells_of", "
 
 RANGES = {"gaussian": (350, 800), "mixture": (200, 650)}  # lowest and highest start by default, of 1,000
 OFFSETS = (-100, -50, -25, 25, 50, 100)  # from the best start, in t
+SHOWN = ("frechet", "recall", "copied")
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)  # nats
 
 
@@ -73,9 +72,7 @@ class Curve(Record):
         t: the starts that were run, rising, `(S,)`.
         sigma: their levels, `(S,)`.
         nats: divergence of the data from the prior there, `(S,)`.
-        frechet: the distances, with their intervals.
-        recall: of the samples from each start, likewise.
-        copied: their share of copies, likewise; None where there are no images that the model has not seen.
+        figures: of the samples from each start.
         relative: the distances over that of the best start, each with the interval of paired replicates.
         window: the starts within 5% of the best.
         off_t: starts that are `OFFSETS` off the best, within the grid.
@@ -87,9 +84,7 @@ class Curve(Record):
     t: np.ndarray
     sigma: np.ndarray
     nats: np.ndarray
-    frechet: list[Estimate]
-    recall: list[Estimate]
-    copied: list[Estimate | None]
+    figures: tuple[Figures, ...]
     relative: list[Estimate]
     window: Window
     off_t: list[Off]
@@ -98,16 +93,17 @@ class Curve(Record):
     @property
     def best(self) -> int:
         """The index of the best start."""
-        return min(range(len(self.frechet)), key=lambda i: self.frechet[i].value)
+        return min(range(len(self.figures)), key=lambda i: self.figures[i].frechet.value)
 
     def record(self) -> dict[str, Any]:
         """Return all figures, for JSON; an infinite level is None."""
-        sigma = [s if np.isfinite(s) else None for s in self.sigma.tolist()]
-        return {**asdict(self), "t": self.t.tolist(), "nats": self.nats.tolist(), "sigma": sigma}
+        known = {name: value for name, value in super().record().items() if name != "figures"}
+        known["sigma"] = [s if np.isfinite(s) else None for s in self.sigma.tolist()]
+        return known | {name: plain([getattr(one, name) for one in self.figures]) for name in SHOWN}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Curves:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Curves(Record):
     """All curves.
 
     Attributes:
@@ -128,18 +124,10 @@ class Curves:
 
     def record(self) -> dict[str, Any]:
         """Return all figures, ready for `results.json`."""
-        done = [row for row in self.rows if row["status"] == "done"]
-        return {
-            "settings": self.settings.record(),
-            "weights": self.weights,
-            "features": self.features,
-            "within": WITHIN,
-            "cells": len(self.rows),
-            "measured": len(done),
-            "evaluations": sum(row["nfe"] * row["samples"] for row in done),
-            "floor": self.floor and self.floor.record(),
-            "curves": [curve.record() for curve in self.curves],
-        }
+        spent = [row["nfe"] * row["samples"] for row in self.rows if row["status"] == "done"]
+        counts = {"cells": len(self.rows), "measured": len(spent), "evaluations": sum(spent)}
+        kept = {name: value for name, value in super().record().items() if name != "rows"}
+        return kept | counts | {"within": WITHIN}
 
 
 class Sensitivity(Experiment[SensitivitySettings, Curves]):
@@ -201,7 +189,8 @@ def cells_of(settings: SensitivitySettings, subject: Subject) -> list[Cell]:
         raise ValueError(f"starts are those of beta-based schedules, received a {type(subject.scheduler).__name__}")
     top, cells = len(betas), []
     for prior in subject.priors:
-        asked = _starts(settings, isinstance(subject.priors[prior][0], Mixture), top)
+        low, high = RANGES["mixture" if isinstance(subject.priors[prior][0], Mixture) else "gaussian"]
+        asked = settings.starts or [t * top / 1000 for t in range(low, high + 1, settings.step)]
         for nfe in settings.evaluations:
             starts = sorted({nfe * int(t // nfe) for t in asked} - {0})
             if len(starts) < FEWEST or starts[-1] > top:
@@ -216,18 +205,13 @@ def cells_of(settings: SensitivitySettings, subject: Subject) -> list[Cell]:
     return cells
 
 
-def _starts(settings: SensitivitySettings, mixture: bool, top: int) -> Sequence[float]:
-    """Return the starts given, or the default ones of a kind of prior, on a schedule of `top` times."""
-    low, high = RANGES["mixture" if mixture else "gaussian"]
-    return settings.starts or [t * top / 1000 for t in range(low, high + 1, settings.step)]
-
-
 def _curves(settings: SensitivitySettings, subject: Subject, sweep: Sweep, lab: Lab) -> list[Curve]:
     """Return the curves of the cells that are done, with the divergence on unseen images, else on training images."""
-    measured: dict[tuple[str, int], list[tuple[Planned, Outcome]]] = {}
-    for planned in sweep.planned:
-        if (outcome := sweep.outcome(planned)).figures is not None:
-            measured.setdefault((planned.cell.prior, planned.cell.nfe), []).append((planned, outcome))
+    measured: dict[tuple[str, int], list[tuple[Any, float, Figures]]] = {}
+    for cell, outcome in ((planned.cell, sweep.outcome(planned)) for planned in sweep.planned):
+        if outcome.figures is not None:
+            start = (cell.t_start, np.inf if outcome.sigma is None else outcome.sigma, outcome.figures)
+            measured.setdefault((cell.prior, cell.nfe), []).append(start)
     sets = subject.judge.reference.copying
     images = open_images(settings.model, settings.images, None)[0] if sets is None else sets[1]
     model = (subject.network, subject.scheduler, subject.weights)
@@ -238,30 +222,27 @@ def _curves(settings: SensitivitySettings, subject: Subject, sweep: Sweep, lab: 
     ]
 
 
-def _curve(prior: str, nfe: int, measured: list[tuple[Planned, Outcome]], divergence: NatsCurve) -> Curve:
-    """Return a curve from its starts by rising t, and the divergence from the prior."""
-    figures = [outcome.figures for _, outcome in measured if outcome.figures is not None]
-    t = np.array([planned.cell.t_start for planned, _ in measured], dtype=float)
-    sigma = np.array([np.inf if outcome.sigma is None else outcome.sigma for _, outcome in measured])
-    d = np.array([each.frechet.value for each in figures])
+def _curve(prior: str, nfe: int, measured: list[tuple[Any, float, Figures]], divergence: NatsCurve) -> Curve:
+    """Return a curve from its starts by rising t, with levels and figures, and the divergence from the prior."""
+    times, levels, figures = zip(*measured)
+    t, sigma, d = (np.array(row) for row in (times, levels, [each.frechet.value for each in figures]))
     replicates = torch.stack([each.replicates for each in figures], 1).double().numpy()
     nats, best = divergence.at(sigma), t[d.argmin()]
-    in_t = [(by, float(best + by)) for by in OFFSETS if t[0] <= best + by <= t[-1]]
-    in_nats = [(budget, start) for budget in BUDGETS if (start := start_at(t, nats, budget)) is not None]
-    off_t, off_nats = (
-        [Off(by, start, at_start(t, d, replicates, start)) for by, start in starts] for starts in (in_t, in_nats)
-    )
+
+    def off(by: float, start: float | None) -> list[Off]:
+        if start is None or not t[0] <= start <= t[-1]:
+            return []
+        return [Off(by, float(start), at_start(t, d, replicates, start))]
+
     return Curve(
         prior=prior,
         nfe=nfe,
         t=t,
         sigma=sigma,
         nats=nats,
-        frechet=[each.frechet for each in figures],
-        recall=[each.recall for each in figures],
-        copied=[each.copied for each in figures],
+        figures=figures,
         relative=[at_start(t, d, replicates, start) for start in t],
         window=find_window(t, d, replicates, nats, nats_replicates(divergence, sigma, len(replicates))),
-        off_t=off_t,
-        off_nats=off_nats,
+        off_t=[one for by in OFFSETS for one in off(by, best + by)],
+        off_nats=[one for budget in BUDGETS for one in off(budget, start_at(t, nats, budget))],
     )

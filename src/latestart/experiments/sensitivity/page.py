@@ -1,17 +1,19 @@
 """The page of the sensitivity to the start: its picture, its tables and its sentences."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from rich.table import Table
 
+from latestart.evaluation.quality import Estimate
 from latestart.experiments.sensitivity.measure import BUDGETS, OFFSETS, Curve, Curves
 from latestart.experiments.sensitivity.settings import FEWEST
 from latestart.experiments.sensitivity.windows import WITHIN, Off
 from latestart.lab.divergence import SEEN
-from latestart.lab.drawing import COLORS, GREY, band, figure, save
-from latestart.lab.report import Report, floor_sentence, not_measured, prior_title, spread, table
+from latestart.lab.drawing import COLORS, GREY, band, figure, log_ticks, save
+from latestart.lab.report import Report, facts_of, floor_sentence, not_measured, prior_title, quality, spread, table
 from latestart.noise import when
 
 __all__ = ["best_table", "draw", "off_table", "page", "windows_table"]
@@ -24,13 +26,11 @@ LEAST_NATS = 1e-3  # below it the curve is noise
 
 
 def page(result: Curves, folder: Path) -> Report:
-    """Draw the curves; return the windows, the cost of other starts in t and in nats, the floor, and what is missing.
+    """Draw the curves; return the windows, the cost of other starts in t and in nats, the floor, and missing cells.
 
     Without any curve there is neither a picture nor a table.
     """
-    settings, curves = result.settings, result.curves
-    facts = {"model": Path(settings.model).name, "weights": result.weights, "samples": settings.samples}
-    facts |= {"seed": settings.seed, "features": result.features}
+    settings, curves, facts = result.settings, result.curves, facts_of(result)
     lines = [floor_sentence(result.floor, settings.samples), *([] if result.floor else [SEEN])]
     lines += not_measured(result.rows)
     title, files = f"Sensitivity to the start: {facts['model']}", ["results.parquet", "cells"]
@@ -43,16 +43,15 @@ def page(result: Curves, folder: Path) -> Report:
 
 
 def draw(path: Path, curves: list[Curve], samples: int) -> None:
-    """Distance over the best against the start, in t and in nats, a row for each prior; windows within 5% as bars."""
+    """Draw distance over the best against the start, in t and in nats, a row a prior; windows within 5% as bars."""
     priors = list(dict.fromkeys(curve.prior for curve in curves))
     made, axes = figure(len(priors), 2, (13, 4.6 * len(priors) + 0.6))
     for (in_t, in_nats), prior in zip(axes, priors):
         mine = [curve for curve in curves if curve.prior == prior]
         for place, curve in enumerate(mine):
-            window, nats = curve.window, np.maximum(curve.nats, LEAST_NATS)
-            _relative(in_t, curve, curve.t, (window.low.value, window.high.value), place)
-            ends = (max(window.nats_low.value, LEAST_NATS), window.nats_high.value)
-            _relative(in_nats, curve, nats, ends, place)
+            w = curve.window
+            _relative(in_t, curve, curve.t, (w.low, w.high), place)
+            _relative(in_nats, curve, np.maximum(curve.nats, LEAST_NATS), (w.nats_low, w.nats_high), place)
         in_t.set(title=f"Late start from {prior_title(prior)}", xlabel="start t, in the scheduler's time")
         in_nats.set(title="The same, by how wrong the prior is there", xscale="log")
         in_nats.set_xlabel(f"divergence of the data from the prior, nats ({LEAST_NATS:g} stands for less)")
@@ -67,20 +66,19 @@ def draw(path: Path, curves: list[Curve], samples: int) -> None:
     save(made, path)
 
 
-def _relative(axis: Axes, curve: Curve, x: np.ndarray, window: tuple[float, float], place: int) -> None:
-    color, best = COLORS[place % len(COLORS)], curve.frechet[curve.best].value
+def _relative(axis: Axes, curve: Curve, x: np.ndarray, window: Sequence[Estimate], place: int) -> None:
+    color, best = COLORS[place % len(COLORS)], curve.figures[curve.best].frechet.value
     label = f"NFE {curve.nfe}: best {best:.1f} at t = {when(curve.window.best)}, "
     label += f"window of {curve.window.width.value:.0f}"
     band(axis, x, curve.relative, color, marker="o", markersize=3, label=label)
-    axis.plot(window, [0.9 - 0.06 * place] * 2, color=color, linewidth=5, solid_capstyle="butt")
+    window_ends = [max(end.value, LEAST_NATS) for end in window]
+    axis.plot(window_ends, [0.9 - 0.06 * place] * 2, color=color, linewidth=5, solid_capstyle="butt")
 
 
 def _scale(axis: Axes, highest: float) -> None:
     axis.axhline(1 + WITHIN, color=GREY, linewidth=0.8, linestyle=":")
     axis.set(yscale="log", ylim=(0.7, 1.1 * highest), ylabel="Fréchet distance / that of the best start")
-    shown = [tick for tick in (1, 1.25, 1.5, 2, 3, 4, 6, 10) if tick < highest]
-    axis.set_yticks(shown, [f"{tick:g}" for tick in shown])
-    axis.minorticks_off()
+    log_ticks(axis.yaxis, [tick for tick in (1, 1.25, 1.5, 2, 3, 4, 6, 10) if tick < highest])
 
 
 def windows_table(curves: list[Curve]) -> Table:
@@ -99,9 +97,7 @@ def windows_table(curves: list[Curve]) -> Table:
         in_t, in_nats = (w.low, w.high, w.width), (w.nats_high, w.nats_low, w.nats_width)
         known = [spread(one, form) for pair in zip(in_t, in_nats) for one, form in zip(pair, (".0f", ".2g"))]
         cells = (mark + one for mark, one in zip(marks, known))
-        made.add_row(
-            prior_title(curve.prior), str(curve.nfe), f"{w.best:.0f}", spread(curve.frechet[curve.best]), *cells
-        )
+        made.add_row(*_head(curve), f"{w.best:.0f}", spread(curve.figures[curve.best].frechet), *cells)
     return made
 
 
@@ -110,10 +106,12 @@ def best_table(curves: list[Curve]) -> Table:
     names = ("prior", "NFE", "t", "Fréchet", "recall", "copied")
     made = table("The best starts, with 95% intervals", *names, left=("prior",))
     for curve in curves:
-        shares = (spread(each[curve.best], ".3f") for each in (curve.recall, curve.copied))
-        distance = spread(curve.frechet[curve.best])
-        made.add_row(prior_title(curve.prior), str(curve.nfe), f"{curve.window.best:.0f}", distance, *shares)
+        made.add_row(*_head(curve), f"{curve.window.best:.0f}", *quality(curve.figures[curve.best]))
     return made
+
+
+def _head(curve: Curve) -> tuple[str, str]:
+    return prior_title(curve.prior), str(curve.nfe)
 
 
 def off_table(curves: list[Curve], in_t: bool) -> Table:
@@ -130,7 +128,7 @@ def off_table(curves: list[Curve], in_t: bool) -> Table:
         off = {each.by: each for each in (curve.off_t if in_t else curve.off_nats)}
         best = f"{curve.window.best:.0f}" if in_t else f"{curve.nats[curve.best]:.2g}"
         cells = (_off(off.get(by), in_t) for by in places)
-        made.add_row(prior_title(curve.prior), str(curve.nfe), best, *cells)
+        made.add_row(*_head(curve), best, *cells)
     return made
 
 

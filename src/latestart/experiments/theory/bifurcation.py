@@ -28,28 +28,26 @@ from torch import Tensor
 from latestart import zoo
 from latestart.data import Images, drawn, load_images
 from latestart.denoisers.exact import PointCloud, TwoPoints
+from latestart.experiments.theory.process import sigma_of
 from latestart.experiments.theory.settings import BifurcationSettings
 from latestart.lab.experiment import Experiment, Lab, Progress
 from latestart.lab.report import Report
-from latestart.noise import Discrete, Noise
+from latestart.noise import Discrete
 from latestart.records import Record
 from latestart.theory.bifurcation import THETA_C, Match, Node, Tree, bifurcation_tree, match, one_dimension
 from latestart.theory.branches import BranchPoint, Criterion, Follower, constant
 from latestart.theory.stability import crossing
 
-T_RANGE = (480.0, 640.0)
+__all__ = ["NOISE", "Bifurcations", "Decisions", "Diagram", "Result", "class_means", "decisions", "diagram"]
+
+NOISE = Discrete((1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0))  # of image models, usually
 THETAS = (0.3, 0.99)
-
-
-def linear_betas() -> Noise:
-    """The usual schedule of image models: 1,000 steps, betas from 1e-4 to 0.02."""
-    return Discrete((1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0))
 
 
 # --- one dimension ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Diagram(Record):
     """The fixed points of data at +-1, in x of the variance preserving process.
 
@@ -73,9 +71,13 @@ class Diagram(Record):
 
     @property
     def deviation(self) -> float:
-        """The largest distance of a followed branch from the closed form."""
-        outer = np.abs(np.stack([self.upper - self.exact, self.lower + self.exact])).max()
-        return float(max(outer, np.abs(self.central).max()))
+        """Return the largest distance of a followed branch from the closed form."""
+        parts = (self.upper - self.exact, self.lower + self.exact, self.central)
+        return max(float(np.abs(part).max()) for part in parts)
+
+    def record(self) -> dict[str, Any]:
+        """Return the critical scale beside its closed form, and the deviation, for JSON."""
+        return {"theta_c": self.theta_c, "closed_form": THETA_C, "deviation": self.deviation}
 
 
 def diagram(points: int = 50) -> Diagram:
@@ -86,79 +88,74 @@ def diagram(points: int = 50) -> Diagram:
     """
     two = TwoPoints()
     follower = Follower(two, "sde", symmetric=True)
+
+    def followed(thetas: np.ndarray, start: float) -> tuple[list[BranchPoint], np.ndarray]:
+        """Follow a branch from the point that a search from `start` ends in; return its points and states."""
+        found = [follower.find(sigma_of(thetas[0]), torch.tensor([start], dtype=torch.float64))]
+        for theta in thetas[1:]:
+            found.append(follower.follow(sigma_of(theta), found[-1]))
+        return found, thetas * np.array([here.point.item() for here in found])
+
     theta = np.linspace(*THETAS, points)
     outer = THETA_C + np.geomspace(1e-4, THETAS[1] - THETA_C, points)
-    central = _followed(follower, theta, 0.0)
-    upper, lower = (_followed(follower, outer[::-1], side)[::-1] for side in (1.0, -1.0))
+    central, states = followed(theta, 0.0)
+    upper, lower = (followed(outer[::-1], side)[1][::-1] for side in (1.0, -1.0))
     return Diagram(
-        theta, _states(central, theta), np.array([here.ratio for here in central]),
-        outer, _states(upper, outer), _states(lower, outer), np.array([one_dimension(value) for value in outer]),
-        math.sqrt(crossing(two, "sde").alpha_bar),
+        theta=theta, central=states, ratio=np.array([here.ratio for here in central]), outer_theta=outer, upper=upper,
+        lower=lower, exact=np.array([one_dimension(value) for value in outer]),
+        theta_c=math.sqrt(crossing(two, "sde").alpha_bar),
     )  # fmt: skip
-
-
-def _followed(follower: Follower, thetas: np.ndarray, start: float) -> list[BranchPoint]:
-    """A branch at the given thetas, from the point that a search from `start` ends in at the first."""
-    levels = np.sqrt(1 - thetas**2) / thetas
-    found = [follower.find(levels[0], torch.tensor([start], dtype=torch.float64))]
-    for sigma in levels[1:]:
-        found.append(follower.follow(sigma, found[-1]))
-    return found
-
-
-def _states(branch: list[BranchPoint], thetas: np.ndarray) -> np.ndarray:
-    return thetas * np.array([here.point.item() for here in branch])
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Decisions:
+@dataclass(frozen=True, eq=False, repr=False)
+class Decisions(Record):
     """The tree of decisions of labelled images.
 
     Attributes:
         tree: its nodes' means are images in [-1, 1].
         match: the images by nearest leaf and class, in the order of `tree.leaves`.
-        noise: gives the nodes' levels their times.
-        t_range: lowest and highest time of the tree.
+        settings: as given.
         count: of images.
     """
 
     tree: Tree
     match: Match
-    noise: Noise
-    t_range: tuple[float, float]
+    settings: BifurcationSettings
     count: int
 
     @property
     def top(self) -> Tensor:
-        """The posterior mean `(C, H, W)` at the highest level, before any decision."""
+        """Return the posterior mean `(C, H, W)` at the highest level, before any decision."""
         first = self.tree.nodes[0].path[0]
         return first.point * constant(self.tree.criterion, first.sigma)
 
     def time(self, node: Node) -> float:
-        """The time of a node, in the units of `noise`."""
-        return min(max(self.noise.time(node.sigma), self.t_range[0]), self.t_range[1])
+        """Return the time of a node, of 1,000."""
+        return min(max(NOISE.time(node.sigma), self.settings.t_low), self.settings.t_high)
+
+    def record(self) -> dict[str, Any]:
+        """Return the nodes by their levels, those of leaves with the images of each class, for JSON."""
+        leaves, settings = self.tree.leaves, self.settings
+        nodes = [
+            {"index": node.index, "parent": node.parent, "sigma": node.sigma, "alpha_bar": 1 / (1 + node.sigma**2)}
+            | {"t": self.time(node)}
+            for node in self.tree.nodes
+        ]
+        for leaf, counts, majority in zip(leaves, self.match.counts, self.match.majority):
+            nodes[leaf.index] |= {"counts": counts.tolist(), "majority": int(majority)}
+        known = {"criterion": settings.criterion, "images": self.count, "t_range": [settings.t_low, settings.t_high]}
+        return known | {"leaves": len(leaves), "purity": self.match.purity, "nodes": nodes}
 
 
-def decisions(
-    images: Images,
-    leaves: int = 12,
-    criterion: Criterion = "sde",
-    t_range: tuple[float, float] = T_RANGE,
-    noise: Noise | None = None,
-    step: float = 0.1,
-    progress: Progress | None = None,
-) -> Decisions:
+def decisions(images: Images, settings: BifurcationSettings, progress: Progress | None = None) -> Decisions:
     """Grow the tree of a set of images, from the mean of all with those of the classes as further starts.
 
     Args:
         images: with labels.
-        leaves: at most so many.
-        t_range: lowest and highest time, in the units of `noise`; at the highest there should be one fixed point.
-        noise: `linear_betas` by default.
-        step: of log sigma.
+        settings: of the tree; at the highest time there should be one fixed point.
         progress: called as `progress(done, total, what)` after each level.
 
     Raises:
@@ -166,58 +163,33 @@ def decisions(
     """
     if images.labels is None:
         raise ValueError(f"the tree of decisions needs images with labels, received {len(images)} images without")
-    noise = noise or linear_betas()
     points = images.floats().double()  # near a fold, float32 does not resolve fixed points
+    levels = (NOISE.sigma(settings.t_low), NOISE.sigma(settings.t_high))
     tree = bifurcation_tree(
-        PointCloud(points), leaves, criterion, (noise.sigma(t_range[0]), noise.sigma(t_range[1])), points.mean(0),
-        class_means(points, images.labels), step=step, symmetric=True, progress=progress,
+        PointCloud(points), settings.leaves, cast(Criterion, settings.criterion), levels, points.mean(0),
+        class_means(points, images.labels), step=settings.step, symmetric=True, progress=progress,
     )  # fmt: skip
-    return Decisions(tree, match(tree, points, images.labels), noise, t_range, len(images))
+    return Decisions(tree, match(tree, points, images.labels), settings, len(images))
 
 
 def class_means(points: Tensor, labels: Tensor) -> Tensor:
-    """The mean of each class that occurs, `(classes, *shape)`."""
+    """Return the mean of each class that occurs, `(classes, *shape)`."""
     return torch.stack([points[labels == label].mean(0) for label in labels.unique()])
-
-
-def _record(node: Node, t: float) -> dict[str, Any]:
-    level = {"sigma": node.sigma, "alpha_bar": 1 / (1 + node.sigma**2), "t": t}
-    return {"index": node.index, "parent": node.parent, **level}
 
 
 # --- the experiment ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(Record):
     """The diagram of two points, and the tree of decisions of the images."""
 
-    diagram: Diagram
-    decisions: Decisions
-
-    def record(self) -> dict[str, Any]:
-        """Return all figures, ready for `results.json`."""
-        diagram, decisions = self.diagram, self.decisions
-        found = decisions.match
-        leaves = {node.index: k for k, node in enumerate(decisions.tree.leaves)}
-        nodes = [_record(node, decisions.time(node)) for node in decisions.tree.nodes]
-        for index, k in leaves.items():
-            nodes[index] |= {"counts": found.counts[k].tolist(), "majority": int(found.majority[k])}
-        return {
-            "one_dimension": {"theta_c": diagram.theta_c, "closed_form": THETA_C, "deviation": diagram.deviation},
-            "tree": {
-                "criterion": decisions.tree.criterion,
-                "images": decisions.count,
-                "t_range": list(decisions.t_range),
-                "leaves": len(leaves),
-                "purity": found.purity,
-                "nodes": nodes,
-            },
-        }
+    one_dimension: Diagram
+    tree: Decisions
 
 
 class Bifurcations(Experiment[BifurcationSettings, Result]):
-    """How one fixed point becomes many."""
+    """Bifurcations: one fixed point becomes many."""
 
     def measure(self, settings: BifurcationSettings, lab: Lab) -> Result | None:
         """Follow the branches of two points, and of a set of images."""
@@ -229,11 +201,7 @@ class Bifurcations(Experiment[BifurcationSettings, Result]):
             whole = load_images(settings.images, background=settings.background)
         images, line = drawn(whole, settings.limit, settings.seed), diagram()
         with lab.bar("following the branches") as advance:
-            found = decisions(
-                images, settings.leaves, cast(Criterion, settings.criterion), (settings.t_low, settings.t_high),
-                step=settings.step, progress=advance,
-            )  # fmt: skip
-        return Result(line, found)
+            return Result(line, decisions(images, settings, advance))
 
     def page(self, result: Result, folder: Path) -> Report:
         """Draw the diagram and the tree, and return them in words."""

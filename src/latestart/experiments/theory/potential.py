@@ -27,9 +27,9 @@ of the circular curve, where it begins as one, at about 690 and 750. For two poi
 Source: Raya and Ambrogioni 2023, the potentials of trained networks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import PointCloud
 from latestart.denoisers.networks import from_diffusers
 from latestart.device import own_device
+from latestart.experiments.theory.process import timed
 from latestart.experiments.theory.settings import PotentialSettings
-from latestart.lab.experiment import Experiment, Lab, Progress
+from latestart.lab.experiment import Experiment, Lab
 from latestart.lab.report import Report
 from latestart.noise import Noise
 from latestart.records import Record
@@ -54,9 +55,12 @@ from latestart.sampling.samplers import make_sampler
 from latestart.theory.levels import CriticalLevel
 from latestart.theory.potential import Curve, Profile, along, circular, drift, rates, straight
 
+__all__ = ["Family", "PotentialBetween", "Result", "Side", "curves", "levels", "middle_margins", "study"]
+
 BEYOND = 0.25  # of a curve's length, before its first sample and beyond its second
 RANGE = (0.2, 0.8)  # of the scheduler's highest time: the times that are looked at
 LEVELS, DRAWN = 16, 7  # times at which curvatures are taken, and of those drawn
+POINTS = 49  # of a drawn curve
 STEP = 0.005  # of a curve's length, for the curvature
 SAMPLER_STEPS = 50
 SPREAD = (0.1, 0.9)  # quantiles over pairs
@@ -67,7 +71,7 @@ BATCH = 256
 
 
 def curves(x_1: Tensor, x_2: Tensor, mean: Tensor) -> dict[str, Curve]:
-    """The circular and the straight curve through two samples `(*shape)`, with their margins."""
+    """Return the circular and the straight curve through two samples `(*shape)`, with their margins."""
     m = mean.double()
     arc, chord = circular(x_1.double() - m, x_2.double() - m), straight(x_1, x_2)
     margin = BEYOND * arc.high
@@ -79,25 +83,23 @@ def curves(x_1: Tensor, x_2: Tensor, mean: Tensor) -> dict[str, Curve]:
 
 @torch.no_grad()
 def middle_margins(denoiser: Denoiser, noise: Noise, each: list[Curve], t: float) -> np.ndarray:
-    """The curvature of the potential in the middle of each curve, in units of `beta |gamma'|^2 / std^2`, `(n,)`."""
-    points, tangents, widths = [], [], []
-    for curve in each:
-        h = STEP * (curve.high - curve.low) / (1 + 2 * BEYOND)
-        middle = (curve.low + curve.high) / 2
-        a = torch.tensor([middle - h, middle + h], dtype=torch.float64)
-        points.append(curve.point(a))
-        tangents.append(curve.tangent(a).cpu())
-        widths.append(2 * h)
-    forces = torch.cat([drift(denoiser, x, t, noise).cpu() for x in torch.cat(points).split(BATCH)])
-    power = (forces * torch.cat(tangents)).flatten(1).sum(1).view(-1, 2)
-    length = torch.stack(tangents).mean(1).flatten(1).square().sum(1)
-    at = rates(noise, t)
-    curvature = -(power[:, 1] - power[:, 0]) / torch.tensor(widths, dtype=torch.float64)
+    """Return the potential's curvature in the middle of each curve, in units of `beta |gamma'|^2 / std^2`, `(n,)`.
+
+    The curves are of one kind: their parameters run from the same beginning to the same end.
+    """
+    at, low, high = rates(noise, t), each[0].low, each[0].high
+    middle, h = (low + high) / 2, STEP * (high - low) / (1 + 2 * BEYOND)
+    a = torch.tensor([middle - h, middle + h], dtype=torch.float64)
+    points, tangents = torch.cat([curve.point(a) for curve in each]), torch.stack([curve.tangent(a) for curve in each])
+    forces, tangents = torch.cat([drift(denoiser, x, t, noise) for x in points.split(BATCH)]).cpu(), tangents.cpu()
+    power = (forces.view_as(tangents) * tangents).flatten(2).sum(2)
+    length = tangents.mean(1).flatten(1).square().sum(1)
+    curvature = -(power[:, 1] - power[:, 0]) / (2 * h)
     return (curvature * (at.alpha * at.sigma) ** 2 / (at.g2 * length)).numpy()
 
 
 def levels(times: np.ndarray, margins: np.ndarray) -> np.ndarray:
-    """The first time, under falling noise, from which each pair's middle is no minimum, `(P,)`, linear between times.
+    """Return the first of falling times from which each pair's middle is no minimum, `(P,)`, linear between times.
 
     Args:
         times: `(T,)`, falling.
@@ -134,22 +136,22 @@ class Family(Record):
 
     @property
     def shapes(self) -> list[np.ndarray]:
-        """Each profile less its value in the middle, over its range."""
+        """Return each profile less its value in the middle, over its range."""
         return [(p.potential - p.potential[len(p.potential) // 2]) / np.ptp(p.potential) for p in self.profiles]
 
     @property
     def wells(self) -> list[int]:
-        """Minima inside of each profile."""
+        """Count the minima inside of each profile."""
         return [int(((u[1:-1] < u[:-2]) & (u[1:-1] <= u[2:])).sum()) for u in self.shapes]
 
     @property
     def begins_as_well(self) -> float:
-        """The share of pairs whose middle is a minimum at the highest time."""
+        """Return the share of pairs whose middle is a minimum at the highest time."""
         return float((self.margins[0] > 0).mean())
 
     @property
     def level(self) -> CriticalLevel | None:
-        """The median over pairs of the level at which the middle stops being a minimum; None where it never does."""
+        """Return the median over pairs of the level at which the middle stops being a minimum, or None."""
         found = levels(self.times, self.margins)
         found = found[~np.isnan(found)]
         if not len(found):
@@ -159,34 +161,47 @@ class Family(Record):
         sigma = self.noise.sigma(float(np.median(found)))
         return CriticalLevel(sigma, f"middle of the {self.curve} curve", how, (low, high)).on(self.noise)
 
+    def record(self) -> dict[str, Any]:
+        """Return the level of the middle, the wells of the drawn pair, and the median curvatures, for JSON."""
+        level = self.level
+        return {
+            "middle_stops_being_a_minimum": level and timed(level, self.noise),
+            "pairs": self.margins.shape[1],
+            "begins_as_well": self.begins_as_well,
+            "times": [profile.t for profile in self.profiles],
+            "wells": self.wells,
+            "curvature": {"t": self.times.tolist(), "median": np.median(self.margins, 1).tolist()},
+        }
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Side(Record):
     """A model's potential between samples of its own.
 
     Attributes:
-        name: "network" or "point cloud".
         ends: `(2, *shape)`, the two samples of the drawn pair.
         families: the circular and the straight curves.
     """
 
-    name: str
     ends: Tensor
     families: list[Family]
 
+    def record(self) -> dict[str, Any]:
+        """Return the families by the names of their curves, for JSON."""
+        return {family.curve: family.record() for family in self.families}
+
 
 def study(
-    name: str,
     denoiser: Denoiser,
     noise: Noise,
     samples: Tensor,
     mean: Tensor,
     times: np.ndarray,
     drawn: np.ndarray,
-    points: int = 49,
-    progress: Callable[[str], None] | None = None,
+    points: int,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Side:
-    """The curvatures in the middle for all pairs of samples, and the potential along the curves of one typical pair.
+    """Take the curvatures in the middle for all pairs of samples, and the potential along the curves of a typical one.
 
     That pair is the one with the median level on the circular curve; where no pair has one, on the straight.
 
@@ -196,158 +211,99 @@ def study(
         times: `(T,)`, falling, for the curvatures.
         drawn: falling times of the profiles.
         points: of a profile, odd: the middle is one of them.
+        tell: receives a note after each time of each curve.
     """
     if len(samples) < 2 or points % 2 == 0:
         raise ValueError(f"expected at least 2 samples and an odd number of points, received {len(samples)}, {points}")
-    pairs = [curves(samples[i], samples[j], mean) for i, j in combinations(range(len(samples)), 2)]
-    margins: dict[str, list[np.ndarray]] = {kind: [] for kind in pairs[0]}
-    for t in times.tolist():
-        for kind, rows in margins.items():
-            rows.append(middle_margins(denoiser, noise, [pair[kind] for pair in pairs], t))
-        _tell(progress, f"{name}, curvatures at t = {t:.0f}")
-    stacked = {kind: np.stack(rows) for kind, rows in margins.items()}
-    typical = _typical(times, stacked)
-    profiles: dict[str, list[Profile]] = {kind: [] for kind in margins}
-    for t in drawn.tolist():
-        for kind, curve in pairs[typical].items():
-            profiles[kind].append(along(denoiser, curve, noise, t, points, BATCH))
-        _tell(progress, f"{name}, potential at t = {t:.0f}")
-    ends = samples[list(list(combinations(range(len(samples)), 2))[typical])].cpu()
-    return Side(name, ends, [Family(kind, profiles[kind], times, stacked[kind], noise) for kind in margins])
+    index = list(combinations(range(len(samples)), 2))
+    pairs = [curves(samples[i], samples[j], mean) for i, j in index]
 
+    def told(times: np.ndarray, what: str) -> Iterator[float]:
+        for t in times.tolist():
+            yield t
+            tell(f"{what} at t = {t:.0f}")
 
-def _typical(times: np.ndarray, margins: dict[str, np.ndarray]) -> int:
-    for kind in ("circular", "straight"):
-        found = levels(times, margins[kind])
-        if not np.isnan(found).all():
-            return int(np.nanargmin(np.abs(found - np.nanmedian(found))))
-    return 0
-
-
-def _tell(progress: Callable[[str], None] | None, what: str) -> None:
-    if progress is not None:
-        progress(what)
+    margins = {
+        kind: np.stack(
+            [middle_margins(denoiser, noise, [pair[kind] for pair in pairs], t) for t in told(times, "curvatures")]
+        )
+        for kind in pairs[0]
+    }
+    known = next((one for one in (levels(times, found) for found in margins.values()) if not np.isnan(one).all()), None)
+    typical = 0 if known is None else int(np.nanargmin(np.abs(known - np.nanmedian(known))))
+    families = [
+        Family(kind, [along(denoiser, curve, noise, t, points, BATCH) for t in told(drawn, kind)], times, found, noise)
+        for (kind, curve), found in zip(pairs[typical].items(), margins.values())
+    ]
+    return Side(samples[list(index[typical])].cpu(), families)
 
 
 # --- the experiment ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
-    """All that the figure shows: the network and the point cloud of `count` images, by falling times t."""
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Result(Record):
+    """All that the figure shows: the network and the point cloud of so many images, by falling times t."""
 
     model: str
-    count: int
-    seed: int
+    images: int
     samples: int
-    sides: list[Side]
-
-    def record(self) -> dict[str, Any]:
-        """Return all figures, ready for `results.json`."""
-        return {
-            "model": self.model,
-            "images": self.count,
-            "samples": self.samples,
-            "seed": self.seed,
-            "sides": {side.name: {f.curve: _figures(f) for f in side.families} for side in self.sides},
-        }
+    seed: int
+    sides: dict[str, Side]
 
 
-def run(
-    model: str = "mnist",
-    images: Images | None = None,
-    samples: int = 8,
-    seed: int = 0,
-    t_range: tuple[float | None, float | None] = (None, None),
-    points: int = 49,
-    levels_at: int = LEVELS,
-    drawn_at: int = DRAWN,
-    progress: Progress | None = None,
-    **opened: Any,
-) -> Result:
-    """The potentials of a network and of the images at hand, each between samples of its own.
-
-    Args:
-        model: a shipped model's name, or a folder.
-        images: the point cloud; by default the training images that come with a shipped model.
-        samples: of each; all their pairs are looked at.
-        seed: of the network's samples, and of the choice among the images.
-        t_range: lowest and highest time, in the scheduler's units; None stands for 0.2 and 0.8 of its highest.
-        points: of a curve, odd.
-        levels_at, drawn_at: numbers of times, of the curvatures and of the drawn curves.
-        progress: called as `progress(done, total, what)`.
-        opened: what `zoo.open_model` takes beside the model and its device.
-
-    Raises:
-        ValueError: a folder without images, images of another shape, too few, or times outside of the schedule.
-    """
-    network, scheduler, _ = zoo.open_model(model, device=own_device(), **opened)
-    denoiser = from_diffusers(network, scheduler)
-    floats = _images(model, images, denoiser, samples).floats().to(denoiser.device)
-    low, high = (share * denoiser.noise.t_range[1] if t is None else t for share, t in zip(RANGE, t_range))
-    if not low < high:
-        raise ValueError(f"expected a range of times from low to high, received {low:g}, {high:g}")
-    times, shown = np.linspace(high, low, levels_at), np.linspace(high, low, drawn_at)
-    sampler = make_sampler("ddim", scheduler, spacing="trailing", clip_sample=False)
-    own = generate(network, sampler, n=samples, steps=SAMPLER_STEPS, seed=seed).samples
-    picked = torch.randperm(len(floats), generator=seeded(seed))[:samples]
-    done, total = 0, 2 * (levels_at + drawn_at)
-
-    def advance(what: str) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total, what)
-
-    def side(name: str, which: Denoiser, ends: Tensor) -> Side:
-        return study(name, which, denoiser.noise, ends, floats.mean(0), times, shown, points, advance)
-
-    sides = [side("network", denoiser, own), side("point cloud", PointCloud(floats), floats[picked])]
-    return Result(model=model, count=len(floats), seed=seed, samples=samples, sides=sides)
-
-
-def _images(model: str, images: Images | None, denoiser: Denoiser, samples: int) -> Images:
-    if images is None:
-        if model not in zoo.names():
-            raise ValueError(f"{model} comes without images: give a set of images for its exact point cloud")
-        images = zoo.load(model).images("train")
-    if images.shape != tuple(denoiser.shape):
-        raise ValueError(f"the model's samples are {tuple(denoiser.shape)}, received images {images.shape}")
-    if not 2 <= samples <= len(images):
-        raise ValueError(f"expected between 2 and {len(images)} samples, as there are images, received {samples}")
+def _cloud(settings: PotentialSettings, shape: tuple[int, ...]) -> Images:
+    """The images of the point cloud: given ones, or the training images of a shipped model."""
+    if settings.images is not None:
+        images = load_images(settings.images, background=settings.background)
+        images = images if settings.limit is None else drawn(images, settings.limit, settings.seed)
+    elif settings.model in zoo.names():
+        images = zoo.load(settings.model).images("train")
+    else:
+        raise ValueError(f"{settings.model} comes without images: give a set of images for its exact point cloud")
+    if images.shape != shape:
+        raise ValueError(f"the model's samples are {shape}, received images {images.shape}")
+    if settings.samples > len(images):
+        raise ValueError(f"expected at most {len(images)} samples, as there are images, received {settings.samples}")
     return images
-
-
-def _figures(family: Family) -> dict[str, Any]:
-    level = family.level
-    spread = None
-    if level is not None and level.interval is not None:
-        spread = [family.noise.time(sigma) for sigma in level.interval]
-    return {
-        "middle_stops_being_a_minimum": None if level is None else {**level.record(), "interval_t": spread},
-        "pairs": family.margins.shape[1],
-        "begins_as_well": family.begins_as_well,
-        "times": [p.t for p in family.profiles],
-        "wells": family.wells,
-        "curvature": {"t": family.times.tolist(), "median": np.median(family.margins, 1).tolist()},
-    }
 
 
 class PotentialBetween(Experiment[PotentialSettings, Result]):
     """The potential of a network between two of its samples."""
 
     def measure(self, settings: PotentialSettings, lab: Lab) -> Result | None:
-        """Sample the network, and integrate its drift along the curves between its samples."""
+        """Sample the network, and integrate its drift along the curves between its samples; likewise the point cloud's.
+
+        Raises:
+            ValueError: a folder without images, images of another shape, too few, or times outside of the schedule.
+        """
         if not lab.run.first:
             return None
-        cloud = settings.images
-        images = None if cloud is None else load_images(cloud, background=settings.background)
-        images = None if images is None or settings.limit is None else drawn(images, settings.limit, settings.seed)
+        network, scheduler, _ = zoo.open_model(
+            settings.model, device=own_device(), scheduler=settings.scheduler, mixed_precision=settings.mixed_precision
+        )
+        denoiser = from_diffusers(network, scheduler)
+        floats = _cloud(settings, tuple(denoiser.shape)).floats().to(denoiser.device)
+        asked, noise = (settings.t_low, settings.t_high), denoiser.noise
+        low, high = (share * noise.t_range[1] if t is None else t for share, t in zip(RANGE, asked))
+        if not low < high:
+            raise ValueError(f"expected a range of times from low to high, received {low:g}, {high:g}")
+        sampler = make_sampler("ddim", scheduler, spacing="trailing", clip_sample=False)
+        own = generate(network, sampler, n=settings.samples, steps=SAMPLER_STEPS, seed=settings.seed).samples
+        picked = torch.randperm(len(floats), generator=seeded(settings.seed))[: settings.samples]
+        done, times, shown = count(1), np.linspace(high, low, LEVELS), np.linspace(high, low, DRAWN)
+
+        def side(model: Denoiser, ends: Tensor) -> Side:
+            return study(model, noise, ends, floats.mean(0), times, shown, POINTS, tell)
+
+        def tell(what: str) -> None:
+            advance(next(done), 4 * (LEVELS + DRAWN), what)
+
         with lab.bar("integrating") as advance:
-            return run(
-                settings.model, images, settings.samples, settings.seed, (settings.t_low, settings.t_high),
-                progress=advance, scheduler=settings.scheduler, mixed_precision=settings.mixed_precision,
-            )  # fmt: skip
+            sides = {"network": side(denoiser, own), "point cloud": side(PointCloud(floats), floats[picked])}
+        return Result(
+            model=settings.model, images=len(floats), samples=settings.samples, seed=settings.seed, sides=sides
+        )
 
     def page(self, result: Result, folder: Path) -> Report:
         """Draw the potentials, and return the levels of the middle as a table."""

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
 
-from latestart.experiments.theory.bifurcation import Decisions, Diagram, Result
-from latestart.lab.drawing import figure, save
+from latestart.experiments.theory.bifurcation import NOISE, Decisions, Diagram, Result
+from latestart.lab.drawing import figure, save, shown
 from latestart.lab.report import Report, machine_kind
 from latestart.theory.bifurcation import Tree
 
@@ -20,11 +20,12 @@ __all__ = ["bifurcations", "draw_diagram", "draw_tree"]
 THUMBNAIL = 30.0  # side, in points
 ROW = 0.47  # inches
 LINE, SPLIT = "0.45", "#d95f02"
+HEAD: dict[str, Any] = {"fontsize": 10, "loc": "left", "pad": 12}  # of the titles of panels
 
 
 def bifurcations(result: Result, folder: Path) -> Report:
     """Draw the diagram and the tree, and return them in words."""
-    line, found = result.diagram, result.decisions
+    line, found = result.one_dimension, result.tree
     draw_diagram(folder / "diagram.png", line)
     draw_tree(folder / "tree.png", found)
     tree = found.tree
@@ -34,13 +35,13 @@ def bifurcations(result: Result, folder: Path) -> Report:
         f"{found.count} images: {len(tree.leaves)} leaves under {tree.criterion}, splits at t = {splits}",
         f"{found.match.purity:.0%} of the images are of their leaf's most frequent class",
     ]
-    facts = {"images": found.count, "from t": found.t_range[1], "to t": found.t_range[0]}
+    facts = {"images": found.count, "from t": found.settings.t_high, "to t": found.settings.t_low}
     pictures = ["diagram.png", "tree.png"]
     return Report("Bifurcations", facts, (), lines, pictures, machine=machine_kind(accelerated=False))
 
 
 def draw_diagram(path: Path, found: Diagram) -> None:
-    """The fixed points of data at +-1 against theta: followed points on the lines of the closed form."""
+    """Draw the fixed points of data at +-1 against theta: followed points on the lines of the closed form."""
     made, axes = figure(1, 1, (7, 4.4))
     axis = axes[0, 0]
     axis.plot(found.outer_theta, found.exact, color="C0", label="stable, closed form")
@@ -49,8 +50,8 @@ def draw_diagram(path: Path, found: Diagram) -> None:
     axis.plot([found.theta_c, found.theta[-1]], [0, 0], "--", color="C3", label="unstable, closed form")
     stable = found.ratio < 1
     style: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 4, "markerfacecolor": "white"}
-    for theta, x in ((found.outer_theta, found.upper), (found.outer_theta, found.lower)):
-        axis.plot(theta, x, color="C0", **style)
+    for x in (found.upper, found.lower):
+        axis.plot(found.outer_theta, x, color="C0", **style)
     axis.plot(found.theta[stable], found.central[stable], color="C0", label="stable, followed", **style)
     axis.plot(found.theta[~stable], found.central[~stable], color="C3", label="unstable, followed", **style)
     axis.axvline(found.theta_c, color="0.6", linewidth=1, linestyle=":")
@@ -64,7 +65,7 @@ def draw_diagram(path: Path, found: Diagram) -> None:
 
 
 def draw_tree(path: Path, found: Decisions) -> None:
-    """The tree of decisions: noise falls from left to right, each branch ends in its mean image.
+    """Draw the tree of decisions: noise falls from left to right, each branch ends in its mean image.
 
     Every node has a row of its own, a split between those of its two children, so no picture covers another.
     """
@@ -74,17 +75,13 @@ def draw_tree(path: Path, found: Decisions) -> None:
     _branches(axis, found, rows)
     _counts(bars, found, rows)
     axis.set_ylim(len(rows) - 0.4, -0.6)
-    criterion = found.tree.criterion
-    made.suptitle(
-        f"What {found.count:,} images decide as the noise falls: one fixed point becomes {len(found.tree.leaves)}\n",
-        fontsize=15,
-    )
+    criterion, leaves = found.tree.criterion, len(found.tree.leaves)
+    decided = f"What {found.count:,} images decide as the noise falls: one fixed point becomes {leaves}\n"
+    made.suptitle(decided, fontsize=15)
     axis.set_title(
         f'Each picture is the mean of all that a branch can still become (its stable fixed point, "{criterion}").\n'
         "Orange frame: here a branch parts in two. Right edge: the branches where the tree ends.",
-        fontsize=10,
-        loc="left",
-        pad=12,
+        **HEAD,
     )
     save(made, path, dpi=100)
 
@@ -103,12 +100,11 @@ def _rows(tree: Tree) -> dict[int, int]:
 
 def _branches(axis: Axes, found: Decisions, rows: dict[int, int]) -> None:
     leaves = {node.index for node in found.tree.leaves}
-    high, low = found.t_range[1], found.t_range[0]
+    high, low = found.settings.t_high, found.settings.t_low
     for node in found.tree.nodes:
         t, row = found.time(node), rows[node.index]
-        begin, above = (
-            (high, row) if node.parent is None else (found.time(found.tree.nodes[node.parent]), rows[node.parent])
-        )
+        parent = node.parent
+        begin, above = (high, row) if parent is None else (found.time(found.tree.nodes[parent]), rows[parent])
         axis.plot([begin, begin, t], [above, row, row], color=LINE, linewidth=1.2, zorder=1)
         _thumbnail(axis, node.mean, t, row, "black" if node.index in leaves else SPLIT)
         if node.index not in leaves:
@@ -123,7 +119,7 @@ def _branches(axis: Axes, found: Decisions, rows: dict[int, int]) -> None:
         "noise level: time t of the schedule, and $\\sigma$ below it (noise falls to the right)", fontsize=11
     )
     ticks = [t for t in axis.get_xticks() if low <= t <= high]
-    axis.set_xticks(ticks, [f"t = {t:g}\n$\\sigma$ = {found.noise.sigma(t):.2f}" for t in ticks])
+    axis.set_xticks(ticks, [f"t = {t:g}\n$\\sigma$ = {NOISE.sigma(t):.2f}" for t in ticks])
     axis.set_yticks([])
     axis.spines[["left", "right", "top"]].set_visible(False)
     axis.grid(axis="x", color="0.92")
@@ -131,7 +127,7 @@ def _branches(axis: Axes, found: Decisions, rows: dict[int, int]) -> None:
 
 
 def _thumbnail(axis: Axes, mean: Tensor, t: float, row: int, edge: str) -> None:
-    image = ((mean.float().cpu() + 1) / 2).clamp(0, 1).permute(1, 2, 0).squeeze(-1).numpy()
+    image = shown(mean)
     box = OffsetImage(image, zoom=THUMBNAIL / max(image.shape[:2]), cmap="gray", clim=(0, 1), interpolation="nearest")
     frame = {"edgecolor": edge, "linewidth": 1.6 if edge == SPLIT else 0.8}
     axis.add_artist(AnnotationBbox(box, (t, row), pad=0.08, bboxprops=frame, zorder=3))
@@ -151,9 +147,7 @@ def _counts(axis: Axes, found: Decisions, rows: dict[int, int]) -> None:
     axis.set_title(
         "The images nearest to each branch, by their class\n"
         f"(in all {found.match.purity:.0%} are of their branch's largest class)",
-        fontsize=10,
-        loc="left",
-        pad=12,
+        **HEAD,
     )
     axis.set_xlabel("number of images", fontsize=11)
     axis.spines[["left", "right", "top"]].set_visible(False)
