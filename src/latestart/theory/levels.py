@@ -22,7 +22,7 @@ from latestart.denoisers.base import Denoiser
 from latestart.noise import Noise
 from latestart.records import Record
 
-__all__ = ["FEWEST", "RESAMPLES", "CriticalLevel", "Curve", "central", "enough", "evaluate"]
+__all__ = ["FEWEST", "RESAMPLES", "CriticalLevel", "Curve", "central", "enough", "evaluate", "falling"]
 
 RESAMPLES = 200
 FEWEST = 10  # images below which no interval means anything
@@ -57,18 +57,22 @@ class CriticalLevel(Record):
         return f"sigma = {self.sigma:.4g}" + ("" if self.t is None else f", t = {self.t:.4g}")
 
     @classmethod
-    def from_snr(
-        cls, snr: float, criterion: str, how: str, interval: tuple[float, float] | None = None
-    ) -> "CriticalLevel":
-        """A level given by `snr = 1 / sigma^2`; `interval` is in sigma."""
-        return cls(snr_to_sigma(snr), criterion, how, interval)
+    def from_snr(cls, snr: float, *others: Any) -> "CriticalLevel":
+        """A level given by `snr = 1 / sigma^2`, and the other attributes; raises `ValueError` unless 0 < snr < inf."""
+        if not 0 < snr < math.inf:
+            raise ValueError(f"expected a signal-to-noise ratio between 0 and infinity, received {snr}")
+        return cls(snr**-0.5, *others)
 
     @classmethod
-    def from_alpha_bar(
-        cls, alpha_bar: float, criterion: str, how: str, interval: tuple[float, float] | None = None
-    ) -> "CriticalLevel":
-        """A level given by `alpha_bar = 1 / (1 + sigma^2)`, between 0 and 1; `interval` is in sigma."""
-        return cls(alpha_bar_to_sigma(alpha_bar), criterion, how, interval)
+    def from_alpha_bar(cls, alpha_bar: float, *others: Any) -> "CriticalLevel":
+        """A level given by `alpha_bar = 1 / (1 + sigma^2)`, and the other attributes.
+
+        Raises:
+            ValueError: alpha_bar is not between 0 and 1.
+        """
+        if not 0 < alpha_bar < 1:
+            raise ValueError(f"expected alpha_bar between 0 and 1, received {alpha_bar}")
+        return cls(math.sqrt((1 - alpha_bar) / alpha_bar), *others)
 
     @property
     def snr(self) -> float:
@@ -226,20 +230,6 @@ def _peak(sigma: Tensor, values: Tensor) -> Tensor:
     return (x[top] + torch.where(bend == 0, 0.0, shift)).clamp(x[top + 1], x[top - 1]).exp()
 
 
-def alpha_bar_to_sigma(alpha_bar: float) -> float:
-    """`sqrt((1 - alpha_bar) / alpha_bar)`. Raises `ValueError` outside of (0, 1)."""
-    if not 0 < alpha_bar < 1:
-        raise ValueError(f"expected alpha_bar between 0 and 1, received {alpha_bar}")
-    return math.sqrt((1 - alpha_bar) / alpha_bar)
-
-
-def snr_to_sigma(snr: float) -> float:
-    """`1 / sqrt(snr)`. Raises `ValueError` unless it is positive and finite."""
-    if not 0 < snr < math.inf:
-        raise ValueError(f"expected a signal-to-noise ratio between 0 and infinity, received {snr}")
-    return snr**-0.5
-
-
 def evaluate(denoiser: Denoiser, y: Tensor, sigma: float, name: str = "denoiser") -> Tensor:
     """`D(y, sigma)`, `(B, *shape)`.
 
@@ -253,6 +243,23 @@ def evaluate(denoiser: Denoiser, y: Tensor, sigma: float, name: str = "denoiser"
         bad = int((~out.isfinite()).sum())
         raise ValueError(f"the {name} returned {bad} values that are NaN or infinite at sigma = {sigma:.6g}")
     return out
+
+
+def falling(denoiser: Denoiser, sigmas: Any) -> Tensor:
+    """The levels as `(L,)` float64 on the processor.
+
+    Raises:
+        ValueError: fewer than two, levels that do not fall, or some outside of the denoiser's range.
+    """
+    low, high = denoiser.sigma_range
+    levels = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
+    sound = ((levels > 0) & (levels >= low) & (levels <= high) & levels.isfinite()).all()
+    if levels.ndim != 1 or len(levels) < 2 or not sound or not (levels.diff() < 0).all():
+        raise ValueError(
+            f"expected at least two falling levels sigma within the denoiser's [{low:.6g}, {high:.6g}], received "
+            f"{levels.tolist()}"
+        )
+    return levels
 
 
 def enough(images: Tensor, criterion: str) -> Tensor:

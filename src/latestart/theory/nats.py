@@ -44,7 +44,7 @@ from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise
 from latestart.records import Record
-from latestart.theory.levels import CriticalLevel, Curve, evaluate
+from latestart.theory.levels import CriticalLevel, Curve, evaluate, falling
 
 __all__ = ["MARGIN", "NatsCurve", "nats"]
 
@@ -158,7 +158,10 @@ def nats(
         denoiser = conditioned(denoiser, model_kwargs)
     if isinstance(denoiser, NetworkDenoiser):
         denoiser.require_rows(len(images))
-    sigma = _checked_levels(denoiser, images) if sigmas is None else _checked_levels(denoiser, images, sigmas)
+    if sigmas is None:
+        sigma = _default_levels(denoiser, images)
+    else:
+        sigma = falling(denoiser, torch.as_tensor(sigmas, dtype=torch.float64).unique().flip(0))
     gaps = _Gaps(denoiser, prior, exact, seed, _checked_basis(basis, prior, denoiser.device))
     measured = [gaps.at(float(level), images, draws, batch_size) for level in sigma]
     per_image, per_direction = (torch.stack(part, dim=-2) for part in zip(*measured))
@@ -271,25 +274,17 @@ def _checked_basis(basis: Basis | None, prior: Any, device: torch.device) -> Bas
     return basis.to(device)
 
 
-def _checked_levels(denoiser: Denoiser, images: Tensor, sigmas: Tensor | list[float] | None = None) -> Tensor:
+def _default_levels(denoiser: Denoiser, images: Tensor) -> Tensor:
     low, high = denoiser.sigma_range
-    if sigmas is None:
-        variance = images.double().var(0, unbiased=True)
-        if not variance.any():
-            raise ValueError(
-                f"the default levels follow from how images differ, and all {len(images)} received are the same: give "
-                "sigmas"
-            )
-        top, bottom = 10 * variance.sum().sqrt().item(), 0.1 * variance.mean().sqrt().item()
-        ends = torch.tensor([min(top, high), max(bottom, low)], dtype=torch.float64).log()
-        return torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64).exp().clamp(low, high)
-    sigma = torch.as_tensor(sigmas, dtype=torch.float64).cpu().unique().flip(0)
-    if len(sigma) < 2 or not ((sigma > 0) & sigma.isfinite() & (sigma >= low) & (sigma <= high)).all():
+    variance = images.double().var(0, unbiased=True)
+    if not variance.any():
         raise ValueError(
-            f"expected at least two different levels sigma within the denoiser's [{low:.6g}, {high:.6g}], received "
-            f"{sigma.tolist()}"
+            f"the default levels follow from how images differ, and all {len(images)} received are the same: give "
+            "sigmas"
         )
-    return sigma
+    top, bottom = 10 * variance.sum().sqrt().item(), 0.1 * variance.mean().sqrt().item()
+    ends = torch.tensor([min(top, high), max(bottom, low)], dtype=torch.float64).log()
+    return torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64).exp().clamp(low, high)
 
 
 def _warn(curve: NatsCurve) -> None:
