@@ -29,8 +29,10 @@ from torch.nn.functional import pad
 import latestart as ls
 from latestart import zoo
 from latestart.denoisers.patches import Unshuffled
-from latestart.experiments.demo import REFERENCE, Cell, Measured, best_of, measure
+from latestart.lab.grid import FULL, Cell
 from latestart.lab.judge import Figures, over, shipped_judge
+from latestart.sampling.generate import generate
+from latestart.sampling.samplers import make_sampler
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"
@@ -39,11 +41,12 @@ STARTS = {"gaussian": (400, 500, 600, 700), "mixture": (200, 300, 400, 500)}
 BARS = {3: (8.0, 3.0), 5: (3.5, 2.0), 10: (2.5, 1.5)}  # the mixture's gain on full noise, and on the Gaussian
 SHORT = 0.03  # of recall, at most, of that of 100 steps
 COMPONENTS = 30
+Measured = tuple[Cell, Figures]
 
 
 @dataclass(frozen=True)
 class Weak:
-    """A network on padded images, as the demo's measurement takes a bundle."""
+    """A network on padded images, with the attributes of a shipped bundle."""
 
     model: Unshuffled
     scheduler: DDPMScheduler
@@ -58,42 +61,52 @@ def weak(folder: Path, images: Path) -> Weak:
     return Weak(Unshuffled(unet, 2), DDPMScheduler(clip_sample=False), ls.Gaussian.fit(padded, basis="dense"), mixture)
 
 
-def cells() -> Iterator[Cell]:
+def cells(samples: int) -> Iterator[Cell]:
     for nfe, clip in product(EVALUATIONS, (False, True)):
         for spacing in ("leading", "trailing"):
-            yield Cell("ddim", nfe, "none", spacing, clip, None)
+            yield Cell("", "ddim", nfe, FULL, None, spacing, clip, samples, 0)
         for prior, starts in STARTS.items():
             for t_start in starts:
-                yield Cell("ddim", nfe, prior, "trailing", clip, t_start)
-    yield REFERENCE
+                yield Cell("", "ddim", nfe, prior, t_start, "trailing", clip, samples, 0)
+    yield Cell("", "ddim", 100, FULL, None, "trailing", False, samples, 0)  # the reference
+
+
+def measure(bundle: Any, cell: Cell, judge: Callable[[Tensor], Figures]) -> Measured:
+    prior = {FULL: lambda: None, "gaussian": lambda: bundle.prior, "mixture": lambda: bundle.mixture}[cell.prior]()
+    sampler = make_sampler("ddim", bundle.scheduler, **cell.settings())
+    return cell, judge(generate(bundle.model, sampler, prior, cell.samples, cell.nfe, cell.t_start).images.cpu())
 
 
 def run(bundle: Any, judge: Callable[[Tensor], Figures], samples: int, console: Console) -> dict[str, Any]:
     """All figures of one network."""
     measured = []
-    for cell in cells():
-        measured.append(measure(bundle, cell, judge, samples, 0))  # type: ignore[arg-type]
-        row = measured[-1].figures
+    for cell in cells(samples):
+        measured.append(measure(bundle, cell, judge))
+        row = measured[-1][1]
         told = f"NFE {cell.nfe}, {cell.prior}, t = {cell.t_start}, {cell.spacing}, clip {cell.clip}"
         console.print(f"{told}: {row.frechet.value:.1f}, recall {row.recall.value:.3f}", style="dim")
     return {
-        "rows": [m.row(samples, 0) for m in measured],
-        "best": [_best([m for m in measured if m.cell.nfe == nfe], nfe) for nfe in EVALUATIONS],
-        "reference": measured[-1].row(samples, 0),
+        "rows": [_row(*one) for one in measured],
+        "best": [_best([one for one in measured if one[0].nfe == nfe], nfe) for nfe in EVALUATIONS],
+        "reference": _row(*measured[-1]),
     }
+
+
+def _row(cell: Cell, figures: Figures) -> dict[str, Any]:
+    frechet = figures.frechet
+    quality = {"frechet": frechet.value, "low": frechet.low, "high": frechet.high}
+    return {**asdict(cell), **quality, **figures.estimates("recall", "copied")}
 
 
 def _best(measured: list[Measured], nfe: int) -> dict[str, Any]:
-    none, one, many = (best_of(measured, kind) for kind in ("none", *STARTS))
-    pairs = {"on_full_noise": (none, many), "on_gaussian": (one, many), "gaussian": (none, one)}
-    gains = {name: over(worse.figures, better.figures) for name, (worse, better) in pairs.items()}
-    return {
-        "nfe": nfe,
-        "none": none.row(0, 0),
-        "gaussian": one.row(0, 0),
-        "mixture": many.row(0, 0),
-        "gains": {name: asdict(gain) for name, gain in gains.items()},
+    best = {
+        kind: min((one for one in measured if one[0].prior == kind), key=lambda one: one[1].frechet.value)
+        for kind in (FULL, *STARTS)
     }
+    none, one, many = (figures for _, figures in best.values())
+    pairs = {"on_full_noise": (none, many), "on_gaussian": (one, many), "gaussian": (none, one)}
+    gains = {name: asdict(over(worse, better)) for name, (worse, better) in pairs.items()}
+    return {"nfe": nfe, **{kind: _row(*found) for kind, found in best.items()}, "gains": gains}
 
 
 def table(name: str, result: dict[str, Any]) -> str:

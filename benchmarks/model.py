@@ -16,8 +16,8 @@ import torch
 
 from latestart import zoo
 from latestart.evaluation.quality import FrechetTo, interval
-from latestart.experiments import demo
 from latestart.files import replacing, write_json
+from latestart.lab.judge import shipped_judge
 from latestart.sampling.generate import generate
 from latestart.sampling.samplers import make_sampler
 
@@ -29,12 +29,12 @@ def quality(bundle: zoo.Bundle, samples: int, steps: int, seed: int) -> dict[str
     result = generate(bundle.model, scheduler, n=samples, steps=steps, seed=seed)
     features = bundle.features(result.images)
     estimate = interval(to_train.replicates(features), to_train(features))
-    floor = demo.floor(samples)
-    if floor["samples"] != samples:
-        raise ValueError(f"{floor['samples']} test images are shipped: the floor of {samples} samples is not known")
+    floor = shipped_judge(bundle).floor(samples)
+    if floor is None or floor.images != samples:
+        raise ValueError(f"too few test images are shipped: the floor of {samples} samples is not known")
     return {
         "samples": samples, "nfe": result.nfe, "seed": seed, "frechet": estimate.value, "low": estimate.low,
-        "high": estimate.high, "floor": floor["frechet"], "times_floor": estimate.value / floor["frechet"],
+        "high": estimate.high, "floor": floor.frechet.value, "times_floor": estimate.value / floor.frechet.value,
     }  # fmt: skip
 
 

@@ -9,12 +9,12 @@ from diffusers import DDPMScheduler
 import latestart as ls
 from latestart import device as devices
 from latestart.device import choose_device, environment_number, own_device
+from latestart.diagnosis.analyze import analyze
+from latestart.diagnosis.case import Settings, prepare
 from latestart.evaluation.diversity import vendi
 from latestart.evaluation.kernel import energy_distance, kid
 from latestart.evaluation.manifold import OverlapWith
 from latestart.evaluation.quality import FrechetTo, feature_statistics
-from latestart.experiments.analysis_task import Settings, prepare
-from latestart.experiments.analyze import analyze
 from latestart.experiments.theory.potential import study
 from latestart.features import Classifier, ClassifierFeatures
 from latestart.sampling.loop import draw

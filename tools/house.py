@@ -30,7 +30,6 @@ FLOORS = [
     {"classifiers"},
     {"diagnosis"},
     {"experiments"},
-    {"report"},
     {"cli"},
 ]
 OUTSIDE = ("__init__", "__main__")  # the public names, and the program

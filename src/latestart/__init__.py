@@ -30,7 +30,7 @@ _HOME = {
     "generate": "sampling.generate",
     "choose_start": "sampling.choose",
     "make_sampler": "sampling.samplers",
-    "check": "sampling.check",
+    "check": "diagnosis.check",
     "frechet": "evaluation.quality",
     "copying": "evaluation.copying",
     "diversity": "evaluation.diversity",

@@ -10,22 +10,22 @@ from typer.testing import CliRunner
 
 import latestart as ls
 from latestart.cli import app
-from latestart.cli.table1 import _times
 from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import Estimate, feature_statistics, frechet
-from latestart.experiments import paper_pndm, table1
-from latestart.experiments.published import dataset_of, published
-from latestart.experiments.table1 import Table, choosable
-from latestart.experiments.table1_cells import Options, entries, sample
-from latestart.experiments.table1_rows import rows, winners
+from latestart.experiments.table1 import paper_pndm
+from latestart.experiments.table1.cells import choosable, entries, sample
+from latestart.experiments.table1.measure import Table
+from latestart.experiments.table1.page import headline, page, tables
+from latestart.experiments.table1.published import dataset_of, published
+from latestart.experiments.table1.rows import rows, winners
+from latestart.experiments.table1.settings import STARTS, Table1Settings, start_times
 from latestart.lab.cells import Outcome, again
-from latestart.lab.grid import Cell, Grid
+from latestart.lab.grid import Cell
 from latestart.lab.judge import Figures, Judge, Reference, over
-from latestart.lab.report import markdown_table
+from latestart.lab.report import markdown_table, named
 from latestart.lab.subjects import Subject
 from latestart.lab.sweep import Sweep
-from latestart.report.table1 import blocks, headline, table_report
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import can_clip, make_sampler
 from latestart.sampling.seeds import white_noise
@@ -67,13 +67,13 @@ def subject(judge):
 
 
 def options(seed=0, **changes):
-    known = {"evaluations": (3,), "solvers": ("heun", "ipndm"), "starts": ("gaussian", "mixture")}
+    known = {"nfe": (3,), "solvers": ("heun", "ipndm"), "starts": ("gaussian", "mixture")}
     times = changes.pop("t_start", (500,))
     known |= changes
-    parts = known.get("parts", ("paper", "exact"))
+    parts = known.setdefault("parts", ("paper", "exact", "solvers"))
     begun = (*(known["starts"] if parts != ("paper",) else ()), *(("paper",) if "paper" in parts else ()))
     known["t_start"] = times if isinstance(times, dict) else {} if times is None else dict.fromkeys(begun, times)
-    return Options(Grid(model=("exact",), samples=20, seed=seed, batch_size=7), **known)
+    return Table1Settings(model="exact", samples=20, seed=seed, batch_size=7, **known)
 
 
 def table_in(folder, subject, asked=None, sample=sample, **changes):
@@ -86,12 +86,22 @@ def table_in(folder, subject, asked=None, sample=sample, **changes):
 
 def finish(table):
     table.measure()
-    return table.whole.write(table.whole.table()).read_bytes(), table.rows("mnist")
+    return table.whole.write(table.whole.table()).read_bytes(), table.rows()
+
+
+def report_of(table):
+    """The page of what is measured."""
+    return page(table.gains(), table.sweep.out)
+
+
+def lines(block):
+    """The rows of a table, each a tuple of texts."""
+    return list(zip(*(column.cells for column in block.columns)))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(subject, tmp_path_factory):
-    table = table_in(tmp_path_factory.mktemp("undisturbed"), subject)
+    table = table_in(tmp_path_factory.mktemp("undisturbed"), subject, options(paper="mnist"))
     return (*finish(table), table)
 
 
@@ -119,7 +129,7 @@ def test_the_papers_ratios():
 
 
 def test_every_cell_costs_what_its_row_says(subject):
-    found = entries(options(evaluations=(3, 5, 10), solvers=("heun",), starts=("gaussian",)), subject)
+    found = entries(options(nfe=(3, 5, 10), solvers=("heun",), starts=("gaussian",)), subject)
     assert all(entry.planned.steps is not None for entry in found)
     paper = {(e.planned.cell.sampler, e.number): e.planned.cell.nfe for e in found if e.part == "paper"}
     assert paper == {(r.sampler, r.steps): r.nfe for r in published("mnist")}
@@ -135,20 +145,21 @@ def test_every_cell_costs_what_its_row_says(subject):
 def test_start_times_are_parts_of_the_schedule(subject):
     asked = options(t_start=None, parts=("paper",), starts=("mixture",))
     times = [e.planned.cell.t_start for e in entries(asked, subject) if e.planned.cell.sampler == "ddim"]
-    assert times == [None, *map(float, paper_pndm.STARTS)]
-    assert asked.paper_times(100) == (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
-    assert asked.times("gaussian", 500, "exact") == (200, 250, 300, 350)
-    assert options(t_start=(77,)).times("gaussian", 500, "solvers") == (77,)
+    assert times == [None, *map(float, STARTS)]
+    assert asked.times("paper", "gaussian", 100) == (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
+    assert asked.times("exact", "gaussian", 500) == (200, 250, 300, 350)
+    assert options(t_start=(77,)).times("solvers", "gaussian", 500) == (77,)
     each = options(t_start={"mixture": (77,), "gaussian": (400, 500)}, parts=("exact", "paper"), samplers=("ddim",))
     begun = {(e.part, e.kind): [] for e in entries(each, subject)}
     for entry in entries(each, subject):
         begun[entry.part, entry.kind].append(entry.planned.cell.t_start)
     assert set(begun["exact", "mixture"]) == {77.0} and set(begun["exact", "gaussian"]) == {400, 500}
-    assert begun["paper", "gaussian"] == list(map(float, paper_pndm.STARTS))  # its own, whatever the Gaussian's are
+    assert begun["paper", "gaussian"] == list(map(float, STARTS))  # its own, whatever the Gaussian's are
     asked = options(t_start={"paper": (200, 500)}, parts=("exact", "paper"), samplers=("ddim",))
-    assert asked.paper_times(1000) == (200, 500) and asked.times("gaussian", 1000, "exact") == (400, 500, 600, 700)
+    assert asked.times("paper", "gaussian", 1000) == (200, 500)
+    assert asked.times("exact", "gaussian", 1000) == (400, 500, 600, 700)
     assert options(t_start=None, parts=("paper",), starts=("mixture",)).priors == ("none", "gaussian")
-    assert options(files={"mixture": "m.safetensors"}).priors == ("none", "gaussian", "m.safetensors")
+    assert options(mixture="m.safetensors").priors == ("none", "gaussian", "m.safetensors")
 
 
 def test_a_cell_is_known_by_its_steps_and_grid(subject):
@@ -164,7 +175,7 @@ def test_a_cell_is_known_by_its_steps_and_grid(subject):
 
 
 def test_a_start_too_low_for_its_steps_is_unavailable(subject):
-    low = options(parts=("paper",), t_start=(4,), evaluations=(10,))
+    low = options(parts=("paper",), t_start=(4,), nfe=(10,))
     assert {(e.kind, e.planned.steps) for e in entries(low, subject)} == {("none", 10), ("gaussian", None)}
     assert all("has 2 to 5 steps" in e.planned.reason for e in entries(low, subject) if e.kind == "gaussian")
 
@@ -192,7 +203,7 @@ def test_clipping_is_offered_to_all_that_know_it_from_full_noise_and_late(subjec
         twin = [e for e in found if replace(e.planned.cell, clip=False) == replace(cell, clip=False)]
         assert len({e.planned.steps for e in twin}) == 1
     assert ways[True] == {way for way in ways[False] if way[0] in known}
-    assert {e.planned.cell.clip for e in entries(options(clips=(False,)), subject)} == {False}
+    assert {e.planned.cell.clip for e in entries(options(clip=(False,)), subject)} == {False}
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc", "deis", "heun"])
@@ -239,7 +250,7 @@ def test_a_choice_among_equals_flatters_what_it_chose_and_not_what_is_drawn_agai
         best = [row.best["gaussian"] for row in table.rows()]
         assert [one.among for one in best] == [11, 11, 11]
         chosen += [one.chosen.value for one in best]
-        fresh += [one.frechet.value for one in best]
+        fresh += [one.figures.frechet.value for one in best]
     every, chosen, fresh = (torch.tensor(values, dtype=torch.float64) for values in (every, chosen, fresh))
     truth, error = every.mean(), every.std() / len(fresh) ** 0.5
     assert chosen.mean() < truth - 3 * error  # the lowest of eleven
@@ -248,13 +259,13 @@ def test_a_choice_among_equals_flatters_what_it_chose_and_not_what_is_drawn_agai
 
 def test_both_sides_of_every_ratio_are_of_one_seed_that_chose_nothing(undisturbed):
     _, found, table = undisturbed
-    assert table.options.grid.seed == 0
+    assert table.settings.seed == 0
     for row in found:
         assert {best.cell.seed for best in row.best.values()} == {1}
         for kind, ratio in row.ratios.items():
             assert ratio == over(row.best["none"].figures, row.best[kind].figures)
     chosen = winners(table.measured(), table.drawn())
-    assert {again(entry.planned).key for entry in chosen} == {one.key for one in table.again.planned}
+    assert {again(one).key for one in chosen} == {one.key for one in table.again.values()}
     assert len(table.drawn()) == len(chosen)
 
 
@@ -265,20 +276,21 @@ def test_where_the_best_copies_the_best_that_does_not_stands_beside(subject):
     measured = [(full, figures(20, 0.9)), *((at[t], scan[t]) for t in scan)]
 
     def wanted(drawn):
-        return [entry.planned.cell.t_start for entry in winners(measured, drawn)]
+        return [planned.cell.t_start for planned in winners(measured, drawn)]
 
     assert wanted({}) == [None, 100, 500]  # 300 copies as well
     key = {t: entry.planned.key for t, entry in at.items()}
     drawn = {full.planned.key: figures(30, 0.9), key[100]: figures(3, 0.5), key[500]: figures(5, 0.4)}
     assert wanted(drawn) == [None, 100, 700]  # 500 copies as it is drawn again
     (row,) = rows(measured, {**drawn, key[700]: figures(10)}, "mnist")
-    assert row.best["gaussian"].copies and row.best["gaussian"].frechet.value == 3
-    assert set(row.clean) == {"gaussian"} and row.clean["gaussian"].frechet.value == 10  # full noise has no other start
+    assert row.best["gaussian"].figures.copies and row.best["gaussian"].figures.frechet.value == 3
+    assert set(row.clean) == {"gaussian"}  # of full noise the best stays
+    assert row.clean["gaussian"].figures.frechet.value == 10
     assert (row.clean["gaussian"].cell.t_start, row.clean["gaussian"].among) == (700, 1)
     assert (row.ratios["gaussian"].value, row.clean_ratios["gaussian"].value) == (10, 3)
-    line = blocks([row])[0].lines[0]
-    assert "copies 0.500" in line[4] and "without copies:\n10.0 [9.00, 11.0]\nt = 700" in line[4]
-    assert line[5].startswith("10.00\n") and "without copies:\n3.00\n" in line[5]
+    line = lines(tables([row])[0])[0]
+    assert "copies 0.500 [0.500, 0.500]" in line[4] and "without copies:\n10 [9, 11]\nt = 700" in line[4]
+    assert line[5].startswith("10.00 [") and "\nwithout copies:\n3.00 [" in line[5]
     assert rows(measured, drawn)[0].clean == {}  # not drawn again, so not told
 
 
@@ -300,8 +312,8 @@ def test_a_row_holds_what_sampling_by_hand_gives(subject, undisturbed):
     pndm = row_of(found, "paper", "pndm")
     full, late = paper(None, None), paper(PRIOR, 500)
     assert pndm.nfe == 12
-    assert pndm.best["none"].frechet.value == pytest.approx(full, rel=1e-9)
-    assert pndm.best["gaussian"].frechet.value == pytest.approx(late, rel=1e-9)
+    assert pndm.best["none"].figures.frechet.value == pytest.approx(full, rel=1e-9)
+    assert pndm.best["gaussian"].figures.frechet.value == pytest.approx(late, rel=1e-9)
     assert pndm.ratios["gaussian"].value == pytest.approx(full / late, rel=1e-9)
     assert pndm.ratios["gaussian"].low <= full / late <= pndm.ratios["gaussian"].high
     assert pndm.published.late == 38.23
@@ -318,7 +330,7 @@ def test_a_row_holds_what_sampling_by_hand_gives(subject, undisturbed):
     lates = [both(PRIOR, 500, "trailing", clip) for clip in (False, True)]
     ddim, (chosen, full), (_, late) = row_of(found, "exact", "ddim"), min(every.values()), min(lates)
     assert ddim.best["none"].chosen.value == pytest.approx(chosen, rel=1e-9)
-    assert ddim.best["none"].frechet.value == pytest.approx(full, rel=1e-9)
+    assert ddim.best["none"].figures.frechet.value == pytest.approx(full, rel=1e-9)
     assert ddim.best["none"].among == 4
     assert ddim.ratios["gaussian"].value == pytest.approx(full / late, rel=1e-9)
     assert ddim.paper_ratios["gaussian"].value == pytest.approx(every["trailing", False][1] / late, rel=1e-9)
@@ -330,10 +342,10 @@ def test_the_best_of_all_is_the_best_at_equal_cost(undisturbed):
     for kind in ("none", "gaussian", "mixture"):
         known = [(f.frechet.value, e.planned.key) for e, f in table.measured() if e.kind == kind and e.part != "paper"]
         assert best.best[kind].chosen.value == min(known)[0]
-        assert best.best[kind].frechet == drawn[min(known)[1]].frechet
+        assert best.best[kind].figures.frechet == drawn[min(known)[1]].frechet
         assert best.best[kind].among == len(known)
     ratio = best.ratios["mixture"]
-    assert ratio.value == best.best["none"].frechet.value / best.best["mixture"].frechet.value
+    assert ratio.value == best.best["none"].figures.frechet.value / best.best["mixture"].figures.frechet.value
     assert best.paper_ratios == {}
 
 
@@ -391,8 +403,8 @@ def test_a_folder_of_cells_to_choose_from_needs_no_more_than_what_is_chosen(subj
     assert content == undisturbed[0]
     assert [row.record() for row in found] == [row.record() for row in undisturbed[1]]
     assert {cell.seed for cell in told} == {1}
-    assert told == [one.cell for one in table.again.planned] and len(told) <= 4 < len(table.entries)
-    results = table1.results(table, found, None)
+    assert told == [one.cell for one in table.again.values()] and len(told) <= 4 < len(table.entries)
+    results = table.gains().record()
     assert results["measured"] == results["cells"] == len(table.entries) + len(told)
     assert results["planned"] == results["evaluations"] == 60 * results["cells"]
 
@@ -419,7 +431,7 @@ def test_what_the_budget_leaves_is_left_out(subject, tmp_path):
     assert [(row.part, row.sampler) for row in found] == [("paper", "ddpm"), ("paper", "ddim")]
     assert set(found[0].ratios) == {"gaussian"} and found[1].ratios == {}  # its late start is beyond the budget
     assert found[0].published is None
-    text = table_report(table1.results(table, found, None), found, table.whole.table()).markdown()
+    text = report_of(table).markdown()
     assert "what is missing may be the best: paper: PNDM at 3 (1 left)" in text and "best of all at" not in text
     last = next(line for line in text.split("\n") if line.startswith("| DDIM | 3 | 3 | "))
     assert last.endswith("| - | - |") and "\n- left, beyond the budget: " in text
@@ -429,7 +441,7 @@ def test_what_the_budget_leaves_is_left_out(subject, tmp_path):
 def test_no_late_start_gains_on_less_than_all_of_full_noise(subject, tmp_path):
     """A folder without clipping that goes on with it: the clipped full noise may be the better."""
     asked = {"parts": ("exact",), "samplers": ("ddim", "pndm"), "starts": ("gaussian",)}
-    old = table_in(tmp_path, subject, options(**asked, clips=(False,)), drawn_from_one_law)
+    old = table_in(tmp_path, subject, options(**asked, clip=(False,)), drawn_from_one_law)
     old.measure()
     assert [row.sampler for row in old.rows()] == ["ddim", "pndm", "best"]
     table = table_in(tmp_path, subject, options(**asked), drawn_from_one_law)
@@ -452,14 +464,14 @@ def test_full_noise_that_failed_is_not_measured(subject, tmp_path):
     table = table_in(tmp_path, subject, asked, fails)
     table.measure()
     assert [row.sampler for row in table.rows()] == ["pndm"]  # nor is there a best of all
-    assert {one.cell.sampler for one in table.again.planned} == {"pndm"}
-    report = table_report(table1.results(table, table.rows(), None), table.rows(), table.whole.table()).markdown()
+    assert {one.cell.sampler for one in table.again.values()} == {"pndm"}
+    report = report_of(table).markdown()
     assert "what is missing may be the best: exact: DDIM at 3 (1 failed)" in report
     assert "left out for the same reason: best of all at 3" in report
     mended = table_in(tmp_path, subject, asked, drawn_from_one_law)
     mended.measure(retry=True)
     assert [row.sampler for row in mended.rows()] == ["ddim", "pndm", "best"]
-    assert table1.results(mended, mended.rows(), None)["left_out"] == []
+    assert mended.gains().record()["left_out"] == []
 
 
 def test_what_no_sampler_can_do_is_not_lacking(subject, tmp_path):
@@ -476,7 +488,7 @@ def test_a_budget_is_for_both_draws(subject, tmp_path, budget):
     spent = [one.cell.cost for one in table.whole.planned if table.sweep.file(one).is_file()]
     assert sum(spent) <= budget
     assert choosable(table.entries, budget) <= sum(spent)
-    chosen = [entry.planned.key for entry in winners(table.measured(), table.drawn(), table.left())]
+    chosen = [planned.key for planned in winners(table.measured(), table.drawn(), table.left())]
     assert set(chosen) == set(table.drawn())
     assert bool(spent) == (budget >= 120)
 
@@ -489,18 +501,18 @@ def test_what_a_prior_scores_by_itself_stands_beside(subject, tmp_path):
     asked = options(parts=("exact",), samplers=("ddim",), starts=("isotropic", "gaussian", "mixture"))
     table = table_in(tmp_path, subject, asked, drawn_from_one_law)
     table.measure()
-    facts, found, cells = table.write()
-    alone = table.alone()
+    result = table.gains()
+    facts, alone = result.record(), result.alone
     assert set(alone) == set(facts["alone"]) == {"gaussian", "mixture"}  # N(0, I) knows nothing
     noise = white_noise(range(20), subject.priors["gaussian"][0].shape, 1)
     for kind, figures in alone.items():
         images = (subject.priors[kind][0].push(noise) / 2 + 0.5).clamp(0, 1)
         assert figures.frechet.value == pytest.approx(subject.judge(images).frechet.value, rel=1e-3)
         assert facts["alone"][kind]["frechet"]["value"] == figures.frechet.value
-    told = table_report(facts, found, cells).markdown()
+    told = page(result, tmp_path).markdown()
     for kind in ("gaussian", "mixture"):
         assert f"the {kind}'s own samples, without the network: " in told
-    assert json.loads((tmp_path / "results.json").read_text())["alone"] == facts["alone"]
+    assert json.loads(json.dumps(facts))["alone"] == facts["alone"]
 
 
 @pytest.mark.parametrize(
@@ -516,33 +528,31 @@ def test_a_prior_of_other_images_has_no_samples_to_score(subject, tmp_path, wron
     priors = subject.priors | {"mixture": (wrong, "other")}
     table = table_in(tmp_path, subject, options(parts=("exact",), samplers=("ddim",)), sample, priors=priors)
     table.measure()
-    facts, found, cells = table.write()
+    facts, found = table.gains().record(), table.rows()
     assert set(facts["alone"]) == {"gaussian"} and message in facts["alone_failed"]["mixture"]
     assert all(row.ratios.keys() == {"gaussian"} for row in found) and found
-    told = table_report(facts, found, cells).markdown()
+    told = report_of(table).markdown()
     assert "the mixture's own samples, without the network: not measured, the prior " in told
 
 
 def test_the_report_says_what_was_measured(undisturbed):
     _, found, _ = undisturbed
-    paper, exact, solvers, best = blocks(found)
-    line = next(line for line in paper.lines if line[0] == "PNDM")
+    paper, exact, solvers, _ = blocks = tables(found)
+    line = next(line for line in lines(paper) if line[0] == "PNDM")
     ratio = row_of(found, "paper", "pndm").ratios["gaussian"]
     assert line[1:3] == ("3", "12") and line[6:] == ("154.89", "38.23", "4.05")
-    doubtful = next(line for line in paper.lines if line[0] == "DDPM")
+    doubtful = next(line for line in lines(paper) if line[0] == "DDPM")
     assert doubtful[6:] == ("42.63 (a)", "11.92 (a)", "3.58 (a)")
-    assert paper.notes == exact.notes == ("identical to the ddim row in the source: probably a copy error there",)
-    assert markdown_table(paper.rich()).endswith(
-        "\n\n(a) identical to the ddim row in the source: probably a copy error there"
-    )
-    assert solvers.notes == ()
-    assert line[5] == f"{ratio.value:.2f}\n[{ratio.low:.2f}, {ratio.high:.2f}]"
-    assert [len(block.lines) for block in (paper, exact, solvers, best)] == [3, 3, 2, 1]
-    assert all(len(line) == len(block.columns) for block in (paper, exact, solvers, best) for line in block.lines)
-    assert exact.columns[-1] == "paper's\nratio" and "paper's\nratio" not in solvers.columns
+    note = "(a) identical to the ddim row in the source: probably a copy error there"
+    assert paper.caption == exact.caption == note and markdown_table(paper).endswith(f"\n\n{note}")
+    assert solvers.caption is None
+    assert line[5] == f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+    assert [block.row_count for block in blocks] == [3, 3, 2, 1]
+    heads = [[column.header for column in block.columns] for block in blocks]
+    assert heads[1][-1] == "paper's\nratio" and "paper's\nratio" not in heads[2]
     gain = row_of(found, "solvers", "ipndm").ratios["mixture"]
-    told = next(line for line in solvers.lines if line[0] == "iPNDM")[-1]
-    assert told.split("\n")[1] == f"gain {gain.value:.2f} [{gain.low:.2f}, {gain.high:.2f}]" and "t = 500" in told
+    told = next(line for line in lines(solvers) if line[0] == "iPNDM")[-1]
+    assert told.split("\n")[1] == f"gain {named(gain, '.2f')}" and "t = 500" in told
     said = list(headline(found))
     assert len(said) == 2 and said[1].startswith("NFE 3: late, mixture (")
     assert f"{row_of(found, 'best', 'best').ratios['mixture'].value:.2f}x" in said[1]
@@ -557,30 +567,32 @@ def test_the_report_says_what_was_measured(undisturbed):
     ],
 )
 def test_the_report_claims_the_best_of_what_was_tried_alone(subject, tmp_path, clips, fact, best):
-    asked = options(parts=("exact",), samplers=("ddim",), clips=clips)
+    asked = options(parts=("exact",), samplers=("ddim",), clip=clips)
     table = table_in(tmp_path, subject, asked, drawn_from_one_law)
     table.measure()
     found = table.rows()
-    told = table_report(table1.results(table, found, None), found, table.whole.table())
+    told = report_of(table)
     assert told.facts["clipping"] == fact
-    (line, *_), (_, block) = headline(found, clips), blocks(found, clips)
+    (line, *_), (_, block) = headline(found, clips), tables(found, clips)
     assert f", {best} (" in line and block.title.endswith(f"against the {best} of any sampler")
     assert ("clipping" in told.sentences[-1]) == (len(clips) == 2)  # what was chosen
 
 
-def test_options_that_cannot_be():
+def test_settings_that_cannot_be():
     for changes, message in (
-        ({"parts": ("all",)}, "expected a part of paper, exact, solvers, received 'all'"),
-        ({"solvers": ()}, "expected a solver of ddpm, ddim, .*, received none"),
-        ({"starts": ("uniform",)}, "expected a kind of start of isotropic, gaussian, mixture, received 'uniform'"),
-        ({"evaluations": (1,)}, "at least 2 steps on the paper's grid"),
+        ({"parts": ("all",)}, "there is no parts 'all'; there are paper, exact, solvers"),
+        ({"solvers": ()}, "solvers: expected at least one value, received none"),
+        ({"starts": ("uniform",)}, "there is no starts 'uniform'; there are isotropic, gaussian, mixture"),
+        ({"nfe": (1,)}, "expected at least 2 steps on the paper's grid, received 1"),
+        ({"nfe": (0,), "parts": ("exact",)}, "nfe=0: expected a whole number of at least 1"),
         ({"t_start": (0,)}, r"expected start times of at least 1, .* received \(0,\) for gaussian"),
         ({"t_start": {"mixture": ()}}, r"expected start times of at least 1, .* received \(\) for mixture"),
         ({"t_start": {"uniform": (5,)}}, "received start times of 'uniform', .* of gaussian, mixture, paper"),
         ({"t_start": {"isotropic": (5,)}}, "received start times of 'isotropic', .* of gaussian, mixture, paper"),
         ({"t_start": {"paper": (5,)}, "parts": ("exact",)}, "received start times of 'paper', .* of gaussian, mixture"),
         ({"t_start": {"mixture": (5,)}, "parts": ("paper",)}, "received start times of 'mixture', .* some of paper"),
-        ({"clips": ()}, "expected clipping, no clipping, or both, received neither"),
+        ({"clip": ()}, "clip: expected at least one value, received none"),
+        ({"paper": "faces"}, "the paper has no figures for 'faces'"),
     ):
         with pytest.raises(ValueError, match=message):
             options(**changes)
@@ -596,7 +608,7 @@ ARGUMENTS = ["experiment", "table1", "mnist", "--samples", "8", "--nfe", "3", "-
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("gaussian=400;mixture=now", "t-start must be whole numbers between commas, received 'now'"),
+        ("gaussian=400;mixture=now", "t-start: expected whole numbers between commas, received"),
         ("gaussian=400;gaussian=500", "each kind of start once, received 'gaussian=400;gaussian=500'"),
         ("uniform=400", "received start times of 'uniform', 400, which the parts paper, exact, solvers do not have"),
     ],
@@ -608,10 +620,10 @@ def test_start_times_that_cannot_be_are_told(tmp_path, text, message):
 
 
 def test_start_times_without_a_kind_are_of_the_kinds_asked_for(subject):
-    asked = options(t_start=_times("300,500", ("mixture",)), starts=("mixture",), parts=("exact", "paper"))
+    asked = Table1Settings.read({"model": "exact", "t-start": "300,500", "starts": "mixture", "parts": "exact,paper"})
     assert {e.planned.cell.t_start for e in entries(asked, subject) if e.part == "exact"} == {None, 300, 500}
-    assert asked.paper_times(1000) == tuple(map(float, paper_pndm.STARTS))
-    assert _times("paper=200,500;mixture=100", ()) == {"paper": (200, 500), "mixture": (100,)}
+    assert asked.times("paper", "gaussian", 1000) == tuple(map(float, STARTS))
+    assert start_times("paper=200,500;mixture=100") == {"paper": (200, 500), "mixture": (100,)}
 
 
 def test_the_command_writes_the_table_and_does_not_measure_twice(tmp_path, monkeypatch):
@@ -636,9 +648,9 @@ def test_the_command_writes_the_table_and_does_not_measure_twice(tmp_path, monke
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--parts", "half"], "expected a part of paper, exact, solvers, received 'half'"),
+        (["--parts", "half"], "there is no parts 'half'; there are paper, exact, solvers"),
         (["--paper", "faces"], "the paper has no figures for 'faces'"),
-        (["--nfe", "few"], "nfe must be whole numbers between commas, received 'few'"),
+        (["--nfe", "few"], "nfe: expected whole numbers, received 'few'"),
         (["--mixture", "none.safetensors"], "expected a file or folder at none.safetensors, found nothing"),
     ],
 )

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler
-from two_clusters import CLUSTERS, Conditional
 
 from latestart import GaussianMixture, as_model, generate, late_start, zoo
 from latestart.evaluation.kernel import EnergyTo, energy_distance
@@ -18,6 +17,7 @@ from latestart.sampling.choose import LEVELS, METHODS, WINDOW_IMAGES, choose_sta
 from latestart.sampling.late_start import start_level
 from latestart.sampling.matching import SAMPLES
 from latestart.theory.stability import crossing
+from two_clusters import CLUSTERS, Conditional
 
 DDIM = {"timestep_spacing": "trailing", "clip_sample": False}
 STEPS = 5

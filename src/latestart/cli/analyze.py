@@ -58,11 +58,11 @@ def analyze(
         from latestart import zoo
         from latestart.data import drawn, load_images
         from latestart.device import own_device
-        from latestart.experiments import analyze as experiment
-        from latestart.experiments.analysis_task import Settings, prepare
+        from latestart.diagnosis.analyze import analyze as run
+        from latestart.diagnosis.case import Settings, prepare
+        from latestart.diagnosis.pictures import draw, levels_table
         from latestart.features import Classifier
         from latestart.files import write_json
-        from latestart.report.analysis import draw, levels_table
 
         network, trained, _ = zoo.open_model(
             model, device=own_device(), scheduler=scheduler, mixed_precision=mixed_precision
@@ -80,13 +80,13 @@ def analyze(
         judge = Classifier.load(classifier) if classifier else bundle.classifier if bundle else None
 
         settings = Settings.quick(seed) if quick else Settings(seed=seed)
-        task = prepare(
+        case = prepare(
             network, trained, cloud.floats(), cloud.labels, unseen.floats() if unseen is not None else None,
             prior=bundle.prior if bundle else None, classify=judge.decide if judge else None, t_range=t_range,
             settings=settings,
         )  # fmt: skip
         with bar("analyzing") as advance:
-            analysis = experiment.analyze(task, names(criteria) or None, advance)
+            analysis = run(case, names(criteria) or None, advance)
         if unseen is None:
             analysis.notes.append("no held-out images were given: the nats of the network are measured on the images")
         analysis.about["model"] = model

@@ -49,10 +49,10 @@ def check(
 
         from latestart import zoo
         from latestart.device import own_device
+        from latestart.diagnosis.check import check as run
+        from latestart.diagnosis.page import findings_picture, findings_table, levels_table
         from latestart.files import write_json
         from latestart.noise import Noise
-        from latestart.report.findings import findings_picture, findings_table, levels_table
-        from latestart.sampling.check import check as run
 
         network, trained, start = zoo.open_model(
             model, prior, False, own_device(), scheduler=scheduler, mixed_precision=mixed_precision
@@ -88,8 +88,8 @@ def _images(images: Path | None, shipped: Any, background: str | None) -> "Image
 
 def _prior(prior: Any, shipped: Any, data: "Images", seed: int) -> tuple[Any, "Images", str]:
     """The prior to judge, the images to judge it on, and which prior that is, in words."""
+    from latestart.diagnosis.check import halves
     from latestart.gaussians.gaussian import Gaussian
-    from latestart.sampling.check import halves
 
     if prior is not None:
         return prior, data, "the prior given"

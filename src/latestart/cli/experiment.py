@@ -9,13 +9,13 @@ import typer
 from latestart.cli.attributes import attributes, classifier, faces
 from latestart.cli.options import first_sentences, with_settings
 from latestart.cli.support import friendly, on_device, perform
-from latestart.cli.table1 import table1
 from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.experiments.gaussianity.settings import GaussianitySettings
 from latestart.experiments.initialisations.settings import InitialisationSettings
 from latestart.experiments.late_start.settings import LateStartSettings
 from latestart.experiments.late_training.settings import LateTrainingSettings
 from latestart.experiments.sensitivity.settings import SensitivitySettings
+from latestart.experiments.table1.settings import Table1Settings
 from latestart.experiments.theory.settings import (
     BifurcationSettings,
     LineSettings,
@@ -32,6 +32,7 @@ EXPERIMENTS: dict[str, tuple[type[Settings], str, str]] = {
     "sphere": (SphereSettings, "theory.sphere.Spheres", "--dims 2,8,32,128 --radius 4"),
     "potential": (PotentialSettings, "theory.potential.PotentialBetween", "mnist --samples 8"),
     "bifurcation": (BifurcationSettings, "theory.bifurcation.Bifurcations", "--leaves 12"),
+    "table1": (Table1Settings, "table1.measure.Table1", "mnist --parts paper,exact"),
     "late-start": (LateStartSettings, "late_start.measure.LateStart", "--prior gaussian"),
     "diversity": (DiversitySettings, "diversity.measure.DiversityOfWays", "mnist --samples 1000"),
     "gaussianity": (GaussianitySettings, "gaussianity.measure.EarlyGaussianity", "--samples 1000"),
@@ -65,7 +66,6 @@ def _add(name: str, command: Callable[..., None], example: str) -> None:
 
 for name, row in EXPERIMENTS.items():
     _add(name, on_device(conducting(name)), row[2])
-_add("table1", on_device(table1), "mnist --parts paper,exact")
 _add("faces", faces, "-n 20000 --out out/faces.npz")
 _add("classifier", on_device(classifier), "out/faces.npz --out out/faces-classifier.safetensors")
 _add("attributes", on_device(attributes), "out/faces.npz")

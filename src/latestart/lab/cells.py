@@ -10,7 +10,7 @@ was spent is counted on the network itself.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from latestart.lab.judge import ESTIMATES, Figures
 from latestart.lab.store import Print, is_of, key_of
 from latestart.lab.subjects import Subject
 from latestart.sampling.late_start import late_start
-from latestart.sampling.loop import draw
+from latestart.sampling.loop import Result, draw
 from latestart.sampling.samplers import make_sampler
 
 __all__ = [
@@ -103,25 +103,43 @@ class Metered(Watched):
         return out
 
 
-def measured(subject: Subject, planned: Planned, batch_size: int, meter: Meter) -> Outcome:
+def drawn(model: Any, subject: Subject, planned: Planned, n: int, batch_size: int) -> Result:
+    """Sample the first `n` images of a cell from its network, which may be watched; classes in turn."""
+    cell, steps = planned.cell, planned.steps
+    assert steps is not None
+    sampler, prior = make_sampler(cell.sampler, subject.scheduler, **cell.settings()), subject.priors[cell.prior][0]
+    labels = classes_in_turn(model, n)
+    return draw(model, sampler, prior, n, steps, cell.t_start, cell.seed, labels=labels, batch_size=batch_size)
+
+
+def measured(
+    subject: Subject, planned: Planned, batch_size: int, meter: Meter, sample: Callable[..., Result] = drawn
+) -> Outcome:
     """Sample one cell and take its figures. A class-conditional model is asked for its classes in turn.
+
+    Args:
+        subject: the model.
+        planned: the cell.
+        batch_size: samples evaluated at once.
+        meter: counts the evaluations.
+        sample: draws the images, as `drawn`.
 
     Raises:
         RuntimeError: the sampler spent another number of evaluations than the cell says.
         FloatingPointError: samples, or figures, that are not finite.
     """
-    cell, classes = planned.cell, as_network(subject.network).classes
-    sampler = make_sampler(cell.sampler, subject.scheduler, **cell.settings())
-    labels = torch.arange(cell.samples) % classes if classes else None
-    model, prior, n = Metered(subject.network, meter), subject.priors[cell.prior][0], cell.samples
-    assert planned.steps is not None
-    result = draw(
-        model, sampler, prior, n, planned.steps, cell.t_start, cell.seed, labels=labels, batch_size=batch_size
-    )
+    cell = planned.cell
+    result = sample(Metered(subject.network, meter), subject, planned, cell.samples, batch_size)
     if result.nfe != cell.nfe:
         raise RuntimeError(f"{result.nfe} evaluations were spent on each sample, expected {cell.nfe}")
     sigma = result.sigma if math.isfinite(result.sigma) else None
     return Outcome("done", "", subject.judge(result.images.cpu()), sigma)
+
+
+def classes_in_turn(model: Any, n: int) -> Tensor | None:
+    """Return `(n,)` labels: the classes of a network in turn; None where it has none."""
+    classes = as_network(model).classes
+    return torch.arange(n) % classes if classes else None
 
 
 def steps_for(cell: Cell, scheduler: Any) -> int:

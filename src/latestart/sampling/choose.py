@@ -45,8 +45,8 @@ from latestart.gaussians.prior import as_prior
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
 from latestart.records import Record
+from latestart.sampling.doubts import doubts_of
 from latestart.sampling.families import family_of
-from latestart.sampling.findings import doubts_of
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
 from latestart.sampling.loop import Counted, draw
 from latestart.sampling.matching import check_prior as require_match

@@ -45,6 +45,8 @@ __all__ = [
 
 FAR_FROM_FOLD = 0.2  # a ratio lambda / c well below the 1 that it has at a fold
 FLAT = 1e-6  # relative difference of two ratios that rounding may make
+AGAIN = 3  # searches for a fold, each from the end of the one before
+FINER = 3  # halvings of a step that leads from one branch to another
 
 
 class NoCrossing(ValueError):
@@ -121,12 +123,15 @@ class Trace:
         points: those found.
         segment: for each point, how often the branch that is followed had been lost before: 0 is the central branch.
         lost: why, for each level at which a branch broke off or nothing was found.
+        crossed: the level at which the central branch loses its stability and the Jacobian products that the search
+            took; None where no crossing was found.
     """
 
     levels: list[float]
     points: list[BranchPoint]
     segment: list[int]
     lost: dict[float, ConvergenceError]
+    crossed: tuple[float, int] | None = None
 
     @property
     def central(self) -> list[BranchPoint]:
@@ -148,23 +153,49 @@ def trace(follower: Follower, levels: Sequence[float], start: Tensor | None = No
         ConvergenceError: no fixed point was found at the highest level.
     """
     here, segment = follower.find(levels[0], start), 0
-    points, segments, lost = [here], [0], dict[float, ConvergenceError]()
+    points, segments, lost, crossed = [here], [0], dict[float, ConvergenceError](), None
     for sigma in levels[1:]:
         if not past and (lost or not here.stable):
             break
         try:
-            here = follower.follow(sigma, here)
+            if here.stable and segment == 0 and crossed is None:
+                found, crossed = _central_step(follower, sigma, here)
+            else:
+                found = [follower.follow(sigma, here)]
         except ConvergenceError as error:
             lost[sigma] = error
             if not past:
                 break
             try:
-                here, segment = follower.find(sigma, here.point), segment + 1
+                found, segment = [follower.find(sigma, here.point)], segment + 1
             except ConvergenceError:
                 continue
-        points.append(here)
-        segments.append(segment)
-    return Trace(list(levels), points, segments, lost)
+        here = found[-1]
+        points += found
+        segments += [segment] * len(found)
+    return Trace(list(levels), points, segments, lost, crossed)
+
+
+def _central_step(
+    follower: Follower, sigma: float, here: BranchPoint, finer: int = FINER
+) -> tuple[list[BranchPoint], tuple[float, int] | None]:
+    """The next points of the central branch, down to `sigma`, and the crossing on the way to an unstable one.
+
+    Where no crossing lies between a stable and an unstable point, the step has led to another branch; it is halved.
+    """
+    there = follower.follow(sigma, here)
+    if there.stable:
+        return [there], None
+    try:
+        return [there], critical_between(follower, here, there)
+    except ConvergenceError:
+        if not finer:
+            return [there], None
+    first, crossed = _central_step(follower, math.sqrt(sigma * here.sigma), here, finer - 1)
+    if crossed or not first[-1].stable:
+        return first, crossed
+    rest, crossed = _central_step(follower, sigma, first[-1], finer - 1)
+    return first + rest, crossed
 
 
 def critical_level(follower: Follower, traced: Trace, xtol: float = 1e-6) -> CriticalLevel:
@@ -191,7 +222,7 @@ def critical_level(follower: Follower, traced: Trace, xtol: float = 1e-6) -> Cri
             f"{curve[0].ratio:.4g}): give a sigma_range that begins above the critical level"
         )
     try:
-        sigma, products = critical_between(follower, curve[-2], curve[-1])
+        sigma, products = traced.crossed or critical_between(follower, curve[-2], curve[-1])
     except ConvergenceError as error:
         return _fold(follower, curve[-2], curve[-1].sigma, error, xtol)
     products += sum(here.spectrum.products for here in curve)
@@ -199,10 +230,13 @@ def critical_level(follower: Follower, traced: Trace, xtol: float = 1e-6) -> Cri
     return CriticalLevel(sigma, criterion, how)
 
 
-def _fold(follower: Follower, last: BranchPoint, beyond: float, error: ConvergenceError, xtol: float) -> CriticalLevel:
+def _fold(
+    follower: Follower, last: BranchPoint, beyond: float, error: ConvergenceError, xtol: float, again: int = AGAIN
+) -> CriticalLevel:
     """The end of a branch between its last point and a level that it does not reach; raises `error` without a fold."""
     if last.ratio < FAR_FROM_FOLD:  # a search is dear where nothing converges
         raise error
+    first, end = last, beyond
     while math.log(last.sigma / beyond) > xtol:
         middle = math.sqrt(last.sigma * beyond)
         try:
@@ -214,6 +248,8 @@ def _fold(follower: Follower, last: BranchPoint, beyond: float, error: Convergen
             last, beyond = (here, beyond) if here.stable else (last, middle)
     # at a fold 1 - lambda / c goes to 0 as the square root of the distance
     if not abs(last.ratio - 1) < 0.02:
+        if again and last is not first:  # a step that was too long from the first point may not be from the last
+            return _fold(follower, last, end, error, xtol, again - 1)
         raise error
     how = f"the central branch ends in a fold, where lambda / c = 1, {last.spectrum.how}"
     return CriticalLevel(last.sigma, follower.criterion, how, (beyond, last.sigma))

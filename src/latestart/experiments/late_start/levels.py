@@ -7,10 +7,9 @@ from typing import Any
 
 from latestart import zoo
 from latestart.data import Images, drawn, load_images
-from latestart.experiments import analyze
-from latestart.experiments.analysis import CLOUD
-from latestart.experiments.analysis_task import Settings as Fineness
-from latestart.experiments.analysis_task import prepare
+from latestart.diagnosis.analyze import analyze
+from latestart.diagnosis.case import CLOUD, prepare
+from latestart.diagnosis.case import Settings as Fineness
 from latestart.experiments.late_start.settings import LateStartSettings
 from latestart.features import ClassifierFeatures
 from latestart.files import read_json, write_json
@@ -59,7 +58,7 @@ def critical_levels(settings: LateStartSettings, subject: Subject, lab: Lab) -> 
         except ValueError as error:
             lab.tell(f"{kept}: {error}: the levels are looked for again")
     with lab.bar("finding the critical levels") as advance:
-        found = analyze.analyze(_task(settings, subject), settings.criteria, advance)
+        found = analyze(_task(settings, subject), settings.criteria, advance)
     known = {"key": key, **found.record()}
     write_json(kept, known)
     return _levels(known)

@@ -14,14 +14,14 @@ from scipy.special import erfinv
 
 from latestart.denoisers.exact import PointCloud, TwoPoints
 from latestart.denoisers.networks import as_model
-from latestart.experiments.analysis import CLOUD, DATA, NETWORK
-from latestart.experiments.analysis_task import Settings, prepare
-from latestart.experiments.analyze import analyze
+from latestart.diagnosis.analyze import analyze
+from latestart.diagnosis.case import CLOUD, DATA, NETWORK, Settings, prepare
+from latestart.diagnosis.pictures import draw, levels_table
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
-from latestart.report.analysis import draw, levels_table
 from latestart.theory.critical import two_gaussians
 from latestart.theory.stability import NoCrossing, crossing
+from two_clusters import CLUSTERS
 
 SCHEDULER = DDPMScheduler(prediction_type="v_prediction")
 NOISE = Noise.from_scheduler(SCHEDULER)
@@ -124,29 +124,34 @@ def _cloud_without_symmetry():
 
 
 def test_where_nothing_crosses_the_peak_is_reported_as_one():
+    """The highest peak of this cloud is one of single points, far below its collapse: of the network alone, a level."""
     points, t_range = _cloud_without_symmetry(), (NOISE.time(0.2), NOISE.time(20.0))
     settings = replace(SETTINGS, step=0.1)
     analysis = analyze(_task(PointCloud(points), points, settings=settings, t_range=t_range), ["density"])
     with pytest.raises(NoCrossing) as caught:
         crossing(PointCloud(points), "density", sigma_range=(0.2, 20.0), step=0.1)
-    for of in (NETWORK, CLOUD):
-        finding = _found(analysis, "density", of)
-        assert finding.kind == "peak" and f"no crossing: lambda / c peaks at {caught.value.ratio:.3f}" in finding.how
-        assert finding.level.sigma == pytest.approx(caught.value.sigma, rel=2e-3)
-        assert finding.ratio == pytest.approx(caught.value.ratio, rel=1e-4)
-    low, high = _found(analysis, "density", CLOUD).interval
-    assert low < high and "random halves" in _found(analysis, "density", CLOUD).how
-    assert "11 of 11 starts lead to this branch" in _found(analysis, "density", NETWORK).how
+    finding, curve = _found(analysis, "density", NETWORK), analysis.branches["density", CLOUD]
+    assert finding.kind == "peak" and f"no crossing: lambda / c peaks at {caught.value.ratio:.3f}" in finding.how
+    assert finding.level.sigma == pytest.approx(caught.value.sigma, rel=2e-3) and "3 of 3 starts lead" in finding.how
+    assert finding.ratio == pytest.approx(caught.value.ratio, rel=1e-4)
+    collapse, none = analysis.case.collapse, _found(analysis, "density", CLOUD)
+    assert caught.value.sigma < collapse and none.level is None
+    above = max(ratio for ratio, sigma in zip(curve.ratio, curve.sigma) if sigma > collapse)
+    assert f"highest, {above:.2f}" in none.how and "far from 1" in none.how
 
 
 def test_a_peak_above_a_higher_end_is_told_with_it():
-    """Over fewer levels the same cloud has a lower peak inside, and is highest at the lowest level."""
-    points = _cloud_without_symmetry()
-    analysis = analyze(_task(PointCloud(points), points, settings=replace(SETTINGS, step=0.1)), ["density"])
-    finding, curve = _found(analysis, "density", CLOUD), analysis.branches["density", CLOUD]
-    assert finding.kind == "peak" and f"is {curve.ratio[-1]:.3f} at sigma = {curve.sigma[-1]:.4g}" in finding.how
-    near = max(r for r, s in zip(curve.ratio, curve.sigma) if s > 1.5)
-    assert finding.level.sigma == pytest.approx(curve.sigma[curve.ratio.index(near)], rel=0.1)
+    """A cloud as a network: below its peak, at the level of its clusters, are higher ones of single points."""
+    points = CLUSTERS.sample(150, torch.Generator().manual_seed(102))
+    settings, t_range = replace(SETTINGS, step=0.13, halves=2), (NOISE.time(0.19), NOISE.time(8.0))
+    analysis = analyze(_task(PointCloud(points), points, settings=settings, t_range=t_range), ["density"])
+    finding, curve = _found(analysis, "density", NETWORK), analysis.branches["density", NETWORK]
+    assert finding.level.sigma == pytest.approx(2.13, rel=0.01)
+    end = f"is {curve.ratio[-1]:.3f} at sigma = {curve.sigma[-1]:.4g}, an end of the levels"
+    assert finding.kind == "peak" and (end in finding.how) == (curve.ratio[-1] > finding.ratio)
+    cloud = _found(analysis, "density", CLOUD)
+    low, high = cloud.interval
+    assert low < high and low <= cloud.level.t <= high and "random halves" in cloud.how
 
 
 def test_a_network_that_has_no_level_where_its_images_have_one():
@@ -155,7 +160,7 @@ def test_a_network_that_has_no_level_where_its_images_have_one():
     analysis = analyze(_task(gaussian, PAIRS), ["density", "second-branch"])
     assert _found(analysis, "density", CLOUD).level.sigma == pytest.approx(1, rel=1e-6)
     finding = _found(analysis, "density", NETWORK)
-    assert finding.level is None and "no crossing, and no peak" in finding.how
+    assert finding.level is None and "highest, 0.94" in finding.how and "the end of the levels" in finding.how
     curve = analysis.branches["density", NETWORK]
     s2 = gaussian.variances.item()
     assert curve.ratio == pytest.approx([s2 / (s2 + s**2) for s in curve.sigma], rel=1e-5)

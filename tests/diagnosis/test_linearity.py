@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+
+from latestart import as_model, as_network
+from latestart.denoisers.conditions import Conditions
+from latestart.diagnosis.linearity import LEVELS, LINEAR, compare
 from two_clusters import (
     CLUSTERS,
     IMAGES,
@@ -19,10 +23,6 @@ from two_clusters import (
     gaussian,
     rng,
 )
-
-from latestart import as_model, as_network
-from latestart.denoisers.conditions import Conditions
-from latestart.sampling.linearity import LEVELS, LINEAR, compare
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,15 @@ from matplotlib.axes import Axes
 from rich.box import SIMPLE
 from rich.table import Table
 
+from latestart.diagnosis.check import Report
+from latestart.diagnosis.linearity import LINEAR
+from latestart.diagnosis.verdicts import Finding
 from latestart.files import replacing
 from latestart.noise import Noise, when
-from latestart.sampling.check import Report
-from latestart.sampling.findings import NATS, Finding, runs
-from latestart.sampling.linearity import LINEAR
+from latestart.sampling.doubts import NATS, runs
 from latestart.theory.levels import CriticalLevel
+
+__all__ = ["findings_picture", "findings_table", "levels_table"]
 
 COLOURS = {"good": "green", "doubtful": "yellow", "bad": "red"}
 QUESTIONS = {

@@ -46,20 +46,21 @@ from latestart.checks import whole_number
 from latestart.denoisers.adapter import as_network
 from latestart.denoisers.networks import from_diffusers
 from latestart.dynamics import Denoise, sde
+from latestart.experiments.table1.settings import SAMPLERS
 from latestart.gaussians.prior import StartDistribution, as_start
 from latestart.noise import Noise
 from latestart.sampling.loop import Counted, Result, check_level
 from latestart.sampling.seeds import sample_generator
 
-SAMPLERS = ("ddpm", "ddim", "pndm")
-STARTS = (50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)  # those that the paper chose from
+__all__ = ["DATA", "Levels", "ddim", "draw", "evaluations", "paper_grid", "pndm"]
+
 DATA = -1  # the time below 0: no noise
 RUNGE_KUTTA_STEPS = 3
 ADAMS_BASHFORTH = (55 / 24, -59 / 24, 37 / 24, -9 / 24)
 
 
 def paper_grid(t_start: int, steps: int) -> tuple[int, ...]:
-    """The times of a run, falling: `steps` whole ones from `t_start` to 0, in the scheduler's t, and `DATA` below them.
+    """Return the falling times of a run, in the scheduler's t: `steps` whole ones from `t_start` to 0, then `DATA`.
 
     Raises:
         ValueError: fewer than two steps, or so many that two of the times are equal.
@@ -70,7 +71,7 @@ def paper_grid(t_start: int, steps: int) -> tuple[int, ...]:
 
 
 def evaluations(sampler: str, steps: int) -> int:
-    """What one of the paper's samplers spends on each sample."""
+    """Return the network evaluations that one of the paper's samplers spends on each sample."""
     return steps + 3 * min(RUNGE_KUTTA_STEPS, steps) if sampler == "pndm" else steps
 
 

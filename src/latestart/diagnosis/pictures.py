@@ -14,9 +14,13 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.table import Table
 
-from latestart.experiments.analysis import CLOUD, DATA, NETWORK, Analysis, BranchCurve, Finding
+from latestart.diagnosis.analyze import BOTH, Analysis, BranchCurve
+from latestart.diagnosis.case import CLOUD, DATA, NETWORK
+from latestart.diagnosis.criteria import Finding
 from latestart.files import replacing
 from latestart.noise import when
+
+__all__ = ["draw", "levels_table"]
 
 COLOURS = {NETWORK: "#c1440e", CLOUD: "#1f5fa8", DATA: "#4d4d4d"}
 NAMES = {NETWORK: "network", CLOUD: "point cloud (exact)", DATA: "images"}
@@ -26,23 +30,14 @@ TIME = "t (scheduler); generation runs to the right"
 
 def draw(analysis: Analysis, folder: str | Path) -> list[Path]:
     """Draw every figure that there is something for; returns the files written."""
-    figures: dict[str, Callable[[Analysis], Figure | None]] = {
-        "eigenvalues.png": eigenvalues,
-        "eigenvectors.png": eigenvectors,
-        "spectrum.png": spectrum,
-        "asymmetry.png": asymmetry,
-        "exponents.png": exponents,
-        "decisions.png": decisions,
-        "pixels.png": pixels,
-        "nats.png": nats,
-        "levels.png": levels,
-    }
+    figures: tuple[Callable[[Analysis], Figure | None], ...] = (
+        eigenvalues, eigenvectors, spectrum, asymmetry, exponents, decisions, pixels, nats, levels
+    )  # fmt: skip
     written = []
-    for name, function in figures.items():
-        figure = function(analysis)
-        if figure is None:
+    for function in figures:
+        if (figure := function(analysis)) is None:
             continue
-        path = Path(folder) / name
+        path = Path(folder) / f"{function.__name__}.png"
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=130, format="png")
         plt.close(figure)
@@ -50,9 +45,22 @@ def draw(analysis: Analysis, folder: str | Path) -> list[Path]:
     return written
 
 
+def _frame(axis: Axes, **labels: Any) -> None:
+    """Titles and limits of a picture over t, with a grid, noise falling to the right."""
+    axis.set(xlabel=TIME, **labels)
+    axis.grid(alpha=0.25)
+    axis.invert_xaxis()
+
+
+def _band(axis: Axes, t: list[float], value: np.ndarray, around: np.ndarray, of: str, more: str = "") -> None:
+    """The curve of a subject with a band about it."""
+    axis.plot(t, value, color=COLOURS[of], lw=2, marker="o", ms=3, label=NAMES[of] + more)
+    axis.fill_between(t, value - around, value + around, color=COLOURS[of], alpha=0.15, lw=0)
+
+
 def eigenvalues(analysis: Analysis) -> Figure | None:
     """The leading eigenvalue over c along the central branch, of the network beside the point cloud's."""
-    criteria = _criteria(analysis.branches)
+    criteria = [name for name in BOTH if any(criterion == name for criterion, _ in analysis.branches)]
     if not criteria:
         return None
     size = (6.4 * len(criteria), 5.6)
@@ -66,9 +74,7 @@ def eigenvalues(analysis: Analysis) -> Figure | None:
             if (criterion, of) in analysis.branches:
                 _branch(axis, analysis.branches[criterion, of], of)
                 _mark(axis, analysis.findings, criterion, of)
-        axis.set(title=TITLES[criterion], xlabel=TIME)
-        axis.grid(alpha=0.25)
-        axis.invert_xaxis()
+        _frame(axis, title=TITLES[criterion])
         _levels_above(axis, analysis)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2, fontsize=8)  # outside: it hides nothing
     axes[0][0].set_ylabel(r"leading eigenvalue of dD/dy over c")
@@ -105,7 +111,7 @@ def _levels_above(axis: Axes, analysis: Analysis) -> None:
     """The same levels as sigma, on the upper edge."""
     ticks = [t for t in axis.get_xticks() if min(axis.get_xlim()) <= t <= max(axis.get_xlim())]
     upper = axis.secondary_xaxis("top")
-    upper.set_xticks(ticks, [f"{analysis.noise.sigma(float(t)):.2g}" for t in ticks], fontsize=8)
+    upper.set_xticks(ticks, [f"{analysis.case.noise.sigma(float(t)):.2g}" for t in ticks], fontsize=8)
     upper.set_xlabel("sigma", fontsize=8)
 
 
@@ -124,17 +130,13 @@ def spectrum(analysis: Analysis) -> Figure | None:
         for k, ratio in enumerate(curve.ratio.T):
             row[0].plot(curve.t, ratio, color=COLOURS[of], lw=2 if k == 0 else 0.9, alpha=1 if k == 0 else 0.7)
         row[0].axvline(curve.at, color="0.6", lw=0.8, ls=":")
-        row[0].set(xlabel=TIME, ylabel="eigenvalues over c", title=f"{NAMES[of]}, {TITLES[criterion]}", ylim=(0, None))
-        row[0].grid(alpha=0.25)
-        row[0].invert_xaxis()
+        _frame(row[0], ylabel="eigenvalues over c", title=f"{NAMES[of]}, {TITLES[criterion]}", ylim=(0, None))
         for axis in row[1:]:
             axis.axis("off")
         if _is_picture(curve.vectors.shape[1:]):
             at = [abs(t - curve.at) for t in curve.t].index(0)
             for axis, vector, ratio in zip(row[1:], curve.vectors.numpy(), curve.ratio[at]):
-                vector = vector * np.sign(vector.flat[np.abs(vector).argmax()])
-                axis.imshow(_picture(vector, signed=True), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-                axis.set_title(f"{ratio:.2f}", fontsize=8)
+                _show_vector(axis, vector, ratio)
     figure.suptitle("The leading eigenvalues along the central branch; their vectors at the dotted line", fontsize=11)
     return figure
 
@@ -147,18 +149,15 @@ def asymmetry(analysis: Analysis) -> Figure | None:
     figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     for (criterion, curve), style in zip(curves.items(), ("-", "--")):
         axis.plot(curve.t, curve.asymmetry, style, marker="o", ms=3, color=COLOURS[NETWORK], label=criterion)
-    axis.set(xlabel=TIME, ylabel=r"$|J - J^T|\, /\, |J + J^T|$")
+    _frame(axis, ylabel=r"$|J - J^T|\, /\, |J + J^T|$", ylim=(0, None))
     axis.set_title("Asymmetry of the network's Jacobian at its fixed points (0 for an exact denoiser)", fontsize=10)
-    axis.set_ylim(bottom=0)
-    axis.grid(alpha=0.25)
-    axis.invert_xaxis()
     axis.legend(title="criterion")
     return figure
 
 
 def eigenvectors(analysis: Analysis) -> Figure | None:
     """Fixed points and leading eigenvectors as pictures, at levels spread over the branch."""
-    rows = [(c, of, curve) for (c, of), curve in analysis.branches.items() if _is_picture(curve.points[0].shape)]
+    rows = [(c, of, curve) for (c, of), curve in analysis.branches.items() if _is_picture(curve.points[0].point.shape)]
     if not rows:
         return None
     columns = 7
@@ -167,13 +166,11 @@ def eigenvectors(analysis: Analysis) -> Figure | None:
     for k, (criterion, of, curve) in enumerate(rows):
         shown = np.linspace(0, len(curve.points) - 1, columns).round().astype(int)
         for axis, j in zip(axes[2 * k], shown):
-            axis.imshow(_picture(curve.points[j].numpy(), signed=False), cmap="gray", interpolation="nearest")
+            axis.imshow(_picture(curve.points[j].point.cpu().numpy()), cmap="gray", interpolation="nearest")
             axis.set_title(f"t = {when(curve.t[j])}", fontsize=8)
         for axis, j in zip(axes[2 * k + 1], shown):
-            axis.imshow(
-                _picture(_oriented(curve, j), signed=True), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest"
-            )
-            axis.set_title(f"{curve.ratio[j]:.2f}", fontsize=8)
+            here = curve.points[j]
+            _show_vector(axis, here.spectrum.vectors[0].real.cpu().numpy(), here.ratio)
         axes[2 * k][0].set_ylabel(f"{criterion}\n{of}\nfixed point", fontsize=8)
         axes[2 * k + 1][0].set_ylabel("leading\neigenvector,\neigenvalue / c", fontsize=8)
     for axis in axes.flat:
@@ -186,39 +183,32 @@ def _is_picture(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3)
 
 
-def _picture(image: np.ndarray, signed: bool) -> np.ndarray:
-    """`(C, H, W)` for drawing: eigenvectors to [-1, 1] (channels averaged), images to [0, 1]."""
-    if signed:
-        mean = image.mean(0)
-        return mean / max(float(np.abs(mean).max()), 1e-12)
+def _picture(image: np.ndarray) -> np.ndarray:
+    """`(C, H, W)` for drawing, in [0, 1]."""
     scaled = (image - image.min()) / max(float(image.max() - image.min()), 1e-12)
     return scaled[0] if len(scaled) == 1 else np.moveaxis(scaled, 0, -1)
 
 
-def _oriented(curve: BranchCurve, j: int) -> np.ndarray:
-    """An eigenvector has no sign of its own: that of the largest entry is drawn as positive."""
-    vector = curve.vectors[j].numpy()
-    return vector * np.sign(vector.flat[np.abs(vector).argmax()])
+def _show_vector(axis: Axes, vector: np.ndarray, ratio: float) -> None:
+    """An eigenvector `(C, H, W)`, channels averaged, its largest entry positive, with its eigenvalue over c."""
+    mean = (vector * np.sign(vector.flat[np.abs(vector).argmax()])).mean(0)
+    mean = mean / max(float(np.abs(mean).max()), 1e-12)
+    axis.imshow(mean, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    axis.set_title(f"{ratio:.2f}", fontsize=8)
 
 
 def exponents(analysis: Analysis) -> Figure | None:
     """The leading eigenvalue over c along sample paths, with its spread."""
-    criteria = _criteria(analysis.exponents)
-    if not criteria:
+    along = analysis.case.exponents
+    if not along:
         return None
-    figure, axes = plt.subplots(1, len(criteria), figsize=(6 * len(criteria), 4.3), squeeze=False, layout="constrained")
-    for axis, criterion in zip(axes[0], criteria):
+    figure, axes = plt.subplots(1, len(BOTH), figsize=(6 * len(BOTH), 4.3), squeeze=False, layout="constrained")
+    for axis, criterion in zip(axes[0], BOTH):
         axis.axhline(1, color="0.6", lw=1, ls="--")
-        for of in (CLOUD, NETWORK):
-            if (criterion, of) not in analysis.exponents:
-                continue
-            curve = analysis.exponents[criterion, of]
-            mean, spread = curve.ratio.mean(1), curve.ratio.std(1)
-            axis.plot(curve.t, mean, color=COLOURS[of], lw=2, marker="o", ms=3, label=f"{NAMES[of]}: mean")
-            axis.fill_between(curve.t, mean - spread, mean + spread, color=COLOURS[of], alpha=0.15, lw=0)
-        axis.set(title=TITLES[criterion], xlabel=TIME, ylabel="leading eigenvalue of dD/dy over c")
-        axis.grid(alpha=0.25)
-        axis.invert_xaxis()
+        for of, exponents in along.items():
+            t, ratio = analysis.case.times(exponents.sigma), exponents.under(criterion).ratio
+            _band(axis, t, ratio.mean(1), ratio.std(1), of, ": mean")
+        _frame(axis, title=TITLES[criterion], ylabel="leading eigenvalue of dD/dy over c")
         axis.legend(fontsize=8)
     figure.suptitle("Along sample paths (band: one deviation over samples); neighbours separate above 1", fontsize=11)
     return figure
@@ -235,7 +225,7 @@ PANELS = {
 
 def decisions(analysis: Analysis) -> Figure | None:
     """The curves over samples, each with two standard errors and the line at which its level is read."""
-    names = [name for name in PANELS if any(criterion == name for criterion, _ in analysis.curves)]
+    names = [name for name in PANELS if any(criterion == name for criterion, _ in analysis.case.curves)]
     if not names:
         return None
     columns = min(3, len(names))
@@ -247,18 +237,14 @@ def decisions(analysis: Analysis) -> Figure | None:
         axis.axis("off")
     for axis, name in zip(axes.flat, names):
         for of in (CLOUD, NETWORK):
-            if (name, of) not in analysis.curves:
+            if (name, of) not in analysis.case.curves:
                 continue
-            curve = analysis.curves[name, of]
-            t, value, error = analysis.times(curve.sigma), curve.value.numpy(), curve.error.numpy()
-            axis.plot(t, value, color=COLOURS[of], lw=2, marker="o", ms=3, label=NAMES[of])
-            axis.fill_between(t, value - 2 * error, value + 2 * error, color=COLOURS[of], alpha=0.15, lw=0)
+            curve = analysis.case.curves[name, of]
+            _band(axis, analysis.case.times(curve.sigma), curve.value.numpy(), 2 * curve.error.numpy(), of)
             if curve.threshold is not None:
                 axis.axhline(curve.threshold, color=COLOURS[of], lw=0.8, ls="--")
         axis.set_title(PANELS[name][0], fontsize=10)
-        axis.set(xlabel=TIME, ylabel=PANELS[name][1])
-        axis.grid(alpha=0.25)
-        axis.invert_xaxis()
+        _frame(axis, ylabel=PANELS[name][1])
     axes.flat[0].legend(fontsize=8)
     figure.suptitle("When samples are decided (bands: two standard errors; dashed: thresholds)", fontsize=11)
     return figure
@@ -266,40 +252,35 @@ def decisions(analysis: Analysis) -> Figure | None:
 
 def pixels(analysis: Analysis) -> Figure | None:
     """One pixel's value along paths, in units of its spread over paths."""
-    if not analysis.swarms:
+    if not analysis.case.swarms:
         return None
-    subjects = list(analysis.swarms)
+    subjects = list(analysis.case.swarms)
     figure, axes = plt.subplots(1, len(subjects), figsize=(6 * len(subjects), 4), squeeze=False, layout="constrained")
     for axis, of in zip(axes[0], subjects):
-        swarm = analysis.swarms[of]
+        swarm = analysis.case.swarms[of]
+        t = analysis.case.times(swarm.sigma)
         for path in swarm.values.T[:40]:
-            axis.plot(swarm.t, path, lw=0.8, color=plt.get_cmap("coolwarm")(0.5 + 0.35 * np.clip(path[-1], -1.4, 1.4)))
-        axis.set(title=f"{NAMES[of]}, value {swarm.pixel}", xlabel=TIME, ylabel="deviations from the mean over paths")
-        axis.grid(alpha=0.25)
-        axis.invert_xaxis()
+            axis.plot(t, path, lw=0.8, color=plt.get_cmap("coolwarm")(0.5 + 0.35 * np.clip(path[-1], -1.4, 1.4)))
+        _frame(axis, title=f"{NAMES[of]}, value {swarm.pixel}", ylabel="deviations from the mean over paths")
     figure.suptitle("Normalised trajectories of the value that varies most (coloured by where they end)", fontsize=11)
     return figure
 
 
 def nats(analysis: Analysis) -> Figure | None:
     """The divergence of the noised data from the prior, at every level."""
-    if not analysis.nats:
+    if not analysis.case.nats:
         return None
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    for of, curve in analysis.nats.items():
-        t, value, error = analysis.times(curve.sigma), curve.nats.numpy(), curve.error.numpy()
-        label = NAMES[of] + (" (a lower bound)" if of == NETWORK else "")
-        axis.plot(t, value, color=COLOURS[of], lw=2, marker="o", ms=3, label=label)
-        axis.fill_between(t, value - 2 * error, value + 2 * error, color=COLOURS[of], alpha=0.15, lw=0)
+    for of, curve in analysis.case.nats.items():
+        t = analysis.case.times(curve.sigma)
+        _band(axis, t, curve.nats.numpy(), 2 * curve.error.numpy(), of, " (a lower bound)" if of == NETWORK else "")
         if curve.worse.any():
             worse = [time for time, bad in zip(t, curve.worse.tolist()) if bad]
             axis.plot(worse, [1e-3] * len(worse), "x", color=COLOURS[of], label="worse than the prior's own denoiser")
     for budget in (0.5, 1, 2):
         axis.axhline(budget, color="0.6", lw=0.8, ls="--")
-    axis.set(xlabel=TIME, ylabel="nats", yscale="log", ylim=(5e-4, 100))
+    _frame(axis, ylabel="nats", yscale="log", ylim=(5e-4, 100))
     axis.set_title("Divergence of the noised data from the Gaussian of the images", fontsize=11)
-    axis.grid(alpha=0.25)
-    axis.invert_xaxis()
     axis.legend(fontsize=8)
     return figure
 
@@ -322,17 +303,11 @@ def levels(analysis: Analysis) -> Figure | None:
         face = "white" if finding.kind == "peak" else COLOURS[finding.of]
         axis.plot(t, y, "o", color=COLOURS[finding.of], mfc=face, ms=6, label=label)
     axis.set_yticks(range(len(names)), names)
-    axis.set(xlabel=TIME)
+    _frame(axis)
     axis.set_title("Critical levels by criterion, with intervals (open circles: peaks)", fontsize=10)
-    axis.grid(alpha=0.25)
-    axis.invert_xaxis()
     axis.invert_yaxis()
     axis.legend(fontsize=8)
     return figure
-
-
-def _criteria(mapping: dict[tuple[str, str], Any]) -> list[str]:
-    return [name for name in TITLES if any(criterion == name for criterion, _ in mapping)]
 
 
 def levels_table(analysis: Analysis) -> Table:

@@ -4,10 +4,10 @@ A late start draws its sample from a prior noised to the start, and hands it to 
 
     the early dynamics are not linear             R^2 of the network against the prior's own denoiser (`linearity.py`)
     the distribution there is not the prior's     its divergence, in nats (`theory/nats.py`)
-    the critical level is not where one thinks    criteria of it that disagree (`criteria.py`)
+    the critical level is not where one thinks    criteria of it that disagree (`decisions.py`)
 
 and it is better than what it replaces where the network is worse than the prior's own denoiser. Each is answered by a
-verdict in words, with its figure (`findings.py`); together they say from where down to where a start is safe.
+verdict in words, with its figure (`verdicts.py`); together they say from where down to where a start is safe.
 """
 
 import math
@@ -22,27 +22,30 @@ from torch import Tensor
 from latestart.checks import seeded
 from latestart.denoisers.adapter import Network, as_network
 from latestart.denoisers.conditions import Conditions
+from latestart.diagnosis.case import NETWORK, Case, Classify, Settings
+from latestart.diagnosis.decisions import CHECKED, decisions
+from latestart.diagnosis.linearity import LEVELS, LINEAR, Linearity, compare, variance
+from latestart.diagnosis.verdicts import Evidence, Finding, Start, judge, plain, worst
 from latestart.gaussians.prior import as_prior
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise, when
 from latestart.records import Record
-from latestart.sampling.criteria import CRITERIA, decisions
-from latestart.sampling.findings import NATS, Evidence, Finding, Start, Verdict, judge, plain, worst
+from latestart.sampling.doubts import NATS, Verdict
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
-from latestart.sampling.linearity import BATCH, LEVELS, LINEAR, Linearity, compare, variance
 from latestart.sampling.matching import Match, match
 from latestart.sampling.names import telling
+from latestart.theory.branches import STEP
 from latestart.theory.levels import CriticalLevel
 from latestart.theory.nats import NatsCurve
 
-__all__ = ["CRITERIA", "LINEAR", "NATS", "Finding", "Linearity", "Report", "Verdict", "check", "halves"]
+__all__ = ["CHECKED", "Report", "advice", "check", "disagreement", "halves", "safe_range"]
 
 Progress = Callable[[int, int, str], None]
-Classifier = Callable[[Tensor], Tensor]
 
 FEWEST = 40  # images: halves of them still give a branch
 CLOUD = 2000  # images of the point cloud
+HALVES = 4  # random ones of them, for the interval of what is read from its branches
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,13 +106,13 @@ def check(
     images: Any,
     t_start: float | None = None,
     labels: Tensor | None = None,
-    classify: Classifier | None = None,
+    classify: Classify | None = None,
     *,
     steps: int = 5,
     model_kwargs: Mapping[str, Any] | None = None,
     check_prior: bool = True,
     evaluated: int = 256,
-    criteria: Collection[str] = CRITERIA,
+    criteria: Collection[str] = tuple(CHECKED),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
@@ -134,7 +137,7 @@ def check(
         model_kwargs: what else conditions the network, by the names of its own arguments, one row an image.
         check_prior: judge first whether prior and network speak of the same values.
         evaluated: images that the network is evaluated on, drawn at random.
-        criteria: those of the critical level to look for, of `CRITERIA`; by default all.
+        criteria: those of the critical level to look for, of `CHECKED`; by default all.
         seed: of all draws.
         progress: called as `progress(done, total, what)`.
 
@@ -143,8 +146,8 @@ def check(
             a prior that was fitted to these very images; a class-conditional network without labels;
             an unknown criterion.
     """
-    if unknown := sorted(set(criteria) - set(CRITERIA)):
-        raise ValueError(f"expected criteria of {', '.join(map(repr, CRITERIA))}, received {unknown}")
+    if unknown := sorted(set(criteria) - set(CHECKED)):
+        raise ValueError(f"expected criteria of {', '.join(map(repr, CHECKED))}, received {unknown}")
     network, scheduler = as_network(model), checked_scheduler(scheduler)
     noise, prior = Noise.from_scheduler(scheduler), as_prior(prior, "a check").to(network.device)
     found_images = as_images(images, shape=network.sample_shape).collected()
@@ -153,12 +156,15 @@ def check(
     conditions = _conditions(network, labels, model_kwargs, len(images))
     start = None if t_start is None else start_level(late_start(scheduler, t_start, steps))
     matched = match(network, scheduler, prior, conditions) if check_prior else None
-    told = _steps(progress, LEVELS + len(CRITERIA))
+    told = _steps(progress, LEVELS + len(CHECKED))
     order = torch.randperm(len(images), generator=seeded(seed))
     some, seen = order[: max(evaluated, FEWEST)], order[:CLOUD]
     curve, linearity = compare(network, scheduler, prior, images, conditions, some, start, seed, told)
-    classes = _classes(images[seen], None if labels is None else labels[seen], classify)
-    found = decisions(curve, images[seen], classes, noise, criteria, seed, told)
+    cloud, settings = images[seen], Settings(step=STEP, halves=HALVES, second_halves=HALVES, seed=seed)
+    labels = None if labels is None else labels[seen]
+    case = Case(images=cloud, labels=labels, classify=classify, noise=noise, settings=settings, nats={NETWORK: curve})
+    _ = case.classes  # a classifier that returns something else is a mistake, and no criterion that is missing
+    found = decisions(case, criteria, told)
     evidence = Evidence(linearity, curve, found, noise, _start(curve, noise, start))
     findings, safe = judge(evidence), safe_range(evidence)
     sentence = advice(worst(findings), safe, evidence)
@@ -281,16 +287,3 @@ def _conditions(network: Network, labels: Tensor | None, kwargs: Mapping[str, An
             f"the network is conditional on {network.classes} classes: the class of each image is needed, got None"
         )
     return Conditions(network, labels if network.labelled else None, kwargs, n)
-
-
-@torch.no_grad()
-def _classes(cloud: Tensor, labels: Tensor | None, classify: Classifier | None) -> Tensor | None:
-    if labels is not None or classify is None:
-        return labels
-    found = torch.cat([torch.as_tensor(classify(batch)).cpu() for batch in cloud.split(BATCH)])
-    if found.shape != cloud.shape[:1] or found.is_floating_point():
-        raise ValueError(
-            f"expected a classifier to return class indices ({len(cloud)},), received {found.dtype} "
-            f"{tuple(found.shape)}"
-        )
-    return found

@@ -9,7 +9,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler, PNDMSched
 
 import latestart as ls
 from latestart.denoisers.networks import as_model
-from latestart.experiments.paper_pndm import DATA, STARTS, Levels, ddim, draw, evaluations, paper_grid, pndm
+from latestart.experiments.table1.paper_pndm import DATA, Levels, ddim, draw, evaluations, paper_grid, pndm
+from latestart.experiments.table1.settings import STARTS
 from latestart.noise import Noise
 from latestart.sampling.seeds import white_noise
 

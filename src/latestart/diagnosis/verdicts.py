@@ -13,22 +13,23 @@ criteria do no harm.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from latestart.diagnosis.decisions import Decisions
+from latestart.diagnosis.linearity import LINEAR, SHARE, Linearity
 from latestart.noise import Noise, when
 from latestart.records import Record
-from latestart.sampling.criteria import Decisions
-from latestart.sampling.linearity import LINEAR, SHARE, Linearity
+from latestart.sampling.doubts import NATS, Verdict, by_bars, runs
 from latestart.theory.levels import CriticalLevel
 from latestart.theory.nats import MARGIN, NatsCurve
 
-Verdict = Literal["good", "doubtful", "bad"]
+__all__ = ["Evidence", "Finding", "Start", "judge", "plain", "worst"]
+
 Said = tuple[Verdict, str]
 
-NATS = (0.5, 2.0)
 APART = (1.5, 3.0)  # largest over smallest critical level, in sigma
 RANKS: tuple[Verdict, ...] = ("good", "doubtful", "bad")
 PLACES: dict[str, Said] = {
@@ -203,10 +204,10 @@ def _gaussian(e: Evidence) -> Said:
     if at is not None:
         value = f"{nats[at.index]:z.2f} +- {e.nats.error[at.index]:.2f}"
         said = f"at t = {when(at.t)} the noised data are at least {value} nats from the prior; {reach} {BOUND}"
-        return _by_bars(nats[: at.index + 1].max().item(), NATS), said
+        return by_bars(nats[: at.index + 1].max().item(), NATS), said
     if nats[0] > NATS[0]:
         said = f"the noised data are {nats[0]:.2f} nats from the prior at the highest level already"
-        return _by_bars(nats[0].item(), NATS), said
+        return by_bars(nats[0].item(), NATS), said
     good = e.budget(NATS[0])
     down = e.last if good is None else e.noise.clamped_time(good.sigma)
     return "good", f"the noised data are within {NATS[0]:g} nats of the prior down to t = {when(down)}; {reach} {BOUND}"
@@ -242,7 +243,7 @@ def _critical(e: Evidence) -> Said:
         return verdict, f"t = {when(e.at.t)} lies {word} ({listed})"
     if len(levels) == 1:
         return "doubtful", f"one criterion only gave a level: {_named(levels)}"
-    verdict = _by_bars(factor, APART)
+    verdict = by_bars(factor, APART)
     word = {"good": "agree", "doubtful": "agree roughly", "bad": "disagree"}[verdict]
     return verdict, f"the criteria {word}: {listed}"
 
@@ -314,51 +315,11 @@ def _network_numbers(e: Evidence) -> dict[str, Any]:
     return numbers
 
 
-def doubts_of(curve: NatsCurve, sigma: float, noise: Noise, network: bool = True) -> tuple[str, ...]:
-    """Why `check` would call a start bad, as far as a divergence tells it; none where it tells nothing.
-
-    Args:
-        curve: of the prior, at levels that the start lies among.
-        sigma: the level at which a run begins.
-        noise: gives levels their times.
-        network: whether the curve is of the data from the prior, so that it knows where the network is worse.
-    """
-    at, t = int((curve.sigma.log() - math.log(sigma)).abs().argmin()), noise.clamped_time(sigma)
-    found, nats = [], float(curve.nats[: at + 1].max())
-    if _by_bars(nats, NATS) == "bad":
-        found.append(
-            f"at t = {when(t)} the prior is {nats:.2g} nats from the noised data: check would call this start bad, "
-            f"above {NATS[1]:g} nats; a start at a larger t, or a prior of more components, is less wrong"
-        )
-    if network and curve.worse.any() and at <= runs(curve.worse)[-1][-1]:
-        found.append(
-            f"at t = {when(t)} or below it the network is worse than the prior's own denoiser: check would call this "
-            "start bad; a start at a smaller t skips that"
-        )
-    return tuple(found)
-
-
 # --- words ------------------------------------------------------------------------------------------------------------
-
-
-def _by_bars(value: float, bars: tuple[float, float]) -> Verdict:
-    """Good up to the first bar, doubtful up to the second."""
-    return "good" if value <= bars[0] else "doubtful" if value <= bars[1] else "bad"
 
 
 def _named(levels: list[CriticalLevel]) -> str:
     return ", ".join(f"{level.criterion} t = {when(level.t)}" for level in levels)
-
-
-def runs(mask: Tensor) -> list[list[int]]:
-    """The places at which a mask `(L,)` holds, neighbours together."""
-    found: list[list[int]] = []
-    for k in mask.nonzero().flatten().tolist():
-        if found and found[-1][-1] == k - 1:
-            found[-1].append(k)
-        else:
-            found.append([k])
-    return found
 
 
 def plain(value: Any) -> Any:

@@ -5,19 +5,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from two_clusters import IMAGES, LABELS, MATCHED, MODEL, NOISE, QUICK, SCHEDULER, Erring, gaussian, rng, worse
 
 from latestart import as_model
-from latestart.sampling.criteria import Decisions, decisions
-from latestart.sampling.findings import Evidence, Start, judge, plain, runs, worst
-from latestart.sampling.linearity import compare
+from latestart.diagnosis.case import NETWORK, Case
+from latestart.diagnosis.decisions import Decisions, decisions
+from latestart.diagnosis.linearity import compare
+from latestart.diagnosis.verdicts import Evidence, Start, judge, plain, worst
+from latestart.sampling.doubts import runs
 from latestart.theory.levels import CriticalLevel
+from two_clusters import IMAGES, LABELS, MATCHED, MODEL, NOISE, QUICK, SCHEDULER, Erring, gaussian, rng, worse
 
 
 def evidence(model=MODEL, prior=MATCHED, images=IMAGES[:200], t=None, criteria=QUICK):
     start = None if t is None else NOISE.sigma(float(t))
     curve, linearity = compare(model, SCHEDULER, prior, images, start=start)
-    found = decisions(curve, images, LABELS[: len(images)], NOISE, criteria)
+    case = Case(images=images, labels=LABELS[: len(images)], noise=NOISE, nats={NETWORK: curve})
+    found = decisions(case, criteria)
     at = None if t is None else Start(float(t), start, int((curve.sigma - start).abs().argmin()))
     return Evidence(linearity, curve, found, NOISE, at)
 

@@ -4,12 +4,16 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-FIGURES = Path(__file__).parent.parent / "assets" / "paper_table1.csv"
+from latestart.shipped import ASSETS
+
+__all__ = ["Published", "dataset_of", "published"]
+
+FIGURES = ASSETS / "paper_table1.csv"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Published:
-    """What the paper reports for a data set, a sampler and a number of steps.
+    """The paper's figures for a data set, a sampler and a number of steps.
 
     Attributes:
         steps: of the sampler.
@@ -33,7 +37,7 @@ class Published:
 
 
 def published(dataset: str | None = None) -> list[Published]:
-    """The paper's table 1, or its rows for one data set.
+    """Return the paper's table 1, or its rows for one data set.
 
     Raises:
         ValueError: it has no such data set.
@@ -47,12 +51,13 @@ def published(dataset: str | None = None) -> list[Published]:
 
 
 def _published(row: dict[str, str]) -> Published:
-    steps, nfe = int(row["steps"]), int(row["nfe"])
-    vanilla, late = float(row["fid_vanilla"]), float(row["fid_gls"])
-    return Published(row["dataset"], row["sampler"], steps, nfe, vanilla, late, row["note"])
+    return Published(
+        dataset=row["dataset"], sampler=row["sampler"], steps=int(row["steps"]), nfe=int(row["nfe"]),
+        vanilla=float(row["fid_vanilla"]), late=float(row["fid_gls"]), note=row["note"],
+    )  # fmt: skip
 
 
 def dataset_of(model: str) -> str | None:
-    """The paper's data set of that name, if it has one."""
+    """Return the paper's data set of a model's name, if it has one."""
     name = Path(model).name
     return name if name in {row.dataset for row in published()} else None

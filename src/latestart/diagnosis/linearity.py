@@ -35,6 +35,8 @@ from latestart.records import Record
 from latestart.theory.levels import RESAMPLES, CriticalLevel, evaluate
 from latestart.theory.nats import NatsCurve, nats
 
+__all__ = ["BATCH", "LEVELS", "LINEAR", "SHARE", "Linearity", "compare", "variance"]
+
 LINEAR = (0.95, 0.5)  # R^2
 SHARE = 0.01  # of the data's variance, below which there is nothing to compare
 LEVELS = 24

@@ -5,6 +5,12 @@ import math
 
 import pytest
 import torch
+
+from latestart import Gaussian, as_model, choose_start, generate
+from latestart.denoisers.exact import GaussianMixture
+from latestart.diagnosis.check import CHECKED, Report, check, halves
+from latestart.gaussians.basis import Isotropic
+from latestart.sampling.doubts import NATS
 from two_clusters import (
     CLUSTERS,
     IMAGES,
@@ -21,11 +27,6 @@ from two_clusters import (
     worse,
 )
 
-from latestart import Gaussian, as_model, choose_start, generate
-from latestart.denoisers.exact import GaussianMixture
-from latestart.gaussians.basis import Isotropic
-from latestart.sampling.check import CRITERIA, NATS, Report, check, halves
-
 
 def one(report: Report, name: str):
     return next(f for f in report.findings if f.name == name)
@@ -41,7 +42,7 @@ def test_on_gaussian_data_all_is_well(t_start):
     prior = gaussian([4.0, 1.0, 0.5, 0.25, 0.1])
     images = prior.sample(200, rng())
     found = check(
-        as_model(prior, SCHEDULER), SCHEDULER, prior, images, t_start, criteria=QUICK if t_start else CRITERIA
+        as_model(prior, SCHEDULER), SCHEDULER, prior, images, t_start, criteria=QUICK if t_start else tuple(CHECKED)
     )
     assert found.verdict == "good"
     assert [f.verdict for f in found.findings] == ["good"] * 4

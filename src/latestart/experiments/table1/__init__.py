@@ -1,0 +1,1 @@
+"""The paper's table: full noise against late start, at equal evaluations; and its preset, the demo."""

@@ -1,0 +1,157 @@
+"""The main job on real images, as a preset of the table: full noise against late start at equal network evaluations.
+
+For DDIM and DDPM at 3, 5 and 10 evaluations on the shipped MNIST model, the Frechet distance to the training set from
+
+    none        N(0, I) at the top of the schedule, with leading and trailing spacing, clipped and unclipped;
+                the best of the four is the baseline
+    isotropic   N(0, I) at each late start, clipped and unclipped
+    gaussian    the Gaussian of the training images, noised to each late start, clipped and unclipped
+    mixture     the mixture of Gaussians of the training images, noised to each late start, clipped and unclipped
+
+with the same seed everywhere. The best of each kind is sampled again with the next seed, by the rule of the table, and
+the figures are of these samples. They stand beside DDIM from full noise in 100 steps.
+
+Expected with DDIM: the Gaussian at its best start is better than the baseline by at least 2.2x at 3 evaluations, 1.4x
+at 5 and 1.1x at 10; the mixture is better than the Gaussian everywhere.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from latestart.evaluation.quality import Estimate
+from latestart.experiments.table1.measure import Table, open_table
+from latestart.experiments.table1.rows import BEST, Done, Row
+from latestart.experiments.table1.settings import GAUSSIAN, MIXTURE, DemoSettings, Table1Settings
+from latestart.lab.cells import Planned, describe, drawn, plan
+from latestart.lab.experiment import Experiment, Lab
+from latestart.lab.grid import FULL, PLAIN, Cell
+from latestart.lab.judge import Figures, Floor, over
+from latestart.lab.report import Report
+from latestart.records import Record
+
+__all__ = ["Demo", "Shown", "gains"]
+
+IMAGES = 16  # of each cell that was drawn again, for the picture
+STEPS = 100  # of DDIM from full noise
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Shown(Record):
+    """The cells of the demo, and what late starts gain.
+
+    Attributes:
+        settings: as given.
+        features: name of the features of the distance.
+        floor: of test images.
+        tried: the cells to choose from, with their figures.
+        again: the cells that were drawn again, with their figures; last DDIM from full noise in 100 steps.
+        rows: the best of each kind, by sampler and evaluations.
+        images: `(16, C, H, W)` in [0, 1] of each cell that was drawn again.
+    """
+
+    settings: DemoSettings
+    features: str
+    floor: Floor
+    tried: list[Done]
+    again: list[tuple[Cell, Figures]]
+    rows: list[Row]
+    images: dict[Cell, Tensor]
+
+    def record(self) -> dict[str, Any]:
+        """Return all figures, ready for `results.json`."""
+        tried = [(entry.planned.cell, figures) for entry, figures in self.tried]
+        return {
+            "model": self.settings.table.model,
+            "features": self.features,
+            "floor": {"samples": self.floor.images, "frechet": self.floor.frechet.value},
+            "tried": [_record(*one) for one in tried],
+            "rows": [_record(*one) for one in self.again],
+            "gains": [
+                {"sampler": row.sampler, "nfe": row.nfe} | {name: asdict(gain) for name, gain in gains(row).items()}
+                for row in self.rows
+            ],
+        }
+
+
+def _record(cell: Cell, figures: Figures) -> dict[str, Any]:
+    frechet = figures.frechet
+    known = {name: value for name, value in asdict(cell).items() if name != "model"}
+    known |= {"frechet": frechet.value, "low": frechet.low, "high": frechet.high}
+    return known | figures.estimates("recall", "copied")
+
+
+def gains(row: Row) -> dict[str, Estimate]:
+    """Return the gains of the Gaussian and of the mixture, with intervals of paired bootstrap replicates.
+
+    `gain` is the baseline's distance over the Gaussian's, `gain_trailing` that of trailing, unclipped full noise over
+    it, `gain_isotropic` that of the best isotropic start; `mixture_gain` is the baseline's over the mixture's,
+    `mixture_gain_gaussian` the Gaussian's over it.
+    """
+    isotropic, gaussian, mixture = (row.best[kind].figures for kind in (PLAIN, GAUSSIAN, MIXTURE))
+    return {
+        "gain": row.ratios[GAUSSIAN],
+        "gain_trailing": row.paper_ratios[GAUSSIAN],
+        "gain_isotropic": over(isotropic, gaussian),
+        "mixture_gain": row.ratios[MIXTURE],
+        "mixture_gain_gaussian": over(gaussian, mixture),
+    }
+
+
+class Demo(Experiment[DemoSettings, Shown]):
+    """The gain of a late start on the shipped MNIST model."""
+
+    def measure(self, settings: DemoSettings, lab: Lab) -> Shown | None:
+        """Measure every cell that is missing; those that failed before are tried again.
+
+        Raises:
+            ValueError: a cell has failed.
+        """
+        table = open_table(settings.table, lab)
+        cell = Cell(
+            model=settings.table.model, sampler="ddim", nfe=STEPS, prior=FULL, t_start=None, spacing="trailing",
+            clip=False, samples=settings.samples, seed=settings.seed + 1,
+        )  # fmt: skip
+        reference = plan([cell], table.sweep.subjects)
+        with lab.bar("sampling") as advance:
+            table.measure(retry=True, progress=advance)
+            replace(table.sweep, planned=reference).measure(retry=True, progress=advance)
+        if not lab.run.first:
+            return None
+        again = [*table.again.values(), *reference]
+        figures = {one.key: _done(table, one) for one in (*table.sweep.planned, *again)}
+        subject, floor = table.subject, table.subject.judge.floor(settings.samples)
+        assert floor is not None  # a shipped model comes with test images
+        return Shown(
+            settings=settings, features=subject.judge.features, floor=floor,
+            tried=sorted(table.measured(), key=partial(_order, settings.table)),
+            again=[(one.cell, figures[one.key]) for one in again],
+            rows=[row for row in table.rows() if row.part != BEST],
+            images={
+                one.cell: drawn(subject.network, subject, one, IMAGES, IMAGES).images.cpu()
+                for one in table.again.values()
+            },
+        )  # fmt: skip
+
+    def page(self, result: Shown, folder: Path) -> Report:
+        """Draw the picture, and return the table with its sentences."""
+        from latestart.experiments.table1.demo_page import page
+
+        return page(result, folder)
+
+
+def _order(settings: Table1Settings, done: Done) -> tuple[Any, ...]:
+    """By sampler and evaluations, then unclipped and clipped, each from full noise and by kind of late start."""
+    cell, kinds = done[0].planned.cell, (FULL, *settings.starts)
+    place = settings.samplers.index(cell.sampler), settings.nfe.index(cell.nfe)
+    return *place, cell.clip, kinds.index(done[0].kind), cell.spacing, cell.t_start
+
+
+def _done(table: Table, planned: Planned) -> Figures:
+    outcome = table.sweep.outcome(planned)
+    if outcome.figures is None:
+        raise ValueError(f"{describe(planned.cell)}: {outcome.status}: {outcome.reason}")
+    return outcome.figures

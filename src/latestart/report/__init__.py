@@ -1,1 +1,0 @@
-"""Drawing of results; computes nothing."""
