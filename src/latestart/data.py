@@ -125,8 +125,6 @@ class Images(ImageSet):
         pairs = ((self.pixels, other.pixels), (self.labels, other.labels))
         return self.value_range == other.value_range and all(_same(one, two) for one, two in pairs)
 
-    __hash__ = None  # type: ignore[assignment]
-
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one image, `(C, H, W)`."""
@@ -142,13 +140,17 @@ class Images(ImageSet):
 
     def stored(self, size: int = CHUNK) -> Iterator["Images"]:
         """See `ImageSet`; floats in the model's own range, which cost nothing to read, are one batch."""
-        if self.pixels.is_floating_point() and self.value_range is None:
+        if self.bare:
             return iter([self])
         return (self[slice(at, at + size)] for at in range(0, len(self), size))
 
     def collected(self) -> "Images":
         """This set."""
         return self
+
+    def on(self, device: torch.device | str) -> "Placed":
+        """The same images, whose batches are handed out on a device."""
+        return Placed(self.pixels, self.labels, self.value_range, device)
 
     def floats(self) -> Tensor:
         """All images in the model's value range, `(N, *shape)`: bytes, and floats of a known range, in [-1, 1]."""
@@ -170,44 +172,15 @@ class Images(ImageSet):
         return (self.pixels - ends[0]) / (ends[1] - ends[0])
 
 
-@dataclass(frozen=True, eq=False)
-class Placed(ImageSet):
-    """A set of images whose batches are handed out on a device."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Placed(Images):
+    """Images in memory whose batches are handed out on a device; see `Images.on`."""
 
-    images: ImageSet
-    device: torch.device | str
-
-    @property
-    def value_range(self) -> Range | None:  # type: ignore[override]
-        """Value range of the set."""
-        return self.images.value_range
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one image."""
-        return self.images.shape
-
-    @property
-    def bare(self) -> bool:
-        """Whether the set holds floats without a stated range of values."""
-        return self.images.bare
-
-    @property
-    def labels(self) -> Tensor | None:
-        """Labels of the set, or None."""
-        return self.images.labels
-
-    def stored(self, size: int = CHUNK) -> Iterator[Images]:
-        """See `ImageSet`; still where they are held."""
-        return self.images.stored(size)
+    device: torch.device | str = "cpu"
 
     def batches(self, size: int = CHUNK) -> Iterator[Tensor]:
         """See `ImageSet`."""
-        return (batch.to(self.device) for batch in self.images.batches(size))
-
-    def collected(self) -> Images:
-        """All of them, where they are held."""
-        return self.images.collected()
+        return (batch.to(self.device) for batch in super().batches(size))
 
 
 def _same(one: Tensor | None, two: Tensor | None) -> bool:

@@ -104,9 +104,7 @@ def two_gaussians_agreement(sigma: float, separation: float, variance: float = 0
     return 1.0 if spread == 0 else _agreement(separation**2 / spread)
 
 
-def clone(
-    denoiser: Denoiser, classify: Classifier | None, noise: Noise | None = None, **options: Any
-) -> CriticalLevel:
+def clone(denoiser: Denoiser, classify: Classifier | None, noise: Noise | None = None, **options: Any) -> CriticalLevel:
     """The level from which on clones of one path mostly fall to one class, by sampling with a denoiser.
 
     It is read where the agreement has gone from chance, `sum_c p_c^2` for the shares p_c of the classes among the

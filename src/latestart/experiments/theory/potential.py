@@ -72,8 +72,8 @@ def curves(x_1: Tensor, x_2: Tensor, mean: Tensor) -> dict[str, Curve]:
     arc, chord = circular(x_1.double() - m, x_2.double() - m), straight(x_1, x_2)
     margin = BEYOND * arc.high
     return {
-        "circular": Curve(lambda a: m + arc.point(a), arc.tangent, -margin, arc.high + margin),
-        "straight": Curve(chord.point, chord.tangent, -BEYOND, 1 + BEYOND),
+        "circular": Curve(lambda a: m + arc.point(a), -margin, arc.high + margin),
+        "straight": Curve(chord.point, -BEYOND, 1 + BEYOND),
     }
 
 
