@@ -9,7 +9,7 @@ memory. What comes from memory goes through `inputs.as_images`.
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -28,7 +28,6 @@ __all__ = [
     "CHUNK",
     "ImageSet",
     "Images",
-    "Placed",
     "Range",
     "drawn",
     "in_unit_range",
@@ -105,11 +104,13 @@ class Images(ImageSet):
         pixels: `(N, *shape)`, uint8, or floating-point numbers.
         labels: class indices `(N,)`, or None.
         value_range: of floats: what stands for black and white; None for the model's own range.
+        device: on which `batches` are handed out; None for where the images are held.
     """
 
     pixels: Tensor
     labels: Tensor | None = None
     value_range: Range | None = None
+    device: torch.device | str | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -131,7 +132,7 @@ class Images(ImageSet):
         return tuple(self.pixels.shape[1:])
 
     def __getitem__(self, index: slice | Tensor) -> "Images":
-        return Images(self.pixels[index], None if self.labels is None else self.labels[index], self.value_range)
+        return replace(self, pixels=self.pixels[index], labels=None if self.labels is None else self.labels[index])
 
     @property
     def bare(self) -> bool:
@@ -148,9 +149,9 @@ class Images(ImageSet):
         """This set."""
         return self
 
-    def on(self, device: torch.device | str) -> "Placed":
-        """The same images, whose batches are handed out on a device."""
-        return Placed(self.pixels, self.labels, self.value_range, device)
+    def batches(self, size: int = CHUNK) -> Iterator[Tensor]:
+        """See `ImageSet`; on the device."""
+        return (batch.to(self.device) for batch in super().batches(size))
 
     def floats(self) -> Tensor:
         """All images in the model's value range, `(N, *shape)`: bytes, and floats of a known range, in [-1, 1]."""
@@ -170,17 +171,6 @@ class Images(ImageSet):
 
     def _scaled(self, ends: Range) -> Tensor:
         return (self.pixels - ends[0]) / (ends[1] - ends[0])
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Placed(Images):
-    """Images in memory whose batches are handed out on a device; see `Images.on`."""
-
-    device: torch.device | str = "cpu"
-
-    def batches(self, size: int = CHUNK) -> Iterator[Tensor]:
-        """See `ImageSet`."""
-        return (batch.to(self.device) for batch in super().batches(size))
 
 
 def _same(one: Tensor | None, two: Tensor | None) -> bool:

@@ -5,7 +5,7 @@ every figure made with it.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from latestart.checks import whole_number
 from latestart.data import to_pixels
 from latestart.device import own_device
-from latestart.files import load_tensors, require_finite, save_tensors, sound
+from latestart.files import cast, load_tensors, require_finite, save_tensors, sound
 
 __all__ = ["Classifier", "ClassifierFeatures", "InceptionFeatures"]
 
@@ -67,7 +67,7 @@ class Classifier(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the weights in half precision, as safetensors."""
         metadata = {"shape": list(self.shape), "classes": self.classes}
-        save_tensors(path, "classifier", _cast(self.state_dict(), torch.float16), metadata)
+        save_tensors(path, "classifier", cast(self.state_dict(), torch.float16), metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Classifier":
@@ -81,7 +81,7 @@ class Classifier(nn.Module):
         require_finite(path, {name: value for name, value in tensors.items() if value.is_floating_point()}, ())
         with sound(path, "classifier"):
             model = cls(tuple(metadata["shape"]), metadata["classes"])
-            model.load_state_dict(_cast(tensors, torch.float32))
+            model.load_state_dict(cast(tensors, torch.float32))
         return model.eval()
 
 
@@ -164,11 +164,6 @@ def _check_weights(path: Path) -> None:
             f"{path} does not hold the weights of the FID Inception network: expected named tensors, received a "
             f"{type(state).__name__}"
         )
-
-
-def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tensors by name, those of floating-point numbers in another precision."""
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
 
 
 def _fingerprint(tensors: Iterable[Any]) -> str:

@@ -153,7 +153,8 @@ def train(
     if config.around:
         network = _around(network, data.shape, ends, config.around, scheduler)
     with _alone(out, alike):
-        return _Run(data, out, config, network, scheduler, alike).to_end(save_every, progress)
+        run = _Run(images=data, out=out, config=config, network=network, scheduler=scheduler, processes=alike)
+        return run.to_end(save_every, progress)
 
 
 @contextmanager
@@ -251,7 +252,7 @@ def _begin_from(network: nn.Module, folder: str) -> None:
     network.load_state_dict(theirs)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Run:
     images: Images
     out: Path

@@ -13,7 +13,7 @@ standard error of their best (the paired difference from it counts, Breiman et a
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -114,7 +114,7 @@ def choose_components(
     if model is not None:
         sigma = start_level(late_start(scheduler, _given("t_start", t_start), steps))
     sigma = _given("sigma", sigma)
-    mixtures = _fitted(fitted_to.on(device), _candidates(candidates, len(fitted_to)), seed, fit)
+    mixtures = _fitted(replace(fitted_to, device=device), _candidates(candidates, len(fitted_to)), seed, fit)
     y = others + sigma * white_noise(range(len(others)), tuple(others.shape[1:]), seed).to(others)
     densities = {k: _densities(m.noised(sigma), y) for k, m in mixtures.items()}
     check = _check(fitted_to, others, seed)

@@ -4,6 +4,7 @@ One Gaussian is fitted in streams, each process of a run reading its share. A mi
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ def fit_mixture(
     if isinstance(components, str):
         components = run.firsts(lambda: _chosen(images, basis, rank, sigma, seed, device, tell))
     labels = images.labels if by_label else None
-    return Mixture.fit(images.on(device), components, labels, basis, rank, seed, processes=run)
+    return Mixture.fit(replace(images, device=device), components, labels, basis, rank, seed, processes=run)
 
 
 def _chosen(

@@ -15,7 +15,7 @@ that is returned, is float64.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -64,7 +64,7 @@ def constant(criterion: str, sigma: float) -> float:
 # --- fixed points -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class FixedPoint(Record):
     """A solution of `D(y, sigma) = c y`.
 
@@ -122,7 +122,8 @@ def fixed_point(
         raise ValueError(f"expected a tolerance tol that is not negative, received {tol}")
     if start is not None and not start.isfinite().all():
         raise ValueError(f"expected a start of finite values, received {tuple(start.shape)} with some NaN or infinite")
-    equation = _Equation(denoiser, float(sigma), criterion, method)
+    sigma = float(sigma)
+    equation = _Equation(denoiser, sigma, criterion, method)
     tol = torch.finfo(denoiser.dtype).eps ** (2 / 3) if tol is None else tol
     y = torch.zeros(1, *denoiser.shape, dtype=torch.float64) if start is None else as_batch(start, denoiser).double()
     y, residual, how = equation.solve(y.to(denoiser.device), tol, steps, search)
@@ -131,9 +132,9 @@ def fixed_point(
             f"no fixed point under the {criterion} criterion was found at sigma = {sigma:.6g}: after {equation.nfe} "
             f"evaluations the residual is {residual:.2e}, above {tol:.2e}",
             residual,
-            float(sigma),
+            sigma,
         )
-    return FixedPoint(y[0], float(sigma), criterion, residual, equation.nfe, how)
+    return FixedPoint(point=y[0], sigma=sigma, criterion=criterion, residual=residual, nfe=equation.nfe, how=how)
 
 
 class _Equation:
@@ -255,6 +256,7 @@ class Follower:
     denoiser: Denoiser
     criterion: Criterion = "sde"
     symmetric: bool | None = None
+    _: KW_ONLY
     method: Method = "auto"
     tol: float | None = None
     k: int = 1

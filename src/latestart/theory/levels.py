@@ -12,6 +12,7 @@ of the feature is that of its bootstrap replicates, whatever the correlation bet
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -165,14 +166,13 @@ class Curve(Record):
         Raises:
             ValueError: the curve does not cross, or crosses outside of the noise process.
         """
-        found = _crossing(self.sigma, self.value[None], threshold)
-        if found.isnan().any():
+        feature = partial(_crossing, self.sigma, threshold=threshold)
+        if feature(self.value[None]).isnan().any():
             raise ValueError(
                 f"the {self.criterion} curve does not cross {threshold:g}: from sigma = {self.sigma[0]:.6g} to "
                 f"{self.sigma[-1]:.6g} it runs from {self.value.min():.6g} to {self.value.max():.6g}"
             )
-        replicates = self._replicates(lambda values: _crossing(self.sigma, values, threshold), seed)
-        return self._level(found, replicates.nan_to_num(nan=self.sigma[-1].item()), noise)
+        return self._level(feature, noise, seed)
 
     def peak(self, noise: Noise | None = None, seed: int = 0) -> CriticalLevel:
         """The level at which the curve is highest: the vertex of the parabola through the top three levels.
@@ -186,17 +186,15 @@ class Curve(Record):
                 f"the {self.criterion} curve has no peak between sigma = {self.sigma[0]:.6g} and {self.sigma[-1]:.6g}: "
                 f"it is highest at sigma = {self.sigma[top]:.6g}"
             )
-        found = _peak(self.sigma, self.value[None])
-        return self._level(found, self._replicates(lambda values: _peak(self.sigma, values), seed), noise)
+        return self._level(partial(_peak, self.sigma), noise, seed)
 
-    def _replicates(self, feature: Callable[[Tensor], Tensor], seed: int) -> Tensor:
+    def _level(self, feature: Callable[[Tensor], Tensor], noise: Noise | None, seed: int) -> CriticalLevel:
+        """The level of a feature of curves `(R, L)`, `(R,)`, with the interval of its bootstrap replicates."""
         n, generator = len(self.samples), seeded(seed)
         draws = (torch.randint(n, (n,), generator=generator) for _ in range(RESAMPLES))
-        return feature(torch.stack([index.bincount(minlength=n).double() @ self.samples / n for index in draws]))
-
-    def _level(self, found: Tensor, replicates: Tensor, noise: Noise | None) -> CriticalLevel:
-        how = f"{self.how}; {len(self.samples)} samples"
-        return CriticalLevel(found.item(), self.criterion, how, central(replicates, found.item())).on(noise)
+        curves = torch.stack([index.bincount(minlength=n).double() @ self.samples / n for index in draws])
+        found, replicates = feature(self.value[None]).item(), feature(curves).nan_to_num(nan=self.sigma[-1].item())
+        return CriticalLevel(found, self.criterion, f"{self.how}; {n} samples", central(replicates, found)).on(noise)
 
 
 def central(replicates: Tensor, value: float, share: float = 0.95) -> tuple[float, float]:

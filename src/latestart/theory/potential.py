@@ -125,9 +125,9 @@ class Curve(Record):
     low: float
     high: float
 
-    def tangent(self, a: Tensor) -> Tensor:
-        """The derivatives at parameters `(n,)`, `(n, *shape)`."""
-        return torch.func.jvp(self.point, (a,), (torch.ones_like(a),))[1]
+    def at(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """The points at parameters `(n,)` and the derivatives there, both `(n, *shape)`."""
+        return torch.func.jvp(self.point, (a,), (torch.ones_like(a),))
 
 
 def circular(x_1: Tensor, x_2: Tensor) -> Curve:
@@ -210,4 +210,5 @@ def along(denoiser: Denoiser, curve: Curve, noise: Noise, t: float, points: int 
 
 def _power(denoiser: Denoiser, curve: Curve, a: Tensor, noise: Noise, t: float) -> Tensor:
     """The drift along the tangent, `(n,)`."""
-    return (drift(denoiser, curve.point(a), t, noise) * curve.tangent(a)).flatten(1).sum(1).cpu()
+    x, tangent = curve.at(a)
+    return (drift(denoiser, x, t, noise) * tangent).flatten(1).sum(1).cpu()

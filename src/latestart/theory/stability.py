@@ -114,7 +114,7 @@ def crossing(
     return critical_level(follower, trace(follower, levels, start, past=False)).on(noise)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Trace:
     """Fixed points at falling levels, from the central one on.
 
@@ -173,7 +173,7 @@ def trace(follower: Follower, levels: Sequence[float], start: Tensor | None = No
         here = found[-1]
         points += found
         segments += [segment] * len(found)
-    return Trace(list(levels), points, segments, lost, crossed)
+    return Trace(levels=list(levels), points=points, segment=segments, lost=lost, crossed=crossed)
 
 
 def _central_step(

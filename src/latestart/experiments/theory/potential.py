@@ -84,9 +84,9 @@ def middle_margins(denoiser: Denoiser, noise: Noise, each: list[Curve], t: float
     for curve in each:
         h = STEP * (curve.high - curve.low) / (1 + 2 * BEYOND)
         middle = (curve.low + curve.high) / 2
-        a = torch.tensor([middle - h, middle + h], dtype=torch.float64)
-        points.append(curve.point(a))
-        tangents.append(curve.tangent(a).cpu())
+        point, tangent = curve.at(torch.tensor([middle - h, middle + h], dtype=torch.float64))
+        points.append(point)
+        tangents.append(tangent.cpu())
         widths.append(2 * h)
     forces = torch.cat([drift(denoiser, x, t, noise).cpu() for x in torch.cat(points).split(BATCH)])
     power = (forces * torch.cat(tangents)).flatten(1).sum(1).view(-1, 2)
