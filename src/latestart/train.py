@@ -265,7 +265,7 @@ class _Run:
     _clock: float = 0.0
 
     def __post_init__(self) -> None:
-        """What the images, and the Gaussian's file, hold as the run begins: later on it may be another's, or gone."""
+        """Record the run's identity as it begins: later on the Gaussian's file may be another's, or gone."""
         config, pixels = self.config, self.images.pixels.cpu().contiguous()
         held = hashlib.sha256(pixels.view(torch.uint8).numpy().data)
         if self.images.value_range is not None:

@@ -1,4 +1,4 @@
-"""What the package ships: small trained models, with all that is needed to judge them.
+"""The shipped models: small trained networks, with all that is needed to judge them.
 
 A bundle is a folder of assets:
 

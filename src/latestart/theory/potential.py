@@ -127,7 +127,7 @@ class Curve(Record):
 
     def at(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """The points at parameters `(n,)` and the derivatives there, both `(n, *shape)`."""
-        return torch.func.jvp(self.point, (a,), (torch.ones_like(a),))
+        return torch.func.jvp(self.point, (a,), (torch.ones_like(a),))[:2]
 
 
 def circular(x_1: Tensor, x_2: Tensor) -> Curve:
