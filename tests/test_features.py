@@ -77,7 +77,7 @@ def test_images_that_inception_cannot_take_are_named(weights, shape):
 
 
 def test_batches_of_none_are_refused(weights):
-    with pytest.raises(ValueError, match="batch size of at least 1, received 0"):
+    with pytest.raises(ValueError, match="batch_size=0: expected a whole number of at least 1"):
         InceptionFeatures(weights, batch_size=0)
 
 

@@ -238,8 +238,10 @@ def test_the_gradients_of_all_processes_average_to_that_of_the_whole_batch(
             reduce=lambda value, reduction: value,
         )
         scheduler = training.training_schedule(config)
-        run = training._Run(squares, tmp_path, config, network, scheduler, None, None)
-        return training._step(3, run, network, optimizer, accelerator), torch.cat([g.flatten() for g in found])
+        known = {"images": squares, "out": tmp_path, "config": config, "network": network, "scheduler": scheduler}
+        run = training._Run(**known, processes=Processes())
+        run.accelerator = accelerator
+        return training._step(3, run, network, optimizer), torch.cat([g.flatten() for g in found])
 
     loss, gradient = of(0, 1)
     losses, gradients = zip(*(of(k, count) for k in range(count)))

@@ -1,6 +1,7 @@
 """Counts, seeds and the generators that they make, and packages that may be missing: asked for everywhere."""
 
 import importlib
+import math
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,18 @@ LAST_SEED = 2**63 - 1
 PRECISIONS = ("no", "bf16")  # float16 would need a loss scale in training, which is a state of its own
 
 
-def whole_number(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+def whole_number(name: str, value: Any, least: float = 1, most: float = math.inf) -> int:
     """The value, if it is a whole number of at least `least`.
 
     Raises:
         ValueError: it is not, or above `most`; names both.
     """
     try:
-        whole = least - 1 if isinstance(value, bool) else operator.index(value)
+        whole = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        whole = least - 1
-    if whole < least or (most is not None and whole > most):
-        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        whole = None
+    if whole is None or not least <= whole <= most:
+        bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
         raise ValueError(f"{name}={value!r}: expected a whole number {bounds}")
     return whole
 

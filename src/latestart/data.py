@@ -9,7 +9,7 @@ memory. What comes from memory goes through `inputs.as_images`.
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -28,7 +28,6 @@ __all__ = [
     "CHUNK",
     "ImageSet",
     "Images",
-    "Placed",
     "Range",
     "drawn",
     "in_unit_range",
@@ -105,11 +104,13 @@ class Images(ImageSet):
         pixels: `(N, *shape)`, uint8, or floating-point numbers.
         labels: class indices `(N,)`, or None.
         value_range: of floats: what stands for black and white; None for the model's own range.
+        device: on which `batches` are handed out; None for where the images are held.
     """
 
     pixels: Tensor
     labels: Tensor | None = None
     value_range: Range | None = None
+    device: torch.device | str | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -125,15 +126,13 @@ class Images(ImageSet):
         pairs = ((self.pixels, other.pixels), (self.labels, other.labels))
         return self.value_range == other.value_range and all(_same(one, two) for one, two in pairs)
 
-    __hash__ = None  # type: ignore[assignment]
-
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one image, `(C, H, W)`."""
         return tuple(self.pixels.shape[1:])
 
     def __getitem__(self, index: slice | Tensor) -> "Images":
-        return Images(self.pixels[index], None if self.labels is None else self.labels[index], self.value_range)
+        return replace(self, pixels=self.pixels[index], labels=None if self.labels is None else self.labels[index])
 
     @property
     def bare(self) -> bool:
@@ -142,13 +141,17 @@ class Images(ImageSet):
 
     def stored(self, size: int = CHUNK) -> Iterator["Images"]:
         """See `ImageSet`; floats in the model's own range, which cost nothing to read, are one batch."""
-        if self.pixels.is_floating_point() and self.value_range is None:
+        if self.bare:
             return iter([self])
         return (self[slice(at, at + size)] for at in range(0, len(self), size))
 
     def collected(self) -> "Images":
         """This set."""
         return self
+
+    def batches(self, size: int = CHUNK) -> Iterator[Tensor]:
+        """See `ImageSet`; on the device."""
+        return (batch.to(self.device) for batch in super().batches(size))
 
     def floats(self) -> Tensor:
         """All images in the model's value range, `(N, *shape)`: bytes, and floats of a known range, in [-1, 1]."""
@@ -168,46 +171,6 @@ class Images(ImageSet):
 
     def _scaled(self, ends: Range) -> Tensor:
         return (self.pixels - ends[0]) / (ends[1] - ends[0])
-
-
-@dataclass(frozen=True, eq=False)
-class Placed(ImageSet):
-    """A set of images whose batches are handed out on a device."""
-
-    images: ImageSet
-    device: torch.device | str
-
-    @property
-    def value_range(self) -> Range | None:  # type: ignore[override]
-        """Value range of the set."""
-        return self.images.value_range
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one image."""
-        return self.images.shape
-
-    @property
-    def bare(self) -> bool:
-        """Whether the set holds floats without a stated range of values."""
-        return self.images.bare
-
-    @property
-    def labels(self) -> Tensor | None:
-        """Labels of the set, or None."""
-        return self.images.labels
-
-    def stored(self, size: int = CHUNK) -> Iterator[Images]:
-        """See `ImageSet`; still where they are held."""
-        return self.images.stored(size)
-
-    def batches(self, size: int = CHUNK) -> Iterator[Tensor]:
-        """See `ImageSet`."""
-        return (batch.to(self.device) for batch in self.images.batches(size))
-
-    def collected(self) -> Images:
-        """All of them, where they are held."""
-        return self.images.collected()
 
 
 def _same(one: Tensor | None, two: Tensor | None) -> bool:

@@ -34,12 +34,7 @@ def own_device() -> torch.device:
         return _chosen
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", local_rank() % torch.cuda.device_count())
-
-
-def local_rank() -> int:
-    """The number of this process on its machine, that `torchrun` gives it; 0 without."""
-    return environment_number("LOCAL_RANK", 0)
+    return torch.device("cuda", environment_number("LOCAL_RANK", 0) % torch.cuda.device_count())
 
 
 def environment_number(name: str, default: int) -> int:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latestart.checks import whole_number
 from latestart.data import to_pixels
 from latestart.device import own_device
-from latestart.files import load_tensors, require_finite, save_tensors, sound
+from latestart.files import cast, load_tensors, require_finite, save_tensors, sound
 
 __all__ = ["Classifier", "ClassifierFeatures", "InceptionFeatures"]
 
@@ -66,10 +67,7 @@ class Classifier(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the weights in half precision, as safetensors."""
         metadata = {"shape": list(self.shape), "classes": self.classes}
-        tensors = {
-            name: value.half() if value.is_floating_point() else value for name, value in self.state_dict().items()
-        }
-        save_tensors(path, "classifier", tensors, metadata)
+        save_tensors(path, "classifier", cast(self.state_dict(), torch.float16), metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Classifier":
@@ -83,7 +81,7 @@ class Classifier(nn.Module):
         require_finite(path, {name: value for name, value in tensors.items() if value.is_floating_point()}, ())
         with sound(path, "classifier"):
             model = cls(tuple(metadata["shape"]), metadata["classes"])
-            model.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in tensors.items()})
+            model.load_state_dict(cast(tensors, torch.float32))
         return model.eval()
 
 
@@ -105,7 +103,9 @@ class ClassifierFeatures:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Features of images `(B, C, H, W)` in [0, 1]; raises `ValueError` for images of another shape."""
-        _check_shape(images, self.classifier.shape, self.name)
+        if tuple(images.shape[1:]) != self.classifier.shape:
+            expected = f"the features {self.name} are for images {self.classifier.shape}"
+            raise ValueError(f"{expected}, received {tuple(images.shape)}")
         device = next(self.classifier.parameters()).device
         return torch.cat([self.classifier.features(2 * part.to(device) - 1).cpu() for part in images.split(500)])
 
@@ -125,14 +125,12 @@ class InceptionFeatures:
     """
 
     def __init__(self, weights: str | Path, batch_size: int = 64, device: torch.device | str | None = None) -> None:
-        if batch_size < 1:
-            raise ValueError(f"expected a batch size of at least 1, received {batch_size}")
+        self.batch_size = whole_number("batch_size", batch_size)
         _check_weights(Path(weights))
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         with sound(weights, "FID Inception network"):
             network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(weights)).eval()
-        self.batch_size = batch_size
         self.name = f"inception-{_fingerprint(network.state_dict().values())}"
         self.device = own_device() if device is None else torch.device(device)
         self.network = network.to(self.device)
@@ -146,11 +144,8 @@ class InceptionFeatures:
         """
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"expected images (B, C, H, W) of one or three channels, received {tuple(images.shape)}")
-        return torch.cat([self._part(part) for part in images.split(self.batch_size)])
-
-    def _part(self, images: Tensor) -> Tensor:
-        pixels = to_pixels(images).to(self.device).expand(-1, 3, -1, -1)
-        return self.network(pixels)[0].cpu()
+        pixels = (to_pixels(part).to(self.device).expand(-1, 3, -1, -1) for part in images.split(self.batch_size))
+        return torch.cat([self.network(part)[0].cpu() for part in pixels])
 
 
 def _check_weights(path: Path) -> None:
@@ -169,11 +164,6 @@ def _check_weights(path: Path) -> None:
             f"{path} does not hold the weights of the FID Inception network: expected named tensors, received a "
             f"{type(state).__name__}"
         )
-
-
-def _check_shape(images: Tensor, shape: tuple[int, ...], name: str) -> None:
-    if tuple(images.shape[1:]) != tuple(shape):
-        raise ValueError(f"the features {name} are for images {tuple(shape)}, received {tuple(images.shape)}")
 
 
 def _fingerprint(tensors: Iterable[Any]) -> str:

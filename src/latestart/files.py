@@ -16,7 +16,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-__all__ = ["kind_of", "load_tensors", "read_json", "replacing", "require_finite", "save_tensors", "sound", "write_json"]
+__all__ = [
+    "cast",
+    "kind_of",
+    "load_tensors",
+    "read_json",
+    "replacing",
+    "require_finite",
+    "save_tensors",
+    "sound",
+    "write_json",
+]
 
 VERSION = 1
 
@@ -141,6 +151,11 @@ def sound(path: str | Path, what: str) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         told = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(f"{path} does not hold a sound {what}: {told}") from error
+
+
+def cast(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tensors by name, those of floating-point numbers in another precision."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
 
 
 def require_finite(path: str | Path, tensors: Mapping[str, torch.Tensor], names: tuple[str, ...]) -> None:

@@ -41,7 +41,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that reports and writes what is common."""
+        """Whether this process reports, and writes the common files."""
         return self.index == 0
 
     def share(self, n: int) -> range:
@@ -64,7 +64,7 @@ class Processes:
             raise ValueError(f"the processes disagree on {what}: {told}")
 
     def firsts(self, make: Callable[[], T]) -> T:
-        """What `make` returns on the first process, on all of them."""
+        """The value that `make` returns on the first process, on every process."""
         return self.gather(make() if self.first else None)[0]  # type: ignore[return-value]
 
 

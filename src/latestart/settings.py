@@ -45,8 +45,8 @@ class Setting:
     """
 
     about: str
-    least: float | None = None
-    most: float | None = None
+    least: float = -math.inf
+    most: float = math.inf
     choices: tuple[str, ...] = ()
     of: str = ""
     flag: str = ""
@@ -180,10 +180,14 @@ def _checked_one(name: str, value: Any, base: Any, known: Setting) -> Any:
             raise ValueError(f"{name}: expected true or false, received {value!r}")
         return value
     if base is int:
-        least = -math.inf if known.least is None else known.least
-        return whole_number(name, value, least, known.most)  # type: ignore[arg-type]
+        return whole_number(name, value, known.least, known.most)
     if base is float:
-        return _checked_number(name, value, known)
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+        if not (math.isfinite(number) and known.least <= number <= known.most):
+            bounds = f" of at least {known.least:g}" if known.least > -math.inf else ""
+            bounds += f" up to {known.most:g}" if known.most < math.inf else ""
+            raise ValueError(f"{name}: expected a finite number{bounds}, received {value!r}")
+        return number
     if base is Path:
         return Path(value)
     if not isinstance(value, str) or not value:
@@ -191,17 +195,6 @@ def _checked_one(name: str, value: Any, base: Any, known: Setting) -> Any:
     if known.choices and value not in known.choices:
         raise ValueError(f"there is no {name} {value!r}; there are {', '.join(known.choices)}")
     return value
-
-
-def _checked_number(name: str, value: Any, known: Setting) -> float:
-    least = -math.inf if known.least is None else known.least
-    most = math.inf if known.most is None else known.most
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not (math.isfinite(number) and least <= number <= most):
-        bounds = "" if known.least is None else f" of at least {known.least:g}"
-        bounds += "" if known.most is None else f" up to {known.most:g}"
-        raise ValueError(f"{name}: expected a finite number{bounds}, received {value!r}")
-    return number
 
 
 def _read(name: str, value: Any, kind: Kind, known: Setting) -> Any:

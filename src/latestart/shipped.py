@@ -1,4 +1,4 @@
-"""What is shipped, by name, without loading any of it."""
+"""Names of the shipped models, without loading any of them."""
 
 from pathlib import Path
 

@@ -27,7 +27,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,25 +136,25 @@ def train(
             the processes, `out` holds another run, or another run writes to it now.
         FloatingPointError: the loss is not finite.
     """
-    data, run, out = as_images(images).collected(), processes(), Path(out)
+    data, alike, out = as_images(images).collected(), processes(), Path(out)
     _check_labels(data, config)
-    if config.batch_size < run.count:
+    if config.batch_size < alike.count:
         raise ValueError(
-            f"a batch of {config.batch_size} cannot be shared by {run.count} processes: expected at least one image "
+            f"a batch of {config.batch_size} cannot be shared by {alike.count} processes: expected at least one image "
             "for each"
         )
     ends = _ends(data)
     warn_of_unit_range(data.bare, data.shape, ends)
     network = build_network(data.shape, config)
-    init = seeded(config.seed)
-    _initialise(network, init)
+    _initialise(network, seeded(config.seed))
     scheduler = training_schedule(config)
     if config.init and not (out / STATE).exists():
         _begin_from(network, config.init)
     if config.around:
         network = _around(network, data.shape, ends, config.around, scheduler)
-    with _alone(out, run):
-        return _train(data, out, config, network, scheduler, run, save_every, progress)
+    with _alone(out, alike):
+        run = _Run(images=data, out=out, config=config, network=network, scheduler=scheduler, processes=alike)
+        return run.to_end(save_every, progress)
 
 
 @contextmanager
@@ -175,36 +175,6 @@ def _alone(out: Path, run: Processes) -> Iterator[None]:
         if run.first:
             (out / LOCK).unlink(missing_ok=True)
             lock.release()
-
-
-def _train(
-    images: Images,
-    out: Path,
-    config: TrainConfig,
-    network: nn.Module,
-    scheduler: Any,
-    processes: Processes,
-    save_every: int,
-    progress: Progress | None,
-) -> nn.Module:
-    accelerator = _accelerator(config.mixed_precision, processes)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4, fused=True)
-    parameters = list(network.parameters())
-    ema = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    run = _Run(images, out, config, network, scheduler, optimizer, ema)
-    start = run.resume()
-    wrapped, prepared = accelerator.prepare(network, optimizer)
-    ema.to(accelerator.device)
-    for step in range(start, config.steps):
-        loss = _step(step, run, wrapped, prepared, accelerator)
-        ema.step(parameters)
-        if progress is not None and processes.first:
-            progress(step + 1, config.steps, loss)
-        if processes.first and ((step + 1) % save_every == 0 or step + 1 == config.steps):
-            run.save(step + 1)
-    accelerator.wait_for_everyone()  # nobody reads before all is written
-    run.use_ema()
-    return accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
 
 
 def _accelerator(precision: str, processes: Processes) -> Any:
@@ -282,29 +252,50 @@ def _begin_from(network: nn.Module, folder: str) -> None:
     network.load_state_dict(theirs)
 
 
-@dataclass
+@dataclass(eq=False, kw_only=True)
 class _Run:
     images: Images
     out: Path
     config: TrainConfig
     network: nn.Module
     scheduler: Any
-    optimizer: torch.optim.Optimizer
-    ema: EMAModel
+    processes: Processes
     loss: float = float("nan")
     seconds: float = 0.0
     _clock: float = 0.0
-    _files: dict[str, str] = field(init=False)
-    _images: list[Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        """What the images, and the Gaussian's file, hold as the run begins: later on it may be another's, or gone."""
-        file, pixels = self.config.around, self.images.pixels.cpu().contiguous()
-        self._files = {"around": file and hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]}
+        """Record the run's identity as it begins: later on the Gaussian's file may be another's, or gone."""
+        config, pixels = self.config, self.images.pixels.cpu().contiguous()
         held = hashlib.sha256(pixels.view(torch.uint8).numpy().data)
         if self.images.value_range is not None:
             held.update(repr(self.images.value_range).encode())
-        self._images = [*pixels.shape, held.hexdigest()[:8]]
+        self._identity = {
+            **asdict(config),
+            "channels": list(config.channels),
+            "around": config.around and hashlib.sha256(Path(config.around).read_bytes()).hexdigest()[:8],
+            "images": [*pixels.shape, held.hexdigest()[:8]],
+        }
+        self.accelerator = _accelerator(config.mixed_precision, self.processes)
+        self.parameters = list(self.network.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=1e-4, fused=True)
+        self.ema = EMAModel(self.parameters, decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+
+    def to_end(self, save_every: int, progress: Progress | None) -> nn.Module:
+        """Train from where an earlier run stopped; returns the network with the EMA weights."""
+        start, steps, first = self.resume(), self.config.steps, self.processes.first
+        wrapped, prepared = self.accelerator.prepare(self.network, self.optimizer)
+        self.ema.to(self.accelerator.device)
+        for step in range(start, steps):
+            loss = _step(step, self, wrapped, prepared)
+            self.ema.step(self.parameters)
+            if progress is not None and first:
+                progress(step + 1, steps, loss)
+            if first and ((step + 1) % save_every == 0 or step + 1 == steps):
+                self.save(step + 1)
+        self.accelerator.wait_for_everyone()  # nobody reads before all is written
+        self.ema.copy_to(self.parameters)
+        return self.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
 
     def resume(self) -> int:
         """Load the state of an earlier run of the same configuration; returns the step to go on from."""
@@ -313,23 +304,18 @@ class _Run:
         if not path.exists():
             return 0
         tensors, metadata = load_tensors(path, "training state")
-        mine, theirs = self._identity(), {**metadata["config"], "images": metadata["images"]}
-        other = {k: (v, theirs.get(k)) for k, v in mine.items() if theirs.get(k) != v}
+        theirs = {**metadata["config"], "images": metadata["images"]}
+        other = [name for name, now in self._identity.items() if theirs.get(name) != now]
         if other:
-            told = ", ".join(f"{name} {was} (now {now})" for name, (now, was) in other.items())
+            told = ", ".join(f"{name} {theirs.get(name)} (now {self._identity[name]})" for name in other)
             raise ValueError(f"{path} is the state of another run: {told}; choose another folder, or the same settings")
         self._restore(tensors, metadata)
         return metadata["step"]
 
-    def _identity(self) -> dict[str, Any]:
-        """The identity of a run: its settings and its images."""
-        settings = {**asdict(self.config), "channels": list(self.config.channels)}
-        return {**settings, **self._files, "images": self._images}
-
     def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        count = len(list(self.network.parameters()))
+        count = len(self.parameters)
         with torch.no_grad():
-            for k, parameter in enumerate(self.network.parameters()):
+            for k, parameter in enumerate(self.parameters):
                 parameter.copy_(tensors[f"parameter.{k}"])
         names = ("step", "exp_avg", "exp_avg_sq")
         state = {k: {name: tensors[f"{name}.{k}"] for name in names} for k in range(count)}
@@ -344,27 +330,23 @@ class _Run:
         now = time.monotonic()
         self.seconds, self._clock = self.seconds + now - self._clock, now
         record = {"training": {**asdict(self.config), "step": step, "loss": self.loss, "seconds": round(self.seconds)}}
-        parameters = list(self.network.parameters())
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
         save_model(self.network, self.scheduler, self.out, record)
-        self.ema.restore(parameters)
-        tensors: dict[str, Tensor] = {f"parameter.{k}": p for k, p in enumerate(parameters)}
+        self.ema.restore(self.parameters)
+        tensors: dict[str, Tensor] = {f"parameter.{k}": p for k, p in enumerate(self.parameters)}
         tensors |= {f"ema.{k}": p for k, p in enumerate(self.ema.shadow_params)}
-        for k, parameter in enumerate(parameters):
+        for k, parameter in enumerate(self.parameters):
             tensors |= {f"{name}.{k}": value for name, value in self.optimizer.state[parameter].items()}
-        identity = self._identity()
-        metadata = {"step": step, "images": identity.pop("images"), "config": identity}
+        config = dict(self._identity)
+        metadata = {"step": step, "images": config.pop("images"), "config": config}
         metadata |= {"loss": self.loss, "seconds": self.seconds}
         metadata["ema"] = {"optimization_step": self.ema.optimization_step}
         save_tensors(self.out / STATE, "training state", tensors, metadata)
 
-    def use_ema(self) -> None:
-        self.ema.copy_to(list(self.network.parameters()))
 
-
-def _step(step: int, run: _Run, network: nn.Module, optimizer: Any, accelerator: Any) -> float:
-    config = run.config
+def _step(step: int, run: _Run, network: nn.Module, optimizer: Any) -> float:
+    config, accelerator = run.config, run.accelerator
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * _schedule(step, config)
     x_0, labels, t, eps = _draw(step, run.images, run.scheduler, config)

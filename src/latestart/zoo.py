@@ -1,4 +1,4 @@
-"""What the package ships: small trained models, with all that is needed to judge them.
+"""The shipped models: small trained networks, with all that is needed to judge them.
 
 A bundle is a folder of assets:
 
@@ -38,6 +38,7 @@ __all__ = ["Bundle", "features", "load", "open_model", "pack"]
 
 SETS = ("train", "heldout-a", "heldout-b")
 COLUMNS = 50
+PRIORS = {"gaussian": "prior", "mixture": "mixture"}  # of shipped models by name, and where a bundle has them
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,19 @@ class Bundle:
     name: str
     path: Path
 
-    @cached_property
+    @property
     def model(self) -> nn.Module:
         """The diffusion network on images `(B, C, H, W)` in [-1, 1], float32, in evaluation mode."""
-        return self._loaded[0]
+        return self.opened[0]
 
     @property
     def scheduler(self) -> Any:
         """The scheduler that the network was trained with (DDPM, unclipped)."""
-        return self._loaded[1]
+        return self.opened[1]
 
     @cached_property
-    def _loaded(self) -> tuple[nn.Module, Any]:
+    def opened(self) -> tuple[nn.Module, Any]:
+        """The network and its scheduler."""
         return load_model(self.path)
 
     @cached_property
@@ -139,25 +141,22 @@ def open_model(
     if mixed_precision not in PRECISIONS:
         raise ValueError(f"mixed_precision must be one of {', '.join(PRECISIONS)}, received {mixed_precision!r}")
     require_model(model)
-    shipped = load(model) if not Path(model).is_dir() else None
+    shipped = None if Path(model).is_dir() else load(model)
     if shipped is not None and scheduler is not None:
         raise ValueError(f"the shipped model {model} has its own scheduler, and needs no other")
-    network: Any
-    network, own = (
-        (shipped.model.to(device), shipped.scheduler) if shipped else load_model(model, device, scheduler=scheduler)
-    )
-    if mixed_precision != "no":
-        network = HalfPrecision(network)
-    if prior is not None and str(prior) in ("gaussian", "mixture"):
+    if prior is None and late:
         if shipped is None:
-            raise ValueError(f"the prior {str(prior)!r} comes with shipped models only, received the folder {model}")
-        chosen = shipped.prior if str(prior) == "gaussian" else shipped.mixture
-        return network, own, chosen.to(device)
-    if prior is not None:
-        return network, own, load_prior(prior).to(device)
-    if late and shipped is None:
-        raise ValueError("a late start needs a prior: fit one with `latestart fit IMAGES --out prior.safetensors`")
-    return network, own, shipped.prior.to(device) if shipped and late else None
+            raise ValueError("a late start needs a prior: fit one with `latestart fit IMAGES --out prior.safetensors`")
+        prior = "gaussian"
+    if shipped is None and str(prior) in PRIORS:
+        raise ValueError(f"the prior {str(prior)!r} comes with shipped models only, received the folder {model}")
+    network: Any
+    network, own = load_model(model, device, scheduler=scheduler) if shipped is None else shipped.opened
+    network = network.to(device) if mixed_precision == "no" else HalfPrecision(network.to(device))
+    if prior is None:
+        return network, own, None
+    chosen = getattr(shipped, PRIORS[str(prior)]) if str(prior) in PRIORS else load_prior(prior)
+    return network, own, chosen.to(device)
 
 
 def features(name: str) -> ClassifierFeatures:

@@ -42,7 +42,7 @@ def test_the_margin_is_the_second_derivative_of_the_potential():
         u = potential(CLOUD, curve.point(a), t, NOISE).sum()
         (slope,) = torch.autograd.grad(u, a, create_graph=True)
         (bend,) = torch.autograd.grad(slope, a)
-        unit = at.g2 * curve.tangent(a).square().sum() / (at.alpha * at.sigma) ** 2
+        unit = at.g2 * curve.at(a)[1].square().sum() / (at.alpha * at.sigma) ** 2
         (margin,) = experiment.middle_margins(CLOUD, NOISE, [curve], t)
         assert margin == pytest.approx((bend / unit).item(), rel=1e-3, abs=1e-4)
 

@@ -175,7 +175,7 @@ def test_bad_input_is_named():
     for theta in (0.0, 1.0, 2.0):
         with pytest.raises(ValueError, match=f"between 0 and 1, received {theta}"):
             one_dimension(theta)
-    with pytest.raises(ValueError, match="at least 1 leaf, received 0"):
+    with pytest.raises(ValueError, match="leaves=0: expected a whole number of at least 1"):
         bifurcation_tree(TWO, leaves=0)
     with pytest.raises(ValueError, match="unstable already"):
         bifurcation_tree(TWO, sigma_range=(0.1, 0.8))

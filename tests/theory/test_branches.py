@@ -52,9 +52,9 @@ def test_bad_denoisers_and_arguments_are_named():
             return y[:, :1] if sigma > 5 else y * math.nan
 
     broken = Broken(torch.eye(3, dtype=torch.float64))
-    with pytest.raises(ValueError, match="NaN or infinite at sigma = 2,"):
+    with pytest.raises(ValueError, match=r"returned 3 values that are NaN or infinite at sigma = 2$"):
         fixed_point(broken, 2.0)
-    with pytest.raises(ValueError, match=r"the shape \(1, 1\) at sigma = 6,"):
+    with pytest.raises(ValueError, match=r"returned \(1, 1\) for samples \(1, 3\) at sigma = 6$"):
         fixed_point(broken, 6.0)
     with pytest.raises(ValueError, match="'density' or 'sde', received 'modes'"):
         fixed_point(TWO, 1.0, "modes")

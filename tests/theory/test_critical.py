@@ -407,7 +407,7 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(ValueError, match=r"needs at least 10 images .* received torch.float64 \(9, \d\)"):
             few()
-    with pytest.raises(ValueError, match="at least 10 paths, received n=5"):
+    with pytest.raises(ValueError, match="n=5: expected a whole number of at least 10"):
         critical.clone(TwoPoints(), side, n=5)
     with pytest.raises(ValueError, match="at least two classes"):
         critical.uturn(TwoPoints(), torch.ones(20, 1).double(), side)
@@ -440,7 +440,7 @@ def test_bad_input_is_named():
         with pytest.raises(ValueError, match=f"agreement between 1/2 and 1, received {agreement}"):
             critical.clone_curve(TwoPoints(), side, agreement=agreement)
     for refine in (0, -1):
-        with pytest.raises(ValueError, match=f"at least 1 step between two levels, received refine={refine}"):
+        with pytest.raises(ValueError, match=f"refine={refine}: expected a whole number of at least 1"):
             critical.correlation_curve(TwoPoints(), refine=refine)
     for size in (0.0, math.nan):
         with pytest.raises(ValueError, match=f"a size between 0 and infinity, received size={size}"):

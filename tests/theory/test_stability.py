@@ -105,9 +105,10 @@ def test_a_cloud_without_symmetry_stays_stable_and_its_peak_is_reported():
         crossing(ASYMMETRIC, "density", sigma_range=(0.2, 20.0))
     assert caught.value.ratio == pytest.approx(ratios.max(), rel=1e-4)
     assert caught.value.sigma == pytest.approx(sigmas[ratios.argmax()], rel=0.01)
-    coarse = branch(ASYMMETRIC, sigmas[::20], "density")
+    follower = Follower(ASYMMETRIC, "density")
+    coarse = list(branch(follower, sigmas[::20]))
     assert [here.ratio for here in coarse] == pytest.approx(ratios[::20], rel=1e-5)
-    assert peak(Follower(ASYMMETRIC, "density"), coarse).ratio == pytest.approx(ratios.max(), rel=1e-4)
+    assert peak(follower, coarse).ratio == pytest.approx(ratios.max(), rel=1e-4)
 
 
 def test_a_central_branch_that_ends_in_a_fold_is_said_to():
@@ -115,12 +116,12 @@ def test_a_central_branch_that_ends_in_a_fold_is_said_to():
     cloud = PointCloud(normal(8, 3, seed=2) * torch.tensor([3.0, 1, 1]))
     level = crossing(cloud, "sde", sigma_range=(1.0, 20.0))
     assert "fold" in level.how and level.interval[1] / level.interval[0] < 1 + 1e-5
-    *above, here = branch(cloud, np.geomspace(10, level.sigma * (1 + 1e-6), 40), "sde")
+    *above, here = branch(Follower(cloud, "sde"), np.geomspace(10, level.sigma * (1 + 1e-6), 40))
     assert all(point.ratio < 0.98 for point in above) and here.ratio == pytest.approx(1, abs=0.02)
     ratio, y = _dense_ratio(cloud.points.numpy(), "sde", level.sigma * 1.0001, here.point.numpy())
     assert 0.97 < ratio < 1.03 and np.linalg.norm(y - here.point.numpy()) < 0.2
     with pytest.raises(ConvergenceError, match="sde"):
-        branch(cloud, np.geomspace(10, level.sigma * 0.99, 40), "sde")
+        list(branch(Follower(cloud, "sde"), np.geomspace(10, level.sigma * 0.99, 40)))
 
 
 def test_an_end_of_the_levels_is_no_peak():
@@ -182,7 +183,7 @@ def test_mnist_as_a_point_cloud(shared):
         "sde": {660: 0.4607, 600: 0.8198, 560: 0.9366, 500: 0.8469},
     }
     for criterion, values in expected.items():
-        curve = branch(cloud, [noise.sigma(float(t)) for t in values], criterion, symmetric=True)
+        curve = list(branch(Follower(cloud, criterion, True), [noise.sigma(float(t)) for t in values]))
         for here, value in zip(curve, values.values()):
             assert value is None or here.ratio == pytest.approx(value, rel=0.01)
         if criterion == "density":  # the branch bends away from the mean

@@ -27,7 +27,7 @@ from latestart.data import to_floats
 from latestart.device import own_device
 from latestart.evaluation.quality import Estimate
 from latestart.features import Classifier
-from latestart.files import load_tensors, require_finite, save_tensors, sound
+from latestart.files import cast, load_tensors, require_finite, save_tensors, sound
 from latestart.lab.store import fingerprint
 from latestart.records import Record
 from latestart.train import Progress, half, one_cycle
@@ -128,8 +128,7 @@ class AttributeClassifier:
 
     def save(self, path: str | Path) -> None:
         """Write weights in half precision, values and scores, as safetensors."""
-        state = self.network.state_dict()
-        tensors = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+        tensors = cast(self.network.state_dict(), torch.float16)
         counts = {name: score.counts.tolist() for name, score in self.scores.items()}
         values = {name: list(names) for name, names in self.values.items()}
         save_tensors(path, KIND, tensors, {"shape": list(self.shape), "values": values, "counts": counts})
@@ -148,7 +147,7 @@ class AttributeClassifier:
             shape = tuple(metadata["shape"])
             values = {name: tuple(names) for name, names in metadata["values"].items()}
             network = Classifier(averaged_shape(shape), sum(map(len, values.values())))
-            network.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in tensors.items()})
+            network.load_state_dict(cast(tensors, torch.float32))
             scores = {name: Score(values[name], torch.tensor(counts)) for name, counts in metadata["counts"].items()}
             return cls(network, shape, values, scores)
 

@@ -13,14 +13,14 @@ standard error of their best (the paired difference from it counts, Breiman et a
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from latestart.checks import seeded
-from latestart.data import Images, Placed, Range
+from latestart.data import Images, Range
 from latestart.evaluation.copying import Copying, CopyingFrom
 from latestart.gaussians.components import EmptyComponent
 from latestart.gaussians.mixture import Mixture
@@ -114,7 +114,7 @@ def choose_components(
     if model is not None:
         sigma = start_level(late_start(scheduler, _given("t_start", t_start), steps))
     sigma = _given("sigma", sigma)
-    mixtures = _fitted(Placed(fitted_to, device), _candidates(candidates, len(fitted_to)), seed, fit)
+    mixtures = _fitted(replace(fitted_to, device=device), _candidates(candidates, len(fitted_to)), seed, fit)
     y = others + sigma * white_noise(range(len(others)), tuple(others.shape[1:]), seed).to(others)
     densities = {k: _densities(m.noised(sigma), y) for k, m in mixtures.items()}
     check = _check(fitted_to, others, seed)
@@ -167,7 +167,7 @@ def _candidates(candidates: Sequence[int] | None, count: int) -> list[int]:
     return sorted(set(possible))
 
 
-def _fitted(images: Placed, candidates: list[int], seed: int, options: dict[str, Any]) -> dict[int, Mixture]:
+def _fitted(images: Images, candidates: list[int], seed: int, options: dict[str, Any]) -> dict[int, Mixture]:
     """Fit the mixtures, and leave out numbers of components that the images cannot be divided into."""
     found: dict[int, Mixture] = {}
     failure = None

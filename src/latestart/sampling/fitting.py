@@ -4,12 +4,13 @@ One Gaussian is fitted in streams, each process of a run reading its share. A mi
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from latestart.checks import seeded
-from latestart.data import Images, Placed
+from latestart.data import Images
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.mixture import Mixture
 from latestart.gaussians.moments import Moments
@@ -78,7 +79,7 @@ def fit_mixture(
     if isinstance(components, str):
         components = run.firsts(lambda: _chosen(images, basis, rank, sigma, seed, device, tell))
     labels = images.labels if by_label else None
-    return Mixture.fit(Placed(images, device), components, labels, basis, rank, seed, processes=run)
+    return Mixture.fit(replace(images, device=device), components, labels, basis, rank, seed, processes=run)
 
 
 def _chosen(

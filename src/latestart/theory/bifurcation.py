@@ -26,16 +26,19 @@ Contract: points are `(*shape)` in `y = x / alpha`, levels are sigma, results ar
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.checks import whole_number
 from latestart.denoisers.base import Denoiser, check_sample, require_denoiser
 from latestart.records import Record
 from latestart.theory.branches import BranchPoint, Criterion, Follower, constant, levels_of
-from latestart.theory.jacobian import ConvergenceError, Method
+from latestart.theory.jacobian import ConvergenceError
 from latestart.theory.roots import root
 from latestart.theory.stability import beside, critical_between, ends
 
@@ -99,14 +102,12 @@ class Tree:
     @property
     def leaves(self) -> list[Node]:
         """The nodes without children."""
-        parents = {node.parent for node in self.nodes}
-        return [node for node in self.nodes if node.index not in parents]
+        return [node for node in self.nodes if not self.children(node.index)]
 
     @property
     def splits(self) -> list[Node]:
         """The nodes with children, by falling noise."""
-        parents = {node.parent for node in self.nodes}
-        return sorted((node for node in self.nodes if node.index in parents), key=lambda node: -node.sigma)
+        return sorted((node for node in self.nodes if self.children(node.index)), key=lambda node: -node.sigma)
 
 
 def bifurcation_tree(
@@ -122,9 +123,8 @@ def bifurcation_tree(
     reach: Sequence[float] = (1.0, 2.0),
     separation: float = 1e-2,
     xtol: float = 1e-4,
-    symmetric: bool | None = None,
-    method: Method = "auto",
     progress: Callable[[int, int, str], None] | None = None,
+    **options: Any,
 ) -> Tree:
     """Follow the stable fixed points down in noise, and into both sides of each split.
 
@@ -139,21 +139,18 @@ def bifurcation_tree(
         reach: of those pushes, in deviations.
         separation: the least distance of two branches, in units of the noise, `sigma sqrt(D)`.
         xtol: accuracy of a split's level, in log sigma; where a branch ends in a fold, that is `step`.
-        symmetric, method: see `Follower`.
         progress: called as `progress(done, total, what)` after each level.
+        options: `symmetric`, `method` and `tol` of `Follower`.
 
     Raises:
         ValueError: fewer than one leaf, or a first fixed point that is unstable.
         ConvergenceError: at the highest level no fixed point was found.
     """
-    if leaves < 1:
-        raise ValueError(f"expected at least 1 leaf, received {leaves}")
     require_denoiser(denoiser)
     starts = torch.empty(0, *denoiser.shape) if starts is None else starts
     check_sample(starts, denoiser.shape)
     levels = levels_of(denoiser, None, sigma_range, step)
-    k = min(directions, math.prod(denoiser.shape))
-    follower = Follower(denoiser, criterion, symmetric, method, k=k)
+    follower = Follower(denoiser, criterion, **options, k=min(directions, math.prod(denoiser.shape)))
     first = follower.find(levels[0], start)
     if not first.stable:
         raise ValueError(
@@ -162,13 +159,13 @@ def bifurcation_tree(
         )
     growth = _Growth(
         follower=follower,
-        leaves=leaves,
+        leaves=whole_number("leaves", leaves),
         starts=starts.double(),
         reach=tuple(reach),
         separation=separation,
         xtol=xtol,
+        tips=[_Branch(None, [first])],
     )
-    growth.tips.append(_Branch(None, [first]))
     for done, sigma in enumerate(levels[1:], 1):
         growth.descend(sigma)
         if progress is not None:
@@ -220,10 +217,15 @@ def match(tree: Tree, points: Tensor, labels: Tensor) -> Match:
 
 @dataclass(eq=False)
 class _Branch:
-    """A branch from the end of its parent to its own end, the last point of its path."""
+    """A branch from the end of its parent to its own end, the last point of its path.
+
+    Attributes:
+        born: the level of its birth next to another branch, from which it is still to part.
+    """
 
     parent: "_Branch | None"
     path: list[BranchPoint]
+    born: float = math.inf
 
     @property
     def last(self) -> BranchPoint:
@@ -239,17 +241,6 @@ class _Branch:
         return begin.sigma >= sigma >= self.last.sigma
 
 
-@dataclass(frozen=True, eq=False)
-class _Birth:
-    """A branch born at a level next to another, with its points from there on, by falling noise."""
-
-    sigma: float
-    path: list[BranchPoint]
-
-    def covers(self, sigma: float) -> bool:
-        return self.path[0].sigma >= sigma
-
-
 @dataclass(eq=False, repr=False, kw_only=True)
 class _Growth(Record):
     """A tree while it is followed down: `tips` are the branches that are still followed, `ended` all others."""
@@ -260,7 +251,7 @@ class _Growth(Record):
     reach: tuple[float, ...]
     separation: float
     xtol: float
-    tips: list[_Branch] = field(default_factory=list)
+    tips: list[_Branch]
     ended: list[_Branch] = field(default_factory=list)
 
     def descend(self, sigma: float) -> None:
@@ -269,19 +260,19 @@ class _Growth(Record):
         for tip in unstable:
             self.tips.remove(tip)
             self._split(tip, sigma)
-        for birth in sorted(self._newborn(), key=lambda birth: -birth.sigma):
-            self._bud(birth)
+        for branch in sorted(self._newborn(), key=lambda branch: -branch.born):
+            self._bud(branch)
 
     def finished(self) -> Tree:
         """The tree, its nodes by falling noise."""
         branches = sorted([*self.ended, *self.tips], key=lambda one: (-one.last.sigma, len(one.line)))
-        return Tree(tuple(self._node(k, one, branches) for k, one in enumerate(branches)), self.follower.criterion)
-
-    def _node(self, index: int, branch: _Branch, branches: list[_Branch]) -> Node:
-        sigma, point = branch.last.sigma, branch.last.point
-        parent = None if branch.parent is None else branches.index(branch.parent)
-        mean = point * constant(self.follower.criterion, sigma)
-        return Node(index=index, parent=parent, sigma=sigma, point=point, mean=mean, path=tuple(branch.path))
+        nodes, criterion = list[Node](), self.follower.criterion
+        for k, one in enumerate(branches):
+            sigma, point = one.last.sigma, one.last.point
+            parent = branches.index(one.parent) if one.parent else None
+            mean = point * constant(criterion, sigma)
+            nodes.append(Node(index=k, parent=parent, sigma=sigma, point=point, mean=mean, path=tuple(one.path)))
+        return Tree(tuple(nodes), criterion)
 
     def _follow(self, tip: _Branch, sigma: float) -> bool:
         """One level on; whether the branch is stable there. One that ends in a fold falls to where samples fall."""
@@ -312,11 +303,9 @@ class _Growth(Record):
         # the Jacobian is singular there: the last digits of a fixed point are out of reach
         tol = 100 * (self.follower.tol or torch.finfo(self.follower.denoiser.dtype).eps ** (2 / 3))
         follower = replace(self.follower, tol=tol)
-        try:
+        with suppress(ConvergenceError):
             level, _ = critical_between(follower, tip.last, unstable)
             tip.path.append(follower.follow(level, tip.last))
-        except ConvergenceError:
-            return
 
     def _fallen(self, origin: BranchPoint, sigma: float) -> list[BranchPoint]:
         """The stable points, on no branch yet, to which a slight push of `origin` leads, one way and the other."""
@@ -332,15 +321,15 @@ class _Growth(Record):
                 fallen.append(found)
         return fallen
 
-    def _newborn(self) -> list[_Birth]:
+    def _newborn(self) -> list[_Branch]:
         """The branches not yet known to whose points pushes or the starts lead."""
         old = [tip for tip in self.tips if len(tip.path) > 1]
         if not old or not self._has_room(1):
             return []
         candidates = torch.cat([*map(self._pushed, old), self.starts.to(old[0].last.point)])
-        born: list[_Birth] = []
+        born: list[_Branch] = []
         for end in ends(self.follower, old[0].last, candidates, self.separation):
-            others = [birth.path[-1].point for birth in born]
+            others = [branch.last.point for branch in born]
             tip = self._nearest(end)
             if tip not in old or not self._apart(end, tip.last.sigma, others):
                 continue
@@ -349,35 +338,35 @@ class _Growth(Record):
                 born += self._birth(tip, found, born)
         return born
 
-    def _birth(self, tip: _Branch, found: BranchPoint, born: list[_Birth]) -> list[_Birth]:
-        """Follow a branch up to its birth next to another and its parents; None where it is lost at once."""
+    def _birth(self, tip: _Branch, found: BranchPoint, born: list[_Branch]) -> list[_Branch]:
+        """Follow a branch up to its birth next to another and its parents; none where it is lost at once."""
         path = [here for branch in tip.line for here in branch.path]
         line = set(map(id, tip.line))
-        known = [one for one in [*self.ended, *self.tips] if id(one) not in line]
-        rising = _Rising(self, known, born, [found])
+        known = [one for one in [*self.ended, *self.tips, *born] if id(one) not in line]
+        rising = _Rising(self, known, [found])
         try:
             while len(path) > 2 and rising.to(path[-2]):
                 path.pop()
-            return [_Birth(rising.bracket(path[-1], path[-2]), rising.path[::-1])]
+            level = rising.bracket(path[-1], path[-2])
         except ConvergenceError:
             level = rising.path[-1].sigma
-            return [_Birth(level, rising.path[::-1])] if level > tip.last.sigma else []
+            if level <= tip.last.sigma:
+                return []
+        return [_Branch(None, rising.path[::-1], level)]
 
     def at(self, sigma: float, near: list[BranchPoint]) -> BranchPoint:
         """The branch at a level, from the first nearby point that leads there."""
         for point in near[:-1]:
-            try:
+            with suppress(ConvergenceError):
                 return self.follower.follow(sigma, point)
-            except ConvergenceError:
-                continue
         return self.follower.follow(sigma, near[-1])
 
-    def _bud(self, birth: _Birth) -> None:
+    def _bud(self, newborn: _Branch) -> None:
         """Part a branch from the one that is nearest to it, or from that one's parents."""
         if not self._has_room(1):
             return
-        level = birth.sigma
-        branch = self._nearest(birth.path[-1].point)
+        level = newborn.born
+        branch = self._nearest(newborn.last.point)
         while branch.parent and branch.parent.last.sigma < level:
             branch = branch.parent
         above, below = ([here for here in branch.path if (here.sigma >= level) is side] for side in (True, False))
@@ -387,8 +376,9 @@ class _Growth(Record):
             return
         upper = _Branch(branch.parent, [*above, parting])
         branch.parent, branch.path = upper, below
+        newborn.parent = upper
         self.ended.append(upper)
-        self.tips.append(_Branch(upper, birth.path))
+        self.tips.append(newborn)
 
     def _nearest(self, point: Tensor) -> _Branch:
         """The branch whose last point is nearest."""
@@ -421,13 +411,12 @@ class _Growth(Record):
 class _Rising:
     """A branch that is followed up in noise to where it was born; `path` are its points, by rising noise.
 
-    Beyond its end the contraction leads to another branch: one of those `known`, or `born` since. A point is taken to
-    be on such a branch if it is nearer to it than to the last point of its own.
+    Beyond its end the contraction leads to another branch, one of those `known`. A point is taken to be on such a
+    branch if it is nearer to it than to the last point of its own.
     """
 
     growth: _Growth
     known: list[_Branch]
-    born: list[_Birth]
     path: list[BranchPoint]
 
     def to(self, centre: BranchPoint) -> bool:
@@ -448,7 +437,6 @@ class _Rising:
         return high.sigma
 
     def _is_known(self, here: BranchPoint, moved: float) -> bool:
-        known: list[_Branch | _Birth] = [*self.known, *self.born]
-        paths = [one.path for one in known if one.covers(here.sigma)]
+        paths = [one.path for one in self.known if one.covers(here.sigma)]
         near = (min(path, key=lambda point: abs(math.log(point.sigma / here.sigma))) for path in paths)
         return any((point.point - here.point).norm().item() < moved for point in near)

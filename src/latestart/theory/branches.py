@@ -15,7 +15,7 @@ that is returned, is float64.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -35,6 +35,9 @@ from latestart.theory.jacobian import (
     leading_eigenvalue,
     linear_operator,
 )
+from latestart.theory.levels import evaluate
+
+__all__ = ["BranchPoint", "Criterion", "FixedPoint", "Follower", "branch", "constant", "fixed_point", "levels_of"]
 
 Criterion = Literal["density", "sde"]
 Search = Literal["auto", "contraction", "newton"]
@@ -61,7 +64,7 @@ def constant(criterion: str, sigma: float) -> float:
 # --- fixed points -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class FixedPoint(Record):
     """A solution of `D(y, sigma) = c y`.
 
@@ -119,7 +122,8 @@ def fixed_point(
         raise ValueError(f"expected a tolerance tol that is not negative, received {tol}")
     if start is not None and not start.isfinite().all():
         raise ValueError(f"expected a start of finite values, received {tuple(start.shape)} with some NaN or infinite")
-    equation = _Equation(denoiser, float(sigma), criterion, method)
+    sigma = float(sigma)
+    equation = _Equation(denoiser, sigma, criterion, method)
     tol = torch.finfo(denoiser.dtype).eps ** (2 / 3) if tol is None else tol
     y = torch.zeros(1, *denoiser.shape, dtype=torch.float64) if start is None else as_batch(start, denoiser).double()
     y, residual, how = equation.solve(y.to(denoiser.device), tol, steps, search)
@@ -128,9 +132,9 @@ def fixed_point(
             f"no fixed point under the {criterion} criterion was found at sigma = {sigma:.6g}: after {equation.nfe} "
             f"evaluations the residual is {residual:.2e}, above {tol:.2e}",
             residual,
-            float(sigma),
+            sigma,
         )
-    return FixedPoint(y[0], float(sigma), criterion, residual, equation.nfe, how)
+    return FixedPoint(point=y[0], sigma=sigma, criterion=criterion, residual=residual, nfe=equation.nfe, how=how)
 
 
 class _Equation:
@@ -146,12 +150,7 @@ class _Equation:
     def __call__(self, y: Tensor) -> Tensor:
         self.nfe += 1
         with torch.no_grad():
-            out = self.denoiser(y.to(self.denoiser.dtype), self.sigma)
-        if out.shape != y.shape or not out.isfinite().all():
-            what = "values that are NaN or infinite" if out.shape == y.shape else f"the shape {tuple(out.shape)}"
-            raise ValueError(
-                f"the denoiser returned {what} at sigma = {self.sigma:.6g}, expected finite {tuple(y.shape)}"
-            )
+            out = evaluate(self.denoiser, y.to(self.denoiser.dtype), self.sigma)
         return out.double() / self.c - y
 
     def size(self, f: Tensor, y: Tensor) -> float:
@@ -257,6 +256,7 @@ class Follower:
     denoiser: Denoiser
     criterion: Criterion = "sde"
     symmetric: bool | None = None
+    _: KW_ONLY
     method: Method = "auto"
     tol: float | None = None
     k: int = 1
@@ -267,7 +267,7 @@ class Follower:
 
     def find(self, sigma: float, start: Tensor | None, search: Search = "auto", steps: int = 200) -> BranchPoint:
         """The fixed point that `fixed_point` finds from `start` `(*shape)`, with its stability."""
-        return self._judged(self._fixed(sigma, start, search, steps), None)
+        return self._judged(self._fixed(sigma, start, search, steps))
 
     def follow(self, sigma: float, near: BranchPoint, halvings: int | None = None) -> BranchPoint:
         """The same branch at another level.
@@ -286,7 +286,7 @@ class Follower:
             if not halvings:
                 raise
         else:
-            return self._judged(fixed, near.spectrum.vectors[0])
+            return self._judged(fixed, near)
         middle = self.follow(math.sqrt(sigma * near.sigma), near, halvings - 1)
         return self.follow(sigma, middle, halvings - 1)
 
@@ -330,52 +330,32 @@ class Follower:
 
     def spectrum(self, here: BranchPoint, k: int) -> Spectrum:
         """The k leading eigenvalues at a point that was found."""
-        return leading_eigenvalue(
-            self.denoiser, here.point, here.sigma, k, self.symmetric, guess=here.spectrum.vectors[0], method=self.method
-        )
+        return self._spectrum(here.fixed, k, here)
 
-    def _judged(self, fixed: FixedPoint, guess: Tensor | None) -> BranchPoint:
-        spectrum = leading_eigenvalue(
-            self.denoiser, fixed.point, fixed.sigma, self.k, self.symmetric, guess=guess, method=self.method
-        )
+    def _judged(self, fixed: FixedPoint, near: BranchPoint | None = None) -> BranchPoint:
+        spectrum = self._spectrum(fixed, self.k, near)
         return BranchPoint(fixed, spectrum, spectrum.leading / constant(self.criterion, fixed.sigma))
 
+    def _spectrum(self, fixed: FixedPoint, k: int, near: BranchPoint | None) -> Spectrum:
+        guess = near.spectrum.vectors[0] if near else None
+        return leading_eigenvalue(
+            self.denoiser, fixed.point, fixed.sigma, k, self.symmetric, guess=guess, method=self.method
+        )
 
-def branch(
-    denoiser: Denoiser,
-    sigmas: Sequence[float] | Tensor,
-    criterion: Criterion = "sde",
-    start: Tensor | None = None,
-    *,
-    symmetric: bool | None = None,
-    method: Method = "auto",
-    tol: float | None = None,
-) -> list[BranchPoint]:
-    """Follow the central fixed point down in noise, with its leading eigenvalue over c at each level.
+
+def branch(follower: Follower, sigmas: Sequence[float] | Tensor, start: Tensor | None = None) -> Iterator[BranchPoint]:
+    """Follow the central fixed point down in noise, and yield the point at each level, by falling sigma.
 
     Args:
         sigmas: levels in any order; followed from the highest, which should lie above every instability.
         start: `(*shape)`, where the search at the highest level begins; the origin by default.
-        symmetric, method, tol: see `Follower`.
-
-    Returns:
-        A point for each level, by falling sigma.
 
     Raises:
         ConvergenceError: at a level no fixed point was found.
     """
-    levels = sorted((float(sigma) for sigma in sigmas), reverse=True)
-    if not levels:
-        raise ValueError("expected at least one noise level to follow the branch at, received none")
-    return list(descend(Follower(denoiser, criterion, symmetric, method, tol), levels, start))
-
-
-def descend(follower: Follower, levels: Sequence[float], start: Tensor | None) -> Iterator[BranchPoint]:
-    """The central branch at falling levels, point by point, from `start` `(*shape)` at the first."""
-    here = follower.find(levels[0], start)
-    yield here
-    for sigma in levels[1:]:
-        here = follower.follow(sigma, here)
+    here = None
+    for sigma in sorted(map(float, sigmas), reverse=True):
+        here = follower.follow(sigma, here) if here else follower.find(sigma, start)
         yield here
 
 

@@ -20,7 +20,7 @@ Sources: cloning, Biroli, Bonnaire, de Bortoli and Mezard 2024 (arXiv 2402.18491
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import count
 from typing import Any
@@ -31,11 +31,11 @@ from scipy.integrate import quad
 from scipy.special import expit
 from torch import Tensor
 
-from latestart.checks import derived_seed, seeded
+from latestart.checks import derived_seed, seeded, whole_number
 from latestart.denoisers.base import Denoiser, require_denoiser
 from latestart.dynamics import sde
 from latestart.noise import Noise
-from latestart.theory.levels import FEWEST, CriticalLevel, Curve, enough, evaluate
+from latestart.theory.levels import FEWEST, CriticalLevel, Curve, enough, evaluate, falling
 from latestart.theory.roots import root
 
 __all__ = [
@@ -104,12 +104,7 @@ def two_gaussians_agreement(sigma: float, separation: float, variance: float = 0
     return 1.0 if spread == 0 else _agreement(separation**2 / spread)
 
 
-def clone(
-    denoiser: Denoiser,
-    classify: Classifier | None,
-    noise: Noise | None = None,
-    **options: Any,
-) -> CriticalLevel:
+def clone(denoiser: Denoiser, classify: Classifier | None, noise: Noise | None = None, **options: Any) -> CriticalLevel:
     """The level from which on clones of one path mostly fall to one class, by sampling with a denoiser.
 
     It is read where the agreement has gone from chance, `sum_c p_c^2` for the shares p_c of the classes among the
@@ -133,10 +128,8 @@ def clone_curve(
     classify: Classifier | None,
     *,
     n: int = 256,
-    sigmas: Tensor | list[float] | None = None,
-    refine: int = 4,
-    seed: int = 0,
     agreement: float = AGREEMENT,
+    **grid: Any,
 ) -> Curve:
     """The share of clones that agree on the class, by the level down to which they share their path.
 
@@ -145,23 +138,20 @@ def clone_curve(
     Args:
         classify: from samples `(n, *shape)` to class indices `(n,)`.
         n: number of paths.
-        sigmas: the falling levels at which they are cloned, the first so high that the data are one Gaussian there; by
-            default 24 over the denoiser's range, at most 100 to 0.01.
-        refine: steps of the sampler between two of them, by default a tenth in log sigma each.
-        seed: of the noise.
         agreement: at which the level is read for two classes of equal weight, see `clone`.
+        grid: `sigmas`, `refine` and `seed`, see `paths`.
 
     Raises:
         ValueError: no classifier, only one class, levels outside of the denoiser's, fewer than 10 paths, no steps
             between two levels, or an agreement that is not between 1/2 and 1.
     """
     _check_agreement(agreement)
-    classify, reverse = _required(classify, "clone"), _Reverse(denoiser, sigmas, refine, seed)
+    classes, reverse = _checked(classify, "clone"), _Reverse(denoiser, **grid)
     states, final = reverse.paths(n)
-    labels = _classes(classify, final)
+    labels = classes(final)
     chance = _chance(labels, "clone")
     # the path itself is one clone, so each level costs one more
-    agreed = [_classes(classify, reverse.finish(y, k, stream=k + 1)) == labels for k, y in enumerate(states)]
+    agreed = [classes(sample) == labels for sample in reverse.ends(states)]
     how = "paths of the reverse SDE shared down to the level and independent below it end in one class"
     threshold = chance + (2 * agreement - 1) * (1 - chance)
     return Curve(reverse.sigma, torch.stack(agreed, 1).double(), "clone", how, threshold=threshold)
@@ -187,37 +177,25 @@ def uturn(
     return uturn_curve(denoiser, images, classify, **options).level(noise)
 
 
-def uturn_curve(
-    denoiser: Denoiser,
-    images: Tensor,
-    classify: Classifier | None,
-    *,
-    sigmas: Tensor | list[float] | None = None,
-    refine: int = 4,
-    seed: int = 0,
-) -> Curve:
+def uturn_curve(denoiser: Denoiser, images: Tensor, classify: Classifier | None, **grid: Any) -> Curve:
     """The share of images that change class when noised to a level and denoised again by the reverse SDE.
 
     Args:
         images: `(n, *shape)`, at least 10.
         classify: from samples `(n, *shape)` to class indices `(n,)`.
-        sigmas: falling levels; by default 24 over the denoiser's range, at most 100 to 0.01.
-        refine: steps of the sampler between two levels.
-        seed: of the noise.
+        grid: `sigmas`, `refine` and `seed`, see `paths`.
 
     Raises:
         ValueError: no classifier, too few images or classes, levels outside of the denoiser's, or a denoiser that
             returns NaN.
     """
-    classify = _required(classify, "uturn")
+    classes = _checked(classify, "uturn")
     x_0 = enough(images, "uturn").to(device=denoiser.device, dtype=denoiser.dtype)
-    labels = _classes(classify, x_0)
+    labels = classes(x_0)
     half = (1 - _chance(labels, "uturn")) / 2
-    reverse = _Reverse(denoiser, sigmas, refine, seed)
-    changed = []
-    for k, sigma in enumerate(reverse.measured):
-        y = x_0 + sigma * reverse.noise(x_0, k + 1, -1)
-        changed.append(_classes(classify, reverse.finish(y, k, stream=k + 1)) != labels)
+    reverse = _Reverse(denoiser, **grid)
+    noised = (x_0 + sigma * reverse.noise(x_0, k, -1) for k, sigma in enumerate(reverse.sigma.tolist(), 1))
+    changed = [classes(sample) != labels for sample in reverse.ends(noised)]
     how = "images noised to the level and denoised by the reverse SDE change their class half as often as by chance"
     return Curve(reverse.sigma, torch.stack(changed, 1).double(), "uturn", how, threshold=half)
 
@@ -231,15 +209,7 @@ def susceptibility(denoiser: Denoiser, noise: Noise | None = None, **options: An
     return susceptibility_curve(denoiser, **options).level(noise)
 
 
-def susceptibility_curve(
-    denoiser: Denoiser,
-    *,
-    n: int = 256,
-    size: float = 0.3,
-    sigmas: Tensor | list[float] | None = None,
-    refine: int = 4,
-    seed: int = 0,
-) -> Curve:
+def susceptibility_curve(denoiser: Denoiser, *, n: int = 256, size: float = 0.3, **grid: Any) -> Curve:
     """Squared displacement of the final sample over that of a random push of x_t, same noise before and after it.
 
     Pushes above the first decision are forgotten, those below the last find nothing left to decide.
@@ -247,10 +217,7 @@ def susceptibility_curve(
     Args:
         n: number of paths.
         size: of the push, in the units of x_t of a variance preserving process: its deviation in each value.
-        sigmas: falling levels, the first so high that the data are one Gaussian there; by default 24 over the
-            denoiser's range, at most 100 to 0.01.
-        refine: steps of the sampler between two levels.
-        seed: of the noise and of the directions.
+        grid: `sigmas`, `refine` and `seed`, see `paths`.
 
     Raises:
         ValueError: fewer than 10 paths, levels outside of the denoiser's, a push without size, or a denoiser that
@@ -258,10 +225,10 @@ def susceptibility_curve(
     """
     if not 0 < size < math.inf:
         raise ValueError(f"expected a push of a size between 0 and infinity, received size={size}")
-    reverse = _Reverse(denoiser, sigmas, refine, seed)
+    reverse = _Reverse(denoiser, **grid)
     states, final = reverse.paths(n)
     moved = []
-    for k, (sigma, y) in enumerate(zip(reverse.measured, states)):
+    for k, (sigma, y) in enumerate(zip(reverse.sigma.tolist(), states)):
         push = size * math.sqrt(1 + sigma**2) * reverse.noise(y, k + 1, -1)
         moved.append((reverse.finish(y + push, k, stream=0) - final).flatten(1).double().square().mean(1).cpu())
     how = f"largest mean square response of the sample to a push of {size:g} in x_t"
@@ -281,26 +248,18 @@ def correlation(denoiser: Denoiser, noise: Noise | None = None, **options: Any) 
     return correlation_curve(denoiser, **options).level(noise)
 
 
-def correlation_curve(
-    denoiser: Denoiser,
-    *,
-    n: int = 256,
-    sigmas: Tensor | list[float] | None = None,
-    refine: int = 4,
-    seed: int = 0,
-    threshold: float = 0.5,
-) -> Curve:
+def correlation_curve(denoiser: Denoiser, *, n: int = 256, threshold: float = 0.5, **grid: Any) -> Curve:
     """The cosine between the state at each level and the final sample, both less their means over paths.
 
     Args:
         n: number of paths.
-        sigmas, refine, seed: as for `susceptibility_curve`.
         threshold: at which the level is read.
+        grid: `sigmas`, `refine` and `seed`, see `paths`.
 
     Raises:
         ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
     """
-    reverse = _Reverse(denoiser, sigmas, refine, seed)
+    reverse = _Reverse(denoiser, **grid)
     states, final = reverse.paths(n)
     x_0 = _centred(final)
     cosines = [torch.cosine_similarity(_centred(y), x_0, dim=1).cpu() for y in states]
@@ -308,22 +267,14 @@ def correlation_curve(
     return Curve(reverse.sigma, torch.stack(cosines, 1), "correlation", how, threshold=threshold)
 
 
-def trajectories(
-    denoiser: Denoiser,
-    *,
-    n: int = 256,
-    sigmas: Tensor | list[float] | None = None,
-    refine: int = 4,
-    seed: int = 0,
-) -> tuple[Tensor, Tensor]:
+def trajectories(denoiser: Denoiser, **options: Any) -> tuple[Tensor, Tensor]:
     """Paths in normalised values: each value of y less its mean over paths, over its deviation over paths.
 
     In this measure the spread is 1 at every level, so a value that heads for its end at once runs level, and one that
     is decided late wanders first.
 
     Args:
-        n: number of paths.
-        sigmas, refine, seed: as for `susceptibility_curve`.
+        options: those of `paths`.
 
     Returns:
         The levels, `(L + 1,)`, falling, 0 for the samples at last; and the paths, `(L + 1, n, *shape)`, float64.
@@ -331,7 +282,7 @@ def trajectories(
     Raises:
         ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
     """
-    sigma, states = paths(denoiser, n=n, sigmas=sigmas, refine=refine, seed=seed)
+    sigma, states = paths(denoiser, **options)
     return sigma, normalised(states)
 
 
@@ -348,26 +299,17 @@ def pixels(denoiser: Denoiser, noise: Noise | None = None, **options: Any) -> Cr
     return pixels_curve(denoiser, **options).level(noise)
 
 
-def pixels_curve(
-    denoiser: Denoiser,
-    *,
-    n: int = 256,
-    sigmas: Tensor | list[float] | None = None,
-    refine: int = 4,
-    seed: int = 0,
-    threshold: float = 0.5,
-) -> Curve:
+def pixels_curve(denoiser: Denoiser, *, threshold: float = 0.5, **options: Any) -> Curve:
     """The mean over pixels of the correlation of their normalised trajectories with their ends, see `trajectories`.
 
     Args:
-        n: number of paths.
-        sigmas, refine, seed: as for `susceptibility_curve`.
         threshold: at which the level is read.
+        options: those of `paths`.
 
     Raises:
         ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
     """
-    return pixel_correlation(*paths(denoiser, n=n, sigmas=sigmas, refine=refine, seed=seed), threshold)
+    return pixel_correlation(*paths(denoiser, **options), threshold)
 
 
 def pixel_correlation(sigma: Tensor, states: Tensor, threshold: float = 0.5) -> Curve:
@@ -390,29 +332,25 @@ def normalised(states: Tensor) -> Tensor:
     return states / deviation.where(deviation > 0, 1.0)
 
 
-def paths(
-    denoiser: Denoiser,
-    *,
-    n: int = 256,
-    sigmas: Tensor | list[float] | None = None,
-    refine: int = 4,
-    seed: int = 0,
-) -> tuple[Tensor, Tensor]:
+def paths(denoiser: Denoiser, *, n: int = 256, **grid: Any) -> tuple[Tensor, Tensor]:
     """Paths of the reverse SDE from pure noise.
 
     Args:
         n: number of paths.
-        sigmas, refine, seed: as for `susceptibility_curve`.
+        grid: `sigmas`, falling levels, the first so high that the data are one Gaussian there, by default 24 over the
+            denoiser's range, at most 100 to 0.01; `refine`, the steps of the sampler between two of them, by default 4;
+            `seed` of the noise, by default 0.
 
     Returns:
         The levels, `(L + 1,)`, falling, 0 for the samples at last; and the states y, `(L + 1, n, *shape)`, float64.
 
     Raises:
-        ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
+        ValueError: fewer than 10 paths, no steps between two levels, levels outside of the denoiser's, or a denoiser
+            that returns NaN.
     """
-    reverse = _Reverse(denoiser, sigmas, refine, seed)
+    reverse = _Reverse(denoiser, **grid)
     states, final = reverse.paths(n)
-    levels = torch.tensor([*reverse.measured, 0.0], dtype=torch.float64)
+    levels = torch.cat([reverse.sigma, reverse.sigma.new_zeros(1)])
     return levels, torch.stack([state.double().cpu() for state in (*states, final)])
 
 
@@ -429,20 +367,15 @@ class _Reverse:
     of noise is a seed of its own.
     """
 
-    def __init__(self, denoiser: Denoiser, sigmas: Tensor | list[float] | None, refine: int, seed: int) -> None:
-        if refine < 1:
-            raise ValueError(f"expected at least 1 step between two levels, received refine={refine}")
+    def __init__(
+        self, denoiser: Denoiser, sigmas: Tensor | list[float] | None = None, refine: int = 4, seed: int = 0
+    ) -> None:
         require_denoiser(denoiser)
-        self.denoiser, self.refine, self.seed = denoiser, refine, seed
-        self.measured = _levels(denoiser, sigmas)
-        x = np.log(self.measured)
+        self.denoiser, self.refine, self.seed = denoiser, whole_number("refine", refine), seed
+        self.sigma = falling(denoiser, _default(denoiser) if sigmas is None else sigmas)
+        x = np.log(self.sigma.numpy())
         at = np.linspace(0, len(x) - 1, (len(x) - 1) * refine + 1)
         self.levels = np.exp(np.interp(at, np.arange(len(x)), x)).tolist()
-
-    @property
-    def sigma(self) -> Tensor:
-        """The measured levels, `(L,)`."""
-        return torch.tensor(self.measured, dtype=torch.float64)
 
     def noise(self, like: Tensor, stream: int, step: int) -> Tensor:
         """White noise that depends on the seed, the stream and the step alone."""
@@ -451,11 +384,9 @@ class _Reverse:
 
     def paths(self, n: int) -> tuple[list[Tensor], Tensor]:
         """n paths from pure noise: their states at the measured levels, and their samples, on stream 0."""
-        if n < FEWEST:
-            raise ValueError(f"expected at least {FEWEST} paths, received n={n}")
         origin = torch.zeros(1, *self.denoiser.shape, dtype=self.denoiser.dtype, device=self.denoiser.device)
         top = self.levels[0]
-        start = _batched(self.denoiser, origin, top).expand(n, *self.denoiser.shape)
+        start = _batched(self.denoiser, origin, top).expand(whole_number("n", n, FEWEST), *self.denoiser.shape)
         *states, final = self._descend(start + top * self.noise(start, 0, -1), 0, 0)
         return states[:: self.refine], final
 
@@ -463,6 +394,10 @@ class _Reverse:
         """The samples that y, at the k-th measured level, comes to."""
         *_, final = self._descend(y, k * self.refine, stream)
         return final
+
+    def ends(self, states: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The samples that states at each of the measured levels come to, each on a stream of its own."""
+        return (self.finish(y, k, stream=k + 1) for k, y in enumerate(states))
 
     def _descend(self, y: Tensor, begin: int, stream: int) -> Iterator[Tensor]:
         """Yield the state at each level of the grid from `begin` on, and last the sample."""
@@ -486,18 +421,9 @@ def _agreement(q: float) -> float:
     return quad(integrand, -12, 12, points=(max(-root, -11.9),), epsabs=1e-13, limit=200)[0]
 
 
-def _levels(denoiser: Denoiser, sigmas: Tensor | list[float] | None) -> list[float]:
+def _default(denoiser: Denoiser) -> np.ndarray:
     low, high = denoiser.sigma_range
-    if sigmas is None:
-        return np.geomspace(min(high, 100.0), max(low, 0.01), 24).clip(low, high).tolist()
-    levels = torch.as_tensor(sigmas, dtype=torch.float64)
-    sound = ((levels > 0) & (levels >= low) & (levels <= high) & levels.isfinite()).all()
-    if levels.ndim != 1 or len(levels) < 2 or not sound or not (levels.diff() < 0).all():
-        raise ValueError(
-            f"expected at least two falling levels sigma within the denoiser's [{low:.6g}, {high:.6g}], received "
-            f"{levels.tolist()}"
-        )
-    return levels.tolist()
+    return np.geomspace(min(high, 100.0), max(low, 0.01), 24).clip(low, high)
 
 
 @torch.no_grad()
@@ -505,22 +431,22 @@ def _batched(denoiser: Denoiser, y: Tensor, sigma: float) -> Tensor:
     return torch.cat([evaluate(denoiser, batch, sigma) for batch in y.split(BATCH)])
 
 
-def _required(classify: Classifier | None, criterion: str) -> Classifier:
+def _checked(classify: Classifier | None, criterion: str) -> Classifier:
+    """The classifier; it raises `ValueError` where it returns no class indices `(n,)`, and returns them on the CPU."""
     if classify is None:
         raise ValueError(f"the {criterion} criterion asks whether the class changes: it needs a classifier, got None")
-    return classify
 
+    @torch.no_grad()
+    def classes(samples: Tensor) -> Tensor:
+        labels = torch.as_tensor(classify(samples)).cpu()
+        if labels.shape != samples.shape[:1] or labels.is_floating_point():
+            raise ValueError(
+                f"expected a classifier to return class indices ({len(samples)},), received {labels.dtype} "
+                f"{tuple(labels.shape)}"
+            )
+        return labels
 
-@torch.no_grad()
-def _classes(classify: Classifier, samples: Tensor) -> Tensor:
-    """Class indices `(n,)` on the processor."""
-    labels = torch.as_tensor(classify(samples)).cpu()
-    if labels.shape != samples.shape[:1] or labels.is_floating_point():
-        raise ValueError(
-            f"expected a classifier to return class indices ({len(samples)},), received {labels.dtype} "
-            f"{tuple(labels.shape)}"
-        )
-    return labels
+    return classes
 
 
 def _chance(labels: Tensor, criterion: str) -> float:

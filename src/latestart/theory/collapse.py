@@ -30,6 +30,8 @@ from latestart.noise import Noise
 from latestart.theory.levels import CriticalLevel, Curve, enough
 from latestart.theory.roots import root
 
+__all__ = ["collapse", "collapse_curve", "random_energy"]
+
 _ROUNDING = 1e-13  # a squared distance below this share of the squares it is a difference of is none
 _GRID = 40  # levels of the first search for a collapse
 

@@ -31,24 +31,8 @@ from latestart.checks import seeded
 from latestart.denoisers.base import Denoiser
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
-from latestart.theory.cloning import (
-    clone,
-    clone_curve,
-    correlation,
-    correlation_curve,
-    normalised,
-    paths,
-    pixel_correlation,
-    pixels,
-    pixels_curve,
-    susceptibility,
-    susceptibility_curve,
-    trajectories,
-    two_gaussians,
-    two_gaussians_agreement,
-    uturn,
-    uturn_curve,
-)
+from latestart.theory import cloning
+from latestart.theory.cloning import *  # noqa: F403
 from latestart.theory.collapse import collapse, collapse_curve, random_energy
 from latestart.theory.exponents import exponents, exponents_curve, path_exponents
 from latestart.theory.jacobian import largest
@@ -56,32 +40,17 @@ from latestart.theory.levels import CriticalLevel, central, enough
 from latestart.theory.stability import crossing, second_branch
 
 __all__ = [
-    "clone",
-    "clone_curve",
+    *cloning.__all__,
     "collapse",
     "collapse_curve",
-    "correlation",
-    "correlation_curve",
     "density",
     "exponents",
     "exponents_curve",
-    "normalised",
     "path_exponents",
-    "paths",
-    "pixel_correlation",
-    "pixels",
-    "pixels_curve",
     "random_energy",
     "sde",
     "second_branch",
     "speciation",
-    "susceptibility",
-    "susceptibility_curve",
-    "trajectories",
-    "two_gaussians",
-    "two_gaussians_agreement",
-    "uturn",
-    "uturn_curve",
 ]
 
 _DENSE = 64  # dimensions up to which a covariance is diagonalised whole

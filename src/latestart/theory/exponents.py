@@ -106,23 +106,21 @@ def exponents_curve(
     criterion: Criterion = "sde",
     *,
     n: int = 32,
-    sigmas: Tensor | list[float] | None = None,
-    refine: int = 4,
     symmetric: bool | None = None,
     method: Method = "auto",
-    seed: int = 0,
+    **grid: Any,
 ) -> Curve:
     """The leading exponent along paths of the denoiser's own reverse SDE, from pure noise.
 
     Args:
         n: number of paths.
-        sigmas, refine, seed: as for `susceptibility_curve`.
         symmetric, method: see `Follower`.
+        grid: `sigmas`, `refine` and `seed`, see `cloning.paths`.
 
     Raises:
         ValueError: fewer than 10 paths, levels outside of the denoiser's, or a denoiser that returns NaN.
     """
-    levels, states = reverse_paths(denoiser, n=n, sigmas=sigmas, refine=refine, seed=seed)
+    levels, states = reverse_paths(denoiser, n=n, **grid)
     return path_exponents(denoiser, states[:-1], levels[:-1], criterion, symmetric=symmetric, method=method).curve()
 
 

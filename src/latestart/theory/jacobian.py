@@ -27,6 +27,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from latestart.checks import checked_seed
 from latestart.denoisers.base import Denoiser, check_sample, require_denoiser
 from latestart.records import Record
+from latestart.theory.levels import evaluate
 
 __all__ = [
     "ConvergenceError",
@@ -118,12 +119,7 @@ class Jacobian:
         return out.detach().double()
 
     def _denoise(self, y: Tensor) -> Tensor:
-        out = self.denoiser(y, self.sigma)
-        if out.shape != y.shape:
-            raise ValueError(
-                f"the denoiser returned {tuple(out.shape)} for samples {tuple(y.shape)} at sigma = {self.sigma:.6g}"
-            )
-        return out
+        return evaluate(self.denoiser, y, self.sigma)
 
     def _points(self, v: Tensor) -> Tensor:
         return self.y.expand_as(v).contiguous()

@@ -12,6 +12,7 @@ of the feature is that of its bootstrap replicates, whatever the correlation bet
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from latestart.denoisers.base import Denoiser
 from latestart.noise import Noise
 from latestart.records import Record
 
-__all__ = ["FEWEST", "RESAMPLES", "CriticalLevel", "Curve", "central", "enough", "evaluate"]
+__all__ = ["FEWEST", "RESAMPLES", "CriticalLevel", "Curve", "central", "enough", "evaluate", "falling"]
 
 RESAMPLES = 200
 FEWEST = 10  # images below which no interval means anything
@@ -57,18 +58,22 @@ class CriticalLevel(Record):
         return f"sigma = {self.sigma:.4g}" + ("" if self.t is None else f", t = {self.t:.4g}")
 
     @classmethod
-    def from_snr(
-        cls, snr: float, criterion: str, how: str, interval: tuple[float, float] | None = None
-    ) -> "CriticalLevel":
-        """A level given by `snr = 1 / sigma^2`; `interval` is in sigma."""
-        return cls(snr_to_sigma(snr), criterion, how, interval)
+    def from_snr(cls, snr: float, *others: Any) -> "CriticalLevel":
+        """A level given by `snr = 1 / sigma^2`, and the other attributes; raises `ValueError` unless 0 < snr < inf."""
+        if not 0 < snr < math.inf:
+            raise ValueError(f"expected a signal-to-noise ratio between 0 and infinity, received {snr}")
+        return cls(snr**-0.5, *others)
 
     @classmethod
-    def from_alpha_bar(
-        cls, alpha_bar: float, criterion: str, how: str, interval: tuple[float, float] | None = None
-    ) -> "CriticalLevel":
-        """A level given by `alpha_bar = 1 / (1 + sigma^2)`, between 0 and 1; `interval` is in sigma."""
-        return cls(alpha_bar_to_sigma(alpha_bar), criterion, how, interval)
+    def from_alpha_bar(cls, alpha_bar: float, *others: Any) -> "CriticalLevel":
+        """A level given by `alpha_bar = 1 / (1 + sigma^2)`, and the other attributes.
+
+        Raises:
+            ValueError: alpha_bar is not between 0 and 1.
+        """
+        if not 0 < alpha_bar < 1:
+            raise ValueError(f"expected alpha_bar between 0 and 1, received {alpha_bar}")
+        return cls(math.sqrt((1 - alpha_bar) / alpha_bar), *others)
 
     @property
     def snr(self) -> float:
@@ -161,14 +166,13 @@ class Curve(Record):
         Raises:
             ValueError: the curve does not cross, or crosses outside of the noise process.
         """
-        found = _crossing(self.sigma, self.value[None], threshold)
-        if found.isnan().any():
+        feature = partial(_crossing, self.sigma, threshold=threshold)
+        if feature(self.value[None]).isnan().any():
             raise ValueError(
                 f"the {self.criterion} curve does not cross {threshold:g}: from sigma = {self.sigma[0]:.6g} to "
                 f"{self.sigma[-1]:.6g} it runs from {self.value.min():.6g} to {self.value.max():.6g}"
             )
-        replicates = self._replicates(lambda values: _crossing(self.sigma, values, threshold), seed)
-        return self._level(found, replicates.nan_to_num(nan=self.sigma[-1].item()), noise)
+        return self._level(feature, noise, seed)
 
     def peak(self, noise: Noise | None = None, seed: int = 0) -> CriticalLevel:
         """The level at which the curve is highest: the vertex of the parabola through the top three levels.
@@ -182,17 +186,15 @@ class Curve(Record):
                 f"the {self.criterion} curve has no peak between sigma = {self.sigma[0]:.6g} and {self.sigma[-1]:.6g}: "
                 f"it is highest at sigma = {self.sigma[top]:.6g}"
             )
-        found = _peak(self.sigma, self.value[None])
-        return self._level(found, self._replicates(lambda values: _peak(self.sigma, values), seed), noise)
+        return self._level(partial(_peak, self.sigma), noise, seed)
 
-    def _replicates(self, feature: Callable[[Tensor], Tensor], seed: int) -> Tensor:
+    def _level(self, feature: Callable[[Tensor], Tensor], noise: Noise | None, seed: int) -> CriticalLevel:
+        """The level of a feature of curves `(R, L)`, `(R,)`, with the interval of its bootstrap replicates."""
         n, generator = len(self.samples), seeded(seed)
         draws = (torch.randint(n, (n,), generator=generator) for _ in range(RESAMPLES))
-        return feature(torch.stack([index.bincount(minlength=n).double() @ self.samples / n for index in draws]))
-
-    def _level(self, found: Tensor, replicates: Tensor, noise: Noise | None) -> CriticalLevel:
-        how = f"{self.how}; {len(self.samples)} samples"
-        return CriticalLevel(found.item(), self.criterion, how, central(replicates, found.item())).on(noise)
+        curves = torch.stack([index.bincount(minlength=n).double() @ self.samples / n for index in draws])
+        found, replicates = feature(self.value[None]).item(), feature(curves).nan_to_num(nan=self.sigma[-1].item())
+        return CriticalLevel(found, self.criterion, f"{self.how}; {n} samples", central(replicates, found)).on(noise)
 
 
 def central(replicates: Tensor, value: float, share: float = 0.95) -> tuple[float, float]:
@@ -226,20 +228,6 @@ def _peak(sigma: Tensor, values: Tensor) -> Tensor:
     return (x[top] + torch.where(bend == 0, 0.0, shift)).clamp(x[top + 1], x[top - 1]).exp()
 
 
-def alpha_bar_to_sigma(alpha_bar: float) -> float:
-    """`sqrt((1 - alpha_bar) / alpha_bar)`. Raises `ValueError` outside of (0, 1)."""
-    if not 0 < alpha_bar < 1:
-        raise ValueError(f"expected alpha_bar between 0 and 1, received {alpha_bar}")
-    return math.sqrt((1 - alpha_bar) / alpha_bar)
-
-
-def snr_to_sigma(snr: float) -> float:
-    """`1 / sqrt(snr)`. Raises `ValueError` unless it is positive and finite."""
-    if not 0 < snr < math.inf:
-        raise ValueError(f"expected a signal-to-noise ratio between 0 and infinity, received {snr}")
-    return snr**-0.5
-
-
 def evaluate(denoiser: Denoiser, y: Tensor, sigma: float, name: str = "denoiser") -> Tensor:
     """`D(y, sigma)`, `(B, *shape)`.
 
@@ -253,6 +241,23 @@ def evaluate(denoiser: Denoiser, y: Tensor, sigma: float, name: str = "denoiser"
         bad = int((~out.isfinite()).sum())
         raise ValueError(f"the {name} returned {bad} values that are NaN or infinite at sigma = {sigma:.6g}")
     return out
+
+
+def falling(denoiser: Denoiser, sigmas: Any) -> Tensor:
+    """The levels as `(L,)` float64 on the processor.
+
+    Raises:
+        ValueError: fewer than two, levels that do not fall, or some outside of the denoiser's range.
+    """
+    low, high = denoiser.sigma_range
+    levels = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
+    sound = ((levels > 0) & (levels >= low) & (levels <= high) & levels.isfinite()).all()
+    if levels.ndim != 1 or len(levels) < 2 or not sound or not (levels.diff() < 0).all():
+        raise ValueError(
+            f"expected at least two falling levels sigma within the denoiser's [{low:.6g}, {high:.6g}], received "
+            f"{levels.tolist()}"
+        )
+    return levels
 
 
 def enough(images: Tensor, criterion: str) -> Tensor:

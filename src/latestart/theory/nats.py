@@ -44,7 +44,7 @@ from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise
 from latestart.records import Record
-from latestart.theory.levels import CriticalLevel, Curve, evaluate
+from latestart.theory.levels import CriticalLevel, Curve, evaluate, falling
 
 __all__ = ["MARGIN", "NatsCurve", "nats"]
 
@@ -154,13 +154,18 @@ def nats(
         as_prior(prior, "the divergence")
     images = _checked_images(denoiser, prior, images)
     prior = _moved(prior, denoiser.device)
-    if model_kwargs is not None:
-        denoiser = conditioned(denoiser, model_kwargs)
     if isinstance(denoiser, NetworkDenoiser):
+        denoiser = denoiser if model_kwargs is None else denoiser.given(model_kwargs)
         denoiser.require_rows(len(images))
-    sigma = _checked_levels(denoiser, images) if sigmas is None else _checked_levels(denoiser, images, sigmas)
-    gaps = _Gaps(denoiser, prior, exact, seed, _checked_basis(basis, prior, denoiser.device))
-    measured = [gaps.at(float(level), images, draws, batch_size) for level in sigma]
+    elif model_kwargs is not None:
+        raise TypeError(f"model_kwargs are for a network's denoiser, received a {type(denoiser).__name__}")
+    if sigmas is None:
+        sigma = _default_levels(denoiser, images)
+    else:
+        sigma = falling(denoiser, torch.as_tensor(sigmas, dtype=torch.float64).unique().flip(0))
+    gaps = _Gaps(denoiser, prior, exact, _checked_basis(basis, prior, denoiser.device))
+    # a stream of its own: images drawn with the same seed must not share its numbers
+    measured = [gaps.at(float(level), images, draws, batch_size, derived_seed(seed, STREAM)) for level in sigma]
     per_image, per_direction = (torch.stack(part, dim=-2) for part in zip(*measured))
     per_image = per_image.T  # (n, L)
     rounding = ROUNDING * images.double().var(0).sum().item()
@@ -184,15 +189,18 @@ def nats(
     return curve
 
 
+@dataclass(frozen=True, eq=False)
 class _Gaps:
     """The excess squared error of the prior's denoiser, for each image and for each direction of a basis."""
 
-    def __init__(self, denoiser: Denoiser, prior: Any, exact: bool, seed: int, basis: Basis | None) -> None:
-        self.denoiser, self.prior, self.exact, self.seed, self.basis = denoiser, prior, exact, seed, basis
+    denoiser: Denoiser
+    prior: Any
+    exact: bool
+    basis: Basis | None
 
-    def at(self, sigma: float, images: Tensor, draws: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    def at(self, sigma: float, images: Tensor, draws: int, batch_size: int, seed: int) -> tuple[Tensor, Tensor]:
         """At one level: `(n,)`, and the mean over images `(K,)`."""
-        generator = self._generator()
+        generator = seeded(seed)
         per_image, total = [], torch.zeros(())
         for at in range(0, len(images), batch_size):
             rows = slice(at, at + batch_size)
@@ -200,10 +208,6 @@ class _Gaps:
             per_image.append(gap.sum(1))
             total = total + gap.sum(0)
         return torch.cat(per_image), total / len(images)
-
-    def _generator(self) -> torch.Generator:
-        """A generator of a stream of its own: images drawn with the same seed must not share its numbers."""
-        return seeded(derived_seed(self.seed, STREAM))
 
     @torch.no_grad()
     def _gap(self, sigma: float, x_0: Tensor, generator: torch.Generator, rows: slice) -> Tensor:
@@ -237,13 +241,6 @@ def of_rows(denoiser: Any, rows: slice) -> Any:
     return denoiser.rows(rows) if isinstance(denoiser, NetworkDenoiser | Conditioned) else denoiser
 
 
-def conditioned(denoiser: Any, model_kwargs: Mapping[str, Any]) -> NetworkDenoiser:
-    """A network's denoiser with more of what conditions it."""
-    if not isinstance(denoiser, NetworkDenoiser):
-        raise TypeError(f"model_kwargs are for a network's denoiser, received a {type(denoiser).__name__}")
-    return denoiser.given(model_kwargs)
-
-
 def _moved(prior: Any, device: torch.device) -> Any:
     """A prior on the denoiser's device; an exact model stays where it is."""
     return prior.to(device) if isinstance(prior, StartDistribution | Conditioned) and prior.device != device else prior
@@ -271,40 +268,31 @@ def _checked_basis(basis: Basis | None, prior: Any, device: torch.device) -> Bas
     return basis.to(device)
 
 
-def _checked_levels(denoiser: Denoiser, images: Tensor, sigmas: Tensor | list[float] | None = None) -> Tensor:
+def _default_levels(denoiser: Denoiser, images: Tensor) -> Tensor:
     low, high = denoiser.sigma_range
-    if sigmas is None:
-        variance = images.double().var(0, unbiased=True)
-        if not variance.any():
-            raise ValueError(
-                f"the default levels follow from how images differ, and all {len(images)} received are the same: give "
-                "sigmas"
-            )
-        top, bottom = 10 * variance.sum().sqrt().item(), 0.1 * variance.mean().sqrt().item()
-        ends = torch.tensor([min(top, high), max(bottom, low)], dtype=torch.float64).log()
-        return torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64).exp().clamp(low, high)
-    sigma = torch.as_tensor(sigmas, dtype=torch.float64).cpu().unique().flip(0)
-    if len(sigma) < 2 or not ((sigma > 0) & sigma.isfinite() & (sigma >= low) & (sigma <= high)).all():
+    variance = images.double().var(0, unbiased=True)
+    if not variance.any():
         raise ValueError(
-            f"expected at least two different levels sigma within the denoiser's [{low:.6g}, {high:.6g}], received "
-            f"{sigma.tolist()}"
+            f"the default levels follow from how images differ, and all {len(images)} received are the same: give "
+            "sigmas"
         )
-    return sigma
+    top, bottom = 10 * variance.sum().sqrt().item(), 0.1 * variance.mean().sqrt().item()
+    ends = torch.tensor([min(top, high), max(bottom, low)], dtype=torch.float64).log()
+    return torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64).exp().clamp(low, high)
 
 
 def _warn(curve: NatsCurve) -> None:
+    told = []
     if curve.worse.any():
         levels = ", ".join(f"{level:.4g}" for level in curve.sigma[curve.worse].tolist())
-        warnings.warn(
+        told.append(
             f"the denoiser is worse than the prior's own at {int(curve.worse.sum())} of {len(curve.sigma)} levels, "
-            f"sigma = {levels}: there the prior's own denoiser was taken, and the network is better skipped",
-            UserWarning,
-            stacklevel=3,
+            f"sigma = {levels}: there the prior's own denoiser was taken, and the network is better skipped"
         )
     if abs(curve.tail) > TAIL:
-        warnings.warn(
+        told.append(
             f"{curve.tail:.3g} nats come from above the highest level, sigma = {curve.sigma[0]:.4g}, where nothing was "
-            "measured: begin at a higher level",
-            UserWarning,
-            stacklevel=3,
+            "measured: begin at a higher level"
         )
+    for sentence in told:
+        warnings.warn(sentence, UserWarning, stacklevel=3)

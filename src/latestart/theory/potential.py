@@ -117,32 +117,29 @@ class Curve(Record):
     """A curve in the process' own space.
 
     Attributes:
-        point: parameters `(n,)` to points `(n, *shape)`.
-        tangent: parameters `(n,)` to the derivatives there, `(n, *shape)`.
+        point: parameters `(n,)` to points `(n, *shape)`, differentiable.
         low, high: the parameters of its ends.
     """
 
     point: Callable[[Tensor], Tensor]
-    tangent: Callable[[Tensor], Tensor]
     low: float
     high: float
+
+    def at(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """The points at parameters `(n,)` and the derivatives there, both `(n, *shape)`."""
+        return torch.func.jvp(self.point, (a,), (torch.ones_like(a),))[:2]
 
 
 def circular(x_1: Tensor, x_2: Tensor) -> Curve:
     """`cos(a) x_1 + sin(a) x_2` for a from 0 to pi / 2: between two samples, at the norm of noised samples."""
     x_1, x_2 = _two(x_1, x_2)
-    return Curve(
-        lambda a: _times(a.cos(), x_1) + _times(a.sin(), x_2),
-        lambda a: _times(a.cos(), x_2) - _times(a.sin(), x_1),
-        0.0,
-        math.pi / 2,
-    )
+    return Curve(lambda a: _times(a.cos(), x_1) + _times(a.sin(), x_2), 0.0, math.pi / 2)
 
 
 def straight(x_1: Tensor, x_2: Tensor) -> Curve:
     """`(1 - a) x_1 + a x_2` for a from 0 to 1."""
     x_1, x_2 = _two(x_1, x_2)
-    return Curve(lambda a: x_1 + _times(a, x_2 - x_1), lambda a: _times(torch.ones_like(a), x_2 - x_1), 0.0, 1.0)
+    return Curve(lambda a: x_1 + _times(a, x_2 - x_1), 0.0, 1.0)
 
 
 def ray(centre: Tensor, direction: Tensor, reach: float) -> Curve:
@@ -154,7 +151,7 @@ def ray(centre: Tensor, direction: Tensor, reach: float) -> Curve:
     if not (reach > 0 and direction.any()):
         raise ValueError(f"expected a direction and reach > 0, received length {direction.norm():g}, reach={reach}")
     unit = direction / direction.norm()
-    return Curve(lambda a: centre + _times(a, unit), lambda a: _times(torch.ones_like(a), unit), -reach, reach)
+    return Curve(lambda a: centre + _times(a, unit), -reach, reach)
 
 
 def _two(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,4 +210,5 @@ def along(denoiser: Denoiser, curve: Curve, noise: Noise, t: float, points: int 
 
 def _power(denoiser: Denoiser, curve: Curve, a: Tensor, noise: Noise, t: float) -> Tensor:
     """The drift along the tangent, `(n,)`."""
-    return (drift(denoiser, curve.point(a), t, noise) * curve.tangent(a)).flatten(1).sum(1).cpu()
+    x, tangent = curve.at(a)
+    return (drift(denoiser, x, t, noise) * tangent).flatten(1).sum(1).cpu()

@@ -18,6 +18,7 @@ that is solved, and all that is returned, is float64.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -25,8 +26,8 @@ from torch import Tensor
 
 from latestart.denoisers.base import Denoiser, check_sample
 from latestart.noise import Noise
-from latestart.theory.branches import STEP, BranchPoint, Criterion, Follower, constant, descend, levels_of
-from latestart.theory.jacobian import ConvergenceError, Method
+from latestart.theory.branches import STEP, BranchPoint, Criterion, Follower, branch, constant, levels_of
+from latestart.theory.jacobian import ConvergenceError
 from latestart.theory.levels import CriticalLevel
 from latestart.theory.roots import root
 
@@ -87,9 +88,8 @@ def crossing(
     sigma_range: tuple[float, float] | None = None,
     start: Tensor | None = None,
     *,
-    symmetric: bool | None = None,
-    method: Method = "auto",
     step: float = STEP,
+    **options: Any,
 ) -> CriticalLevel:
     """The highest level at which the central fixed point loses its stability: the root of `lambda / c = 1`.
 
@@ -100,8 +100,8 @@ def crossing(
         noise: gives the level its time t, in the scheduler's units.
         sigma_range: lowest and highest level searched; see `levels_of` for the default.
         start: `(*shape)`, where the search begins at the highest level; the origin by default.
-        symmetric, method: see `Follower`.
         step: of the grid, in log sigma.
+        options: `symmetric`, `method` and others of `Follower`.
 
     Raises:
         ValueError: the central point is unstable at the highest level already.
@@ -110,11 +110,11 @@ def crossing(
         ConvergenceError: at a level no fixed point was found.
     """
     levels = levels_of(denoiser, noise, sigma_range, step)
-    follower = Follower(denoiser, criterion, symmetric, method)
+    follower = Follower(denoiser, criterion, **options)
     return critical_level(follower, trace(follower, levels, start, past=False)).on(noise)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Trace:
     """Fixed points at falling levels, from the central one on.
 
@@ -173,7 +173,7 @@ def trace(follower: Follower, levels: Sequence[float], start: Tensor | None = No
         here = found[-1]
         points += found
         segments += [segment] * len(found)
-    return Trace(list(levels), points, segments, lost, crossed)
+    return Trace(levels=list(levels), points=points, segment=segments, lost=lost, crossed=crossed)
 
 
 def _central_step(
@@ -215,7 +215,8 @@ def critical_level(follower: Follower, traced: Trace, xtol: float = 1e-6) -> Cri
         beyond = max(traced.lost)
         return _fold(follower, curve[-1], beyond, traced.lost[beyond], xtol)
     if curve[-1].stable:
-        curve = _up_to(curve, _require_crossing(peak(follower, curve), curve, criterion))
+        top = _require_crossing(peak(follower, curve), curve, criterion)
+        curve = [*(here for here in curve if here.sigma > top.sigma), top]
     if len(curve) == 1:
         raise ValueError(
             f"the central point is unstable at the highest level, sigma = {levels[0]:.6g} (lambda / c = "
@@ -253,10 +254,6 @@ def _fold(
         raise error
     how = f"the central branch ends in a fold, where lambda / c = 1, {last.spectrum.how}"
     return CriticalLevel(last.sigma, follower.criterion, how, (beyond, last.sigma))
-
-
-def _up_to(curve: list[BranchPoint], unstable: BranchPoint) -> list[BranchPoint]:
-    return [here for here in curve if here.sigma > unstable.sigma] + [unstable]
 
 
 def _require_crossing(best: BranchPoint, curve: Sequence[BranchPoint], criterion: str) -> BranchPoint:
@@ -313,12 +310,11 @@ def second_branch(
     sigma_range: tuple[float, float] | None = None,
     start: Tensor | None = None,
     *,
-    symmetric: bool | None = None,
-    method: Method = "auto",
     step: float = STEP,
     separation: float = 1e-2,
     xtol: float = 1e-4,
     along: Sequence[BranchPoint] | None = None,
+    **options: Any,
 ) -> CriticalLevel:
     """The highest level with a stable fixed point apart from the central branch.
 
@@ -328,7 +324,7 @@ def second_branch(
     Args:
         starts: `(n, *shape)`, such as the means of classes or clusters. What no start leads to is not found: the level
             is a lower bound.
-        noise, sigma_range, start, symmetric, method, step: as for `crossing`.
+        noise, sigma_range, start, step, options: as for `crossing`.
         separation: the least distance from the central point, in units of the noise, `sigma sqrt(D)`.
         xtol: of log sigma; the level's `interval` is the last bracket.
         along: points of the central branch by falling noise, where it has been followed already.
@@ -339,26 +335,25 @@ def second_branch(
     """
     check_sample(starts, denoiser.shape)
     if not len(starts) or not starts.isfinite().all():
-        raise ValueError(f"expected at least one start, all of finite values, received {_told(starts)}")
-    follower = Follower(denoiser, criterion, symmetric, method)
+        bad = int((~starts.isfinite().flatten(1).all(1)).sum())
+        raise ValueError(
+            f"expected at least one start, all of finite values, received {len(starts)}, {bad} of them with values "
+            "that are NaN or infinite"
+        )
+    follower = Follower(denoiser, criterion, **options)
     levels = [here.sigma for here in along] if along else levels_of(denoiser, noise, sigma_range, step)
     centre: list[BranchPoint] = []
-    for here in along or descend(follower, levels, start):
+    for here in along or branch(follower, levels, start):
         centre.append(here)
         for end in ends(follower, here, starts, separation):
             if found := beside(follower, here, end, separation):
-                low, high = _last_level(follower, found, centre, separation, xtol)
+                low, high = _birth(follower, found, centre, separation, xtol)
                 how = f"a stable point beside the central branch, from {len(starts)} starts, followed up in noise"
                 return CriticalLevel(low, f"{criterion}, second branch", how, (low, high)).on(noise)
     raise ValueError(
         f"no second stable branch under the {criterion} criterion was found from {len(starts)} starts "
         f"between sigma = {levels[0]:.4g} and {levels[-1]:.4g}"
     )
-
-
-def _told(starts: Tensor) -> str:
-    bad = int((~starts.isfinite().flatten(1).all(1)).sum())
-    return f"{len(starts)}, {bad} of them with values that are NaN or infinite"
 
 
 def ends(follower: Follower, centre: BranchPoint, starts: Tensor, separation: float, steps: int = 100) -> list[Tensor]:
@@ -392,10 +387,16 @@ def beside(follower: Follower, centre: BranchPoint, start: Tensor, separation: f
     return found if found.stable and away > separation * centre.sigma * math.sqrt(found.point.numel()) else None
 
 
-def _last_level(
+def _birth(
     follower: Follower, found: BranchPoint, centre: list[BranchPoint], separation: float, xtol: float
 ) -> tuple[float, float]:
-    """The last level at which a branch was found, going up, and the first at which it was not."""
+    """The last level at which a branch was found, going up, and the first at which it was not, `xtol` apart in log.
+
+    Args:
+        found: a point of it, at the level of the last of `centre`.
+        centre: the branch beside which it begins, by falling noise.
+        separation: the least distance of the two, in units of `sigma sqrt(D)`.
+    """
     while len(centre) > 1 and (higher := beside(follower, centre[-2], found.point, separation)):
         centre, found = centre[:-1], higher
     if len(centre) == 1:
@@ -403,19 +404,7 @@ def _last_level(
             f"a second stable branch exists at the highest level, sigma = {found.sigma:.6g}, already: "
             "give a sigma_range that begins above it"
         )
-    return birth(follower, found, centre[-1], centre[-2], separation, xtol)
-
-
-def birth(
-    follower: Follower, found: BranchPoint, low: BranchPoint, high: BranchPoint, separation: float, xtol: float
-) -> tuple[float, float]:
-    """The level at which a branch begins, as a bracket of `xtol` in log sigma.
-
-    Args:
-        found: a point of it, at the level of `low`.
-        low, high: two points of the branch beside which it begins; at the level of `high` it is not there yet.
-        separation: the least distance of the two, in units of `sigma sqrt(D)`.
-    """
+    high, low = centre[-2:]
     while math.log(high.sigma / low.sigma) > xtol:
         middle = follower.follow(math.sqrt(low.sigma * high.sigma), low)
         if higher := beside(follower, middle, found.point, separation):

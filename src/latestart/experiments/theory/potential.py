@@ -76,8 +76,8 @@ def curves(x_1: Tensor, x_2: Tensor, mean: Tensor) -> dict[str, Curve]:
     arc, chord = circular(x_1.double() - m, x_2.double() - m), straight(x_1, x_2)
     margin = BEYOND * arc.high
     return {
-        "circular": Curve(lambda a: m + arc.point(a), arc.tangent, -margin, arc.high + margin),
-        "straight": Curve(chord.point, chord.tangent, -BEYOND, 1 + BEYOND),
+        "circular": Curve(lambda a: m + arc.point(a), -margin, arc.high + margin),
+        "straight": Curve(chord.point, -BEYOND, 1 + BEYOND),
     }
 
 
@@ -90,8 +90,9 @@ def middle_margins(denoiser: Denoiser, noise: Noise, each: list[Curve], t: float
     at, low, high = rates(noise, t), each[0].low, each[0].high
     middle, h = (low + high) / 2, STEP * (high - low) / (1 + 2 * BEYOND)
     a = torch.tensor([middle - h, middle + h], dtype=torch.float64)
-    points, tangents = torch.cat([curve.point(a) for curve in each]), torch.stack([curve.tangent(a) for curve in each])
-    forces, tangents = torch.cat([drift(denoiser, x, t, noise) for x in points.split(BATCH)]).cpu(), tangents.cpu()
+    points, along = zip(*(curve.at(a) for curve in each))
+    tangents = torch.stack(along).cpu()
+    forces = torch.cat([drift(denoiser, x, t, noise) for x in torch.cat(points).split(BATCH)]).cpu()
     power = (forces.view_as(tangents) * tangents).flatten(2).sum(2)
     length = tangents.mean(1).flatten(1).square().sum(1)
     curvature = -(power[:, 1] - power[:, 0]) / (2 * h)
