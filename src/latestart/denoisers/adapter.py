@@ -36,7 +36,7 @@ class Network(Wrapped):
         self, model: Any, shape: Sequence[int], dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> None:
         super().__init__(model)
-        self.sample_shape = tuple(int(side) for side in shape)
+        self.sample_shape = tuple(shape)
         self._given = dtype, device
         arguments, anything = _arguments(module_of(model))
         self.named_time = "timestep" in arguments

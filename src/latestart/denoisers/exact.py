@@ -208,7 +208,7 @@ class Simplex(_Exact):
 
     def _posterior(self, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         total = rows.sum(1, keepdim=True)
-        logits = torch.cat([self._a * rows - self._b * total, -self._c * total], 1) / level.square()  # y . v_i / sigma^2
+        logits = torch.cat([self._a * rows - self._b * total, -self._c * total], 1) / level.square()
         mean_exp = logits.logsumexp(1) - math.log(self.shape[0] + 1)
         log_kernel = mean_exp - 0.5 * (rows.square().sum(1) + self.radius**2) / level.squeeze(1).square()
         return self._combined(logits.softmax(1)), log_kernel

@@ -21,12 +21,13 @@ class Unshuffled(Inside):
         super().__init__()
         self.network, self.factor = network, factor
         inner: Any = network.config
+        size = inner.sample_size
         self.config = SimpleNamespace(
             **{
                 **inner,
                 "in_channels": inner.in_channels // factor**2,
                 "out_channels": inner.out_channels // factor**2,
-                "sample_size": _scaled(inner.sample_size, factor),
+                "sample_size": size * factor if isinstance(size, int) else tuple(side * factor for side in size),
             }
         )
 
@@ -35,7 +36,3 @@ class Unshuffled(Inside):
         inner = nn.functional.pixel_unshuffle(sample, self.factor)
         out = self.network(inner, timestep, **kwargs).sample
         return SimpleNamespace(sample=nn.functional.pixel_shuffle(out, self.factor))
-
-
-def _scaled(size: int | list[int] | tuple[int, ...], factor: int) -> int | tuple[int, ...]:
-    return size * factor if isinstance(size, int) else tuple(s * factor for s in size)
