@@ -45,7 +45,9 @@ def save_model(model: nn.Module, scheduler: Any, path: str | Path, record: dict[
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=path) as folder:
         inner.save_pretrained(folder)
-        _forget_origin(Path(folder) / "config.json")
+        config = Path(folder) / "config.json"  # the folder that the network came from means nothing elsewhere
+        settings = {name: value for name, value in _settings(config).items() if name != "_name_or_path"}
+        config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
         scheduler.save_pretrained(Path(folder) / "scheduler")
         if isinstance(model, Around):
             model.gaussian.save(Path(folder) / AROUND)
@@ -57,13 +59,6 @@ def save_model(model: nn.Module, scheduler: Any, path: str | Path, record: dict[
     patch = patched.factor if isinstance(patched, Unshuffled) else 1
     around = {"around": AROUND} if isinstance(model, Around) else {}
     write_json(path / SIDECAR, {"patch": patch, **around, **(record or {})})
-
-
-def _forget_origin(config: Path) -> None:
-    """Take out the folder that the network was loaded from: it means nothing elsewhere."""
-    settings = json.loads(config.read_text())
-    settings.pop("_name_or_path", None)
-    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def load_model(

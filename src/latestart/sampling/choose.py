@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from latestart.checks import seeded, whole_number
-from latestart.denoisers.adapter import Network, as_network
+from latestart.denoisers.adapter import Counted, Network, as_network
 from latestart.denoisers.base import check_sample
 from latestart.denoisers.conditions import Conditions
 from latestart.denoisers.networks import NetworkDenoiser, from_diffusers
@@ -48,7 +48,7 @@ from latestart.inputs.ranges import require_same_range
 from latestart.sampling.families import family_of
 from latestart.sampling.findings import doubts_of
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
-from latestart.sampling.loop import Counted, draw
+from latestart.sampling.loop import draw
 from latestart.sampling.matching import check_prior as require_match
 from latestart.sampling.matching import check_shape
 from latestart.sampling.names import telling
@@ -238,11 +238,11 @@ class _Search:
             raise ValueError(
                 f"the stability of a fixed point is that of one class: expected one label, received {count}"
             )
-        denoiser, ends = self._denoiser(), self._range(self.data)
+        denoiser, ends, mean = self._denoiser(), self._range(self.data), getattr(self.prior, "mean", None)
+        if not isinstance(mean, Tensor):
+            mean = self.prior.sample(IMAGES, sample_generator(self.seed, 0)).mean(0)
         try:
-            sigma = crossing(
-                denoiser, self.family.criterion, start=self._centre(), method="differences", sigma_range=ends
-            ).sigma
+            sigma = crossing(denoiser, self.family.criterion, start=mean, method="differences", sigma_range=ends).sigma
             how = f"the central fixed point loses its stability at sigma = {sigma:.4g}"
         except NoCrossing as never:
             sigma = never.sigma
@@ -337,11 +337,6 @@ class _Search:
         """The network's denoiser, of n samples whose conditions are taken in turn."""
         mine = self.conditions if n is None else self.conditions.turned(n)
         return from_diffusers(self.model, self.scheduler, mine.labels, model_kwargs=mine.kwargs)
-
-    def _centre(self) -> Tensor:
-        """The mean of the prior, or that of its samples."""
-        mean = getattr(self.prior, "mean", None)
-        return mean if isinstance(mean, Tensor) else self.prior.sample(IMAGES, sample_generator(self.seed, 0)).mean(0)
 
     def _choice(self, best: Candidate, seen: Iterable[Candidate], how: str) -> Choice:
         distinct = {round(start.sigma, 9): start for start in (*seen, best)}

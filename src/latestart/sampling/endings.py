@@ -8,6 +8,8 @@ itself, and so that is what a run ends with.
 
 from typing import Any
 
+__all__ = ["finished"]
+
 SMALL = "fixed_small"  # and fixed_small_log: 1e-20 at the last step
 
 
