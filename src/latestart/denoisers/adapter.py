@@ -65,8 +65,19 @@ class Network(Wrapped):
 
     @property
     def device(self) -> torch.device:
-        """The device of evaluation; the weights of an offloaded network lie elsewhere."""
-        return self._given[1] or _device(module_of(self.model))
+        """The device of evaluation: of a network that accelerate moves piece by piece, its execution device."""
+        module = module_of(self.model)
+        parts = module.modules() if isinstance(module, nn.Module) else ()
+        hooks = (getattr(getattr(part, "_hf_hook", None), "execution_device", None) for part in parts)
+        place = self._given[1] or next((device for device in hooks if device is not None), None)
+        if place is None:
+            place = getattr(module, "device", None)
+        if isinstance(place, int):
+            return torch.device("cuda", place)
+        if isinstance(place, torch.device | str):
+            return torch.device(place)
+        weights = module.parameters() if isinstance(module, nn.Module) else ()
+        return next((weight.device for weight in weights), torch.device("cpu"))
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> SimpleNamespace:
         """The output for samples `(B, *shape)` at a time, a number, `()` or `(B,)`, as an object with `.sample`.
@@ -212,16 +223,3 @@ def _shape(module: Any) -> tuple[int, ...] | None:
     if isinstance(size, int) and "1D" in type(module).__name__:
         return channels, size
     return (channels, size, size) if isinstance(size, int) else (channels, *size)
-
-
-def _device(module: Any) -> torch.device:
-    """The device of evaluation: for a network that accelerate moves piece by piece, its execution device."""
-    for part in module.modules() if isinstance(module, nn.Module) else ():
-        where = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
-        if where is not None:
-            return torch.device("cuda", where) if isinstance(where, int) else torch.device(where)
-    own = getattr(module, "device", None)
-    if isinstance(own, torch.device | str):
-        return torch.device(own)
-    weights = module.parameters() if isinstance(module, nn.Module) else ()
-    return next((weight.device for weight in weights), torch.device("cpu"))

@@ -93,7 +93,12 @@ def load_model(
     model: nn.Module = _network(inner, dtype)
     trained = _own_scheduler(path) if scheduler is None else scheduler
     trained = open_scheduler(trained) if isinstance(trained, str | Path) else trained
-    _check_supported(trained, path)
+    try:
+        Convention.of(trained)
+        if runs_to_noise(trained):
+            raise ValueError("it runs from data to noise")
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"the {type(trained).__name__} of {path} is not supported: {error}") from error
     try:
         if record["patch"] > 1:
             model = Unshuffled(model, record["patch"])
@@ -146,16 +151,6 @@ def _own_scheduler(path: Path) -> Path:
         f"{path} has no scheduler ({SETTINGS} in scheduler/ or beside config.json): say which it was trained with, by "
         "scheduler= or --scheduler, such as DDPMScheduler"
     )
-
-
-def _check_supported(scheduler: Any, path: Path) -> None:
-    """Raise `ValueError` unless a scheduler has a noise process and a prediction that are known, towards the data."""
-    try:
-        Convention.of(scheduler)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"the {type(scheduler).__name__} of {path} is not supported: {error}") from error
-    if runs_to_noise(scheduler):
-        raise ValueError(f"the {type(scheduler).__name__} of {path} is not supported: it runs from data to noise")
 
 
 def open_scheduler(place: str | Path) -> Any:

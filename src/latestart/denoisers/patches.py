@@ -21,15 +21,11 @@ class Unshuffled(Inside):
         super().__init__()
         self.network, self.factor = network, factor
         inner: Any = network.config
-        size = inner.sample_size
-        self.config = SimpleNamespace(
-            **{
-                **inner,
-                "in_channels": inner.in_channels // factor**2,
-                "out_channels": inner.out_channels // factor**2,
-                "sample_size": size * factor if isinstance(size, int) else tuple(side * factor for side in size),
-            }
-        )
+        size: int | list[int] = inner.sample_size
+        self.config = SimpleNamespace(**inner)
+        self.config.in_channels //= factor**2
+        self.config.out_channels //= factor**2
+        self.config.sample_size = size * factor if isinstance(size, int) else tuple(side * factor for side in size)
 
     def forward(self, sample: Tensor, timestep: Tensor | float, **kwargs: Any) -> SimpleNamespace:
         """As the network's own `forward`, on images."""

@@ -90,7 +90,7 @@ def draw(
     network = as_network(model)
     scheduler = checked_scheduler(scheduler)
     shape = network.sample_shape
-    n, steps, noise = checked(shape, n, steps, noise, batch_size)
+    n, steps, noise, size = checked(shape, n, steps, noise, batch_size)
     first = whole_number("first", first, 0)
     conditions = Conditions(network, labels, model_kwargs, n)
     late = t_start is not None or isinstance(scheduler, LateStarted)
@@ -99,7 +99,7 @@ def draw(
     check_level(network, scheduler, t_start)
     prior = None if prior is None else as_start(prior).to(network.device)
     counted = network if isinstance(network, Counted) else Counted(network)
-    before, size, own = counted.evaluated, _batch_size(batch_size, n), prepared(scheduler, t_start, steps)
+    before, own = counted.evaluated, prepared(scheduler, t_start, steps)
     parts: list[Tensor] = []
     done, times = itertools.count(1), own.timesteps.tolist()
     with bar("sampling", progress) as advance:
@@ -172,17 +172,13 @@ def prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
 
 def checked(
     shape: tuple[int, ...], n: int, steps: int, noise: Any, batch_size: int | None = None
-) -> tuple[int, int, Tensor | None]:
-    """Check arguments of `generate`; returns n, steps, and the noise as a tensor of finite numbers, or None."""
+) -> tuple[int, int, Tensor | None, int]:
+    """Check arguments of `generate`; returns n, steps, the noise as finite numbers or None, and the batch size."""
     noise = None if noise is None else torch.as_tensor(noise)
     n = whole_number("n", n if noise is None else len(noise))
     if noise is not None and tuple(noise.shape[1:]) != shape:
         raise ValueError(f"the model's samples are {shape}, received noise of shape {tuple(noise.shape)}")
     if noise is not None and not (noise.is_floating_point() and noise.isfinite().all()):
         raise ValueError(f"expected noise of finite floating-point values, received {noise.dtype}, or NaN or infinite")
-    _batch_size(batch_size, n)
-    return n, whole_number("steps", steps), noise
-
-
-def _batch_size(batch_size: int | None, n: int) -> int:
-    return min(256 if batch_size is None else whole_number("batch_size", batch_size), n)
+    size = min(256 if batch_size is None else whole_number("batch_size", batch_size), n)
+    return n, whole_number("steps", steps), noise, size
