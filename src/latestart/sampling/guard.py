@@ -123,8 +123,7 @@ def guarded(whole: Any, cut: Any, steps: int, mu: float | None) -> Any:
         steps: the only number of steps.
         mu: the shift of a flow matching scheduler that is shifted dynamically.
     """
-    own = {"late_steps": steps, "late_mu": mu, "late_done": 0, "late_device": None, "_internal_dict": whole.config}
-    late = _around(cut, own)
+    late = _around(cut, {"late_steps": steps, "late_mu": mu, "_internal_dict": whole.config})
     late.arrange()
     return late
 
