@@ -45,6 +45,7 @@ from latestart.gaussians.mixture import Mixture
 from latestart.gaussians.prior import as_prior
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
+from latestart.records import Record
 from latestart.sampling.families import family_of
 from latestart.sampling.findings import doubts_of
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
@@ -192,7 +193,7 @@ def choose_start(
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class _Search:
+class _Search(Record):
     model: Counted
     scheduler: Any
     prior: Any
