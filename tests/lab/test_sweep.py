@@ -17,6 +17,7 @@ from diffusers import DDPMScheduler
 
 import latestart as ls
 from latestart.data import Images, to_pixels
+from latestart.denoisers.adapter import Counted
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import feature_statistics, frechet
 from latestart.files import load_tensors, save_tensors
@@ -30,7 +31,7 @@ from latestart.lab.store import fingerprint, formerly
 from latestart.lab.subjects import Subject, weights
 from latestart.lab.sweep import Sweep, add_gains, shares, within
 from latestart.processes import Processes
-from latestart.sampling.loop import Counted, draw
+from latestart.sampling.loop import draw
 from latestart.sampling.samplers import SAMPLERS, can_clip, make_sampler
 from rendezvous import together
 

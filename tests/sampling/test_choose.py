@@ -241,7 +241,7 @@ def test_bad_input_is_named(data, images, prior, scheduler):
     for method in METHODS:
         with pytest.raises(ValueError, match="NaN or infinite"):
             choose_start(model, scheduler, prior, images / 0, STEPS, method, features="values")
-        with pytest.raises(ValueError, match=r"model's shape \(4,\), received \(3,\)"):
+        with pytest.raises(ValueError, match=r"samples of shape \(B, 4\), received \(2000, 3\)"):
             choose_start(model, scheduler, prior, images[:, :3], STEPS, method, features="values")
     for budget in (-1.0, float("nan")):
         with pytest.raises(ValueError, match="budget above 0 nats, received"):

@@ -119,7 +119,7 @@ def test_bad_input():
         choose_components(IMAGES, HELD_OUT)
     with pytest.raises(ValueError, match="among the candidates, received none"):
         choose_components(IMAGES, HELD_OUT, 0.1, candidates=[])
-    with pytest.raises(ValueError, match="received samples=0"):
+    with pytest.raises(ValueError, match="samples=0: expected"):
         choose_components(IMAGES, HELD_OUT, 0.1, samples=0)
     spoiled = HELD_OUT.clone()
     spoiled[3, 0, 0, 0] = math.nan

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from latestart.checks import whole_number
 from latestart.denoisers.wrappers import Wrapped
 
-__all__ = ["Network", "Watched", "as_network", "module_of", "sample_shape"]
+__all__ = ["Counted", "Network", "as_network", "module_of", "sample_shape"]
 
 CLASSES = ("num_class_embeds", "num_embeds_ada_norm")  # settings of networks that take `class_labels`
 
@@ -36,17 +36,19 @@ class Network(Wrapped):
         self, model: Any, shape: Sequence[int], dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> None:
         super().__init__(model)
-        self.sample_shape = tuple(int(side) for side in shape)
+        self.sample_shape = tuple(shape)
         self._given = dtype, device
-        arguments, anything = _arguments(module_of(model))
+        module = module_of(model)
+        arguments, anything = _arguments(module)
         self.named_time = "timestep" in arguments
         first_two = [name for name in arguments if name != "timestep"][: 1 if self.named_time else 2]
         required = [name for name, one in arguments.items() if one.default is one.empty]
         self.needed = tuple(name for name in required if name not in (*first_two, "timestep"))
         takes = anything or "class_labels" in arguments
-        self.classes = _classes(module_of(model)) if takes else None
+        config = getattr(module, "config", None) if takes else None
+        self.classes: int | None = next((count for name in CLASSES if (count := getattr(config, name, None))), None)
         # one that says nothing of classes in its configuration has none, whatever it could be given
-        self.labelled = takes and bool(self.classes or not hasattr(module_of(model), "config"))
+        self.labelled = takes and bool(self.classes or not hasattr(module, "config"))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(module_of(self.model)).__name__}, shape={self.sample_shape})"
@@ -54,12 +56,28 @@ class Network(Wrapped):
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the input: the one given to `as_network`, else that of its weights."""
-        return self._given[0] or _dtype(module_of(self.model))
+        module = module_of(self.model)
+        own = self._given[0] or getattr(module, "dtype", None)
+        if isinstance(own, torch.dtype):
+            return own
+        weights = module.parameters() if isinstance(module, nn.Module) else ()
+        return next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
 
     @property
     def device(self) -> torch.device:
-        """The device of evaluation; the weights of an offloaded network lie elsewhere."""
-        return self._given[1] or _device(module_of(self.model))
+        """The device of evaluation: of a network that accelerate moves piece by piece, its execution device."""
+        module = module_of(self.model)
+        parts = module.modules() if isinstance(module, nn.Module) else ()
+        hooks = (getattr(getattr(part, "_hf_hook", None), "execution_device", None) for part in parts)
+        place = self._given[1] or next((device for device in hooks if device is not None), None)
+        if place is None:
+            place = getattr(module, "device", None)
+        if isinstance(place, int):
+            return torch.device("cuda", place)
+        if isinstance(place, torch.device | str):
+            return torch.device(place)
+        weights = module.parameters() if isinstance(module, nn.Module) else ()
+        return next((weight.device for weight in weights), torch.device("cpu"))
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> SimpleNamespace:
         """The output for samples `(B, *shape)` at a time, a number, `()` or `(B,)`, as an object with `.sample`.
@@ -89,22 +107,27 @@ class Network(Wrapped):
         return Network(self.model.to(*args, **kwargs), self.sample_shape)
 
 
-class Watched(Network):
-    """A network whose calls are watched: in all else it is the network."""
+class Counted(Network):
+    """A network that counts its evaluations, in samples; in all else it is the network.
+
+    Attributes:
+        evaluated: samples so far.
+    """
 
     def __init__(self, model: Any) -> None:
         network = as_network(model)
         self.__dict__.update(vars(network))
-        self.watched = network  # last: a watched network may be watched itself
+        self.counted, self.evaluated = network, 0  # last: a network that counts may be counted itself
 
     def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> SimpleNamespace:
         """The network's own call."""
-        return self.watched(x, t, **conditions)
+        self.evaluated += len(x)
+        return self.counted(x, t, **conditions)
 
     def to(self, *args: Any, **kwargs: Any) -> "Network":
-        """Move the watched network to another device or precision."""
-        self.watched = self.watched.to(*args, **kwargs)
-        self.model, self._given = self.watched.model, self.watched._given
+        """Move the counted network to another device or precision."""
+        self.counted = self.counted.to(*args, **kwargs)
+        self.model, self._given = self.counted.model, self.counted._given
         return self
 
 
@@ -200,29 +223,3 @@ def _shape(module: Any) -> tuple[int, ...] | None:
     if isinstance(size, int) and "1D" in type(module).__name__:
         return channels, size
     return (channels, size, size) if isinstance(size, int) else (channels, *size)
-
-
-def _classes(module: Any) -> int | None:
-    config = getattr(module, "config", None)
-    return next((count for name in CLASSES if (count := getattr(config, name, None))), None)
-
-
-def _dtype(module: Any) -> torch.dtype:
-    own = getattr(module, "dtype", None)
-    if isinstance(own, torch.dtype):
-        return own
-    weights = module.parameters() if isinstance(module, nn.Module) else ()
-    return next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
-
-
-def _device(module: Any) -> torch.device:
-    """The device of evaluation: for a network that accelerate moves piece by piece, its execution device."""
-    for part in module.modules() if isinstance(module, nn.Module) else ():
-        where = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
-        if where is not None:
-            return torch.device("cuda", where) if isinstance(where, int) else torch.device(where)
-    own = getattr(module, "device", None)
-    if isinstance(own, torch.device | str):
-        return torch.device(own)
-    weights = module.parameters() if isinstance(module, nn.Module) else ()
-    return next((weight.device for weight in weights), torch.device("cpu"))

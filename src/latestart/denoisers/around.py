@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latestart.denoisers.adapter import sample_shape
 from latestart.denoisers.base import expand
 from latestart.denoisers.conventions import Convention
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Discrete
-
-__all__ = ["Around", "Inside", "residual"]
 
 __all__ = ["Around", "Inside", "residual"]
 
@@ -55,17 +54,13 @@ class Around(Inside):
     def __init__(self, network: nn.Module, gaussian: Gaussian, scheduler: Any) -> None:
         super().__init__()
         self.network, self.gaussian = network, gaussian
-        build: Any = network.config
-        self.config = build
+        self.config: Any = network.config
         self.convention = Convention.of(scheduler)
         if not isinstance(self.convention.noise, Discrete):
             raise ValueError(
                 f"a network around a Gaussian needs a beta-based scheduler, received a {type(scheduler).__name__}"
             )
-        size = build.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        shape = (build.in_channels, height, width)
-        if gaussian.shape != shape:
+        if gaussian.shape != (shape := sample_shape(network)):
             raise ValueError(f"the network is for images {shape}, the Gaussian is of images {gaussian.shape}")
 
     def forward(self, sample: Tensor, timestep: Tensor | float, **kwargs: Any) -> SimpleNamespace:

@@ -23,26 +23,21 @@ class Denoiser(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
-        ...
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the computation."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Device of the computation."""
-        ...
 
     @property
     def sigma_range(self) -> tuple[float, float]:
         """Lowest and highest noise level that it serves."""
-        ...
 
     def __call__(self, y: Tensor, sigma: Level) -> Tensor:
         """The posterior mean, `(B, *shape)`."""
-        ...
 
 
 def require_denoiser(denoiser: Any, what: str = "a denoiser") -> None:

@@ -1,13 +1,15 @@
-"""What a conditional network is given beside a sample and its time: labels, and arguments of its own."""
+"""Inputs of a conditional network other than a sample and its time: labels, and arguments of its own."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor
 
-from latestart.denoisers.adapter import Network, as_network, module_of
+from latestart.denoisers.adapter import Network, module_of
 
 __all__ = ["Conditions", "Index"]
 
@@ -37,12 +39,14 @@ class Conditions:
         n: int | None = None,
         whole: bool = True,
     ) -> None:
-        self.network, self.labels = network, checked_labels(network, labels, n)
-        self.kwargs = {} if kwargs is None else _mapped(_as_tensor, dict(kwargs))
+        self.network, self.labels = network, _checked_labels(network, labels, n)
+        self.kwargs = recursively_apply(
+            torch.as_tensor, dict(kwargs or {}), test_type=lambda leaf: isinstance(leaf, Tensor | np.ndarray)
+        )
         if whole:
             self._require()
         rows = [] if self.labels is None or not self.labels.ndim else [len(self.labels)]
-        rows += [len(leaf) for leaf in _leaves(self.kwargs) if leaf.ndim and len(leaf) > 1]
+        recursively_apply(lambda leaf: rows.append(len(leaf)) if leaf.ndim and len(leaf) > 1 else None, self.kwargs)
         self.count = next(iter(rows), None)
         expected = n if n is not None else self.count
         if wrong := [count for count in rows if count != expected]:
@@ -50,12 +54,12 @@ class Conditions:
 
     def __getitem__(self, index: Index) -> "Conditions":
         """Those of some of the samples."""
-        part = object.__new__(Conditions)
-        part.network, part.count = self.network, self.count
-        part.labels = self.labels[index] if self.labels is not None and self.labels.ndim else self.labels
-        part.kwargs = _mapped(lambda leaf: leaf[index] if leaf.ndim and len(leaf) > 1 else leaf, self.kwargs)
-        if part.count is not None:
-            part.count = len(torch.arange(part.count)[index])
+        part = copy.copy(self)
+        if self.labels is not None and self.labels.ndim:
+            part.labels = self.labels[index]
+        part.kwargs = recursively_apply(lambda leaf: leaf[index] if leaf.ndim and len(leaf) > 1 else leaf, self.kwargs)
+        if self.count is not None:
+            part.count = len(torch.arange(self.count)[index])
         return part
 
     def turned(self, n: int) -> "Conditions":
@@ -73,13 +77,13 @@ class Conditions:
             rows = leaf.expand(len(x), *leaf.shape[1:]) if leaf.ndim and len(leaf) == 1 else leaf
             return rows.to(device=x.device, dtype=kind)
 
-        out = _mapped(placed, self.kwargs)
+        out = recursively_apply(placed, self.kwargs)
         if self.labels is not None and self.network.labelled:
             out["class_labels"] = self.labels.to(device=x.device, dtype=torch.long).expand(len(x))
         return out
 
     def _require(self) -> None:
-        given = set(self.kwargs) | ({"class_labels"} if self.labels is not None else set())
+        given = self.kwargs if self.labels is None else {*self.kwargs, "class_labels"}
         if missing := [name for name in self.network.needed if name not in given]:
             raise ValueError(
                 f"the {type(module_of(self.network)).__name__} needs {', '.join(missing)}: give them as model_kwargs="
@@ -87,13 +91,13 @@ class Conditions:
             )
 
 
-def checked_labels(network: Any, labels: Any, n: int | None) -> Tensor | None:
+def _checked_labels(network: Network, labels: Any, n: int | None) -> Tensor | None:
     """The classes asked for, `()` or `(n,)`, or None for a network without; n None is any number.
 
     Raises:
         ValueError: none for a network with classes, another number of labels, or labels that are not its classes.
     """
-    classes = as_network(network).classes
+    classes = network.classes
     if labels is None:
         if classes:
             raise ValueError(f"the model has the classes 0 to {classes - 1}: expected labels, received none")
@@ -104,31 +108,8 @@ def checked_labels(network: Any, labels: Any, n: int | None) -> Tensor | None:
         raise ValueError(
             f"expected {number}, one for each sample, received {labels.dtype} of shape {tuple(labels.shape)}"
         )
-    if classes and (labels.min() < 0 or labels.max() >= classes + _null_class(network)):
+    config = getattr(module_of(network), "config", None)
+    more = not getattr(config, "num_class_embeds", None)  # networks with adaptive norms know a class for none
+    if classes and (labels.min() < 0 or labels.max() >= classes + more):
         raise ValueError(f"the model has the classes 0 to {classes - 1}, received labels {labels.unique().tolist()}")
     return labels
-
-
-def _null_class(network: Any) -> int:
-    """1 where a network knows a class more, that stands for none: those with adaptive norms do."""
-    config = getattr(module_of(network), "config", None)
-    return int(not getattr(config, "num_class_embeds", None))
-
-
-def _as_tensor(leaf: Any) -> Tensor:
-    return torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf
-
-
-def _mapped(function: Any, tree: Any) -> Any:
-    """A function of the tensors and arrays in dicts and lists; everything else as it is."""
-    if isinstance(tree, Mapping):
-        return {name: _mapped(function, part) for name, part in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(_mapped(function, part) for part in tree)
-    return function(tree) if isinstance(tree, Tensor | np.ndarray) else tree
-
-
-def _leaves(tree: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    _mapped(found.append, tree)
-    return found

@@ -103,17 +103,12 @@ def _edm(sigma: Number, width: float) -> tuple[Number, Number, Number]:
     return c_in, (width * c_in) ** 2, sigma * width * c_in
 
 
-def _edm_velocity(sigma: Number, width: float) -> tuple[Number, Number, Number]:
-    c_in, c_skip, c_out = _edm(sigma, width)
-    return c_in, c_skip, -c_out
-
-
 _COEFFICIENTS: dict[str, dict[str, Affine]] = {
     "vp": {
         "epsilon": lambda sigma, _: (_alpha(sigma), 1.0, -sigma),
         "v_prediction": lambda sigma, _: (_alpha(sigma), _alpha(sigma) ** 2, -_alpha(sigma) * sigma),
         "sample": lambda sigma, _: (_alpha(sigma), 0.0, 1.0),
     },
-    "edm": {"epsilon": _edm, "v_prediction": _edm_velocity},
+    "edm": {"epsilon": _edm, "v_prediction": lambda sigma, width: _edm(-sigma, width)},  # only c_out is odd in sigma
     "flow": {VELOCITY: _flow},
 }

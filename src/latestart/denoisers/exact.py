@@ -29,6 +29,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from numpy.polynomial import Polynomial
+from numpy.polynomial.polynomial import polyval
 from torch import Tensor
 
 from latestart.checks import whole_number
@@ -47,8 +48,7 @@ _DEBYE_TERMS = 9
 class _Exact(ABC):
     """Base of exact models of data at points: checks, shapes, and the volume of the noise.
 
-    A concrete class gives `shape`, `dtype`, `device`, and the two functions of rows `y` `(B, D)` and levels `(B, 1)`:
-    the posterior mean, and `log E_x0 exp(-|y - x_0|^2 / (2 sigma^2))`.
+    A concrete class gives `shape`, `dtype`, `device`, its samples, and one function of rows and levels.
     """
 
     sigma_range = (0.0, math.inf)
@@ -60,12 +60,8 @@ class _Exact(ABC):
         return f"{type(self).__name__}(shape={tuple(self.shape)})"
 
     @abstractmethod
-    def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
-        """`E[x_0 | y]`, `(B, D)`."""
-
-    @abstractmethod
-    def _log_kernel(self, rows: Tensor, level: Tensor) -> Tensor:
-        """`log E exp(-|y - x_0|^2 / (2 sigma^2))`, `(B,)`."""
+    def _posterior(self, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """`E[x_0 | y]`, `(B, D)`, and `log E exp(-|y - x_0|^2 / (2 sigma^2))`, `(B,)`, of `y` `(B, D)` at `(B, 1)`."""
 
     @abstractmethod
     def _drawn(self, n: int, generator: torch.Generator | None) -> Tensor:
@@ -81,13 +77,13 @@ class _Exact(ABC):
 
     def __call__(self, y: Tensor, sigma: Level) -> Tensor:
         """`E[x_0 | y]`, `(B, *shape)`, for `y` `(B, *shape)` and `sigma > 0`, a number or `(B,)`; differentiable."""
-        return self._mean(*self._checked(y, sigma)).reshape(y.shape)
+        return self._posterior(*self._checked(y, sigma))[0].reshape(y.shape)
 
     def log_prob(self, y: Tensor, sigma: Level) -> Tensor:
         """`log p_sigma(y)` in nats, `(B,)`, the density of the noised data; differentiable."""
         rows, level = self._checked(y, sigma)
         volume = 0.5 * rows.shape[1] * (2 * math.pi * level.squeeze(1).square()).log()
-        return self._log_kernel(rows, level) - volume
+        return self._posterior(rows, level)[1] - volume
 
     def _checked(self, y: Tensor, sigma: Level) -> tuple[Tensor, Tensor]:
         check_sample(y, self.shape)
@@ -95,6 +91,11 @@ class _Exact(ABC):
         if not (level > 0).all():
             raise ValueError(f"the denoiser of a {type(self).__name__} needs sigma > 0, received {sigma}")
         return y.flatten(1), level
+
+    def _index(self, count: int, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        """Whole numbers below `count`, drawn on the generator's device."""
+        device = "cpu" if generator is None else generator.device
+        return torch.randint(count, shape, generator=generator, device=device).to(self.device)
 
 
 class PointCloud(_Exact):
@@ -118,32 +119,21 @@ class PointCloud(_Exact):
             )
         self.points, self.chunk = points, chunk
         self.shape, self.dtype, self.device = tuple(points.shape[1:]), points.dtype, points.device
-        self._flat = points.flatten(1)
 
     def _drawn(self, n: int, generator: torch.Generator | None) -> Tensor:
-        return self.points[_integers(len(self.points), n, generator).to(self.device)]
+        return self.points[self._index(len(self.points), (n,), generator)]
 
-    def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
-        return self._sums(rows, level)[1]
-
-    def _log_kernel(self, rows: Tensor, level: Tensor) -> Tensor:
-        return self._sums(rows, level)[0] - math.log(len(self._flat))
-
-    def _sums(self, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """`log sum_i exp(-|y - x_i|^2 / (2 sigma^2))`, `(B,)`, and the weighted mean of the points, `(B, D)`."""
-        most, total, mean = (
-            rows.new_full((len(rows), 1), -math.inf),
-            rows.new_zeros(len(rows), 1),
-            torch.zeros_like(rows),
-        )
-        for points in self._flat.to(rows).split(self.chunk):
+    def _posterior(self, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        most = rows.new_full((len(rows), 1), -math.inf)
+        total, mean = torch.zeros_like(most), torch.zeros_like(rows)
+        for points in self.points.flatten(1).to(rows).split(self.chunk):
             # |y|^2 is left out of the exponent until the end: it is common to all points
             logits = (rows @ points.T - 0.5 * points.square().sum(1)) / level.square()
             higher = torch.maximum(most, logits.amax(1, keepdim=True).detach())
             decay, weights = (most - higher).exp(), (logits - higher).exp()
             total, mean, most = total * decay + weights.sum(1, keepdim=True), mean * decay + weights @ points, higher
         log_total = (total.log() + most).squeeze(1) - 0.5 * rows.square().sum(1) / level.squeeze(1).square()
-        return log_total, mean / total
+        return mean / total, log_total - math.log(len(self.points))
 
 
 class TwoPoints(_Exact):
@@ -160,16 +150,13 @@ class TwoPoints(_Exact):
         self.shape, self.dtype, self.device = tuple(self.point.shape), self.point.dtype, self.point.device
 
     def _drawn(self, n: int, generator: torch.Generator | None) -> Tensor:
-        signs = 2 * _integers(2, n, generator).to(self.device, self.dtype) - 1
-        return signs.view(-1, *[1] * len(self.shape)) * self.point
+        return torch.stack([-self.point, self.point])[self._index(2, (n,), generator)]
 
-    def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
-        m = self.point.flatten().to(rows)
-        return m * torch.tanh((rows @ m).unsqueeze(1) / level.square())
-
-    def _log_kernel(self, rows: Tensor, level: Tensor) -> Tensor:
+    def _posterior(self, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         m, variance = self.point.flatten().to(rows), level.squeeze(1).square()
-        return -0.5 * (rows.square().sum(1) + m.square().sum()) / variance + _log_cosh(rows @ m / variance)
+        along = rows @ m / variance
+        log_kernel = -0.5 * (rows.square().sum(1) + m.square().sum()) / variance + _log_cosh(along)
+        return m * torch.tanh(along).unsqueeze(1), log_kernel
 
 
 class Hypercube(_Exact):
@@ -187,16 +174,12 @@ class Hypercube(_Exact):
         self.dtype, self.device = dtype, torch.device(device)
 
     def _drawn(self, n: int, generator: torch.Generator | None) -> Tensor:
-        bits = _integers(2, n * self.shape[0], generator).reshape(n, -1)
-        return self.scale * (2 * bits.to(self.device, self.dtype) - 1)
+        return self.scale * (2 * self._index(2, (n, *self.shape), generator).to(self.dtype) - 1)
 
-    def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
-        return self.scale * torch.tanh(self.scale * rows / level.square())
-
-    def _log_kernel(self, rows: Tensor, level: Tensor) -> Tensor:
-        variance = level.square()
-        each = -0.5 * (rows.square() + self.scale**2) / variance + _log_cosh(self.scale * rows / variance)
-        return each.sum(1)
+    def _posterior(self, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        along = self.scale * rows / level.square()
+        each = -0.5 * (rows.square() + self.scale**2) / level.square() + _log_cosh(along)
+        return self.scale * torch.tanh(along), each.sum(1)
 
 
 class Simplex(_Exact):
@@ -220,20 +203,15 @@ class Simplex(_Exact):
         self._c = radius / math.sqrt(dim)
 
     def _drawn(self, n: int, generator: torch.Generator | None) -> Tensor:
-        index = _integers(self.shape[0] + 1, n, generator).to(self.device)
-        return self._combined(torch.nn.functional.one_hot(index, self.shape[0] + 1).to(self.dtype))
+        vertices = self._combined(torch.eye(self.shape[0] + 1, dtype=self.dtype, device=self.device))
+        return vertices[self._index(len(vertices), (n,), generator)]
 
-    def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
-        return self._combined(self._logits(rows, level).softmax(1))
-
-    def _log_kernel(self, rows: Tensor, level: Tensor) -> Tensor:
-        mean_exp = self._logits(rows, level).logsumexp(1) - math.log(self.shape[0] + 1)
-        return mean_exp - 0.5 * (rows.square().sum(1) + self.radius**2) / level.squeeze(1).square()
-
-    def _logits(self, rows: Tensor, level: Tensor) -> Tensor:
-        """`y . v_i / sigma^2`, `(B, d + 1)`."""
+    def _posterior(self, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         total = rows.sum(1, keepdim=True)
-        return torch.cat([self._a * rows - self._b * total, -self._c * total], 1) / level.square()
+        logits = torch.cat([self._a * rows - self._b * total, -self._c * total], 1) / level.square()
+        mean_exp = logits.logsumexp(1) - math.log(self.shape[0] + 1)
+        log_kernel = mean_exp - 0.5 * (rows.square().sum(1) + self.radius**2) / level.squeeze(1).square()
+        return self._combined(logits.softmax(1)), log_kernel
 
     def _combined(self, weights: Tensor) -> Tensor:
         """`sum_i w_i v_i`, `(B, d)`."""
@@ -262,19 +240,12 @@ class Sphere(_Exact):
         z = torch.randn(n, *self.shape, generator=generator, dtype=self.dtype, device=device).to(self.device)
         return self.radius * z / z.norm(dim=1, keepdim=True)
 
-    def _mean(self, rows: Tensor, level: Tensor) -> Tensor:
-        y, snr = rows.double(), level.double() ** -2
-        rho, _ = bessel_ratio(0.5 * self.shape[0] - 1, self._square(y, snr))
-        return (self.radius**2 * snr * rho.unsqueeze(1) * y).to(rows.dtype)
-
-    def _log_kernel(self, rows: Tensor, level: Tensor) -> Tensor:
-        y, snr = rows.double(), level.double() ** -2
-        _, log_mean_exp = bessel_ratio(0.5 * self.shape[0] - 1, self._square(y, snr))
-        return (log_mean_exp - 0.5 * snr.squeeze(1) * (y.square().sum(1) + self.radius**2)).to(rows.dtype)
-
-    def _square(self, y: Tensor, snr: Tensor) -> Tensor:
-        """`k^2`, `(B,)`."""
-        return (self.radius * snr.squeeze(1)).square() * y.square().sum(1)
+    def _posterior(self, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        y, snr = rows.double(), level.double().squeeze(1) ** -2
+        k_squared = (self.radius * snr).square() * y.square().sum(1)
+        rho, log_mean_exp = bessel_ratio(0.5 * self.shape[0] - 1, k_squared)
+        log_kernel = log_mean_exp - 0.5 * snr * (y.square().sum(1) + self.radius**2)
+        return ((self.radius**2 * snr * rho).unsqueeze(1) * y).to(rows.dtype), log_kernel.to(rows.dtype)
 
 
 def bessel_ratio(order: float, square: Tensor) -> tuple[Tensor, Tensor]:
@@ -310,11 +281,8 @@ def _debye_log(mu: float, square: Tensor) -> Tensor:
 
 def _debye_series(mu: float, s: Tensor) -> Tensor:
     """`log sum_j U_j(p) / mu^j` with `p = mu / S`, as one polynomial in p."""
-    p = mu / s
-    total = torch.zeros_like(p)
-    for coefficient in reversed(sum(u / mu**j for j, u in enumerate(_U, 1)).coef.tolist()):  # type: ignore[union-attr]
-        total = total * p + coefficient
-    return torch.log1p(total)
+    series = sum((u / mu**j for j, u in enumerate(_U, 1)), Polynomial([0]))
+    return torch.log1p(polyval(mu / s, series.coef))  # type: ignore[arg-type]
 
 
 def _debye_polynomials(count: int) -> list[Polynomial]:
@@ -332,11 +300,6 @@ _U = _debye_polynomials(_DEBYE_TERMS)
 def _log_cosh(x: Tensor) -> Tensor:
     """`log cosh x` without overflow, smooth at 0."""
     return torch.logaddexp(x, -x) - math.log(2)
-
-
-def _integers(high: int, n: int, generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else torch.device("cpu")
-    return torch.randint(high, (n,), generator=generator, device=device)
 
 
 def _space(dim: int, size: float, what: str) -> tuple[tuple[int], float]:

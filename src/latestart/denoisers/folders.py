@@ -1,4 +1,4 @@
-"""Model folders: what is written, and what is opened, each with its own scheduler.
+"""Model folders: written and opened, each with its own scheduler.
 
     FOLDER/config.json, *.safetensors       any network of diffusers; or in unet/ or transformer/, as pipelines have it
     FOLDER/scheduler/scheduler_config.json  the scheduler that it was trained with; or beside config.json
@@ -45,7 +45,9 @@ def save_model(model: nn.Module, scheduler: Any, path: str | Path, record: dict[
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=path) as folder:
         inner.save_pretrained(folder)
-        _forget_origin(Path(folder) / "config.json")
+        config = Path(folder) / "config.json"  # the folder that the network came from means nothing elsewhere
+        settings = {name: value for name, value in _settings(config).items() if name != "_name_or_path"}
+        config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
         scheduler.save_pretrained(Path(folder) / "scheduler")
         if isinstance(model, Around):
             model.gaussian.save(Path(folder) / AROUND)
@@ -57,13 +59,6 @@ def save_model(model: nn.Module, scheduler: Any, path: str | Path, record: dict[
     patch = patched.factor if isinstance(patched, Unshuffled) else 1
     around = {"around": AROUND} if isinstance(model, Around) else {}
     write_json(path / SIDECAR, {"patch": patch, **around, **(record or {})})
-
-
-def _forget_origin(config: Path) -> None:
-    """Take out the folder that the network was loaded from: it means nothing elsewhere."""
-    settings = json.loads(config.read_text())
-    settings.pop("_name_or_path", None)
-    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def load_model(
@@ -93,10 +88,17 @@ def load_model(
     inner = next((path / part for part in PARTS if (path / part).is_dir()), path)
     if not (inner / "config.json").is_file():
         raise ValueError(f"expected a folder with a diffusers model (config.json) at {path}, found none")
-    record = _record(path)
+    sidecar = path / SIDECAR
+    record: dict[str, Any] = _settings(sidecar) if sidecar.is_file() else {"patch": 1}
     model: nn.Module = _network(inner, dtype)
-    trained = _given(scheduler) if scheduler is not None else _own_scheduler(path)
-    _check_supported(trained, path)
+    trained = _own_scheduler(path) if scheduler is None else scheduler
+    trained = open_scheduler(trained) if isinstance(trained, str | Path) else trained
+    try:
+        Convention.of(trained)
+        if runs_to_noise(trained):
+            raise ValueError("it runs from data to noise")
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"the {type(trained).__name__} of {path} is not supported: {error}") from error
     try:
         if record["patch"] > 1:
             model = Unshuffled(model, record["patch"])
@@ -104,13 +106,8 @@ def load_model(
             model = Around(model, load_gaussian(path / AROUND).to(dtype=torch.float32), trained)
         model.max_sigma = record.get("training", {}).get("max_sigma")  # the highest level it knows, if not all
     except (OSError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path / SIDECAR} does not describe the model beside it: {error}") from error
+        raise ValueError(f"{sidecar} does not describe the model beside it: {error}") from error
     return model.eval().to(device), trained
-
-
-def _record(path: Path) -> dict[str, Any]:
-    sidecar = path / SIDECAR
-    return _settings(sidecar) if sidecar.is_file() else {"patch": 1}
 
 
 def _settings(file: Path) -> dict[str, Any]:
@@ -126,9 +123,8 @@ def _settings(file: Path) -> dict[str, Any]:
 def _network(folder: Path, dtype: torch.dtype) -> nn.Module:
     """The network in a folder, of the class that its configuration names."""
     name = _settings(folder / "config.json").get("_class_name")
-    kind = getattr(diffusers, str(name), None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin) and issubclass(kind, nn.Module)):
-        raise ValueError(f"expected a network of diffusers at {folder}, its config.json names {name!r}")
+    refusal = f"expected a network of diffusers at {folder}, its config.json names {name!r}"
+    kind = _class_named(name, diffusers.ModelMixin, refusal)
     if "timestep" not in inspect.signature(kind.forward).parameters:
         raise ValueError(f"the {name} at {folder} is no diffusion network: it takes no timestep")
     options = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True, "torch_dtype": dtype}
@@ -146,29 +142,15 @@ def _network(folder: Path, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def _own_scheduler(path: Path) -> Any:
-    """The scheduler that a folder brings."""
+def _own_scheduler(path: Path) -> Path:
+    """The folder of the scheduler that a model brings."""
     for place in (path / "scheduler", path):
         if (place / SETTINGS).is_file():
-            return open_scheduler(place / SETTINGS)
+            return place
     raise ValueError(
         f"{path} has no scheduler ({SETTINGS} in scheduler/ or beside config.json): say which it was trained with, by "
         "scheduler= or --scheduler, such as DDPMScheduler"
     )
-
-
-def _check_supported(scheduler: Any, path: Path) -> None:
-    """Raise `ValueError` unless a scheduler has a noise process and a prediction that are known, towards the data."""
-    try:
-        Convention.of(scheduler)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"the {type(scheduler).__name__} of {path} is not supported: {error}") from error
-    if runs_to_noise(scheduler):
-        raise ValueError(f"the {type(scheduler).__name__} of {path} is not supported: it runs from data to noise")
-
-
-def _given(scheduler: Any) -> Any:
-    return open_scheduler(scheduler) if isinstance(scheduler, str | Path) else scheduler
 
 
 def open_scheduler(place: str | Path) -> Any:
@@ -179,19 +161,21 @@ def open_scheduler(place: str | Path) -> Any:
     """
     file = Path(place) / SETTINGS if Path(place).is_dir() else Path(place)
     if not file.is_file():
-        return _scheduler_class(str(place), f"{place!r} is neither a file, nor a folder with {SETTINGS}, nor")()
+        refusal = f"{place!r} is neither a file, nor a folder with {SETTINGS}, nor a scheduler of diffusers"
+        return _class_named(place, diffusers.SchedulerMixin, refusal)()
     settings = _settings(file)
-    kind = _scheduler_class(
-        str(settings.get("_class_name")), f"{file} names {settings.get('_class_name')!r}, which is not"
-    )
+    name = settings.get("_class_name")
+    refusal = f"{file} names {name!r}, which is not a scheduler of diffusers"
+    kind = _class_named(name, diffusers.SchedulerMixin, refusal)
     try:
         return kind.from_config(settings)
     except Exception as error:  # whatever a class makes of settings that are not its own
         raise ValueError(f"{file} does not describe a {kind.__name__}: {error}") from error
 
 
-def _scheduler_class(name: str, told: str) -> Any:
-    kind = getattr(diffusers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        raise ValueError(f"{told} a scheduler of diffusers")
+def _class_named(name: Any, base: type, refusal: str) -> Any:
+    """The class of diffusers with a name, derived from a base; raises `ValueError` with the refusal."""
+    kind = getattr(diffusers, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise ValueError(refusal)
     return kind

@@ -1,9 +1,10 @@
 """Networks as denoisers, and denoisers as networks.
 
-What a network is shown and what its output stands for is told by the scheduler that it was trained with, beta-based,
-EDM or flow matching: `denoisers/conventions.py` has the table.
+The scheduler that a network was trained with, beta-based, EDM or flow matching, gives the scale of its input and the
+meaning of its output: `denoisers/conventions.py` has the table.
 """
 
+import copy
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -20,16 +21,38 @@ __all__ = ["NetworkDenoiser", "as_model", "from_diffusers", "predict"]
 
 
 class NetworkDenoiser:
-    """A network as a denoiser, `D(y, sigma)`; see `from_diffusers`."""
+    """A network with the scheduler that it was trained with, as a denoiser.
+
+    Args:
+        model: a diffusers network, or whatever `as_network` takes.
+        scheduler: any diffusers scheduler with betas (epsilon, v or sample prediction), of EDM, or of flow matching;
+            gives the levels and the meaning of the output.
+        labels: for a class-conditional network, one class index or `(B,)` of them.
+        model_kwargs: further conditions, by the names of the network's own arguments (`encoder_hidden_states`,
+            `added_cond_kwargs`, ...): tensors with one row a sample, or one for all.
+
+    Attributes:
+        sigma_range: lowest and highest noise level of the scheduler.
+
+    Raises:
+        TypeError: something that is no network.
+        ValueError: the prediction type, or the scheduler's kind, is not known; a condition is missing, or of another
+            number of rows.
+    """
 
     def __init__(
-        self, model: Any, scheduler: Any, labels: Tensor | int | None = None, kwargs: Mapping[str, Any] | None = None
+        self,
+        model: Any,
+        scheduler: Any,
+        labels: Tensor | int | None = None,
+        *,
+        model_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = as_network(model)
-        self.conditions = Conditions(self.model, labels, kwargs, whole=False)
+        self.conditions = Conditions(self.model, labels, model_kwargs, whole=False)
         self.convention = Convention.of(scheduler)
         self.noise = self.convention.noise
-        self.shape = self.model.sample_shape
+        self.shape, self.sigma_range = self.model.sample_shape, self.noise.sigma_range
 
     def __repr__(self) -> str:
         return f"NetworkDenoiser({self.model!r}, {self.convention.prediction} of {self.noise!r})"
@@ -44,16 +67,9 @@ class NetworkDenoiser:
         """Device of the evaluation."""
         return self.model.device
 
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        """The lowest and highest noise level of the scheduler the network was trained with."""
-        return self.noise.sigma_range
-
     def rows(self, index: Index) -> "NetworkDenoiser":
         """The denoiser of some of the samples whose conditions are known."""
-        part = object.__new__(NetworkDenoiser)
-        part.__dict__.update(self.__dict__, conditions=self.conditions[index])
-        return part
+        return self._under(self.conditions[index])
 
     def require_rows(self, n: int) -> None:
         """Raise `ValueError` unless the conditions are for all, or one row for each of n images."""
@@ -62,17 +78,19 @@ class NetworkDenoiser:
 
     def given(self, kwargs: Mapping[str, Any]) -> "NetworkDenoiser":
         """This denoiser with more of what conditions its network."""
-        part = object.__new__(NetworkDenoiser)
         known = {**self.conditions.kwargs, **kwargs}
-        part.__dict__.update(self.__dict__, conditions=Conditions(self.model, self.conditions.labels, known))
-        return part
+        return self._under(Conditions(self.model, self.conditions.labels, known))
+
+    def _under(self, conditions: Conditions) -> "NetworkDenoiser":
+        other = copy.copy(self)
+        other.conditions = conditions
+        return other
 
     def __call__(self, y: Tensor, sigma: Level) -> Tensor:
         """`E[x_0 | y]`, `(B, *shape)`, for `y` `(B, *shape)` and `sigma` a number or `(B,)`; differentiable in `y`."""
         check_sample(y, self.shape)
-        t = torch.as_tensor(
-            self.noise.time(torch.as_tensor(sigma, dtype=torch.float64)), dtype=torch.float32, device=y.device
-        ).expand(len(y))
+        time = self.noise.time(torch.as_tensor(sigma, dtype=torch.float64))
+        t = torch.as_tensor(time, dtype=torch.float32, device=y.device)
         sigma = expand(sigma, y)
         x = self.convention.coefficients(sigma)[0] * y
         # a network that has learned its variances gives them as a second half
@@ -86,42 +104,19 @@ def predict(model: Any, x: Tensor, t: Tensor | float, conditions: Conditions | N
     return as_network(model)(x, t, **given).sample
 
 
-def from_diffusers(
-    model: Any,
-    scheduler: Any,
-    labels: Tensor | int | None = None,
-    *,
-    model_kwargs: Mapping[str, Any] | None = None,
-) -> NetworkDenoiser:
-    """A network with the scheduler that it was trained with, as a denoiser.
-
-    Args:
-        model: a diffusers network, or whatever `as_network` takes.
-        scheduler: any diffusers scheduler with betas (epsilon, v or sample prediction), of EDM, or of flow matching;
-            gives the levels and what the output stands for.
-        labels: for a class-conditional network, one class index or `(B,)` of them.
-        model_kwargs: what else conditions the network, by the names of its own arguments (`encoder_hidden_states`,
-            `added_cond_kwargs`, ...): tensors with one row a sample, or one for all.
-
-    Raises:
-        TypeError: something that is no network.
-        ValueError: the prediction type, or the scheduler's kind, is not known; a condition is missing, or of another
-            number of rows.
-    """
-    return NetworkDenoiser(model, scheduler, labels, model_kwargs)
-
-
 class DenoiserModel(nn.Module):
-    """A denoiser where a diffusers network is expected; see `as_model`."""
+    """An exact model where a network is expected: called as `model(x, t)`, returns an object with `.sample`.
+
+    Input and output are in the scheduler's convention, so that any sampling code for diffusers networks runs on it.
+    """
 
     def __init__(self, denoiser: Denoiser, scheduler: Any) -> None:
         super().__init__()
         require_denoiser(denoiser, "an exact model or another denoiser")
         self.denoiser, self.convention = denoiser, Convention.of(scheduler)
-        shape = denoiser.shape
+        self.sample_shape = shape = tuple(denoiser.shape)
         size = shape[1:] if len(shape) == 3 else None
         self.config = SimpleNamespace(in_channels=shape[0], out_channels=shape[0], sample_size=size)
-        self.sample_shape = tuple(shape)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,9 +134,5 @@ class DenoiserModel(nn.Module):
         return SimpleNamespace(sample=self.convention.from_sample(self.denoiser(y, sigma), y, expand(sigma, y)))
 
 
-def as_model(denoiser: Denoiser, scheduler: Any) -> DenoiserModel:
-    """An exact model where a network is expected: called as `model(x, t)`, returns an object with `.sample`.
-
-    Input and output are in the scheduler's convention, so that any sampling code for diffusers networks runs on it.
-    """
-    return DenoiserModel(denoiser, scheduler)
+from_diffusers = NetworkDenoiser
+as_model = DenoiserModel

@@ -21,21 +21,14 @@ class Unshuffled(Inside):
         super().__init__()
         self.network, self.factor = network, factor
         inner: Any = network.config
-        self.config = SimpleNamespace(
-            **{
-                **inner,
-                "in_channels": inner.in_channels // factor**2,
-                "out_channels": inner.out_channels // factor**2,
-                "sample_size": _scaled(inner.sample_size, factor),
-            }
-        )
+        size: int | list[int] = inner.sample_size
+        self.config = SimpleNamespace(**inner)
+        self.config.in_channels //= factor**2
+        self.config.out_channels //= factor**2
+        self.config.sample_size = size * factor if isinstance(size, int) else tuple(side * factor for side in size)
 
     def forward(self, sample: Tensor, timestep: Tensor | float, **kwargs: Any) -> SimpleNamespace:
         """As the network's own `forward`, on images."""
         inner = nn.functional.pixel_unshuffle(sample, self.factor)
         out = self.network(inner, timestep, **kwargs).sample
         return SimpleNamespace(sample=nn.functional.pixel_shuffle(out, self.factor))
-
-
-def _scaled(size: int | list[int] | tuple[int, ...], factor: int) -> int | tuple[int, ...]:
-    return size * factor if isinstance(size, int) else tuple(s * factor for s in size)

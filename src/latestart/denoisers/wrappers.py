@@ -26,16 +26,15 @@ class Wrapped:
         if name == "model" or name.startswith("__"):  # a copy is asked for these before it has a network
             raise AttributeError(name)
         value = getattr(self.model, name)
-        return _returning_itself(self, value) if callable(value) and hasattr(value, "__self__") else value
+        if not callable(value) or not hasattr(value, "__self__"):
+            return value
 
+        @functools.wraps(value)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = value(*args, **kwargs)
+            return self if result is self.model else result
 
-def _returning_itself(wrapper: Wrapped, method: Any) -> Any:
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        result = method(*args, **kwargs)
-        return wrapper if result is wrapper.model else result
-
-    return call
+        return call
 
 
 class HalfPrecision(Wrapped):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latestart.denoisers.adapter import Watched, as_network
+from latestart.denoisers.adapter import Counted, as_network
 from latestart.evaluation.quality import Estimate
 from latestart.files import load_tensors, save_tensors, sound
 from latestart.lab.experiment import Progress
@@ -89,7 +89,7 @@ class Meter:
             self.progress(self.settled + self.running, self.total, self.note)
 
 
-class Metered(Watched):
+class Metered(Counted):
     """Wrapper of a network: counts its evaluations on a meter."""
 
     def __init__(self, model: Any, meter: Meter) -> None:

@@ -1,4 +1,4 @@
-"""Where to start: the start of sampling for a model, a prior, a scheduler and a number of steps, without a search.
+"""Choice of the start of sampling for a model, a prior, a scheduler and a number of steps.
 
 Two errors meet. A prior is the wronger the later one starts, by the divergence of the noised data from it, in nats
 (`theory/nats.py`), which needs no sampling; a sampler is the wronger the longer the way that it has to go in few steps,
@@ -25,8 +25,9 @@ limits it: in 10 steps, where it starts highest, these are 11% and 61%.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ import torch
 from torch import Tensor
 
 from latestart.checks import seeded, whole_number
-from latestart.data import Images
-from latestart.denoisers.adapter import Network, as_network
+from latestart.denoisers.adapter import Counted, Network, as_network
+from latestart.denoisers.base import check_sample
 from latestart.denoisers.conditions import Conditions
 from latestart.denoisers.networks import NetworkDenoiser, from_diffusers
 from latestart.evaluation.kernel import EnergyTo
@@ -48,13 +49,13 @@ from latestart.records import Record
 from latestart.sampling.doubts import doubts_of
 from latestart.sampling.families import family_of
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
-from latestart.sampling.loop import Counted, draw
+from latestart.sampling.loop import draw
 from latestart.sampling.matching import check_prior as require_match
 from latestart.sampling.matching import check_shape
 from latestart.sampling.names import telling
 from latestart.sampling.probing import FEWEST, LEAST, BlockNoise, Probes, block_size, moment_weights, zoom
 from latestart.sampling.seeds import sample_generator
-from latestart.theory.levels import FEWEST as FEWEST_IMAGES
+from latestart.theory.levels import enough
 from latestart.theory.nats import NatsCurve, nats
 from latestart.theory.stability import NoCrossing, crossing
 
@@ -172,7 +173,7 @@ def choose_start(
     network, steps = as_network(model), whole_number("steps", steps)
     scheduler = checked_scheduler(scheduler)
     prior = as_prior(prior, "choosing a start").to(network.device)
-    chosen = _method(method, images is not None, features)
+    chosen = _method(method, images, features)
     if budget is not None and not (math.isfinite(budget) and budget > 0):
         raise ValueError(f"expected a budget above 0 nats, received {budget}")
     values, conditions = _given(network, images, labels, model_kwargs, seed)
@@ -180,7 +181,7 @@ def choose_start(
         require_same_range(values, getattr(prior, "value_range", None), "the prior")
     search = _Search(
         model=Counted(network), scheduler=scheduler, prior=prior, images=values, steps=steps, conditions=conditions,
-        seed=seed, progress=progress or (lambda *_: None),
+        method=chosen, seed=seed, progress=progress or (lambda *_: None),
     )  # fmt: skip
     search.require_match(check_prior)
     search.progress(0, 1, chosen.partition("+")[0])
@@ -188,7 +189,7 @@ def choose_start(
         return search.by_nats(BUDGET / steps**2 if budget is None else budget)
     if chosen == "stability":
         return search.by_stability()
-    return search.by_probes(chosen, *_reference(values, features, prior), whole_number("probes", probes))
+    return search.by_probes(_extractor(features), whole_number("probes", probes))
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -199,8 +200,10 @@ class _Search(Record):
     images: Tensor | None
     steps: int
     conditions: Conditions
+    method: str
     seed: int
     progress: Progress
+    curve: NatsCurve | None = None
 
     def __post_init__(self) -> None:
         self.family = family_of(self.scheduler)
@@ -215,12 +218,20 @@ class _Search(Record):
         if isinstance(labels, Tensor) and labels.ndim == 0 and isinstance(self.prior, Mixture):
             self.prior = self.prior.of_class(int(labels))  # which to all that follows is the prior
 
+    @cached_property
+    def data(self) -> Tensor:
+        """The images, or samples of the prior in their place."""
+        if self.images is not None:
+            return self.images
+        labels = self.prior.own_labels(self.conditions.turned(IMAGES).labels)
+        return self.prior.sample(IMAGES, sample_generator(APART + self.seed, 0), labels)
+
     def by_nats(self, budget: float) -> Choice:
-        curve = self._divergence()
+        curve = self.curve = self._divergence()
         sigma, found = _level(curve, budget)
-        start = self._candidate(sigma, curve)
         how = f"{'KL(prior || model)' if self.images is None else 'KL(data || prior)'} {found}"
-        return self._choice(start, "nats", [*self._window(curve), start], how, curve)
+        centre, rungs = self._ladder()
+        return self._choice(self._candidate(sigma), [self._candidate(centre * RUNG**rung) for rung in rungs], how)
 
     def by_stability(self) -> Choice:
         """Central differences: each product with the Jacobian is two evaluations that are counted."""
@@ -228,31 +239,34 @@ class _Search(Record):
             raise ValueError(
                 f"the stability of a fixed point is that of one class: expected one label, received {count}"
             )
-        denoiser = self._denoiser()
-        bottom, top = self._range()
-        search: dict[str, Any] = {"start": self._centre(), "method": "differences", "sigma_range": (bottom, top)}
+        denoiser, ends, mean = self._denoiser(), self._range(self.data), getattr(self.prior, "mean", None)
+        if not isinstance(mean, Tensor):
+            mean = self.prior.sample(IMAGES, sample_generator(self.seed, 0)).mean(0)
         try:
-            sigma = crossing(denoiser, self.family.criterion, **search).sigma
+            sigma = crossing(denoiser, self.family.criterion, start=mean, method="differences", sigma_range=ends).sigma
             how = f"the central fixed point loses its stability at sigma = {sigma:.4g}"
         except NoCrossing as never:
             sigma = never.sigma
             if never.at_end:  # inside one part of the data the ratio tends to 1 as the noise falls
                 raise ValueError(
-                    f"the central fixed point neither loses its stability above sigma = {bottom:.4g} nor comes near to "
-                    "it at any level above that: choose by nats or by probes"
+                    f"the central fixed point neither loses its stability above sigma = {ends[0]:.4g} nor comes near "
+                    "to it at any level above that: choose by nats or by probes"
                 ) from never
             how = (
                 f"the central fixed point comes nearest to instability at sigma = {sigma:.4g}, where the leading "
                 f"eigenvalue is {never.ratio:.3g} of the critical one"
             )
-        start = self._candidate(sigma)
-        return self._choice(start, "stability", [start], how)
+        return self._choice(self._candidate(sigma), [], how)
 
-    def by_probes(self, method: str, extract: Callable[[Tensor], Tensor], to_data: EnergyTo, probes: int) -> Choice:
+    def by_probes(self, extract: Callable[[Tensor], Tensor], probes: int) -> Choice:
         if probes < FEWEST:
             raise ValueError(f"probes={probes}: expected at least {FEWEST}, or a start has too few to be judged by")
-        curve = self._divergence(WINDOW_IMAGES) if method == "nats+probe" else None
-        centre, rungs = self._ladder(curve)
+        with torch.inference_mode():
+            rows = torch.cat([extract(part) for part in self.data.split(1024)])
+        to_data = EnergyTo(rows, moment_weights(self.data, self.prior))
+        if self.method == "nats+probe":
+            self.curve = self._divergence(WINDOW_IMAGES)
+        centre, rungs = self._ladder()
 
         def start(rung: float) -> float:
             return self._candidate(centre * RUNG**rung).t_start
@@ -262,97 +276,76 @@ class _Search(Record):
 
         size = block_size(probes, len(rungs))
         known = Probes(self._prober(extract, size, probes // size), to_data, size)
-        best = zoom(rungs, start, rung, known, probes // size - LEAST, math.inf if curve is None else SPREAD)
+        best = zoom(rungs, start, rung, known, probes // size - LEAST, math.inf if self.curve is None else SPREAD)
         known.level([best], 0)
-        seen = {t: self._probed(t, known, curve) for t in known.features}
+        seen = {t: replace(self._at(t), distance=known.distance(t), samples=known.samples(t)) for t in known.features}
         how = (
             f"by probes from {len(seen)} starts, samples come nearest to the images from about sigma = "
             f"{seen[best].sigma:.4g}: energy distance {seen[best].distance:.4g} with {seen[best].samples} samples"
         )
-        return self._choice(seen[best], method, list(seen.values()), how, curve)
+        return self._choice(seen[best], seen.values(), how)
 
-    def _ladder(self, curve: NatsCurve | None) -> tuple[float, range]:
+    def _ladder(self) -> tuple[float, range]:
         """The level of rung 0, and the rungs to begin with: about the budget, or over all levels of the images."""
-        if curve is not None:
-            return _level(curve, BUDGET / self.steps**2)[0], range(-4, 5, 2)
-        bottom, top = self._range(1)
+        if self.curve is not None:
+            return _level(self.curve, BUDGET / self.steps**2)[0], range(-4, 5, 2)
+        bottom, top = self._range(self.data, 1)
         return bottom, range(0, math.ceil(math.log(top / bottom, RUNG)) + 4, 4)
 
-    def _range(self, reach: float = 10) -> tuple[float, float]:
+    def _range(self, data: Tensor, reach: float = 10) -> tuple[float, float]:
         """From where a value of the data is seen three times as well as without noise to `reach` times all of it."""
-        kept = self.images
-        if kept is None:
-            kept = self.prior.sample(IMAGES, generator=sample_generator(APART + self.seed, 0))
-        width, (low, high) = kept.double().var(0), self.noise.sigma_range
+        width, (low, high) = data.double().var(0), self.noise.sigma_range
         bottom = max(0.3 * float(width.mean().sqrt()), low)
         return bottom, min(max(reach * float(width.sum().sqrt()), 10 * bottom), high)
 
     def _prober(self, extract: Callable[[Tensor], Tensor], size: int, total: int) -> Callable[[float, int], Tensor]:
-        assert self.images is not None
-        noise, done = BlockNoise(self.images, size, self.steps + 1, APART + self.seed), itertools.count()
+        noise, done = BlockNoise(self.data, size, self.steps + 1, APART + self.seed), itertools.count()
 
         def block(t_start: float, number: int) -> Tensor:
             """The same noise for every start, in the steps as well: it depends on the seed and the block's number."""
             self.progress(next(done), total, f"probing t = {t_start:g}")
             seed, mine = APART + self.seed * 2**16 + number, self.conditions.turned(size)
-            first, *later = noise(number).split(1)
+            first, later = noise(number).split([1, noise.draws - 1])
             drawn = draw(
                 self.model, self.scheduler, self.prior, size, self.steps, t_start, seed, first[0], mine.labels,
-                size, model_kwargs=mine.kwargs, step_noise=torch.cat(later),
+                size, model_kwargs=mine.kwargs, step_noise=later,
             )  # fmt: skip
             return extract(drawn.samples)
 
         return block
 
-    def _probed(self, t_start: float, known: Probes, curve: NatsCurve | None) -> Candidate:
-        return replace(self._at(t_start, curve), distance=known.distance(t_start), samples=known.samples(t_start))
-
-    def _window(self, curve: NatsCurve) -> list[Candidate]:
-        centre, rungs = self._ladder(curve)
-        return self._distinct([self._candidate(centre * RUNG**rung, curve) for rung in rungs])
-
-    def _distinct(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        found = {round(c.sigma, 9): c for c in candidates}  # of two, the later one, which knows more
-        return [found[sigma] for sigma in sorted(found, reverse=True)]
-
     def _divergence(self, most: int = IMAGES) -> NatsCurve:
         """Without images, of samples of the prior, whose own denoiser is exact on them, from the model."""
-        count = most if self.images is None else min(most, len(self.images))
-        denoiser, labels = self._denoiser(count), self.conditions.turned(count).labels
-        prior = self.prior.for_labels(labels)
-        if self.images is not None:
-            images, levels = self.images[:count], _levels(denoiser, self.images[:IMAGES])
-            return nats(denoiser, prior, images, levels, batch_size=count, seed=self.seed)
-        drawn_labels = self.prior.own_labels(labels)
-        images = self.prior.sample(count, sample_generator(APART + self.seed, 0), drawn_labels)
-        levels = _levels(denoiser, images)
-        return nats(prior, denoiser, images, levels, exact=True, batch_size=count, seed=self.seed)
+        data, (bottom, top) = self.data[:most], self._range(self.data[:IMAGES])
+        count = max(LEVELS, math.ceil(math.log(top / bottom) / math.log(FACTOR)) + 1)
+        levels, denoiser = torch.from_numpy(np.geomspace(top, bottom, count)), self._denoiser(len(data))
+        prior, own = self.prior.for_labels(denoiser.conditions.labels), self.images is None
+        known, judged = (prior, denoiser) if own else (denoiser, prior)
+        return nats(known, judged, data, levels, exact=own, batch_size=len(data), seed=self.seed)
 
-    def _candidate(self, sigma: float, curve: NatsCurve | None = None) -> Candidate:
+    def _candidate(self, sigma: float) -> Candidate:
         """The start whose first level is nearest to sigma, as far as the schedule reaches."""
-        return self._at(self.family.start_for(sigma, self.steps), curve)
+        return self._at(self.family.start_for(sigma, self.steps))
 
-    def _at(self, t_start: float, curve: NatsCurve | None = None) -> Candidate:
-        sigma = start_level(late_start(self.scheduler, t_start, self.steps))
-        return Candidate(t_start=t_start, sigma=sigma, nats=None if curve is None else _at_level(curve, sigma))
+    def _at(self, t_start: float) -> Candidate:
+        sigma, curve = start_level(late_start(self.scheduler, t_start, self.steps)), self.curve
+        if curve is None:
+            return Candidate(t_start=t_start, sigma=sigma)
+        known = np.interp(math.log(sigma), curve.sigma.log().flip(0), curve.nats.flip(0))
+        return Candidate(t_start=t_start, sigma=sigma, nats=float(known))
 
     def _denoiser(self, n: int | None = None) -> NetworkDenoiser:
         """The network's denoiser, of n samples whose conditions are taken in turn."""
         mine = self.conditions if n is None else self.conditions.turned(n)
         return from_diffusers(self.model, self.scheduler, mine.labels, model_kwargs=mine.kwargs)
 
-    def _centre(self) -> Tensor:
-        """The mean of the prior, or that of its samples."""
-        mean = getattr(self.prior, "mean", None)
-        return mean if isinstance(mean, Tensor) else self.prior.sample(IMAGES, sample_generator(self.seed, 0)).mean(0)
-
-    def _choice(
-        self, best: Candidate, method: str, seen: Sequence[Candidate], how: str, curve: NatsCurve | None = None
-    ) -> Choice:
-        doubts = () if curve is None else doubts_of(curve, best.sigma, self.noise, self.images is not None)
+    def _choice(self, best: Candidate, seen: Iterable[Candidate], how: str) -> Choice:
+        distinct = {round(start.sigma, 9): start for start in (*seen, best)}
+        curve, measured = self.curve, self.images is not None
+        doubts = () if curve is None else doubts_of(curve, best.sigma, self.noise, measured)
         return Choice(
-            t_start=best.t_start, sigma=best.sigma, method=method, evidence=tuple(self._distinct(seen)),
-            nfe=self.model.evaluated, how=how, doubts=doubts,
+            t_start=best.t_start, sigma=best.sigma, method=self.method, nfe=self.model.evaluated, how=how,
+            evidence=tuple(distinct[sigma] for sigma in sorted(distinct, reverse=True)), doubts=doubts,
         )  # fmt: skip
 
 
@@ -363,60 +356,32 @@ def _given(
     if images is None:
         return None, Conditions(network, labels, kwargs)
     found = as_images(images, shape=network.sample_shape).collected()
-    values = _values(found, network.sample_shape)
+    values = enough(found.floats(), "choosing a start")
+    check_sample(values, network.sample_shape)
     own = found.labels if labels is None and network.labelled else labels
     order = torch.randperm(len(values), generator=seeded(seed))
     return values[order], Conditions(network, own, kwargs, len(values))[order]
 
 
-def _method(method: str | None, images: bool, features: Features | None) -> str:
+def _method(method: str | None, images: Any, features: Features | None) -> str:
+    missing = [name for name, given in (("images", images), ("features", features)) if given is None]
     if method is None:
-        return "nats+probe" if images and features is not None else "nats"
+        return "nats" if missing else "nats+probe"
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r} to choose a start by; there are {', '.join(METHODS)}")
-    if "probe" in method and not (images and features is not None):
-        missing = " and ".join(n for n, x in (("images", images), ("features", features is not None)) if not x)
-        raise ValueError(f"the method {method!r} compares features of samples and images: {missing} missing")
+    if "probe" in method and missing:
+        raise ValueError(
+            f"the method {method!r} compares features of samples and images: {' and '.join(missing)} missing"
+        )
     return method
 
 
-def _values(images: Images, shape: tuple[int, ...]) -> Tensor:
-    values = images.floats()
-    if len(values) < FEWEST_IMAGES:
-        raise ValueError(f"expected at least {FEWEST_IMAGES} images, received {tuple(values.shape)}")
-    if tuple(values.shape[1:]) != shape or not values.isfinite().all():
-        raise ValueError(
-            f"expected finite images of the model's shape {shape}, received {tuple(values.shape[1:])}"
-            + ("" if values.isfinite().all() else " with values that are NaN or infinite")
-        )
-    return values
-
-
-def _reference(
-    images: Tensor | None, features: Features | None, prior: Any
-) -> tuple[Callable[[Tensor], Tensor], EnergyTo]:
-    """The extractor, and the distance to the images' features."""
-    assert images is not None and features is not None  # `_method` saw to it
-    extract = _extractor(features)
-    with torch.inference_mode():
-        rows = torch.cat([extract(part) for part in images.split(1024)])
-    return extract, EnergyTo(rows, moment_weights(images, prior))
-
-
-def _extractor(features: Features) -> Callable[[Tensor], Tensor]:
+def _extractor(features: Any) -> Callable[[Tensor], Tensor]:
     """From samples in the model's range to features."""
     if features == "values":
         return lambda x: x.flatten(1)
     extract = resolve(features)
     return lambda x: extract((x.float() / 2 + 0.5).clamp(0, 1))
-
-
-def _levels(denoiser: Any, images: Tensor) -> Tensor:
-    """From where nothing is known of the data to where a value is seen three times as well as without noise."""
-    width, (low, high) = images.double().var(0), denoiser.sigma_range
-    top, bottom = min(10 * float(width.sum().sqrt()), high), max(0.3 * float(width.mean().sqrt()), low)
-    count = max(LEVELS, math.ceil(math.log(top / bottom) / math.log(FACTOR)) + 1)
-    return torch.from_numpy(np.geomspace(top, bottom, count)).clamp(low, high)
 
 
 def _level(curve: NatsCurve, budget: float) -> tuple[float, str]:
@@ -428,12 +393,6 @@ def _level(curve: NatsCurve, budget: float) -> tuple[float, str]:
         sigma = curve.level(budget).sigma
         return sigma, f"reaches {budget:g} nats at sigma = {sigma:.4g}"
     except ValueError:
-        below = bool(curve.nats.max() < budget)
-        sigma = float(curve.sigma[-1 if below else 0])
-        return sigma, f"is {'below' if below else 'above'} {budget:g} nats at all levels, " + (
-            f"down to sigma = {sigma:.4g}" if below else f"up to sigma = {sigma:.4g}"
-        )
-
-
-def _at_level(curve: NatsCurve, sigma: float) -> float:
-    return float(np.interp(math.log(sigma), curve.sigma.log().flip(0), curve.nats.flip(0)))
+        side, way, end = ("below", "down", -1) if curve.nats.max() < budget else ("above", "up", 0)
+        sigma = float(curve.sigma[end])
+        return sigma, f"is {side} {budget:g} nats at all levels, {way} to sigma = {sigma:.4g}"

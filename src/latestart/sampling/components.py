@@ -1,4 +1,4 @@
-"""How many components a mixture should have: as many as held-out images support, and as copying allows.
+"""Choice of the number of components of a mixture: held-out images must support it, and copying forbid nothing.
 
 More components describe the images that they were fitted to ever better, and at one for each image they replay them.
 Two measures hold against that, both on images that no candidate was fitted to:
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latestart.checks import seeded
-from latestart.data import Images, Range
+from latestart.checks import seeded, whole_number
+from latestart.data import Images
 from latestart.evaluation.copying import Copying, CopyingFrom
 from latestart.gaussians.components import EmptyComponent
 from latestart.gaussians.mixture import Mixture
@@ -31,6 +31,8 @@ from latestart.sampling.late_start import late_start, start_level
 from latestart.sampling.loop import draw
 from latestart.sampling.seeds import white_noise
 
+__all__ = ["FEWEST", "ComponentsChoice", "Trial", "choose_components"]
+
 log = logging.getLogger(__name__)
 
 FEWEST = 200  # held-out images: the threshold for copies is a quantile of half of them
@@ -40,9 +42,9 @@ SEEN = 2000  # fitted images at most that copies are looked for in
 PER_COMPONENT = 20  # images that a component needs on average, to be a candidate
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trial(Record):
-    """A number of components, and what is known of it.
+    """A number of components, with its evidence.
 
     Attributes:
         components: how many.
@@ -58,7 +60,7 @@ class Trial(Record):
     copying: Copying
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ComponentsChoice(Record):
     """A chosen number of components, the mixture with it, and the evidence."""
 
@@ -100,41 +102,41 @@ def choose_components(
     Raises:
         ValueError: too few held-out images, images that are not finite, no level, no candidates or none that the images
             suffice for, fewer than one sample, no number of components within the bar of copying, and what
-            `Mixture.fit` raises; only numbers that the images cannot be told into are left out.
+            `Mixture.fit` raises; only numbers that leave a component without images are left out.
     """
     fitted_to = as_images(images).collected()
-    others = _values("held_out", as_images(held_out, shape=fitted_to.shape).collected())
-    _values("images", fitted_to[: len(fitted_to) if fitted_to.bare else 0])  # bytes are finite
-    require_same_range(others, _range_of(fitted_to), "the mixture")
+    unseen = as_images(held_out, shape=fitted_to.shape).collected()
+    for name, given in (("images", fitted_to), ("held_out", unseen)):
+        if bad := int((~given.pixels.isfinite()).flatten(1).any(1).sum()):
+            raise ValueError(f"expected {name} of finite values, received {bad} with values that are NaN or infinite")
+    others, samples = unseen.floats(), whole_number("samples", samples)
+    if fitted_to.bare and len(fitted_to):
+        low, high = fitted_to.pixels.aminmax()
+        require_same_range(others, (float(low), float(high)), "the mixture")
     others = others[torch.randperm(len(others), generator=seeded(seed))]
     if len(others) < FEWEST:
         raise ValueError(f"expected at least {FEWEST} held-out images, received {len(others)}")
-    if samples < 1:
-        raise ValueError(f"expected at least 1 sample to look for copies in, received samples={samples}")
     if model is not None:
-        sigma = start_level(late_start(scheduler, _given("t_start", t_start), steps))
-    sigma = _given("sigma", sigma)
+        sigma = start_level(late_start(scheduler, t_start, steps))
+    if sigma is None:
+        raise ValueError("expected sigma: the level of the start, received none")
     mixtures = _fitted(replace(fitted_to, device=device), _candidates(candidates, len(fitted_to)), seed, fit)
-    y = others + sigma * white_noise(range(len(others)), tuple(others.shape[1:]), seed).to(others)
-    densities = {k: _densities(m.noised(sigma), y) for k, m in mixtures.items()}
-    check = _check(fitted_to, others, seed)
-    copies = {}
+    y = others + sigma * white_noise(range(len(others)), fitted_to.shape, seed).to(others)
+    n = min(SEEN, len(fitted_to), len(others) // 2)
+    seen = fitted_to[torch.randperm(len(fitted_to), generator=seeded(seed))[:n]].floats()
+    check = CopyingFrom(_unit(seen), _unit(others[:n]), _unit(others[n:]))
+    densities, copies = {}, {}
     for k, mixture in mixtures.items():
-        z = white_noise(range(samples), mixture.shape, seed)
-        drawn = (
-            mixture.push(z.to(mixture.device)).cpu()
-            if model is None
-            else draw(model, scheduler, mixture, samples, steps, t_start, seed).samples.cpu()
-        )
-        copies[k] = check(_unit(drawn))
+        noised = mixture.noised(sigma)
+        densities[k] = torch.cat([noised.log_prob(part.to(mixture.device)).cpu() for part in y.split(256)])
+        if model is None:
+            drawn = mixture.push(white_noise(range(samples), mixture.shape, seed).to(mixture.device))
+        else:
+            drawn = draw(model, scheduler, mixture, samples, steps, t_start, seed).samples
+        copies[k] = check(_unit(drawn.cpu()))
     trials = _trials(densities, copies)
     chosen = _chosen(trials)
     return ComponentsChoice(chosen, mixtures[chosen], tuple(trials), float(sigma))
-
-
-def _densities(mixture: Mixture, y: Tensor) -> Tensor:
-    """Log-density of each image, on the processor."""
-    return torch.cat([mixture.log_prob(part.to(mixture.device)).cpu() for part in y.split(256)])
 
 
 def _trials(densities: dict[int, Tensor], copies: dict[int, Copying]) -> list[Trial]:
@@ -161,10 +163,10 @@ def _candidates(candidates: Sequence[int] | None, count: int) -> list[int]:
     asked = CANDIDATES if candidates is None else tuple(candidates)
     if not asked:
         raise ValueError("expected at least one number of components among the candidates, received none")
-    possible = [k for k in asked if k * PER_COMPONENT <= count]
+    possible = sorted({k for k in asked if k * PER_COMPONENT <= count})
     if not possible:
         raise ValueError(f"{count} images are too few for {min(asked)} components: each needs {PER_COMPONENT}")
-    return sorted(set(possible))
+    return possible
 
 
 def _fitted(images: Images, candidates: list[int], seed: int, options: dict[str, Any]) -> dict[int, Mixture]:
@@ -182,33 +184,5 @@ def _fitted(images: Images, candidates: list[int], seed: int, options: dict[str,
     return found
 
 
-def _check(fitted_to: Images, others: Tensor, seed: int) -> CopyingFrom:
-    """Equal numbers of fitted and held-out images, drawn, and the rest of the held-out ones for the threshold."""
-    n = min(SEEN, len(fitted_to), len(others) // 2)
-    seen = fitted_to[torch.randperm(len(fitted_to), generator=seeded(seed))[:n]]
-    return CopyingFrom(_unit(seen.floats()), _unit(others[:n]), _unit(others[n:]))
-
-
 def _unit(values: Tensor) -> Tensor:
     return (values.float() / 2 + 0.5).clamp(0, 1)
-
-
-def _range_of(images: Images) -> Range | None:
-    """Lowest and highest value of floats without a stated range."""
-    if not images.bare or not len(images):
-        return None
-    low, high = images.pixels.aminmax()
-    return float(low), float(high)
-
-
-def _values(name: str, images: Images) -> Tensor:
-    values = images.floats()
-    if bad := int((~values.isfinite()).flatten(1).any(1).sum()):
-        raise ValueError(f"expected {name} of finite values, received {bad} with values that are NaN or infinite")
-    return values
-
-
-def _given(name: str, value: float | None) -> float:
-    if value is None:
-        raise ValueError(f"expected {name}: the level of the start, received none")
-    return value

@@ -8,6 +8,8 @@ itself, and so that is what a run ends with.
 
 from typing import Any
 
+__all__ = ["finished"]
+
 SMALL = "fixed_small"  # and fixed_small_log: 1e-20 at the last step
 
 
@@ -20,9 +22,8 @@ def finished(scheduler: Any, timestep: Any, result: Any) -> Any:
         result: a tuple of the sample and the predicted image, or an object with both.
     """
     kind = vars(scheduler).get("variance_type")
-    if not isinstance(kind, str) or kind.startswith(SMALL) or not hasattr(scheduler, "previous_timestep"):
-        return result
-    if not timestep > 0 or scheduler.previous_timestep(timestep) >= 0:
+    noisy = isinstance(kind, str) and not kind.startswith(SMALL) and hasattr(scheduler, "previous_timestep")
+    if not noisy or not timestep > 0 or scheduler.previous_timestep(timestep) >= 0:
         return result
     if isinstance(result, tuple):
         return (result[1], *result[1:]) if len(result) > 1 else result

@@ -5,7 +5,6 @@ One Gaussian is fitted in streams, each process of a run reading its share. A mi
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -70,6 +69,25 @@ def fit_mixture(
     Raises:
         ValueError: labels wanted and missing, or too few images to choose a number on.
     """
+
+    def chosen() -> int:
+        """The number of components that explains a held-out tenth of the images best, without copies."""
+        order = torch.randperm(len(images), generator=seeded(seed))
+        held_out = min(len(images) // 10, HELD_OUT)
+        if held_out < FEWEST:
+            raise ValueError(
+                f"--components auto holds out a tenth of the images, and needs {FEWEST} of them: expected at "
+                f"least {10 * FEWEST} images, received {len(images)}; give a number of components"
+            )
+        fitted, unseen = images[order[held_out:]], images[order[:held_out]]
+        choice = choose_components(fitted, unseen, sigma, seed=seed, device=device, basis=basis, rank=rank)
+        for trial in choice.evidence:
+            tell(
+                f"{trial.components} components: held-out log-density {-trial.behind[0]:+.3f} nats from the best "
+                f"(error {trial.behind[1]:.3f}), copied {trial.copying.copied.value:.3f}"
+            )
+        return choice.components
+
     if by_label and images.labels is None:
         raise ValueError(
             "--by-label needs images with labels: a parquet file or npz with them, or a folder for each class"
@@ -77,29 +95,6 @@ def fit_mixture(
     if by_label and isinstance(components, str):
         raise ValueError("--components auto chooses the number without labels: leave --by-label and --by-attribute out")
     if isinstance(components, str):
-        components = run.firsts(lambda: _chosen(images, basis, rank, sigma, seed, device, tell))
+        components = run.firsts(chosen)
     labels = images.labels if by_label else None
     return Mixture.fit(replace(images, device=device), components, labels, basis, rank, seed, processes=run)
-
-
-def _chosen(
-    images: Images, basis: str, rank: int | None, sigma: float, seed: int, device: torch.device,
-    tell: Callable[[str], None],
-) -> int:  # fmt: skip
-    """The number of components that explains a held-out tenth of the images best, without copies."""
-    order = torch.randperm(len(images), generator=seeded(seed))
-    held_out = min(len(images) // 10, HELD_OUT)
-    if held_out < FEWEST:
-        raise ValueError(
-            f"--components auto holds out a tenth of the images, and needs {FEWEST} of them: expected at "
-            f"least {10 * FEWEST} images, received {len(images)}; give a number of components"
-        )
-    fitted, unseen = images[order[held_out:]], images[order[:held_out]]
-    options: dict[str, Any] = {"basis": basis, "rank": rank}
-    choice = choose_components(fitted, unseen, sigma, seed=seed, device=device, **options)
-    for trial in choice.evidence:
-        tell(
-            f"{trial.components} components: held-out log-density {-trial.behind[0]:+.3f} nats from the best "
-            f"(error {trial.behind[1]:.3f}), copied {trial.copying.copied.value:.3f}"
-        )
-    return choice.components

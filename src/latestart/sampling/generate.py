@@ -73,7 +73,7 @@ def generate(
     """
     network = as_network(model)
     scheduler = checked_scheduler(scheduler)
-    n, steps, noise = checked(network.sample_shape, n, steps, noise, batch_size)
+    n, steps, noise, _ = checked(network.sample_shape, n, steps, noise, batch_size)
     conditions = Conditions(network, labels, model_kwargs, n)
     late = t_start is not None or isinstance(scheduler, LateStarted)
     if prior is None or late:

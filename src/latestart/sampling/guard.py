@@ -123,10 +123,7 @@ def guarded(whole: Any, cut: Any, steps: int, mu: float | None) -> Any:
         steps: the only number of steps.
         mu: the shift of a flow matching scheduler that is shifted dynamically.
     """
-    late: Any = object.__new__(standing_before(class_below(whole), LateStarted))
-    late.__dict__.update(
-        cut=cut, late_steps=steps, late_mu=mu, late_done=0, late_device=None, _internal_dict=whole.config
-    )
+    late = _around(cut, {"late_steps": steps, "late_mu": mu, "_internal_dict": whole.config})
     late.arrange()
     return late
 
@@ -139,6 +136,11 @@ def class_below(scheduler: Any) -> type:
 def _rebuilt(kind: type, config: Mapping[str, Any], inside: dict[str, Any], own: dict[str, Any]) -> Any:
     cut = kind.from_config(config)  # type: ignore[attr-defined]
     vars(cut).update(inside)
+    return _around(cut, own)
+
+
+def _around(cut: Any, own: dict[str, Any]) -> Any:
+    kind: type = type(cut)
     late: Any = object.__new__(standing_before(kind, LateStarted))
     late.__dict__.update(own, cut=cut)
     return late

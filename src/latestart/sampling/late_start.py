@@ -40,7 +40,7 @@ __all__ = ["checked_scheduler", "late_start", "noise_width", "start_level", "sta
 
 
 @telling
-def late_start(scheduler: Any, t_start: float, steps: int, *, mu: float | None = None) -> Any:
+def late_start(scheduler: Any, t_start: float | None, steps: int, *, mu: float | None = None) -> Any:
     """The same kind of scheduler over [0, t_start), its times set for `steps` steps.
 
     For beta-based schedulers the truncated start is `steps * (t_start // steps)` and the first time is one below it.

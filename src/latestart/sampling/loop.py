@@ -6,9 +6,9 @@ images. Network evaluations are counted by wrapping the model, never by a formul
 """
 
 import copy
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from latestart.checks import whole_number
-from latestart.denoisers.adapter import Watched, as_network
+from latestart.denoisers.adapter import Counted, as_network
 from latestart.denoisers.conditions import Conditions
 from latestart.gaussians.prior import as_start
 from latestart.progress import bar
@@ -27,7 +27,7 @@ from latestart.sampling.late_start import checked_scheduler, late_start, start_l
 from latestart.sampling.run import Run, initial_sample, rehearse, without_variances
 from latestart.sampling.seeds import GivenNoise, sample_generator
 
-__all__ = ["Counted", "Result", "check_level", "checked", "draw", "prepared"]
+__all__ = ["Result", "check_level", "checked", "draw", "prepared"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,19 +55,6 @@ class Result(Record):
     def images(self) -> Tensor:
         """The samples in [0, 1], `(n, *shape)`."""
         return (self.samples / 2 + 0.5).clamp(0, 1)
-
-
-class Counted(Watched):
-    """A network that counts its evaluations, in samples."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
-        self.evaluated = 0
-
-    def __call__(self, x: Tensor, t: Tensor | float, **conditions: Any) -> SimpleNamespace:
-        """The network's own call."""
-        self.evaluated += len(x)
-        return super().__call__(x, t, **conditions)
 
 
 @torch.inference_mode()
@@ -103,7 +90,7 @@ def draw(
     network = as_network(model)
     scheduler = checked_scheduler(scheduler)
     shape = network.sample_shape
-    n, steps, noise = checked(shape, n, steps, noise, batch_size)
+    n, steps, noise, size = checked(shape, n, steps, noise, batch_size)
     first = whole_number("first", first, 0)
     conditions = Conditions(network, labels, model_kwargs, n)
     late = t_start is not None or isinstance(scheduler, LateStarted)
@@ -112,23 +99,23 @@ def draw(
     check_level(network, scheduler, t_start)
     prior = None if prior is None else as_start(prior).to(network.device)
     counted = network if isinstance(network, Counted) else Counted(network)
-    before, size, own = counted.evaluated, _batch_size(batch_size, n), prepared(scheduler, t_start, steps)
+    before, own = counted.evaluated, prepared(scheduler, t_start, steps)
     parts: list[Tensor] = []
-    done, times = 0, own.timesteps.tolist()
+    done, times = itertools.count(1), own.timesteps.tolist()
     with bar("sampling", progress) as advance:
-        for begin in range(0, n, size):
-            index = slice(begin, min(begin + size, n))
-            numbers = range(index.start, index.stop)
-            generators: list[Any] = [sample_generator(seed, first + i) for i in numbers]
+        for index in torch.arange(n).split(size):
+            generators: list[Any] = [sample_generator(seed, first + int(i)) for i in index]
             z = torch.stack([torch.randn(shape, generator=g) for g in generators]) if noise is None else noise[index]
             if step_noise is not None:
-                generators = [GivenNoise(step_noise[:, i], one) for i, one in zip(numbers, generators)]
+                generators = [GivenNoise(step_noise[:, i], one) for i, one in zip(index, generators)]
             run, z, mine = Run(copy.deepcopy(own), generators), z.to(network.device), conditions[index]
-            x = start_sample(own, prior, z, mine.labels) if late else initial_sample(own, z)
-            for t, after in zip(times, trajectory(run, counted, x, mine)):
-                x = _finite(after, t)
-                done += 1
-                advance(done, -(-n // size) * len(times))
+            start = start_sample(own, prior, z, mine.labels) if late else initial_sample(own, z)
+            for t, x in zip(times, trajectory(run, counted, start, mine)):
+                if bad := int((~x.isfinite()).sum()):
+                    raise FloatingPointError(
+                        f"{bad} values of the samples are NaN or infinite after the step from t = {t:g}"
+                    )
+                advance(next(done), -(-n // size) * len(times))
             parts.append(x)
     spent = (counted.evaluated - before) // n
     return Result(torch.cat(parts), spent, tuple(times), start_level(own))
@@ -161,13 +148,6 @@ def check_level(model: Any, scheduler: Any, t_start: float | None) -> None:
         )
 
 
-def _finite(x: Tensor, t: float) -> Tensor:
-    if not x.isfinite().all():
-        bad = int((~x.isfinite()).sum())
-        raise FloatingPointError(f"{bad} values of the samples are NaN or infinite after the step from t = {t:g}")
-    return x
-
-
 def prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
     """A copy of the scheduler, or its late start, with its times set and rehearsed: a run changes its state."""
     if t_start is not None:
@@ -192,17 +172,13 @@ def prepared(scheduler: Any, t_start: float | None, steps: int) -> Any:
 
 def checked(
     shape: tuple[int, ...], n: int, steps: int, noise: Any, batch_size: int | None = None
-) -> tuple[int, int, Tensor | None]:
-    """Check arguments of `generate`; returns n, steps, and the noise as a tensor of finite numbers, or None."""
+) -> tuple[int, int, Tensor | None, int]:
+    """Check arguments of `generate`; returns n, steps, the noise as finite numbers or None, and the batch size."""
     noise = None if noise is None else torch.as_tensor(noise)
     n = whole_number("n", n if noise is None else len(noise))
     if noise is not None and tuple(noise.shape[1:]) != shape:
         raise ValueError(f"the model's samples are {shape}, received noise of shape {tuple(noise.shape)}")
     if noise is not None and not (noise.is_floating_point() and noise.isfinite().all()):
         raise ValueError(f"expected noise of finite floating-point values, received {noise.dtype}, or NaN or infinite")
-    _batch_size(batch_size, n)
-    return n, whole_number("steps", steps), noise
-
-
-def _batch_size(batch_size: int | None, n: int) -> int:
-    return min(256 if batch_size is None else whole_number("batch_size", batch_size), n)
+    size = min(256 if batch_size is None else whole_number("batch_size", batch_size), n)
+    return n, whole_number("steps", steps), noise, size

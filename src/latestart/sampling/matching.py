@@ -26,7 +26,6 @@ from latestart.denoisers.adapter import Network, as_network
 from latestart.denoisers.conditions import Conditions
 from latestart.denoisers.networks import NetworkDenoiser, from_diffusers
 from latestart.gaussians.prior import Prior, StartDistribution
-from latestart.noise import Noise
 from latestart.sampling.late_start import start_level
 from latestart.sampling.seeds import white_noise
 from latestart.theory.levels import evaluate
@@ -37,7 +36,10 @@ SPREAD = 2.0  # either way
 FOLLOWS = 0.5  # of the R^2, as in `check`
 
 
-@dataclass(frozen=True)
+__all__ = ["SAMPLES", "Match", "check_prior", "check_shape", "doubt", "match"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Match:
     """The outputs of a prior and a model for the same samples, compared.
 
@@ -104,12 +106,12 @@ def match(model: Any, scheduler: Any, prior: Prior, conditions: Conditions | Non
     (mine, theirs), kept = (_kept(prior, labels, denoiser, z, sigma) for sigma in (far, near))
     mean, model_mean = mine.mean(0), theirs.mean(0)
     return Match(
-        far,
-        near,
-        ((float(mean.min()), float(mean.max())), (float(model_mean.min()), float(model_mean.max()))),
-        float((mean - model_mean).square().mean().sqrt()),
-        width,
-        (_spread(kept[0]), _spread(kept[1])),
+        far=far,
+        near=near,
+        means=((float(mean.min()), float(mean.max())), (float(model_mean.min()), float(model_mean.max()))),
+        apart=float((mean - model_mean).square().mean().sqrt()),
+        width=width,
+        spreads=(_spread(kept[0]), _spread(kept[1])),
     )
 
 
@@ -134,7 +136,7 @@ def check_shape(network: Network, prior: StartDistribution) -> None:
 
 @torch.inference_mode()
 def doubt(network: Network, late: Any, prior: StartDistribution, conditions: Conditions | None = None) -> str | None:
-    """Why `check` would call a start bad, as far as 32 samples of the prior can tell it; None where they say nothing.
+    """The reason for which `check` would call a start bad, by 32 samples of the prior; None where they show none.
 
     Args:
         network: as `as_network` gives it.
@@ -152,7 +154,7 @@ def doubt(network: Network, late: Any, prior: StartDistribution, conditions: Con
     r2 = 1 - float(deviation / (theirs - theirs.mean(0)).double().square().mean().clamp(min=1e-300))
     if r2 >= FOLLOWS:
         return None
-    t = Noise.from_scheduler(late).time(sigma)
+    t = denoiser.noise.time(sigma)
     return (
         f"at the start, t = {t:g} (sigma = {sigma:.3g}), the prior's denoiser explains R^2 = {r2:.2f} of what the "
         "network does with the prior's own samples: check would call this start bad; start earlier (at a larger t), "
@@ -164,15 +166,11 @@ def _asked(
     network: Network, scheduler: Any, prior: Prior, conditions: Conditions | None
 ) -> tuple[NetworkDenoiser, Tensor | int | None]:
     """The network's denoiser for the compared samples, and their labels in the prior's form."""
-    given = conditions
-    if given is None:
-        every = None if network.classes is None else torch.arange(network.classes)
-        given = Conditions(network, every)
-    denoiser = from_diffusers(network, scheduler, given.labels, model_kwargs=given.kwargs)
-    mine = given.turned(SAMPLES)
-    return denoiser.rows(torch.arange(SAMPLES) % given.count) if given.count else denoiser, prior.own_labels(
-        mine.labels
-    )
+    if conditions is None:
+        conditions = Conditions(network, None if network.classes is None else torch.arange(network.classes))
+    mine = conditions.turned(SAMPLES)
+    denoiser = from_diffusers(network, scheduler, mine.labels, model_kwargs=mine.kwargs)
+    return denoiser, prior.own_labels(mine.labels)
 
 
 def _kept(

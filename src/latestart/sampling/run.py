@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latestart.denoisers.base import expand
-from latestart.denoisers.conventions import Convention
+from latestart.denoisers.exact import PointCloud
+from latestart.denoisers.networks import as_model
 from latestart.sampling.endings import finished
-from latestart.sampling.families import family_of
 from latestart.sampling.seeds import sample_generator
 
 __all__ = ["Run", "initial_sample", "rehearse", "uses_variances", "without_variances"]
 
+MEMORY = ("timestep_back", "old_pred_original_sample")  # CogVideoX's DPM solver leaves it to the caller
 SHAPE = (2, 1, 5, 3)  # of the samples of a rehearsal
 ARRIVED = 0.5  # within which a rehearsal must end, of data that are usually in [-1, 1]
 
@@ -55,16 +55,18 @@ class Run:
         eta: float | None = None,
     ) -> None:
         self.scheduler, self.generators = scheduler, generators
-        self._accepts = set(inspect.signature(scheduler.step).parameters)
         offered = {"generator": generators, "eta": eta, "return_dict": False}
-        self._options = {name: value for name, value in offered.items() if value is not None and name in self._accepts}
-        self._previous: tuple[Any, Tensor | None] = (None, None)
+        given = {name: value for name, value in offered.items() if value is not None} | dict.fromkeys(MEMORY)
+        self._options = {name: given[name] for name in inspect.signature(scheduler.step).parameters if name in given}
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)  # else a class whose first two times are equal begins at the second
         if generators is not None and hasattr(scheduler, "noise_sampler_seed"):
             # DPMSolverSDE draws Brownian paths, by seeds of their own
             scheduler.noise_sampler = None
-            scheduler.noise_sampler_seed = _seeds(generators)
+            if isinstance(generators, torch.Generator):
+                scheduler.noise_sampler_seed = generators.initial_seed()
+            else:
+                scheduler.noise_sampler_seed = [one.initial_seed() for one in generators]
 
     def model_input(self, x: Tensor, t: Any) -> Tensor:
         """The input of the network for the sample `x`, (B, *shape), at time `t`."""
@@ -83,17 +85,11 @@ class Run:
                 f"gives {output.shape[1]} channels, none of them variances: expected {2 * x.shape[1]}, or a scheduler "
                 "with variance_type='fixed_small'"
             )
-        result = self.scheduler.step(model_output=output, timestep=t, sample=x, **self._memory(), **self._options)
+        result = self.scheduler.step(model_output=output, timestep=t, sample=x, **self._options)
         result = finished(self.scheduler, t, result)
-        self._previous = (t, result[1] if len(result) > 1 else None)
+        if MEMORY[0] in self._options:
+            self._options.update(zip(MEMORY, (t, result[1])))
         return result[0]
-
-    def _memory(self) -> dict[str, Any]:
-        """CogVideoX's DPM solver leaves it to the caller to remember the last time and the last prediction."""
-        if "old_pred_original_sample" not in self._accepts:
-            return {}
-        t, prediction = self._previous
-        return {"timestep_back": t, "old_pred_original_sample": prediction}
 
 
 def uses_variances(scheduler: Any) -> bool:
@@ -121,12 +117,12 @@ def rehearse(scheduler: Any, start: float) -> None:
         ValueError: it fails, or does not arrive, with the error or the distance.
         ImportError: it needs a package that is not installed.
     """
-    convention, name = family_of(scheduler).convention, type(scheduler).__name__
+    network, name = as_model(PointCloud(torch.zeros(1, *SHAPE[1:])), scheduler), type(scheduler).__name__
     copied = without_variances(copy.deepcopy(scheduler))
     times = [float(t) for t in copied.timesteps]
     if not all(abs(t) < float("inf") for t in times):
         raise ValueError(f"{name} gives times that are not finite: {times}; with other settings it may not")
-    convention.noise.sigma(torch.tensor(times))  # raises for a time outside of the schedule, and names it
+    network.convention.noise.sigma(torch.tensor(times))  # raises for a time outside of the schedule, and names it
     generators = [sample_generator(0, k) for k in range(SHAPE[0])]
     x = start * torch.stack([torch.randn(SHAPE[1:], generator=g) for g in generators])
     try:
@@ -134,7 +130,8 @@ def rehearse(scheduler: Any, start: float) -> None:
             warnings.simplefilter("ignore")
             run = Run(copied, generators)
             for t in copied.timesteps:
-                x = run.step(_prediction_of_zero(convention, run.model_input(x, t), t, copied), t, x)
+                out = network(run.model_input(x, t), float(t)).sample
+                x = run.step(torch.cat([out, torch.zeros_like(out)], 1) if uses_variances(copied) else out, t, x)
     except ImportError:
         raise
     except Exception as error:  # whatever a class does with settings that it was not made for
@@ -150,18 +147,5 @@ def rehearse(scheduler: Any, start: float) -> None:
         )
 
 
-def _prediction_of_zero(convention: Convention, seen: Tensor, t: Tensor, scheduler: Any) -> Tensor:
-    """The output of the exact network of data at 0, with variances where they are used."""
-    y, sigma = convention.enter(seen, float(t))
-    out = convention.from_sample(torch.zeros_like(y), y, expand(sigma, y))
-    return torch.cat([out, torch.zeros_like(out)], 1) if uses_variances(scheduler) else out
-
-
 def _shown(times: list[float]) -> str:
     return ", ".join([f"{t:g}" for t in times[:6]] + ["..."] * (len(times) > 6))
-
-
-def _seeds(generators: torch.Generator | list[torch.Generator]) -> int | list[int]:
-    if isinstance(generators, torch.Generator):
-        return generators.initial_seed()
-    return [generator.initial_seed() for generator in generators]

@@ -64,17 +64,13 @@ def can_clip(name: str) -> bool:
     return any(setting in _settings(sampler_class(name)) for setting in ("clip_sample", "thresholding"))
 
 
-def clipping(name: str, clip: bool) -> dict[str, Any]:
-    """Keyword arguments of `make_sampler` that switch clipping of the predicted image on or off.
+def clipping(sampler: str | type, clip: bool) -> dict[str, Any]:
+    """Keyword arguments of `make_sampler` that switch clipping of the predicted image on or off, by name or class.
 
     Some classes clip only by a dynamic threshold of at most 1. For one that cannot clip at all the arguments hold a
     setting that it does not have, so that `make_sampler` refuses it.
     """
-    return _clipping(sampler_class(name), clip)
-
-
-def _clipping(kind: type, clip: bool) -> dict[str, Any]:
-    known = _settings(kind)
+    known = _settings(sampler_class(sampler) if isinstance(sampler, str) else sampler)
     if "clip_sample" in known:
         return {"clip_sample": clip}
     if not clip:
@@ -127,7 +123,7 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False) -> Any:
     name = name or family.usual
     kind = _class_for(name, family)
     spacing = "trailing" if "timestep_spacing" in _settings(kind) else None
-    return make_sampler(name, trained, spacing, **_clipping(kind, clip))
+    return make_sampler(name, trained, spacing, **clipping(kind, clip))
 
 
 def _class_for(name: str, family: Family) -> type:

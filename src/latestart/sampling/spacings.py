@@ -1,4 +1,4 @@
-"""Where a sampler's evaluations stand: spacings of times and of noise levels, by name.
+"""Spacings of a sampler's times and of its noise levels, by name.
 
     trailing, leading, linspace    times, as diffusers spreads them
     karras                         levels, even in sigma^(1/7) (Karras et al., 2022, equation 5)

@@ -43,13 +43,13 @@ import torch
 from torch import Tensor
 
 from latestart.checks import whole_number
-from latestart.denoisers.adapter import as_network
+from latestart.denoisers.adapter import Counted, as_network
 from latestart.denoisers.networks import from_diffusers
 from latestart.dynamics import Denoise, sde
 from latestart.experiments.table1.settings import SAMPLERS
 from latestart.gaussians.prior import StartDistribution, as_start
 from latestart.noise import Noise
-from latestart.sampling.loop import Counted, Result, check_level
+from latestart.sampling.loop import Result, check_level
 from latestart.sampling.seeds import sample_generator
 
 __all__ = ["DATA", "Levels", "ddim", "draw", "evaluations", "paper_grid", "pndm"]
