@@ -215,7 +215,7 @@ def test_a_gaussian_of_other_images_or_values_and_two_weights_are_refused(tmp_pa
     with pytest.raises(ValueError, match="is of values from 0 to 1, the training images have values from -1 to 1"):
         train(images, tmp_path / "other", around)
     assert not (tmp_path / "other").exists()
-    with pytest.raises(ValueError, match="expected no min_snr beside it"):
+    with pytest.raises(ValueError, match="expected no min-snr beside it"):
         replace(around, min_snr=20.0)
 
 
