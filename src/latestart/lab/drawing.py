@@ -11,13 +11,15 @@ from latestart.evaluation.quality import Estimate
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from latestart.data import tile
 from latestart.files import replacing
 
-__all__ = ["COLORS", "GREY", "band", "ends", "figure", "sample_sheet", "save", "ticks"]
+__all__ = ["COLORS", "GREY", "band", "ends", "figure", "logarithmic", "sample_sheet", "save", "ticks"]
 
 COLORS = ("#b2182b", "#2166ac", "#1b7837", "#8073ac", "#b35806")
 GREY = "#707070"
@@ -51,9 +53,15 @@ def band(
     axis.plot(x, value, color=color, **line)  # type: ignore[arg-type]
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """Return the numbers 1, 2 and 5 times a power of ten from `low` to `high`, for a logarithmic axis."""
-    return [m * 10.0**k for k in range(-3, 6) for m in (1, 2, 5) if low <= m * 10.0**k <= high]
+def ticks(low: float, high: float, digits: Sequence[float] = (1, 2, 5)) -> list[float]:
+    """Return these digits times powers of ten from `low` to `high`, for a logarithmic axis."""
+    return [digit * 10.0**k for k in range(-3, 6) for digit in digits if low <= digit * 10.0**k <= high]
+
+
+def logarithmic(axis: Axis, marks: Sequence[float]) -> None:
+    """Write the marks of a logarithmic axis as plain numbers, and no others."""
+    axis.set_ticks(marks, labels=[f"{mark:g}" for mark in marks])
+    axis.set_minor_locator(NullLocator())
 
 
 def sample_sheet(
