@@ -7,7 +7,7 @@ bold cells and caption. `tools/results.py` puts the reports of several folders t
 No report names a place of the machine: an absolute path below the current folder becomes a relative one, and another
 is cut to its last two parts.
 
-All reports share one table (`table`), one format of an estimate (`spread`) and their first facts (`facts_of`).
+All reports share one table (`table`), one format of an estimate (`spread`) and their first facts (`setup_facts`).
 """
 
 import os
@@ -36,8 +36,8 @@ from latestart.lab.judge import Floor
 from latestart.noise import when
 
 __all__ = [
-    "NAME", "Report", "command_given", "escaped", "facts_of", "floor_sentence", "machine_kind", "markdown_table",
-    "named", "not_measured", "number", "place", "prior_title", "setting_of", "spread", "start_of", "table",
+    "NAME", "Report", "command_given", "escaped", "floor_sentence", "machine_kind", "markdown_table", "named",
+    "not_measured", "number", "place", "prior_title", "setting_of", "setup_facts", "spread", "start_of", "table",
 ]  # fmt: skip
 
 NAME = "report.md"
@@ -95,7 +95,7 @@ def named(estimate: Estimate | None, form: str = "") -> str:
     return f"{value} [{low}, {high}]"
 
 
-def facts_of(settings: Any, chosen: bool = False) -> dict[str, Any]:
+def setup_facts(settings: Any, chosen: bool = False) -> dict[str, Any]:
     """Return the facts of a measurement on one model: its name, the samples, and the seed.
 
     Args:

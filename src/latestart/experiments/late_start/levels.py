@@ -83,7 +83,7 @@ def _task(settings: LateStartSettings, subject: Subject) -> Any:
 
 
 def levels_from(path: Path, model: str) -> Found:
-    """The levels in the analysis.json of `latestart analyze`.
+    """Return the levels in the analysis.json of `latestart analyze`.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -177,7 +177,7 @@ def _lines(sweep: Sweep) -> tuple[tuple[Line, ...], tuple[str, ...]]:
 
 
 def cells_of(settings: LateStartSettings, priors: tuple[str, ...], times: int) -> tuple[int, list[Cell]]:
-    """The length of the full run, and the cells of the curve: the full run first, each prior by falling starts.
+    """Return the length of the full run, and the cells of the curve: the full run first, each prior by falling starts.
 
     Raises:
         ValueError: a length that is no divisor of the schedule's times, or a start beyond them or below a step.
@@ -197,7 +197,7 @@ def cells_of(settings: LateStartSettings, priors: tuple[str, ...], times: int) -
 
 
 def line_of(prior: str, measured: list[tuple[Planned, Outcome]], full: Figures) -> Line:
-    """The line of one prior from its starts by falling t, against the full run's figures."""
+    """Return the line of one prior from its starts by falling t, against the full run's figures."""
     points, relative = [], []
     for planned, outcome in measured:
         cell, figures = planned.cell, outcome.figures
@@ -227,7 +227,7 @@ def _found(t: np.ndarray, d: np.ndarray, replicates: np.ndarray, bound: float) -
 
 
 def last_within(t: np.ndarray, d: np.ndarray, bound: float) -> float:
-    """Where d, along falling t, is within `bound` for the last time: linear in t and log d; NaN where it never is."""
+    """Return the last t, along falling t, with d within `bound`: linear in t and log d; NaN without any."""
     within = np.flatnonzero(d <= bound)
     if not len(within):
         return float("nan")

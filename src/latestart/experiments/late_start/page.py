@@ -10,7 +10,7 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments.late_start.levels import Level
 from latestart.experiments.late_start.measure import WITHIN, Curve, Line
 from latestart.lab.drawing import COLORS, GREY, band, figure, save
-from latestart.lab.report import Report, facts_of, floor_sentence, named, number, prior_title, spread, table
+from latestart.lab.report import Report, floor_sentence, named, number, prior_title, setup_facts, spread, table
 
 __all__ = ["draw", "page", "sentences"]
 
@@ -20,7 +20,7 @@ OF = {"network": "network", "data": "images"}
 def page(result: Curve, folder: Path) -> Report:
     """Draw the curve, and return the curve and the critical levels as tables and in words."""
     draw(folder / "late-start.png", result)
-    settings, facts = result.settings, facts_of(result.settings)
+    settings, facts = result.settings, setup_facts(result.settings)
     facts |= {"steps of the full run": result.length, "weights": result.weights, "features": result.features}
     lines = [*sentences(result), floor_sentence(result.floor, settings.samples)]
     if result.floor is None and settings.criteria and settings.levels is None:
@@ -139,7 +139,7 @@ def _plateau(line: Line) -> str:
     on = [p for p in line.points if p.t >= line.plateau.value]
     best = min(on, key=lambda p: p.relative.value)
     bound = f"plateau, within {WITHIN:.0%} of the full run, from t = {line.points[0].t:.0f} down to "
-    end = named(line.plateau, ".0f").replace(" ", ", 95% interval ") if line.falls else f"the last, {on[-1].t:.0f}"
+    end = named(line.plateau, ".0f").replace(" ", ", 95% interval ", 1) if line.falls else f"the last, {on[-1].t:.0f}"
     but = f", but for {', '.join(f'{t:.0f}' for t in line.exceptions)}" if line.exceptions else ""
     return f"{bound}{end}{but}; best at t = {best.t:.0f}, {_times(best.relative)} the full run's distance"
 

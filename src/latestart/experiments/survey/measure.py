@@ -51,7 +51,7 @@ class GridSurvey(Experiment[Grid, Survey]):
         return Survey(settings, rows, floors)
 
     def page(self, result: Survey, folder: Path) -> Report:
-        """Return the table of the cells, the floors, and the reasons of what was not measured."""
+        """Return the table of the cells, the floors, and the reasons why other cells are missing."""
         from latestart.experiments.survey.page import page
 
         return page(result)

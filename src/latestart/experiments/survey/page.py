@@ -1,4 +1,4 @@
-"""The page of a sweep: a row for each cell that was measured, the floors, and the reasons of what was not."""
+"""The page of a sweep: a row for each measured cell, the floors, and the reasons why others are missing."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ def page(result: Survey) -> Report:
 
 
 def floor_sentences(floors: Mapping[str, Floor | None], samples: int) -> Iterator[str]:
-    """The floor of each model in words, once where it is the same for all."""
+    """Yield the floor of each model in words, once where it is the same for all."""
     lines = {model: floor_sentence(floor, samples) for model, floor in floors.items()}
     if len(set(lines.values())) == 1:
         yield next(iter(lines.values()))
@@ -37,7 +37,7 @@ def floor_sentences(floors: Mapping[str, Floor | None], samples: int) -> Iterato
 
 
 def cells_table(rows: list[Row]) -> Table:
-    """A row for each cell that is done; bold is the lowest distance of each model at each number of evaluations."""
+    """Return a row for each cell that is done; bold is the lowest distance of a model at a number of evaluations."""
     done = [row for row in rows if row["status"] == "done"]
     several = len({row["model"] for row in rows}) > 1
     best = {(row["model"], row["nfe"]): row["frechet"] for row in sorted(done, key=lambda row: -row["frechet"])}

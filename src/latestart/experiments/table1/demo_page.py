@@ -13,7 +13,7 @@ from latestart.experiments.table1.rows import Row
 from latestart.experiments.table1.settings import GAUSSIAN, MIXTURE
 from latestart.lab.drawing import sample_sheet
 from latestart.lab.grid import FULL, PLAIN
-from latestart.lab.report import Report, facts_of, floor_sentence, named, number, setting_of, table
+from latestart.lab.report import Report, floor_sentence, named, number, setting_of, setup_facts, table
 
 __all__ = ["draw", "page"]
 
@@ -32,7 +32,7 @@ def page(result: Shown, folder: Path) -> Report:
     """Draw the picture, and return the table with its sentences."""
     draw(folder / "samples.png", result)
     settings, (_, reference) = result.settings, result.again[-1]
-    facts = facts_of(settings.table, chosen=True) | {"features": result.features}
+    facts = setup_facts(settings.table, chosen=True) | {"features": result.features}
     lines = [
         f"{settings.samples} samples a figure, seed {settings.seed} to choose and {settings.seed + 1} for the best of "
         f"each kind, features {result.features}",

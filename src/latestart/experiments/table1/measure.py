@@ -132,7 +132,7 @@ class Table1(Experiment[Table1Settings, Gains]):
 
 @dataclass
 class Table:
-    """The table in a folder: opened, measured, and read from what was kept.
+    """The table in a folder: opened, measured, and read from its kept cells.
 
     Args:
         settings: as given.

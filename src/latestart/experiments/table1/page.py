@@ -17,7 +17,7 @@ from latestart.experiments.table1.rows import BEST, Best, Row
 from latestart.experiments.table1.settings import GAUSSIAN, MIXTURE, PAPER
 from latestart.lab.drawing import COLORS, GREY, figure, logarithmic, save, ticks
 from latestart.lab.grid import FULL, PLAIN
-from latestart.lab.report import Report, facts_of, floor_sentence, named, not_measured, number, table
+from latestart.lab.report import Report, floor_sentence, named, not_measured, number, setup_facts, table
 
 __all__ = ["draw", "headline", "page", "tables"]
 
@@ -26,6 +26,7 @@ NAMES |= {"deis": "DEIS", "heun": "Heun", "lms": "LMS", BEST: "best of all"}
 KINDS = {FULL: "full noise", PLAIN: "late, N(0, I)", GAUSSIAN: "late, Gaussian", MIXTURE: "late, mixture"}
 LOOKS = {FULL: ("o", GREY), PLAIN: ("s", COLORS[3]), GAUSSIAN: ("D", COLORS[1]), MIXTURE: ("^", COLORS[0])}
 CLEAN = "without copies"
+NEXT = f"\n{CLEAN}:\n"  # between the best and the best without copies
 BOTH = (False, True)
 TITLES = {
     PAPER: "As the paper did it: steps, on its grid, which ends at t = 0",
@@ -38,8 +39,8 @@ Clips = Sequence[bool]  # whether the predicted image was clipped: what was trie
 
 
 def page(result: Gains, folder: Path) -> Report:
-    """Draw the table, and return all parts, the best ratios in words, and the reasons of what was not measured."""
-    settings, rows, clips, facts = result.settings, result.rows, result.clips, facts_of(result.settings, chosen=True)
+    """Draw the table, and return all parts, the best ratios in words, and the reasons why cells are missing."""
+    settings, rows, clips, facts = result.settings, result.rows, result.clips, setup_facts(result.settings, chosen=True)
     if rows:
         heading = f"{facts['model']}: {settings.samples:,} samples of each cell, features {result.features}\n"
         heading += f"chosen with seed {settings.seed}, drawn again with seed {settings.seed + 1}"
@@ -84,10 +85,8 @@ def _papers(rows: list[Row], theirs: bool, notes: list[str]) -> tuple[tuple[str,
     names += ("paper: vanilla", "late start", "ratio") if theirs else ()
     lines = []
     for row in rows:
-        ratio = named(row.ratios.get(GAUSSIAN), ".2f")
-        if (clean := row.clean_ratios.get(GAUSSIAN)) is not None:
-            ratio += f"\n{CLEAN}:\n{named(clean, '.2f')}"
-        ours = (_where(row.best.get(FULL)), _late(row, GAUSSIAN), ratio)
+        ratios = [named(known[GAUSSIAN], ".2f") for _, known in row.choices if GAUSSIAN in known]
+        ours = (_start(row, FULL), _start(row, GAUSSIAN), NEXT.join(ratios) or "-")
         beside = _published(row, notes, ("vanilla", "late", "ratio")) if theirs else ()
         lines.append((_name(row.sampler), str(row.number), str(row.nfe), *ours, *beside))
     return names, lines
@@ -101,7 +100,7 @@ def _equal(rows: list[Row], theirs: bool, notes: list[str]) -> tuple[tuple[str, 
     lines = []
     for row in rows:
         spent = str(row.number) if row.nfe == row.number else f"{row.number} ({row.nfe})"
-        ours = (_late(row, kind, row.part == BEST, gains=True) for kind in kinds)
+        ours = (_start(row, kind) for kind in kinds)
         beside = (named(row.paper_ratios.get(GAUSSIAN), ".2f"), *_published(row, notes, ("ratio",))) if theirs else ()
         lines.append((_name(row.sampler), spent, *ours, *beside))
     return names, lines
@@ -118,29 +117,26 @@ def _published(row: Row, notes: list[str], names: tuple[str, ...]) -> tuple[str,
     return tuple(number(getattr(row.published, name, None), ".2f") + mark for name in names)
 
 
-def _late(row: Row, kind: str, sampler: bool = False, gains: bool = False) -> str:
+def _start(row: Row, kind: str) -> str:
     """The best cell of a kind, and below it, where it copies, the best that does not."""
-    found = [_where(row.best.get(kind), row.ratios.get(kind) if gains else None, sampler)]
-    if (clean := row.clean.get(kind)) is not None:
-        found += [f"{CLEAN}:", _where(clean, row.clean_ratios.get(kind) if gains else None, sampler)]
-    return "\n".join(found)
+    known = ((best[kind], ratios.get(kind)) for best, ratios in row.choices if kind in best)
+    return NEXT.join(_where(row.part, best, gain) for best, gain in known) or "-"
 
 
-def _where(best: Best | None, gain: Estimate | None = None, sampler: bool = False) -> str:
+def _where(part: str, best: Best, gain: Estimate | None) -> str:
     """The distance, the gain, the place of a cell, and its recall and copies, each in a line."""
-    if best is None:
-        return "-"
     cell, figures = best.cell, best.figures
     late = cell.t_start is not None
-    spacing = "" if cell.spacing == PAPER or (late and cell.spacing == "trailing") else cell.spacing
-    start = f"t = {cell.t_start:g}" if late else ""
-    way = filter(None, (_name(cell.sampler) if sampler else "", start, spacing, "clipped" if cell.clip else ""))
+    way = [_name(cell.sampler)] if part == BEST else []
+    way += [f"t = {cell.t_start:g}"] if late else []
+    way += [] if part == PAPER or (late and cell.spacing == "trailing") else [cell.spacing]
+    way += ["clipped"] if cell.clip else []
     shares = f"recall {figures.recall.value:.2f}"
     if late and figures.copied is not None:
         copied = f"copies {named(figures.copied, '.3f')}" if figures.copies else f"copied {figures.copied.value:.3f}"
         shares += f", {copied}"
-    lines = (named(figures.frechet), f"gain {named(gain, '.2f')}" if gain else "", ", ".join(way), shares)
-    return "\n".join(filter(None, lines))
+    gained = f"gain {named(gain, '.2f')}" if gain is not None and part != PAPER else ""
+    return "\n".join(filter(None, (named(figures.frechet), gained, ", ".join(way), shares)))
 
 
 def _alone(result: Gains) -> Iterator[str]:
@@ -175,23 +171,18 @@ def _left_out(result: Gains) -> Iterator[str]:
 
 
 def headline(rows: Sequence[Row], clips: Clips = BOTH) -> Iterator[str]:
-    """A line for each number: the best late start over the best full noise, by kind of start; and without copies."""
-    for row, kind in product(rows, KINDS):
-        if row.part == BEST and kind in row.ratios:
-            full, late, clean = row.best[FULL], row.best[kind], row.clean.get(kind)
-            yield f"NFE {row.number}: {KINDS[kind]} {_gained(late, full, row.ratios[kind], clips)}"
-            if clean is not None:
-                gained = _gained(clean, full, row.clean_ratios[kind], clips)
-                yield f"NFE {row.number}: {KINDS[kind]}, {CLEAN} {gained}"
-
-
-def _gained(late: Best, full: Best, gain: Estimate, clips: Clips) -> str:
-    sides = [f"({_name(one.cell.sampler)}) {number(one.figures.frechet.value)}" for one in (late, full)]
-    recalls = " against ".join(named(one.figures.recall, ".3f") for one in (late, full))
-    return (
-        f"{sides[0]}, {_tried(clips)[1]} {sides[1]}: {gain.value:.2f}x [{gain.low:.2f}, {gain.high:.2f}]; "
-        f"recall {recalls}; copied {named(late.figures.copied, '.3f')}"
-    )
+    """Yield the best late start over the best full noise at each number, by kind of start; and without copies."""
+    for row, kind in product((row for row in rows if row.part == BEST), KINDS):
+        for (best, ratios), note in zip(row.choices, ("", f", {CLEAN}")):
+            if (gain := ratios.get(kind)) is not None:
+                both = (best[kind], row.best[FULL])
+                late, full = (f"({_name(one.cell.sampler)}) {number(one.figures.frechet.value)}" for one in both)
+                recalls = " against ".join(named(one.figures.recall, ".3f") for one in both)
+                yield (
+                    f"NFE {row.number}: {KINDS[kind]}{note} {late}, {_tried(clips)[1]} {full}: {gain.value:.2f}x "
+                    f"[{gain.low:.2f}, {gain.high:.2f}]; recall {recalls}; copied "
+                    f"{named(best[kind].figures.copied, '.3f')}"
+                )
 
 
 def draw(path: Path, rows: Sequence[Row], heading: str) -> None:
@@ -206,12 +197,11 @@ def draw(path: Path, rows: Sequence[Row], heading: str) -> None:
     for (above, below), nfe in zip(axes.T, numbers):
         for row in (row for row in rows if row.number == nfe):
             place = labels.index(_label(row))
-            for kind, hollow in product(KINDS, (False, True)):
-                best, ratios = (row.clean, row.clean_ratios) if hollow else (row.best, row.ratios)
+            for kind, (hollow, (best, ratios)) in product(KINDS, enumerate(row.choices)):
                 if kind in best:
-                    _point(above, place, kind, best[kind].figures.frechet, hollow)
+                    _point(above, place, kind, best[kind].figures.frechet, bool(hollow))
                 if kind in ratios:
-                    _point(below, place, kind, ratios[kind], hollow)
+                    _point(below, place, kind, ratios[kind], bool(hollow))
             if (theirs := row.published) is not None:
                 color, label = ("white", "the paper, with a note") if theirs.note else ("#e6a700", "the paper")
                 star = {"marker": "*", "s": 110, "edgecolors": "black", "zorder": 4}

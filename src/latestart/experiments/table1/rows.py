@@ -78,6 +78,11 @@ class Row(Record):
     paper_ratios: dict[str, Estimate]
     published: Published | None
 
+    @property
+    def choices(self) -> tuple[tuple[dict[str, Best], dict[str, Estimate]], ...]:
+        """The best by kind of start, and those without copies where the best copies, each with their ratios."""
+        return (self.best, self.ratios), (self.clean, self.clean_ratios)
+
 
 def winners(measured: list[Done], drawn: Drawn, left: Left = ()) -> list[Planned]:
     """Return the cells that the rows need drawn again, in their order, as they were planned to choose from.
@@ -95,7 +100,7 @@ def winners(measured: list[Done], drawn: Drawn, left: Left = ()) -> list[Planned
 
 
 def rows(measured: list[Done], drawn: Drawn, dataset: str | None = None, left: Left = ()) -> list[Row]:
-    """Return the rows of the table, from what was drawn again.
+    """Return the rows of the table, from the cells that were drawn again.
 
     Args:
         measured: the cells to choose from, with their figures.
