@@ -87,7 +87,8 @@ def _lowest(result: Shown, row: Row, kind: str, **way: object) -> str:
     tried = (
         figures.frechet.value
         for entry, figures in result.tried
-        if entry.kind == kind and entry.row == (row.part, row.sampler, row.number)
+        if entry.kind == kind
+        and entry.row == (row.part, row.sampler, row.number)
         and all(getattr(entry.planned.cell, name) == value for name, value in way.items())
     )
     return number(min(tried))
