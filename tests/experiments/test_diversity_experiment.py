@@ -20,7 +20,6 @@ from latestart.experiments.diversity import measure as experiment
 from latestart.experiments.diversity import page as report
 from latestart.experiments.diversity import readings, ways
 from latestart.experiments.diversity.data import drawn_with
-from latestart.experiments.diversity.names import name_of
 from latestart.experiments.diversity.records import Way
 from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.files import load_tensors, save_tensors
@@ -104,7 +103,7 @@ def test_the_shares_of_an_exact_model(opened, tmp_path):
     p, q = late.samples[0].value, data
     assert late.kl.value == pytest.approx(p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
     assert p < LEFT - 0.05  # a Gaussian with the mean -0.2 and the deviation 0.46 is below 0 in 0.67 of its samples
-    assert ways["ddpm", "none"].diversity.coverage.value > 0.9
+    assert ways["ddpm", "none"].figures.coverage.value > 0.9
     assert all(way.doubtful == {"shade": 0.0} for way in result.ways) and result.data.doubtful == {"shade": 0.0}
     assert result.data.chance["shade"] == pytest.approx(chance(2, 400, 200)) == pytest.approx(0.5 * (1 / 400 + 1 / 200))
 
@@ -114,9 +113,11 @@ def test_full_noise_is_the_best_of_its_settings_by_the_frechet_distance(opened, 
     full = [way for way in result.ways if way.cell.prior == "none" and way.cell.seed == 0]
     settings = {(way.cell.spacing, way.cell.clip) for way in full}
     assert settings == {(spacing, clip) for spacing in ("leading", "trailing") for clip in (False, True)}
-    best = min(full, key=lambda way: way.frechet.value)
+    best = min(full, key=lambda way: way.figures.frechet.value)
     assert result.shown[0].cell == replace(best.cell, seed=1) and {way.cell.seed for way in result.shown} == {1}
-    assert result.shown[0].frechet != best.frechet and not torch.equal(result.shown[0].images, best.images)
+    assert result.shown[0].figures.frechet != best.figures.frechet and not torch.equal(
+        result.shown[0].images, best.images
+    )
     (gain,) = result.gains
     shown = [way.diversity.attributes["shade"].kl for way in result.shown]
     assert gain.factor.value == pytest.approx(shown[0].value / shown[1].value)
@@ -155,7 +156,7 @@ def test_a_way_that_fails_is_told_and_the_others_go_on(opened, subject, tmp_path
     monkeypatch.setattr(subject.network, "forward", broken.__get__(subject.network))
     lab = recording_lab(tmp_path)
     result = experiment.DiversityOfWays().measure(_settings(samples=20, starts=(400,)), lab)
-    assert any("NaN" in line for line in result.failed) and any(line.startswith("failed: ") for line in lab.told)
+    assert any("NaN" in line for line in result.not_measured) and any(line.startswith("failed: ") for line in lab.told)
     assert any(way.cell.prior == "gaussian" for way in result.ways)
     assert not any(way.cell.sampler == "ddpm" for way in result.ways)
 
@@ -181,14 +182,14 @@ def test_where_the_best_copies_in_either_draw_the_best_that_does_not_is_shown_be
     _copying(monkeypatch, lambda cell: False)
     honest = _measured(settings, tmp_path / "honest")
     late = [way for way in honest.ways if way.cell.prior == "gaussian" and way.cell.seed == 0]
-    best, second = (way.cell for way in sorted(late, key=lambda way: way.frechet.value)[:2])
+    best, second = (way.cell for way in sorted(late, key=lambda way: way.figures.frechet.value)[:2])
     assert len(late) == 4 and [way.cell for way in honest.shown[1:]] == [replace(best, seed=1)]
     assert not any(way.clean for way in honest.ways) and "clean" not in honest.record()["gains"][0]
 
     _copying(monkeypatch, lambda cell: replace(cell, seed=0) == best and cell.seed in seeds)
     result = _measured(settings, tmp_path / "copies")
     assert [way.cell for way in result.shown[1:]] == [replace(best, seed=1), replace(second, seed=1)]
-    assert [(way.copies, way.clean) for way in result.shown[1:]] == [(True, False), (False, True)]
+    assert [(way.figures.copies, way.clean) for way in result.shown[1:]] == [(True, False), (False, True)]
     assert result.shown[0].record() == honest.shown[0].record()
     assert [gain.clean for gain in result.gains] == [False, True]
     full, *_, clean = (way.diversity.attributes["shade"].kl.value for way in result.shown)
@@ -196,9 +197,9 @@ def test_where_the_best_copies_in_either_draw_the_best_that_does_not_is_shown_be
     kept = result.record()
     assert len(kept["ways"]) == len(honest.ways) + 1 and kept["gains"][1]["clean"] is True
     assert any(f"not above {BAR:g}" in line for line in report.page(result, tmp_path).sentences)
-    assert name_of(result.shown[2]).endswith(", without copies")
+    assert result.shown[2].title.endswith(", without copies")
     lines = markdown_table(report.ways_table(result)).splitlines()
-    rows = [next(line for line in lines if line.startswith(f"| {name_of(way)} |")) for way in result.shown]
+    rows = [next(line for line in lines if line.startswith(f"| {way.title} |")) for way in result.shown]
     assert ["0.500 [0.400, 0.600] \\*" in row for row in rows] == [False, True, False]
 
 
@@ -215,18 +216,18 @@ def test_no_gain_is_told_on_a_part_of_full_noise(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(readings, "measured", out_of_memory)
     result = _measured(settings, tmp_path)
     assert {way.cell.prior for way in result.shown} == {"gaussian"} and result.gains == ()
-    assert any("the best from full noise: what is missing may be better" in line for line in result.failed)
+    assert any("the best from full noise: what is missing may be better" in line for line in result.not_measured)
     monkeypatch.setattr(readings, "measured", real)
     mended = _measured(settings, tmp_path)
     assert {way.cell.prior for way in mended.shown} == {"none", "gaussian"}
-    assert len(mended.gains) == 1 and mended.failed == ()
+    assert len(mended.gains) == 1 and mended.not_measured == ()
 
 
 def test_the_reference_is_not_among_what_is_chosen_from(opened, tmp_path):
     """DDPM both as a fast sampler and, at as many steps, as the reference, which is of the next seed."""
     result = _measured(_settings(samplers=("ddpm",), samples=20, starts=(400,), nfe=3, reference=3), tmp_path)
     first = [way for way in result.ways if way.cell.seed == 0 and way.cell.prior == "none"]
-    best = min(first, key=lambda way: way.frechet.value)
+    best = min(first, key=lambda way: way.figures.frechet.value)
     assert replace(best.cell, seed=1) in {way.cell for way in result.shown}
 
 
@@ -234,7 +235,7 @@ def test_a_start_that_cannot_be_chosen_is_told_and_the_others_go_on(opened, tmp_
     lab = recording_lab(tmp_path)
     settings = _settings(samples=20, priors=("isotropic", "gaussian"))
     result = experiment.DiversityOfWays().measure(settings, lab)
-    (line,) = result.failed
+    (line,) = result.not_measured
     assert "late from isotropic: no start could be chosen" in line and "give --t-start" in line
     assert f"failed: {line}" in lab.told and result.record()["not_measured"] == [line]
     assert {way.cell.prior for way in result.shown} == {"none", "gaussian"}
@@ -245,12 +246,12 @@ def test_ways_that_cannot_spend_the_evaluations_are_told(opened, tmp_path):
     settings = _settings(samplers=("ddim", "heun"), samples=20, starts=(400,), reference=0)
     result = _measured(settings, tmp_path / "two")
     assert {way.cell.sampler for way in result.ways} == {"ddim"}
-    assert len(result.failed) == 6 and len(result.ways) == 6 + 2
-    assert all("heun cannot spend 4 evaluations" in line for line in result.failed)
-    assert any("heun, NFE 4, gaussian at t = 400" in line for line in result.failed)
-    assert result.record()["not_measured"] == list(result.failed)
+    assert len(result.not_measured) == 6 and len(result.ways) == 6 + 2
+    assert all("heun cannot spend 4 evaluations" in line for line in result.not_measured)
+    assert any("heun, NFE 4, gaussian at t = 400" in line for line in result.not_measured)
+    assert result.record()["not_measured"] == list(result.not_measured)
     sentences = list(report.sentences(result))
-    assert sentences[-6:] == [f"not measured: {line}" for line in result.failed] and len(sentences) == 7
+    assert sentences[-6:] == [f"not measured: {line}" for line in result.not_measured] and len(sentences) == 7
     with pytest.raises(
         ValueError, match=r"no way to measure, the first being exact, heun.* cannot spend 4 evaluations"
     ):
@@ -264,16 +265,16 @@ def test_precision_and_copies_are_those_of_the_judge(opened, subject, tmp_path):
     planned, _ = ways.planned_ways(settings, subject, [])
     for way, one in zip(result.ways, planned):
         figures = measured(subject, one, 64, Meter(0, None)).figures
-        assert way.precision.value == figures.precision.value and way.copied == figures.copied
+        assert way.figures.precision.value == figures.precision.value and way.figures.copied == figures.copied
         assert way.record()["copied"]["value"] == figures.copied.value
     lab = recording_lab(tmp_path)
-    k = min(range(4), key=lambda k: result.ways[k].frechet.value)
+    k = min(range(4), key=lambda k: result.ways[k].figures.frechet.value)
     file = readings.KeptReadings(subject, Shade(), 64, lab).path(planned[k])
     tensors, metadata = load_tensors(file, readings.KIND)
     tensors.pop("copied")
     save_tensors(file, readings.KIND, tensors, metadata)
     way = experiment.DiversityOfWays().measure(settings, lab).ways[k]
-    assert lab.spent == [] and way.copied is None and way.precision == result.ways[k].precision
+    assert lab.spent == [] and way.figures.copied is None and way.figures.precision == result.ways[k].figures.precision
     assert any("copies were not counted in" in line and file.name in line for line in lab.told)
 
 
@@ -329,7 +330,7 @@ def test_generated_faces_are_held_against_the_shares_that_they_are_drawn_with(op
     assert gain.apart_exact == (late.high < full.low)
     (kept,) = result.record()["gains"]
     assert kept["exact"]["value"] == gain.exact.value and kept["apart_exact"] == gain.apart_exact
-    row = next(line for line in lines.splitlines() if f"| {name_of(result.shown[1])} |" in line)
+    row = next(line for line in lines.splitlines() if f"| {result.shown[1].title} |" in line)
     assert row.index(f"{gain.factor.value:.2f} [") < row.index(f"{late.value:.3f} [")
     assert f"{gain.exact.value:.2f} [" in row[row.index(f"{late.value:.3f} [") :]
     shares = markdown_table(report.shares_table(result, "glasses"))
@@ -358,15 +359,17 @@ def test_tables_give_every_figure_with_its_interval(opened, tmp_path):
     read = late.diversity.attributes["shade"]
 
     table = markdown_table(report.ways_table(result))
-    assert late.copied is not None and len({late.precision, late.copied, late.diversity.recall}) == 3
-    for figure in (late.precision, late.copied, late.diversity.recall, late.diversity.coverage):
+    assert (
+        late.figures.copied is not None and len({late.figures.precision, late.figures.copied, late.figures.recall}) == 3
+    )
+    for figure in (late.figures.precision, late.figures.copied, late.figures.recall, late.figures.coverage):
         assert _in_markdown(figure, ".3f") in table
-    for figure in (late.frechet, late.diversity.vendi, late.diversity.vendi_data):
+    for figure in (late.figures.frechet, late.diversity.vendi, late.diversity.vendi_data):
         assert _in_markdown(figure) in table
     apart = markdown_table(report.divergence_table(result, "shade"))
     for figure in (read.kl, read.total_variation, read.entropy, read.entropy_data):
         assert _in_markdown(figure, ".3f") in apart
-    row = next(line for line in apart.splitlines() if f"| {name_of(late)} |" in line)
+    row = next(line for line in apart.splitlines() if f"| {late.title} |" in line)
     assert _in_markdown(gain.factor, ".2f") in row and ("\\*" in row) == gain.apart
     floor, first = result.floor, next(report.sentences(result))
     assert floor.images == 60 and f"60 images that the model has not seen score {floor.frechet.value:.3g}" in first
@@ -440,6 +443,6 @@ def test_the_command_names_a_mistake(tmp_path):
 
 def test_a_way_is_named_by_what_it_is():
     cell = Cell("m", "ddim", 5, "gaussian", 500.0, "trailing", True, 10, 0)
-    figures = dict.fromkeys(("frechet", "precision", "copied", "diversity"))
+    figures = dict.fromkeys(("figures", "diversity"))
     way = Way(cell=cell, steps=5, exact={}, doubtful={}, images=torch.empty(0), **figures)
-    assert name_of(way) == "DDIM, NFE 5, late from the Gaussian at t = 500, clipped"
+    assert way.title == "DDIM, NFE 5, late from the Gaussian, t = 500, clipped"

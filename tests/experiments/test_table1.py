@@ -435,7 +435,7 @@ def test_what_the_budget_leaves_is_left_out(subject, tmp_path):
     assert "what is missing may be the best: paper: PNDM at 3 (1 left)" in text and "best of all at" not in text
     last = next(line for line in text.split("\n") if line.startswith("| DDIM | 3 | 3 | "))
     assert last.endswith("| - | - |") and "\n- left, beyond the budget: " in text
-    assert table.cost == sum(e.planned.cell.cost for e in table.entries) + 180
+    assert table.whole.cost == sum(e.planned.cell.cost for e in table.entries) + 180
 
 
 def test_no_late_start_gains_on_less_than_all_of_full_noise(subject, tmp_path):

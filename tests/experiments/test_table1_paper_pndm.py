@@ -9,7 +9,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler, PNDMSched
 
 import latestart as ls
 from latestart.denoisers.networks import as_model
-from latestart.experiments.table1.paper_pndm import DATA, Levels, ddim, draw, evaluations, paper_grid, pndm
+from latestart.dynamics import sde
+from latestart.experiments.table1.paper_pndm import DATA, Levels, draw, evaluations, paper_grid, pndm
 from latestart.experiments.table1.settings import STARTS
 from latestart.noise import Noise
 from latestart.sampling.seeds import white_noise
@@ -32,6 +33,12 @@ def data():
 def start(data, t, n=5):
     z = torch.randn(n, DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return data.noised(NOISE.sigma(float(t))).push(z)
+
+
+def ddim(denoise, noise, y, times, eta=0.0, white=None):
+    """DDIM, and with `eta = 1` the paper's DDPM, as `draw` takes them."""
+    levels = Levels(noise)
+    return sde(denoise, y, [levels.sigma(t) for t in times], white, eta)
 
 
 def ended(path):

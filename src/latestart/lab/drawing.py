@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from latestart.data import tile
@@ -56,16 +56,16 @@ def band(
     axis.plot(x, value, color=color, **line)  # type: ignore[arg-type]
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """Return the numbers 1, 2 and 5 times a power of ten from `low` to `high`, for a logarithmic axis."""
-    return [m * 10.0**k for k in range(-3, 6) for m in (1, 2, 5) if low <= m * 10.0**k <= high]
+def ticks(low: float, high: float, digits: Sequence[float] = (1, 2, 5)) -> list[float]:
+    """Return these digits times powers of ten from `low` to `high`, for a logarithmic axis."""
+    return [digit * 10.0**k for k in range(-3, 6) for digit in digits if low <= digit * 10.0**k <= high]
 
 
 def log_ticks(axis: Axis, marks: Sequence[float] | None = None) -> None:
     """Write the ticks of a logarithmic axis as plain numbers: the given ones, or 1, 2 and 5 times powers of ten."""
     shown = ticks(*axis.get_view_interval()) if marks is None else marks
     axis.set_ticks(shown, labels=[f"{tick:g}" for tick in shown])
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def level_line(axis: Axes, t: float | None, label: str = "") -> None:

@@ -7,7 +7,7 @@ bold cells and caption. `tools/results.py` puts the reports of several folders t
 No report names a place of the machine: an absolute path below the current folder becomes a relative one, and another
 is cut to its last two parts.
 
-All reports share one table (`table`) and one format of an estimate (`spread`).
+All reports share one table (`table`), one format of an estimate (`spread`) and their first facts (`setup_facts`).
 """
 
 import os
@@ -15,7 +15,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -31,11 +31,14 @@ from rich.text import Text
 
 from latestart.evaluation.quality import Estimate
 from latestart.files import replacing
+from latestart.lab.grid import Cell
 from latestart.lab.judge import Figures, Floor
+from latestart.noise import when
 
 __all__ = [
     "NAME", "Report", "command_given", "escaped", "facts_of", "floor_sentence", "machine_kind", "markdown_table",
-    "named", "not_measured", "number", "place", "prior_title", "quality", "spread", "start_of", "table",
+    "named", "not_measured", "number", "place", "prior_title", "quality", "setting_of", "setup_facts", "spread",
+    "start_of", "table",
 ]  # fmt: skip
 
 NAME = "report.md"
@@ -45,27 +48,50 @@ PART = r"[^\s/|,;:=\"'`()\[\]]+"
 PLACE = re.compile(rf"(?<![\w./~<])/(?:{PART}/)+{PART}")  # an absolute path of two parts or more, in running text
 
 
-def table(title: str, *columns: str, left: Sequence[str] = (), caption: str = "") -> Table:
-    """Return an empty table; its columns are aligned to the right, those named in `left` to the left."""
+def table(
+    title: str,
+    *columns: str,
+    left: Sequence[str] = (),
+    caption: str = "",
+    rows: Iterable[Iterable[str]] = (),
+    sections: int = 0,
+) -> Table:
+    """Return a table whose columns are aligned to the right, those named in `left` to the left.
+
+    Args:
+        title: above it.
+        columns: their names.
+        left: some of these.
+        caption: below it.
+        rows: cells, with the marks of rich.
+        sections: number of the first cells that are alike within a section.
+    """
     made = Table(title=title, title_justify="left", box=SIMPLE, caption=caption or None)
     for name in columns:
         aligned = name in left
         made.add_column(name, justify="left" if aligned else "right", no_wrap=not aligned)
+    for _, section in groupby(map(list, rows), lambda row: row[:sections]):
+        for row in section:
+            made.add_row(*row)
+        if sections:
+            made.add_section()
     return made
 
 
-def number(value: float, form: str = "") -> str:
-    """Return a number by its format; by default three digits, and whole from 100 on; "∞" for an infinite one."""
-    return format(value, form or (".0f" if abs(value) >= 100 else ".3g")).replace("inf", "∞")
+def number(value: float | None, form: str = "") -> str:
+    """Return a number by its format, by default three digits, and whole from 100 on; "∞" if infinite, "-" for None."""
+    return "-" if value is None else format(value, form or (".0f" if abs(value) >= 100 else ".3g")).replace("inf", "∞")
 
 
 def spread(estimate: Estimate | None, form: str = "") -> str:
     """Return an estimate and its interval, `36.9 [35.1, 38.2]`, for a cell of a table; "-" for None."""
-    return "-" if estimate is None else escape(named(estimate, form))
+    return escape(named(estimate, form))
 
 
-def named(estimate: Estimate, form: str = "") -> str:
-    """Return an estimate and its interval for a sentence: `36.9 [35.1, 38.2]`."""
+def named(estimate: Estimate | None, form: str = "") -> str:
+    """Return an estimate and its interval for a sentence, `36.9 [35.1, 38.2]`; "-" for None."""
+    if estimate is None:
+        return "-"
     value, low, high = (number(x, form) for x in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]"
 
@@ -75,11 +101,22 @@ def quality(figures: Figures) -> tuple[str, str, str]:
     return spread(figures.frechet), spread(figures.recall, ".3f"), spread(figures.copied, ".3f")
 
 
+def setup_facts(settings: Any, chosen: bool = False) -> dict[str, Any]:
+    """Return the facts of a measurement on one model: its name, the samples, and the seed.
+
+    Args:
+        settings: a `Setup`.
+        chosen: whether the seed is that of a choice, and the figures are of the next.
+    """
+    seeds = f"{settings.seed} to choose, {settings.seed + 1} for the figures"
+    return {"model": Path(settings.model).name, "samples": settings.samples, "seed": seeds if chosen else settings.seed}
+
+
 def facts_of(result: Any, **more: Any) -> dict[str, Any]:
-    """Return the facts of a result on one model: the model, its weights, the samples, their seed and the features."""
-    settings, known = result.settings, {name: getattr(result, name, None) for name in ("weights", "features")}
-    samples = {"samples": settings.samples, "seed": settings.seed}
-    return {"model": Path(settings.model).name, "weights": known["weights"], **samples, **known} | more
+    """Return the facts of a result on one model: those of its settings, its weights, its features, and more."""
+    known = {name: getattr(result, name, None) for name in ("weights", "features")}
+    facts = setup_facts(result.settings)
+    return {"model": facts["model"], "weights": known["weights"]} | facts | known | more
 
 
 def prior_title(name: str) -> str:
@@ -125,6 +162,11 @@ def start_of(row: dict[str, Any]) -> tuple[str, str]:
     """Return the start of a sweep's row in words, and its spacing with clipping."""
     start = "full noise" if row["t_start"] is None else f"{row['prior']} at {row['t_start']:g}"
     return start, f"{row['spacing']}{', clipped' if row['clip'] else ''}"
+
+
+def setting_of(cell: Cell) -> str:
+    """Return the time of a late start or the spacing of full noise, with clipping: `t = 500, clipped`."""
+    return f"{cell.spacing if cell.t_start is None else f't = {when(cell.t_start)}'}{', clipped' if cell.clip else ''}"
 
 
 def command_given() -> str:

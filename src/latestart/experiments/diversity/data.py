@@ -7,7 +7,8 @@ known attributes or labels of all images give the shares, with the chance of the
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from scipy import stats
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from latestart.checks import seeded
 from latestart.classifiers.known import known_attributes
-from latestart.classifiers.readers import Reader, doubtful, reads_labels
+from latestart.classifiers.readers import Reader, doubtful, read_all, reads_labels
 from latestart.data import Images, load_images
 from latestart.datasets.faces import SHARES
 from latestart.evaluation.diversity import attribute, chance
 from latestart.experiments.diversity.records import Facts
+from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.lab.judge import Judge
 from latestart.records import Record
 
@@ -35,13 +37,20 @@ class Data(Record):
 
     Attributes:
         images: some of the data, in random order.
+        reader: of attributes.
         exact: by attribute, shares `(K,)`, or the class index of every image `(N,)`, as `attribute` takes them.
         known: by attribute, the source of `exact` in words.
     """
 
     images: Images
-    exact: dict[str, Tensor] = field(default_factory=dict)
-    known: dict[str, str] = field(default_factory=dict)
+    reader: Reader
+    exact: dict[str, Tensor]
+    known: dict[str, str]
+
+    @cached_property
+    def read(self) -> dict[str, Tensor]:
+        """Probabilities of the attributes of the images."""
+        return read_all(self.reader, self.images)
 
 
 def open_data(judge: Judge, images: str | None, reader: Reader) -> Data:
@@ -61,7 +70,7 @@ def open_data(judge: Judge, images: str | None, reader: Reader) -> Data:
         elif data.labels is not None and reads_labels(reader):
             exact[name], known[name] = data.labels, f"by the labels of {len(data):,} images"
     order = torch.randperm(len(data), generator=seeded(0))[:MOST]
-    return Data(data[order], exact, known)
+    return Data(data[order], reader, exact, known)
 
 
 def drawn_with(name: str, values: Sequence[str] | None, index: Tensor) -> Tensor | None:
@@ -76,31 +85,18 @@ def drawn_with(name: str, values: Sequence[str] | None, index: Tensor) -> Tensor
     return exact
 
 
-def facts_of(data: Data, read: dict[str, Tensor], samples: int, seed: int, reader: Reader) -> Facts:
-    """Return facts of the data, with the divergences of images in the number of the samples.
-
-    Args:
-        data: of the experiment.
-        read: the reader's probabilities of its images, by attribute.
-        samples: number of samples of each way.
-        seed: of the resamples.
-        reader: of attributes.
-    """
-    kinds = {name: _occurring(found) for name, found in read.items()}
-    images, drawn = len(data.images), {name: exact.is_floating_point() for name, exact in data.exact.items()}
+def facts_of(data: Data, settings: DiversitySettings) -> Facts:
+    """Return facts of the data, with the divergences of images in the number of the samples."""
+    images, kinds = len(data.images), {name: _occurring(found) for name, found in data.read.items()}
+    against, by_chance = {}, {}
+    for name, exact in data.exact.items():
+        against[name] = attribute(data.read[name], exact, data.reader.values[name], seed=settings.seed)
+        without = exact.is_floating_point()  # shares, without the chance of a number of images
+        by_chance[name] = chance(kinds[name], settings.samples, math.inf if without else len(exact))
     return Facts(
-        images=images,
-        doubtful=doubtful(read),
-        chance={name: chance(kinds[name], samples, images) for name in read},
-        known=data.known,
-        against={
-            name: attribute(read[name], exact, reader.values[name], seed=seed) for name, exact in data.exact.items()
-        },
-        chance_exact={
-            name: chance(kinds[name], samples, math.inf if drawn[name] else len(exact))
-            for name, exact in data.exact.items()
-        },
-    )
+        images=images, doubtful=doubtful(data.read), known=data.known, against=against, chance_exact=by_chance,
+        chance={name: chance(count, settings.samples, images) for name, count in kinds.items()},
+    )  # fmt: skip
 
 
 def _occurring(found: Tensor) -> int:

@@ -33,18 +33,18 @@ from typing import Any
 
 from torch import Tensor
 
-from latestart.classifiers.readers import doubtful, open_reader, read_all, scores_of
+from latestart.classifiers.readers import doubtful, open_reader, scores_of
 from latestart.evaluation.diversity import Attribute, Diversity, attribute, vendi
 from latestart.evaluation.quality import Estimate, interval
 from latestart.experiments.diversity.data import Data, facts_of, open_data
 from latestart.experiments.diversity.readings import KeptReadings, Readings
 from latestart.experiments.diversity.records import Result, Way
 from latestart.experiments.diversity.settings import DiversitySettings
-from latestart.experiments.diversity.ways import chosen_starts, grid_of, planned_ways
+from latestart.experiments.diversity.ways import chosen_starts, planned_ways
 from latestart.lab.cells import Planned, again
 from latestart.lab.experiment import Experiment, Lab
-from latestart.lab.grid import FULL
-from latestart.lab.judge import COMPARED
+from latestart.lab.grid import FULL, Grid
+from latestart.lab.judge import COMPARED, Figures
 from latestart.lab.report import Report
 from latestart.lab.selection import Choice, choose, draw_again
 from latestart.lab.store import Print
@@ -64,7 +64,9 @@ class DiversityOfWays(Experiment[DiversitySettings, Result]):
                 sampled.
         """
         reader = open_reader(settings.classifier, settings.model)
-        subject = open_subject(grid_of(settings), lab)
+        priors, starts = (FULL, *settings.priors), settings.starts or (1.0,)
+        axes = {"sampler": settings.samplers, "nfe": (settings.nfe,), "prior": priors, "t_start": starts}
+        subject = open_subject(Grid.of_settings(settings, **axes), lab)
         data = open_data(subject.judge, settings.images, reader)
         choices, refused = lab.run.firsts(lambda: chosen_starts(settings, subject, lab))
         planned, unable = planned_ways(settings, subject, choices)
@@ -109,12 +111,7 @@ class _Ways:
     data: Data
     planned: list[Planned]
     drawn: list[Planned] = field(default_factory=list)
-    figures: dict[Print, Way] = field(default_factory=dict, init=False)
-
-    @cached_property
-    def read(self) -> dict[str, Tensor]:
-        """Probabilities of the data's attributes."""
-        return read_all(self.kept.reader, self.data.images)
+    ways: dict[Print, Way] = field(default_factory=dict, init=False)
 
     @cached_property
     def variety(self) -> Estimate:
@@ -123,9 +120,9 @@ class _Ways:
 
     def of(self, planned: Planned) -> Way | None:
         """Return a way with its figures; None where it is not sampled."""
-        if planned.key not in self.figures and (readings := self.kept.found(planned)) is not None:
-            self.figures[planned.key] = self._way(planned, readings)
-        return self.figures.get(planned.key)
+        if planned.key not in self.ways and (readings := self.kept.found(planned)) is not None:
+            self.ways[planned.key] = self._way(planned, readings)
+        return self.ways.get(planned.key)
 
     def choices(self) -> list[Choice[Planned]]:
         """Choose the best of each sampler and prior among the ways that are sampled.
@@ -143,35 +140,29 @@ class _Ways:
                 what = f"{self.settings.model}, {sampler}, NFE {self.settings.nfe}, the best from full noise"
                 self.kept.failed[what] = "what is missing may be better than the rest"
             elif scan:
-                found.append(choose(scan, lambda one: self.figures[one.key], self._again))
+                found.append(choose(scan, lambda one: self.ways[one.key].figures, self._again))
         return found
 
-    def _again(self, planned: Planned) -> Way | None:
-        return self.of(again(planned)) if planned in self.drawn else None
+    def _again(self, planned: Planned) -> Figures | None:
+        way = self.of(again(planned)) if planned in self.drawn else None
+        return None if way is None else way.figures
 
     def _way(self, planned: Planned, readings: Readings) -> Way:
         judge, features, seed = self.kept.subject.judge, readings.features, self.settings.seed
-        overlap = judge.overlap(features[:COMPARED], seed=seed)
-        score = vendi(features[: len(judge.reference.real)], seed=seed)
-        attributes = self._against(self.read, readings)
+        found, replicates = judge.overlap(features[:COMPARED], seed=seed), judge.frechet.replicates(features, seed=seed)
         assert planned.steps is not None
         return Way(
-            cell=planned.cell,
-            steps=planned.steps,
-            frechet=interval(judge.frechet.replicates(features, seed=seed), judge.frechet(features)),
-            precision=overlap.precision,
-            copied=readings.copied,
-            diversity=Diversity(
-                attributes=attributes,
-                vendi=score,
-                vendi_data=self.variety,
-                recall=overlap.recall,
-                coverage=overlap.coverage,
+            cell=planned.cell, steps=planned.steps, doubtful=doubtful(readings.classes),
+            figures=Figures(
+                interval(replicates, judge.frechet(features)), found.precision, found.recall, found.coverage,
+                readings.copied, replicates, found.recall_replicates,
             ),
-            exact=self._against(self.data.exact, readings),
-            doubtful=doubtful(readings.classes),
-            images=readings.images.float() / 255,
-        )
+            diversity=Diversity(
+                attributes=self._against(self.data.read, readings), vendi_data=self.variety,
+                vendi=vendi(features[: len(judge.reference.real)], seed=seed),
+            ),
+            exact=self._against(self.data.exact, readings), images=readings.images.float() / 255,
+        )  # fmt: skip
 
     def _against(self, data: Mapping[str, Tensor], readings: Readings) -> dict[str, Attribute]:
         values, seed = self.kept.reader.values, self.settings.seed
@@ -179,33 +170,26 @@ class _Ways:
 
 
 def _result(known: _Ways, starts: list[dict[str, Any]]) -> Result:
-    settings, kept = known.settings, known.kept
-    judge, reader = kept.subject.judge, kept.reader
-    picked = {again(one).key: one is choice.clean for choice in known.choices() for one in choice.chosen}
+    settings, kept, choices = known.settings, known.kept, known.choices()
+    judge, copying = kept.subject.judge, kept.subject.judge.reference.copying
+    picked = {one.key: False for one in known.planned if one.cell.seed != settings.seed}  # the reference
+    picked |= {again(one).key: one is choice.clean for choice in choices for one in choice.chosen}
     every = {one.key: one for one in (*known.planned, *map(again, known.drawn))}
-    sampled = {key: way for key, one in every.items() if (way := known.of(one)) is not None}
-    if not sampled:
+    ways = {key: replace(way, clean=picked.get(key, False)) for key, one in every.items() if (way := known.of(one))}
+    if not ways:
         raise ValueError(f"no way could be sampled: {next(iter(kept.failed.values()), 'none was measured')}")
-    _tell_of_copies(kept, [every[key] for key, way in sampled.items() if way.copied is None])
-    ways = {key: replace(way, clean=picked.get(key, False)) for key, way in sampled.items()}
-    reference = {one.key for one in known.planned if one.cell.seed != settings.seed}
-    unseen = judge.reference.copying
+    if copying and (old := [str(kept.path(every[key])) for key, way in ways.items() if way.figures.copied is None]):
+        # from before copies were counted: to sample them again is dear, and left to the user
+        kept.lab.tell(f"copies were not counted in {', '.join(old)}: delete what is to be sampled and counted again")
     return Result(
         ways=tuple(ways.values()),
-        shown=tuple(sorted((ways[key] for key in ways if key in picked or key in reference), key=lambda w: w.cell.nfe)),
-        data=facts_of(known.data, known.read, settings.samples, settings.seed, reader),
-        scores=scores_of(reader, None if unseen is None else unseen[1]),
+        shown=tuple(sorted((way for key, way in ways.items() if key in picked), key=lambda way: way.cell.nfe)),
+        data=facts_of(known.data, settings),
+        scores=scores_of(kept.reader, None if copying is None else copying[1]),
         choices=tuple(starts),
-        failed=tuple(f"{what}: {reason}" for what, reason in kept.failed.items()),
+        not_measured=tuple(f"{what}: {reason}" for what, reason in kept.failed.items()),
         features=judge.features,
-        classifier=reader.name,
+        classifier=kept.reader.name,
         floor=judge.floor(settings.samples),
         settings=settings,
     )
-
-
-def _tell_of_copies(kept: KeptReadings, without: list[Planned]) -> None:
-    """Report ways from before copies were counted: to sample them again is dear, and left to the user."""
-    if kept.subject.judge.copying is not None and without:
-        files = ", ".join(str(kept.path(one)) for one in without)
-        kept.lab.tell(f"copies were not counted in {files}: delete what is to be sampled and counted again")

@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from latestart.classifiers.attributes import Score
-from latestart.evaluation.copying import BAR
 from latestart.evaluation.diversity import Attribute, Diversity, ratio
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.lab.grid import FULL, Cell
-from latestart.lab.judge import Floor
-from latestart.records import Record
+from latestart.lab.judge import Figures, Floor
+from latestart.lab.report import prior_title, setting_of
+from latestart.records import Record, plain
 
 __all__ = ["Facts", "Gain", "Result", "Way", "gains_of"]
 
@@ -25,10 +25,8 @@ class Way(Record):
     Attributes:
         cell: sampler, prior, start, spacing, clipping.
         steps: of the sampler.
-        frechet: of its features to the whole data set's.
-        precision: the share of its samples that lie among the data.
-        copied: the share of its samples that are copies; None where that is not known.
-        diversity: attributes against those read of the data, Vendi score, recall and coverage.
+        figures: of its samples; the share of copies is None where that is not known.
+        diversity: attributes against those read of the data, and the Vendi score.
         exact: attributes against the exact shares, where these are known.
         doubtful: by attribute, the share of samples that are read with a certainty below 90%; empty for a reader
             without probabilities.
@@ -38,9 +36,7 @@ class Way(Record):
 
     cell: Cell
     steps: int
-    frechet: Estimate
-    precision: Estimate
-    copied: Estimate | None
+    figures: Figures
     diversity: Diversity
     exact: dict[str, Attribute]
     doubtful: dict[str, float]
@@ -48,16 +44,25 @@ class Way(Record):
     clean: bool = False
 
     @property
-    def copies(self) -> bool:
-        """Whether more of the samples than of new images are copies, beyond chance."""
-        return self.copied is not None and self.copied.low > BAR
+    def start(self) -> str:
+        """The sampler, its evaluations, and full noise or the prior of a late start, in words."""
+        start = "from full noise" if self.cell.prior == FULL else f"late from {prior_title(self.cell.prior)}"
+        return f"{self.cell.sampler.upper()}, NFE {self.cell.nfe}, {start}"
+
+    @property
+    def setting(self) -> str:
+        """The spacing or the time of the start, with clipping, and a mark of the best without copies."""
+        return setting_of(self.cell) + (", without copies" if self.clean else "")
+
+    @property
+    def title(self) -> str:
+        """The start and its setting."""
+        return f"{self.start}, {self.setting}"
 
     def record(self) -> dict[str, Any]:
         """Return all figures, for JSON."""
-        exact = {name: one.record() for name, one in self.exact.items()}
-        own = {"steps": self.steps, "doubtful": self.doubtful}
-        own |= {name: (one := getattr(self, name)) and asdict(one) for name in ("frechet", "precision", "copied")}
-        return {**asdict(self.cell), **own, **self.diversity.record(), "against_exact_shares": exact}
+        own = {"steps": self.steps, "doubtful": self.doubtful, "against_exact_shares": plain(self.exact)}
+        return asdict(self.cell) | own | self.figures.estimates() | self.diversity.record()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +118,15 @@ class Facts:
 
     def record(self) -> dict[str, Any]:
         """Return all figures, for JSON."""
-        exact = {
-            name: {"from": self.known[name], "chance": self.chance_exact[name], **one.record()}
-            for name, one in self.against.items()
-        }
-        own = {"doubtful_data": self.doubtful, "chance": self.chance}
-        return {"data": self.images, **own, "data_against_exact_shares": exact}
+        exact = plain(self.against)
+        for name, known in exact.items():
+            known |= {"from": self.known[name], "chance": self.chance_exact[name]}
+        own = {"data": self.images, "doubtful_data": self.doubtful, "chance": self.chance}
+        return own | {"data_against_exact_shares": exact}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Result(Record):
     """All ways, the data, and the gains of late starts.
 
     Attributes:
@@ -131,7 +135,7 @@ class Result:
         data: facts of the images.
         scores: of the reader, on held-out images by attribute, where these are known.
         choices: the starts that were chosen, and why.
-        failed: ways that were not measured, and why.
+        not_measured: ways, and why.
         features, classifier: names of the extractor and of the reader.
         floor: of images that the model has not seen; None where there are none.
         settings: as given.
@@ -142,7 +146,7 @@ class Result:
     data: Facts
     scores: dict[str, Score]
     choices: tuple[dict[str, Any], ...]
-    failed: tuple[str, ...]
+    not_measured: tuple[str, ...]
     features: str
     classifier: str
     floor: Floor | None
@@ -155,19 +159,8 @@ class Result:
 
     def record(self) -> dict[str, Any]:
         """Return all figures, ready for `results.json`."""
-        return {
-            "settings": self.settings.record(),
-            "features": self.features,
-            "classifier": self.classifier,
-            "floor": None if self.floor is None else self.floor.record(),
-            "scores": {name: score.record() for name, score in self.scores.items()},
-            **self.data.record(),
-            "choices": list(self.choices),
-            "not_measured": list(self.failed),
-            "shown": [self.ways.index(way) for way in self.shown],
-            "ways": [way.record() for way in self.ways],
-            "gains": [gain.record() for gain in self.gains],
-        }
+        own = {"shown": [self.ways.index(way) for way in self.shown], "gains": plain(self.gains)}
+        return super().record() | self.data.record() | own
 
 
 def gains_of(shown: tuple[Way, ...]) -> Iterator[Gain]:
@@ -175,15 +168,14 @@ def gains_of(shown: tuple[Way, ...]) -> Iterator[Gain]:
     full = {(way.cell.sampler, way.cell.nfe): way for way in shown if way.cell.prior == FULL and not way.clean}
     for late in shown:
         base = full.get((late.cell.sampler, late.cell.nfe))
-        if late.cell.prior == FULL or base is None:
-            continue
-        for name, mine in late.diversity.attributes.items():
-            factor, apart = _gained(base.diversity.attributes[name], mine)
-            exact, apart_exact = _gained(base.exact[name], late.exact[name]) if name in late.exact else (None, None)
-            yield Gain(
-                sampler=late.cell.sampler, prior=late.cell.prior, attribute=name, factor=factor, apart=apart,
-                exact=exact, apart_exact=apart_exact, clean=late.clean,
-            )  # fmt: skip
+        if base is not None and late.cell.prior != FULL:
+            for name, mine in late.diversity.attributes.items():
+                factor, apart = _gained(base.diversity.attributes[name], mine)
+                exact, apart_exact = _gained(base.exact[name], late.exact[name]) if name in late.exact else (None, None)
+                yield Gain(
+                    sampler=late.cell.sampler, prior=late.cell.prior, attribute=name, factor=factor, apart=apart,
+                    exact=exact, apart_exact=apart_exact, clean=late.clean,
+                )  # fmt: skip
 
 
 def _gained(full: Attribute, late: Attribute) -> tuple[Estimate, bool]:

@@ -9,7 +9,6 @@ All but the reference have equal network evaluations. Ways without a start, or w
 evaluations, are left out with the reason.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -20,28 +19,16 @@ from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.files import read_json, write_json
 from latestart.lab.cells import Planned, describe, first_line, plan
 from latestart.lab.experiment import Lab
-from latestart.lab.grid import FULL, Cell, Grid
+from latestart.lab.grid import FULL, Cell
 from latestart.lab.store import Store, key_of
 from latestart.lab.subjects import Subject
 from latestart.sampling.choose import choose_start
 from latestart.sampling.names import TIMES
 from latestart.sampling.samplers import can_clip, make_sampler
 
-__all__ = ["chosen_starts", "grid_of", "planned_ways"]
+__all__ = ["chosen_starts", "planned_ways"]
 
 REFERENCE = "ddpm"
-
-
-def grid_of(settings: DiversitySettings) -> Grid:
-    """Return the model, the priors and the data, as a sweep opens them.
-
-    Raises:
-        ValueError: an unknown sampler, or a start that is no time.
-    """
-    starts = settings.starts or (1.0,)
-    return Grid.of_settings(
-        settings, sampler=settings.samplers, nfe=(settings.nfe,), prior=(FULL, *settings.priors), t_start=starts
-    )
 
 
 def planned_ways(
@@ -57,10 +44,14 @@ def planned_ways(
     Raises:
         ValueError: no fast way has any steps.
     """
-    starts: dict[tuple[str, str], tuple[float, ...]] = {
-        (one["sampler"], one["prior"]): (one["t_start"],) for one in choices
-    }
-    cells = [cell for sampler in settings.samplers for cell in _cells(settings, sampler, starts)]
+    cells = []
+    for sampler in settings.samplers:
+        plain, clips = _cell(settings, sampler), (False, True) if can_clip(sampler) else (False,)
+        cells += [replace(plain, spacing=spacing, clip=clip) for spacing, clip in product(TIMES[:2], clips)]
+        chosen = {one["prior"]: (one["t_start"],) for one in choices if one["sampler"] == sampler}
+        for prior in settings.priors:
+            starts = settings.starts or chosen.get(prior, ())
+            cells += [replace(plain, prior=prior, t_start=start, clip=clip) for start, clip in product(starts, clips)]
     if settings.reference:
         cells.append(replace(_cell(settings, REFERENCE), nfe=settings.reference, seed=settings.seed + 1))
     planned = plan(dict.fromkeys(cells), {settings.model: subject})
@@ -69,18 +60,6 @@ def planned_ways(
     if not any(one.cell.nfe == settings.nfe for one in able):
         raise ValueError(f"there is no way to measure, {_first(unable)}")
     return able, unable
-
-
-def _cells(
-    settings: DiversitySettings, sampler: str, starts: dict[tuple[str, str], tuple[float, ...]]
-) -> Iterator[Cell]:
-    """The cells of one fast sampler: from full noise, and late from each prior."""
-    plain, clips = _cell(settings, sampler), (False, True) if can_clip(sampler) else (False,)
-    for spacing, clip in product(TIMES[:2], clips):
-        yield replace(plain, spacing=spacing, clip=clip)
-    for prior in settings.priors:
-        for start, clip in product(settings.starts or starts.get((sampler, prior), ()), clips):
-            yield replace(plain, prior=prior, t_start=start, clip=clip)
 
 
 def _cell(settings: DiversitySettings, sampler: str) -> Cell:

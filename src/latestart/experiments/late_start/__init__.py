@@ -1,1 +1,1 @@
-"""How late can one start? Quality against the start of full-length DDPM, beside the critical levels."""
+"""Quality against the start of full-length DDPM, beside the critical levels: how late can one start?"""

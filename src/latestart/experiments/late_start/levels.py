@@ -1,22 +1,19 @@
 """The critical levels beside the curve: of a quick analysis, kept in the folder, or of the file of a full one."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latestart import zoo
-from latestart.data import Images, drawn, load_images
+from latestart.data import drawn, load_images
 from latestart.diagnosis.analyze import analyze
 from latestart.diagnosis.case import CLOUD, prepare
 from latestart.diagnosis.case import Settings as Fineness
 from latestart.experiments.late_start.settings import LateStartSettings
 from latestart.features import ClassifierFeatures
 from latestart.files import read_json, write_json
-from latestart.gaussians.gaussian import Gaussian, load_gaussian
 from latestart.lab.experiment import Lab
 from latestart.lab.store import key_of
-from latestart.lab.subjects import SHIPPED, Subject
+from latestart.lab.subjects import Subject, beside, open_prior
 
 __all__ = ["Level", "critical_levels", "levels_from"]
 
@@ -65,76 +62,52 @@ def critical_levels(settings: LateStartSettings, subject: Subject, lab: Lab) -> 
 
 
 def _task(settings: LateStartSettings, subject: Subject) -> Any:
-    cloud, unseen = _pictures(subject, settings.images, settings.seed)
-    extract = subject.judge.extract
+    """The analysis of some of the training images, and of some that the model has not seen, drawn by the seed."""
+    reference, extract = subject.judge.reference, subject.judge.extract
+    if reference.copying is not None:
+        cloud, unseen = (drawn(images, IMAGES, settings.seed) for images in reference.copying[:2])
+    else:
+        assert settings.images is not None  # a model without images of its own and without given ones has no judge
+        cloud, unseen = drawn(load_images(settings.images), IMAGES, settings.seed), None
     return prepare(
         subject.network,
         subject.scheduler,
         cloud.floats(),
         cloud.labels,
         None if unseen is None else unseen.floats(),
-        prior=_gaussian(settings.model),
+        # that beside the model is of more images than are at hand here
+        prior=open_prior(settings.model, "gaussian")[0] if "gaussian" in beside(settings.model) else None,
         classify=extract.classifier.decide if isinstance(extract, ClassifierFeatures) else None,
         settings=Fineness.quick(settings.seed),
     )
 
 
-def levels_from(path: Path, model: str) -> tuple[tuple[Level, ...], tuple[str, ...]]:
-    """The levels in the analysis.json of `latestart analyze`.
+def levels_from(path: Path, model: str) -> Found:
+    """Return the levels in the analysis.json of `latestart analyze`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is something else, or of another model.
     """
-    known = _read(path)
-    if known is None:
+    if not path.is_file():
         raise FileNotFoundError(f"expected the analysis.json that `latestart analyze` wrote at {path}, found none")
+    if (known := read_json(path)) is None:
+        raise ValueError(f"{path} cannot be read as JSON with the names of an analysis")
     theirs = known.get("about", {}).get("model")
     if theirs != model and (theirs is None or Path(theirs).resolve() != Path(model).resolve()):
         raise ValueError(f"{path} is an analysis of the model {theirs}, expected one of {model}")
     return _levels(known)
 
 
-def _levels(known: dict[str, Any]) -> tuple[tuple[Level, ...], tuple[str, ...]]:
+def _levels(known: dict[str, Any]) -> Found:
     """Those of the network and of the data, and of these the ones that have a time."""
     try:
-        mine = [one for one in known["levels"] if one["of"] != CLOUD and one["t"] is not None]
-        levels = [
-            Level(one["criterion"], one["of"], one["kind"], one["t"], *(_end(one, end) for end in ("low", "high")))
-            for one in mine
-        ]
+        levels = []
+        for one in known["levels"]:
+            if one["of"] != CLOUD and (t := one["t"]) is not None:
+                low, high = (t if one[end] is None else one[end] for end in ("low", "high"))
+                levels.append(Level(one["criterion"], one["of"], one["kind"], t, low, high))
         missing = [f"{one['criterion']}: {one['reason']}" for one in known["not_found"] if one["of"] != CLOUD]
     except (KeyError, TypeError) as error:
         raise ValueError(f"this is no sound analysis: {error!r} is missing") from error
     return tuple(sorted(levels, key=lambda level: -level.t)), tuple(missing)
-
-
-def _end(one: dict[str, Any], end: str) -> float:
-    return one["t"] if one[end] is None else one[end]
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        known = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(known, dict):
-        raise ValueError(f"{path} holds no analysis, but a {type(known).__name__}")
-    return known
-
-
-def _pictures(subject: Subject, images: str | None, seed: int) -> tuple[Images, Images | None]:
-    """Some of the training images, and some that the model has not seen, drawn by the seed."""
-    sets = subject.judge.reference.copying
-    if sets is not None:
-        return drawn(sets[0], IMAGES, seed), drawn(sets[1], IMAGES, seed)
-    assert images is not None  # a model without images of its own and without given ones has no judge
-    return drawn(load_images(images), IMAGES, seed), None
-
-
-def _gaussian(model: str) -> Gaussian | None:
-    """The Gaussian beside a model, which is of more images than are at hand here."""
-    path = (Path(model) if Path(model).is_dir() else zoo.load(model).path) / SHIPPED["gaussian"]
-    return load_gaussian(path) if path.is_file() else None

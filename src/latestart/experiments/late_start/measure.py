@@ -22,6 +22,7 @@ of the figure is Raya and Ambrogioni, NeurIPS 2023.
 """
 
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from latestart.lab.judge import Figures, Floor, ratio, ratio_replicates
 from latestart.lab.report import Report
 from latestart.lab.subjects import open_subject
 from latestart.lab.sweep import Sweep, sweep_of
+from latestart.records import Record
 from latestart.sampling.names import TIMES
 
 __all__ = ["Curve", "LateStart", "Line", "Point", "cells_of", "last_within", "line_of"]
@@ -67,12 +69,12 @@ class Point:
 
     def record(self) -> dict[str, Any]:
         """Return all figures, for JSON."""
-        plain = {"t_start": self.t, "steps": self.steps, "sigma": self.sigma, "relative": asdict(self.relative)}
-        return plain | self.figures.estimates()
+        place = {"t_start": self.t, "steps": self.steps, "sigma": self.sigma}
+        return place | {"relative": asdict(self.relative), **self.figures.estimates()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Line(Record):
     """The starts of one prior, by falling t.
 
     Attributes:
@@ -91,20 +93,9 @@ class Line:
     exceptions: tuple[float, ...]
     falls: bool
 
-    def record(self) -> dict[str, Any]:
-        """Return all figures, for JSON."""
-        ends = {name: getattr(self, name) for name in ("plateau", "doubled")}
-        return {
-            "prior": self.prior,
-            **{name: None if end is None else asdict(end) for name, end in ends.items()},
-            "exceptions": list(self.exceptions),
-            "falls": self.falls,
-            "points": [point.record() for point in self.points],
-        }
 
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Curve(Record):
     """The curve.
 
     Attributes:
@@ -131,17 +122,7 @@ class Curve:
 
     def record(self) -> dict[str, Any]:
         """Return all figures, ready for `results.json`."""
-        return {
-            "settings": self.settings.record(),
-            "length": self.length,
-            "features": self.features,
-            "within": WITHIN,
-            "floor": None if self.floor is None else self.floor.record(),
-            "lines": [line.record() for line in self.lines],
-            "levels": [asdict(level) for level in self.levels],
-            "missing": list(self.missing),
-            "failed": list(self.failed),
-        }
+        return {name: one for name, one in super().record().items() if name != "weights"} | {"within": WITHIN}
 
 
 class LateStart(Experiment[LateStartSettings, Curve]):
@@ -154,9 +135,13 @@ class LateStart(Experiment[LateStartSettings, Curve]):
             ValueError: something that the settings name does not exist or does not fit the rest; the full run could not
                 be measured.
         """
-        grid = grid_of(settings)
+        priors = tuple(dict.fromkeys((PLAIN, *settings.priors)))
+        grid = Grid.of_settings(settings, sampler=("ddpm",), prior=priors, t_start=settings.starts or (1.0,))
         subject = open_subject(grid, lab)
-        length, cells = cells_of(settings, grid.prior, _times(subject.scheduler))
+        if not hasattr(scheduler := subject.scheduler, "alphas_cumprod"):
+            known = type(scheduler).__name__
+            raise ValueError(f"the curve is that of DDPM, on beta-based schedules: received a {known}")
+        length, cells = cells_of(settings, priors, len(scheduler.alphas_cumprod))
         sweep = sweep_of(cells, subject, grid, lab)
         levels, missing = critical_levels(settings, subject, lab) if lab.run.first else ((), ())
         with lab.bar("evaluating") as advance:
@@ -164,10 +149,9 @@ class LateStart(Experiment[LateStartSettings, Curve]):
         if not lab.run.first:
             return None
         lines, failed = _lines(sweep)
-        judge = subject.judge
         return Curve(
-            lines=lines, levels=levels, missing=missing, failed=failed, length=length, features=judge.features,
-            weights=subject.weights, settings=settings, floor=judge.floor(settings.samples),
+            lines=lines, levels=levels, missing=missing, failed=failed, length=length, settings=settings,
+            features=subject.judge.features, weights=subject.weights, floor=subject.judge.floor(settings.samples),
         )  # fmt: skip
 
     def page(self, result: Curve, folder: Path) -> Report:
@@ -177,27 +161,23 @@ class LateStart(Experiment[LateStartSettings, Curve]):
         return page(result, folder)
 
 
-def grid_of(settings: LateStartSettings) -> Grid:
-    """Return the model, the priors and the data, as a sweep opens them."""
-    priors = tuple(dict.fromkeys((PLAIN, *settings.priors)))
-    return Grid.of_settings(settings, sampler=("ddpm",), prior=priors, t_start=settings.starts or (1.0,))
-
-
 def _lines(sweep: Sweep) -> tuple[tuple[Line, ...], tuple[str, ...]]:
     """The lines from the cells that are done, and the reasons why others are not."""
-    outcomes = [(planned, sweep.outcome(planned)) for planned in sweep.planned]
-    done = [(planned, outcome) for planned, outcome in outcomes if outcome.figures is not None]
-    failed = tuple(f"{_place(planned.cell)}: {outcome.reason}" for planned, outcome in outcomes if not outcome.figures)
-    if not done or done[0][0] is not sweep.planned[0]:
+    done: dict[str, list[tuple[Planned, Outcome]]] = {}
+    failed, full = [], sweep.outcome(sweep.planned[0]).figures
+    for planned in sweep.planned:
+        cell, outcome = planned.cell, sweep.outcome(planned)
+        if outcome.figures is None:
+            failed.append(f"{cell.prior} at t = {cell.t_start:g}: {outcome.reason}")
+        else:
+            done.setdefault(cell.prior, []).append((planned, outcome))
+    if full is None:
         raise ValueError(f"the full run could not be measured: {failed[0]}")
-    full = done[0][1].figures
-    assert full is not None
-    by_prior = {p.cell.prior: [(q, o) for q, o in done if q.cell.prior == p.cell.prior] for p, _ in done}
-    return tuple(line_of(prior, mine, full) for prior, mine in by_prior.items()), failed
+    return tuple(line_of(prior, mine, full) for prior, mine in done.items()), tuple(failed)
 
 
 def cells_of(settings: LateStartSettings, priors: tuple[str, ...], times: int) -> tuple[int, list[Cell]]:
-    """The length of the full run, and the cells of the curve: the full run first, each prior by falling starts.
+    """Return the length of the full run, and the cells of the curve: the full run first, each prior by falling starts.
 
     Raises:
         ValueError: a length that is no divisor of the schedule's times, or a start beyond them or below a step.
@@ -210,40 +190,31 @@ def cells_of(settings: LateStartSettings, priors: tuple[str, ...], times: int) -
     if wrong := [t for t in asked if not stride <= t <= times]:
         raise ValueError(f"starts lie between {stride} (one step) and {times}, received {wrong[0]:g}")
     starts = sorted({int(t // stride) * stride for t in asked} | {times}, reverse=True)
-    common: dict[str, Any] = {"spacing": TIMES[0], "clip": settings.clip}
-    common |= {"samples": settings.samples, "seed": settings.seed}
+    common = (TIMES[0], settings.clip, settings.samples, settings.seed)
     return length, [
-        Cell(model=settings.model, sampler="ddpm", nfe=t // stride, prior=prior, t_start=float(t), **common)
-        for prior in priors
-        for t in starts
+        Cell(settings.model, "ddpm", t // stride, prior, float(t), *common) for prior, t in product(priors, starts)
     ]
 
 
 def line_of(prior: str, measured: list[tuple[Planned, Outcome]], full: Figures) -> Line:
-    """The line of one prior from its starts by falling t, against the full run's figures."""
+    """Return the line of one prior from its starts by falling t, against the full run's figures."""
     points, relative = [], []
     for planned, outcome in measured:
-        assert outcome.figures is not None and planned.cell.t_start is not None
-        mine, whole = ((each.frechet.value, each.replicates) for each in (outcome.figures, full))
+        cell, figures = planned.cell, outcome.figures
+        assert figures is not None and cell.t_start is not None
+        mine, whole = ((one.frechet.value, one.replicates) for one in (figures, full))
         relative.append(ratio_replicates(mine, whole))
-        told = ratio(mine, whole)
-        points.append(
-            Point(
-                t=planned.cell.t_start,
-                steps=planned.cell.nfe,
-                sigma=outcome.sigma,
-                figures=outcome.figures,
-                relative=told,
-            )
-        )
+        known = ratio(mine, whole)
+        points.append(Point(t=cell.t_start, steps=cell.nfe, sigma=outcome.sigma, figures=figures, relative=known))
     t, d = np.array([p.t for p in points]), np.array([p.relative.value for p in points])
     replicates = torch.stack(relative, 1).numpy()
-    plateau = _found(t, d, replicates, 1 + WITHIN)
-    end = np.inf if plateau is None else plateau.value
-    exceptions = tuple(float(t[i]) for i in np.flatnonzero(d > 1 + WITHIN) if t[i] >= end)
-    falls = bool(d[-1] > 1 + WITHIN)
-    doubled = _found(t, d, replicates, TWICE) if d[-1] > TWICE else None
-    return Line(prior=prior, points=tuple(points), plateau=plateau, doubled=doubled, exceptions=exceptions, falls=falls)
+    plateau, beyond = _found(t, d, replicates, 1 + WITHIN), d > 1 + WITHIN
+    return Line(
+        prior=prior, points=tuple(points), plateau=plateau,
+        doubled=_found(t, d, replicates, TWICE) if d[-1] > TWICE else None,
+        exceptions=tuple(t[beyond & (t >= (np.inf if plateau is None else plateau.value))].tolist()),
+        falls=bool(beyond[-1]),
+    )  # fmt: skip
 
 
 def _found(t: np.ndarray, d: np.ndarray, replicates: np.ndarray, bound: float) -> Estimate | None:
@@ -256,7 +227,7 @@ def _found(t: np.ndarray, d: np.ndarray, replicates: np.ndarray, bound: float) -
 
 
 def last_within(t: np.ndarray, d: np.ndarray, bound: float) -> float:
-    """Where d, along falling t, is within `bound` for the last time: linear in t and log d; NaN where it never is."""
+    """Return the last t, along falling t, with d within `bound`: linear in t and log d; NaN without any."""
     within = np.flatnonzero(d <= bound)
     if not len(within):
         return float("nan")
@@ -265,14 +236,3 @@ def last_within(t: np.ndarray, d: np.ndarray, bound: float) -> float:
         return float(t[-1])
     low, high = np.log(np.maximum(d[i : i + 2], np.finfo(float).tiny))
     return float(t[i] + (np.log(bound) - low) / (high - low) * (t[i + 1] - t[i]))
-
-
-def _times(scheduler: Any) -> int:
-    betas = getattr(scheduler, "alphas_cumprod", None)
-    if betas is None:
-        raise ValueError(f"the curve is that of DDPM, on beta-based schedules: received a {type(scheduler).__name__}")
-    return len(betas)
-
-
-def _place(cell: Cell) -> str:
-    return f"{cell.prior} at t = {cell.t_start:g}"

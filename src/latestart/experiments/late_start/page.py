@@ -1,7 +1,6 @@
 """The page of the late-start curve: its picture, its tables and its sentences."""
 
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -9,9 +8,9 @@ from rich.table import Table
 
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.late_start.levels import Level
-from latestart.experiments.late_start.measure import WITHIN, Curve, Line, Point
+from latestart.experiments.late_start.measure import WITHIN, Curve, Line
 from latestart.lab.drawing import COLORS, GREY, band, figure, save
-from latestart.lab.report import Report, floor_sentence, named, number, prior_title, spread, table
+from latestart.lab.report import Report, floor_sentence, named, number, prior_title, setup_facts, spread, table
 
 __all__ = ["draw", "page", "sentences"]
 
@@ -21,38 +20,36 @@ OF = {"network": "network", "data": "images"}
 def page(result: Curve, folder: Path) -> Report:
     """Draw the curve, and return the curve and the critical levels as tables and in words."""
     draw(folder / "late-start.png", result)
-    settings = result.settings
-    facts = {"model": Path(settings.model).name, "weights": result.weights, "samples": settings.samples}
-    facts |= {"seed": settings.seed, "steps of the full run": result.length, "features": result.features}
+    settings, facts = result.settings, setup_facts(result.settings)
+    facts |= {"steps of the full run": result.length, "weights": result.weights, "features": result.features}
     lines = [*sentences(result), floor_sentence(result.floor, settings.samples)]
     if result.floor is None and settings.criteria and settings.levels is None:
         lines.append("the critical levels are of training images alone, since no others are at hand")
     lines += [f"no level: {line}" for line in result.missing] + [f"not measured: {line}" for line in result.failed]
     tables = [starts_table(result), *([levels_table(result.levels)] if result.levels else [])]
-    title = f"Late-start curve: {facts['model']}"
-    return Report(title, facts, tables, lines, ["late-start.png"], ["cells"])
+    return Report(f"Late-start curve: {facts['model']}", facts, tables, lines, ["late-start.png"], ["cells"])
 
 
 def draw(path: Path, result: Curve) -> None:
     """Distance, recall and copies against the start, noise falling to the right, over the critical levels."""
-    copied = any(point.figures.copied is not None for line in result.lines for point in line.points)
-    panels = ["frechet", "recall", *(["copied"] if copied else []), *(["levels"] if result.levels else [])]
-    ratios = {"frechet": 3.0, "recall": 1.4, "copied": 1.2, "levels": 0.4 + 0.16 * len(result.levels)}
-    heights = [ratios[name] for name in panels]
-    made, axes = figure(len(panels), 1, (11, 1.55 * sum(heights) + 0.8), sharex=True, height_ratios=heights)
-    at = dict(zip(panels, axes[:, 0]))
-    for name in panels:
+    points = [point for line in result.lines for point in line.points]
+    ratios = {"frechet": 3.0, "recall": 1.4}
+    ratios |= {"copied": 1.2} if any(point.figures.copied for point in points) else {}
+    ratios |= {"levels": 0.4 + 0.16 * len(result.levels)} if result.levels else {}
+    heights = list(ratios.values())
+    made, axes = figure(len(ratios), 1, (11, 1.55 * sum(heights) + 0.8), sharex=True, height_ratios=heights)
+    for name, axis in zip(ratios, axes[:, 0]):
         if name == "levels":
-            _levels(at[name], result.levels)
+            _levels(axis, result.levels)
         else:
-            _panel(at[name], result, name)
-    for name, level in product(panels, result.levels):
-        at[name].axvline(level.t, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
-        at[name].axvspan(level.low, level.high, color=GREY, alpha=0.06, linewidth=0, zorder=0)
-    _distance(at["frechet"], result)
+            _panel(axis, result, name)
+        for level in result.levels:
+            axis.axvline(level.t, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+            axis.axvspan(level.low, level.high, color=GREY, alpha=0.06, linewidth=0, zorder=0)
+    _distance(axes[0, 0], result)
     axes[-1, 0].set_xlabel("start t, in the scheduler's time: noise falls to the right")
-    highest, lowest = (end(p.t for line in result.lines for p in line.points) for end in (max, min))
-    axes[-1, 0].set_xlim(highest + 15, min([lowest, *(level.low for level in result.levels)]) - 15)
+    lowest = min([*(point.t for point in points), *(level.low for level in result.levels)])
+    axes[-1, 0].set_xlim(max(point.t for point in points) + 15, lowest - 15)
     settings = result.settings
     made.suptitle(
         f"How late can one start? DDPM, the last of {result.length:,} steps, on {Path(settings.model).name}; "
@@ -103,26 +100,23 @@ def _levels(axis: Axes, levels: tuple[Level, ...]) -> None:
 
 def starts_table(result: Curve) -> Table:
     """A row for each start of each prior, by falling t."""
-    made = table(
-        f"DDPM, the last of {result.length:,} steps, by where it is started, with 95% intervals",
-        "start from", "t", "steps", "Fréchet", "/ full run", "recall", "copied", left=("start from",),
-        caption="/ full run: the distance over that of the full run, by paired replicates",
-    )  # fmt: skip
+    rows = []
     for line in result.lines:
         for point in line.points:
             shares = (spread(one, ".3f") for one in (point.relative, point.figures.recall, point.figures.copied))
-            distance = spread(point.figures.frechet)
-            made.add_row(prior_title(line.prior), f"{point.t:.0f}", str(point.steps), distance, *shares)
-        made.add_section()
-    return made
+            start = (prior_title(line.prior), f"{point.t:.0f}", str(point.steps))
+            rows.append((*start, spread(point.figures.frechet), *shares))
+    return table(
+        f"DDPM, the last of {result.length:,} steps, by where it is started, with 95% intervals",
+        "start from", "t", "steps", "Fréchet", "/ full run", "recall", "copied", left=("start from",),
+        caption="/ full run: the distance over that of the full run, by paired replicates", rows=rows, sections=1,
+    )  # fmt: skip
 
 
 def levels_table(levels: tuple[Level, ...]) -> Table:
     """A row for each critical level."""
-    made = table("Critical levels, with their intervals", "criterion", "t", left=("criterion",))
-    for level in levels:
-        made.add_row(_criterion(level), spread(Estimate(level.t, level.low, level.high), ".0f"))
-    return made
+    rows = ((_criterion(level), spread(Estimate(level.t, level.low, level.high), ".0f")) for level in levels)
+    return table("Critical levels, with their intervals", "criterion", "t", left=("criterion",), rows=rows)
 
 
 def sentences(result: Curve) -> Iterator[str]:
@@ -145,7 +139,7 @@ def _plateau(line: Line) -> str:
     on = [p for p in line.points if p.t >= line.plateau.value]
     best = min(on, key=lambda p: p.relative.value)
     bound = f"plateau, within {WITHIN:.0%} of the full run, from t = {line.points[0].t:.0f} down to "
-    end = f"{line.plateau.value:.0f}, 95% interval {_ends(line.plateau)}" if line.falls else f"the last, {on[-1].t:.0f}"
+    end = named(line.plateau, ".0f").replace(" ", ", 95% interval ", 1) if line.falls else f"the last, {on[-1].t:.0f}"
     but = f", but for {', '.join(f'{t:.0f}' for t in line.exceptions)}" if line.exceptions else ""
     return f"{bound}{end}{but}; best at t = {best.t:.0f}, {_times(best.relative)} the full run's distance"
 
@@ -153,30 +147,21 @@ def _plateau(line: Line) -> str:
 def _fall(line: Line) -> str:
     if not line.falls:
         return "no fall down to the last start"
-    last: Point = line.points[-1]
-    doubled = "" if line.doubled is None else f"twice the full run's distance at t = {line.doubled.value:.0f} "
-    doubled += "" if line.doubled is None else f"{_ends(line.doubled)}, "
+    last = line.points[-1]
+    doubled = f"twice the full run's distance at t = {named(line.doubled, '.0f')}, " if line.doubled else ""
     return (
         f"fall, {doubled}{_times(last.relative)} it at t = {last.t:.0f} ({last.steps} steps), where the recall is "
-        f"{last.figures.recall.value:.3f}{_copies(last)}"
+        f"{last.figures.recall.value:.3f} and the share of copies {named(last.figures.copied, '.3f')}"
     )
 
 
-def _copies(point: Point) -> str:
-    copied = point.figures.copied
-    return "" if copied is None else f" and {copied.value:.1%} are copies"
-
-
 def _beside(end: Estimate, levels: tuple[Level, ...]) -> str:
-    above = [level for level in levels if level.low > end.high]
-    below = [level for level in levels if level.high < end.low]
-    told = [level for level in levels if level not in above and level not in below]
-    parts = [
-        f"{word} {', '.join(_criterion(level) for level in part)}"
-        for word, part in (("below", above), ("above", below), ("within the interval of", told))
-        if part
-    ]
-    return "; ".join(parts)
+    parts = {
+        "below": [level for level in levels if level.low > end.high],
+        "above": [level for level in levels if level.high < end.low],
+        "within the interval of": [level for level in levels if level.low <= end.high and level.high >= end.low],
+    }
+    return "; ".join(f"{word} {', '.join(map(_criterion, part))}" for word, part in parts.items() if part)
 
 
 def _criterion(level: Level) -> str:
@@ -186,7 +171,3 @@ def _criterion(level: Level) -> str:
 
 def _times(relative: Estimate) -> str:
     return f"{number(relative.value, '.2f')} times [{relative.low:.2f}, {relative.high:.2f}]"
-
-
-def _ends(estimate: Estimate) -> str:
-    return f"[{estimate.low:.0f}, {estimate.high:.0f}]"

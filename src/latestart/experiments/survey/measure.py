@@ -13,28 +13,24 @@ from latestart.lab.grid import Grid
 from latestart.lab.judge import Floor
 from latestart.lab.report import Report
 from latestart.lab.sweep import open_sweep
+from latestart.records import Record
 
 __all__ = ["GridSurvey", "Survey"]
 
 
-@dataclass(frozen=True)
-class Survey:
+@dataclass(frozen=True, repr=False)
+class Survey(Record):
     """The cells of a grid.
 
     Attributes:
-        grid: as given.
+        settings: as given.
         rows: as `Sweep.table` returns them.
         floors: by model; None without held-out images.
     """
 
-    grid: Grid
+    settings: Grid
     rows: list[dict[str, Any]]
     floors: dict[str, Floor | None]
-
-    def record(self) -> dict[str, Any]:
-        """Return all figures, ready for `results.json`."""
-        floors = {model: floor and floor.record() for model, floor in self.floors.items()}
-        return {"settings": self.grid.record(), "floors": floors, "rows": self.rows}
 
 
 class GridSurvey(Experiment[Grid, Survey]):
@@ -55,7 +51,7 @@ class GridSurvey(Experiment[Grid, Survey]):
         return Survey(settings, rows, floors)
 
     def page(self, result: Survey, folder: Path) -> Report:
-        """Return the table of the cells, the floors, and the reasons of what was not measured."""
+        """Return the table of the cells, the floors, and the reasons why other cells are missing."""
         from latestart.experiments.survey.page import page
 
         return page(result)

@@ -1,4 +1,4 @@
-"""The page of a sweep: a row for each cell that was measured, the floors, and the reasons of what was not."""
+"""The page of a sweep: a row for each measured cell, the floors, and the reasons why others are missing."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,16 +10,17 @@ from rich.table import Table
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.survey.measure import Survey
 from latestart.lab.judge import Floor
-from latestart.lab.report import Report, floor_sentence, not_measured, spread, start_of, table
+from latestart.lab.report import Report, floor_sentence, not_measured, number, spread, start_of, table
 
 __all__ = ["floor_sentences", "page"]
 
 Row = dict[str, Any]
+SHARES = ("precision", "recall", "coverage", "copied")
 
 
 def page(result: Survey) -> Report:
     """Return the table of the cells that were measured, the floors, and the reasons why others were not."""
-    grid, rows = result.grid, result.rows
+    grid, rows = result.settings, result.rows
     facts = {"model": ", ".join(Path(model).name for model in grid.model), "samples": grid.samples, "seed": grid.seed}
     facts |= {"features": ", ".join(sorted({row["features"] for row in rows}))}
     lines = [*floor_sentences(result.floors, grid.samples), *not_measured(rows)]
@@ -27,7 +28,7 @@ def page(result: Survey) -> Report:
 
 
 def floor_sentences(floors: Mapping[str, Floor | None], samples: int) -> Iterator[str]:
-    """The floor of each model in words, once where it is the same for all."""
+    """Yield the floor of each model in words, once where it is the same for all."""
     lines = {model: floor_sentence(floor, samples) for model, floor in floors.items()}
     if len(set(lines.values())) == 1:
         yield next(iter(lines.values()))
@@ -36,34 +37,22 @@ def floor_sentences(floors: Mapping[str, Floor | None], samples: int) -> Iterato
 
 
 def cells_table(rows: list[Row]) -> Table:
-    """A row for each cell that is done; bold is the lowest distance of each model at each number of evaluations."""
+    """Return a row for each cell that is done; bold is the lowest distance of a model at a number of evaluations."""
     done = [row for row in rows if row["status"] == "done"]
-    names = (*(("model",) if len({row["model"] for row in rows}) > 1 else ()), "sampler", "NFE", "start", "spacing")
-    made = table(
+    several = len({row["model"] for row in rows}) > 1
+    best = {(row["model"], row["nfe"]): row["frechet"] for row in sorted(done, key=lambda row: -row["frechet"])}
+    lines = []
+    for row in done:
+        cells = [*([escape(row["model"])] if several else []), row["sampler"], str(row["nfe"]), *start_of(row)]
+        cells += [spread(_estimate(row, "frechet")), spread(_estimate(row, "gain"), ".2f")]
+        cells += [number(row[name], ".3f") for name in SHARES]
+        bold = row["frechet"] == best[row["model"], row["nfe"]]
+        lines.append([f"[bold]{cell}[/]" for cell in cells] if bold else cells)
+    return table(
         "Frechet distance to the data (lower is better) at equal network evaluations, with 95% intervals",
-        *names, "Frechet", "gain", "precision", "recall", "coverage", "copied",
-        left=("model", "sampler", "start", "spacing"), caption=_caption(rows),
+        *(["model"] if several else []), "sampler", "NFE", "start", "spacing", "Frechet", "gain", *SHARES,
+        left=("model", "sampler", "start", "spacing"), caption=_caption(rows), rows=lines, sections=2 + several,
     )  # fmt: skip
-    best = {_group(row): min(r["frechet"] for r in done if _group(r) == _group(row)) for row in done}
-    for row, before in zip(done, [None, *done]):
-        if before is not None and (*_group(row), row["sampler"]) != (*_group(before), before["sampler"]):
-            made.add_section()
-        cells = [*((escape(row["model"]),) if "model" in names else ()), row["sampler"], str(row["nfe"])]
-        style = "bold" if row["frechet"] == best[_group(row)] else ""
-        made.add_row(*cells, *start_of(row), *_figures(row), style=style)
-    return made
-
-
-def _group(row: Row) -> tuple[str, int]:
-    return row["model"], row["nfe"]
-
-
-def _figures(row: Row) -> tuple[str, ...]:
-    gain = spread(_estimate(row, "gain"), ".2f")
-    shares = (
-        "-" if row[name] is None else f"{row[name]:.3f}" for name in ("precision", "recall", "coverage", "copied")
-    )
-    return spread(_estimate(row, "frechet")), gain, *shares
 
 
 def _estimate(row: Row, name: str) -> Estimate | None:

@@ -21,9 +21,11 @@ from latestart.sampling.loop import Result
 from latestart.sampling.names import CURVED, SPENT
 from latestart.sampling.samplers import can_clip
 
-__all__ = ["Entry", "choosable", "entries", "sample"]
+__all__ = ["Entry", "Key", "choosable", "entries", "sample"]
 
-SPACINGS = {"exact": ("trailing", "leading"), "solvers": ("trailing", "leading", *CURVED, *SPENT)}
+SPACINGS = {PAPER: (PAPER,), "exact": ("trailing", "leading"), "solvers": ("trailing", "leading", *CURVED, *SPENT)}
+LATE = (PAPER, "trailing", *SPENT)  # spacings of late starts
+Key = tuple[str, str, int]  # of a row: part, sampler and number
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Entry:
     kind: str
     planned: Planned
 
+    @property
+    def row(self) -> Key:
+        """The row in which it competes."""
+        return self.part, self.planned.cell.sampler, self.number
+
 
 def entries(settings: Table1Settings, subject: Subject) -> list[Entry]:
     """Return every cell of the table, in the order in which they are measured."""
@@ -43,52 +50,39 @@ def entries(settings: Table1Settings, subject: Subject) -> list[Entry]:
 
 
 def _entries(part: str, settings: Table1Settings, subject: Subject) -> Iterator[Entry]:
-    samplers = settings.solvers if part == "solvers" else settings.samplers
-    for sampler, number in product(samplers, settings.nfe):
-        for kind, t_start, spacing, clip in _ways(part, settings, subject, sampler):
-            nfe = paper_pndm.evaluations(sampler, number) if part == PAPER else number
+    """The cells of a part: from full noise and from every late start, unclipped and clipped."""
+    top, kinds = subject.scheduler.config["num_train_timesteps"], (GAUSSIAN,) if part == PAPER else settings.starts
+    late = [spacing for spacing in SPACINGS[part] if spacing in LATE]
+    ways: list[tuple[str, float | None, str]] = [(FULL, None, spacing) for spacing in SPACINGS[part]]
+    ways += [(kind, t, spacing) for kind in kinds for t in settings.times(part, kind, top) for spacing in late]
+    for sampler, number in product(settings.solvers if part == "solvers" else settings.samplers, settings.nfe):
+        clips = settings.clip if part != PAPER and can_clip(sampler) else (False,)
+        for (kind, t_start, spacing), clip in product(ways, clips):
             cell = Cell(
-                model=settings.model, sampler=sampler, nfe=nfe, prior=settings.prior(kind), t_start=t_start,
+                model=settings.model, sampler=sampler, nfe=number, prior=settings.prior(kind), t_start=t_start,
                 spacing=spacing, clip=clip, samples=settings.samples, seed=settings.seed,
             )  # fmt: skip
-            planned = _on_papers_grid(cell, number, subject) if part == PAPER else _affordable(cell, subject)
-            yield Entry(part, number, kind, planned)
+            yield Entry(part, number, kind, (_on_papers_grid if part == PAPER else _affordable)(cell, subject))
 
 
-def _ways(
-    part: str, settings: Table1Settings, subject: Subject, sampler: str
-) -> Iterator[tuple[str, float | None, str, bool]]:
-    """Kind, start, spacing and clipping of full noise and of every late start of a part."""
-    top = subject.scheduler.config["num_train_timesteps"]
-    spacings = SPACINGS.get(part, (PAPER,))
-    late = tuple(spacing for spacing in spacings if spacing in (PAPER, "trailing", *SPENT))
-    kinds = (GAUSSIAN,) if part == PAPER else settings.starts
-    clips = settings.clip if part != PAPER and can_clip(sampler) else (False,)
-    ways: list[tuple[str, float | None, str]] = [(FULL, None, spacing) for spacing in spacings]
-    ways += [(kind, t, spacing) for kind in kinds for t in settings.times(part, kind, top) for spacing in late]
-    for way, clip in product(ways, clips):
-        yield *way, clip
-
-
-def _on_papers_grid(cell: Cell, steps: int, subject: Subject) -> Planned:
-    planned = plan([cell], {cell.model: subject})[0]  # for its configuration: no scheduler can set these steps
+def _on_papers_grid(cell: Cell, subject: Subject) -> Planned:
+    """Plan a cell of so many steps on the paper's grid, which no scheduler can set."""
+    steps, first = cell.nfe, cell.t_start or subject.scheduler.config["num_train_timesteps"] - 1
+    (planned,) = plan([replace(cell, nfe=paper_pndm.evaluations(cell.sampler, steps))], {cell.model: subject})
     configuration = planned.configuration | {"steps": steps}
-    reason = ""
     try:
-        paper_pndm.paper_grid(int(subject.scheduler.config["num_train_timesteps"] - 1), steps)
-        if cell.t_start is not None:
-            paper_pndm.paper_grid(int(cell.t_start), steps)
+        paper_pndm.paper_grid(int(first), steps)
     except ValueError as error:
-        reason = first_line(error)
-    return Planned(cell, key_of(configuration), configuration, None if reason else steps, reason)
+        return Planned(planned.cell, key_of(configuration), configuration, None, first_line(error))
+    return Planned(planned.cell, key_of(configuration), configuration, steps)
 
 
 def _affordable(cell: Cell, subject: Subject) -> Planned:
     """Plan a cell, with one evaluation less where its sampler cannot spend the number asked for."""
-    planned = plan([cell], {cell.model: subject})[0]
+    (planned,) = plan([cell], {cell.model: subject})
     if planned.steps is not None or cell.nfe == 1:
         return planned
-    less = plan([replace(cell, nfe=cell.nfe - 1)], {cell.model: subject})[0]
+    (less,) = plan([replace(cell, nfe=cell.nfe - 1)], {cell.model: subject})
     return planned if less.steps is None else less
 
 
@@ -116,9 +110,9 @@ def choosable(found: Iterable[Entry], budget: int) -> int:
     """
     spent = kept = 0
     seen: set[str] = set()
-    reserved: Counter[tuple[str, str, int, str]] = Counter()
+    reserved: Counter[tuple[Key, str]] = Counter()
     for entry in found:
-        cell, row = entry.planned.cell, (entry.part, entry.planned.cell.sampler, entry.number, entry.kind)
+        cell, row = entry.planned.cell, (entry.row, entry.kind)
         if entry.planned.steps is None:
             continue
         cost = 0 if entry.planned.key in seen else cell.cost

@@ -31,7 +31,7 @@ from latestart.lab.experiment import Experiment, Lab
 from latestart.lab.grid import FULL, PLAIN, Cell
 from latestart.lab.judge import Figures, Floor, over
 from latestart.lab.report import Report
-from latestart.records import Record
+from latestart.records import Record, plain
 
 __all__ = ["Demo", "Shown", "gains"]
 
@@ -63,25 +63,22 @@ class Shown(Record):
 
     def record(self) -> dict[str, Any]:
         """Return all figures, ready for `results.json`."""
-        tried = [(entry.planned.cell, figures) for entry, figures in self.tried]
+        tried = ((entry.planned.cell, figures) for entry, figures in self.tried)
+        earned = ({"sampler": row.sampler, "nfe": row.nfe} | plain(gains(row)) for row in self.rows)
         return {
             "model": self.settings.table.model,
             "features": self.features,
             "floor": {"samples": self.floor.images, "frechet": self.floor.frechet.value},
             "tried": [_record(*one) for one in tried],
             "rows": [_record(*one) for one in self.again],
-            "gains": [
-                {"sampler": row.sampler, "nfe": row.nfe} | {name: asdict(gain) for name, gain in gains(row).items()}
-                for row in self.rows
-            ],
+            "gains": list(earned),
         }
 
 
 def _record(cell: Cell, figures: Figures) -> dict[str, Any]:
-    frechet = figures.frechet
-    known = {name: value for name, value in asdict(cell).items() if name != "model"}
-    known |= {"frechet": frechet.value, "low": frechet.low, "high": frechet.high}
-    return known | figures.estimates("recall", "copied")
+    distance, known = figures.frechet, asdict(cell) | figures.estimates("recall", "copied")
+    known |= {"frechet": distance.value, "low": distance.low, "high": distance.high}
+    return {name: value for name, value in known.items() if name != "model"}
 
 
 def gains(row: Row) -> dict[str, Estimate]:

@@ -13,7 +13,7 @@ from latestart.experiments.table1.rows import Row
 from latestart.experiments.table1.settings import GAUSSIAN, MIXTURE
 from latestart.lab.drawing import sample_sheet
 from latestart.lab.grid import FULL, PLAIN
-from latestart.lab.report import Report, named, number, table
+from latestart.lab.report import Report, floor_sentence, named, number, setting_of, setup_facts, table
 
 __all__ = ["draw", "page"]
 
@@ -32,15 +32,13 @@ def page(result: Shown, folder: Path) -> Report:
     """Draw the picture, and return the table with its sentences."""
     draw(folder / "samples.png", result)
     settings, (_, reference) = result.settings, result.again[-1]
-    facts = {"model": settings.table.model, "samples": settings.samples, "features": result.features}
-    facts |= {"seed": f"{settings.seed} to choose, {settings.seed + 1} for the figures"}
-    assert reference.copied is not None  # a shipped model comes with the images that copies are looked for in
+    facts = setup_facts(settings.table, chosen=True) | {"features": result.features}
     lines = [
         f"{settings.samples} samples a figure, seed {settings.seed} to choose and {settings.seed + 1} for the best of "
         f"each kind, features {result.features}",
         f"DDIM from full noise in {STEPS} steps: distance {named(reference.frechet)}, recall "
-        f"{reference.recall.value:.3f}, copied {reference.copied.value:.3f}",
-        f"{result.floor.images} test images score {number(result.floor.frechet.value)}: the floor",
+        f"{named(reference.recall, '.3f')}, copied {named(reference.copied, '.3f')}",
+        floor_sentence(result.floor, settings.samples),
         *_without_copies(result),
     ]
     return Report("The gain of a late start", facts, [_table(result)], lines, ["samples.png"], ["cells"])
@@ -89,7 +87,8 @@ def _lowest(result: Shown, row: Row, kind: str, **way: object) -> str:
     tried = (
         figures.frechet.value
         for entry, figures in result.tried
-        if (entry.kind, entry.number, entry.planned.cell.sampler) == (kind, row.number, row.sampler)
+        if entry.kind == kind
+        and entry.row == (row.part, row.sampler, row.number)
         and all(getattr(entry.planned.cell, name) == value for name, value in way.items())
     )
     return number(min(tried))
@@ -115,7 +114,4 @@ def draw(path: Path, result: Shown) -> None:
 
 def _block(result: Shown, row: Row, kind: str) -> tuple[Tensor, str]:
     best = row.best[kind]
-    cell, figures = best.cell, best.figures
-    start = f"{cell.spacing} spacing" if cell.t_start is None else f"t = {cell.t_start:g}"
-    clipped = ", clipped" if cell.clip else ""
-    return result.images[cell], f"{start}{clipped}: FD {number(figures.frechet.value)}"
+    return result.images[best.cell], f"{setting_of(best.cell)}: FD {number(best.figures.frechet.value)}"

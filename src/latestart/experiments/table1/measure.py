@@ -41,8 +41,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latestart.experiments.table1.cells import Entry, choosable, entries, sample
-from latestart.experiments.table1.rows import Done, Key, Row, rows, winners
+from latestart.experiments.table1.cells import Entry, Key, choosable, entries, sample
+from latestart.experiments.table1.rows import Done, Row, rows, winners
 from latestart.experiments.table1.settings import PAPER, Table1Settings
 from latestart.lab.cells import Planned, again, classes_in_turn, first_line
 from latestart.lab.experiment import Experiment, Lab, Progress
@@ -52,6 +52,7 @@ from latestart.lab.report import Report
 from latestart.lab.selection import draw_again
 from latestart.lab.subjects import Subject, open_subject
 from latestart.lab.sweep import WANTING, Sweep
+from latestart.records import plain
 from latestart.sampling.matching import check_prior
 from latestart.sampling.seeds import white_noise
 
@@ -71,7 +72,8 @@ class Gains:
         floor: of images that the model has not seen; None where there are none.
         rows: of the table.
         cells: every cell of both seeds, as `Sweep.table` returns them.
-        alone: by kind of start, the figures of the prior's own samples, or the reason why there are none.
+        alone: by kind of start, the figures of the prior's own samples.
+        alone_failed: by kind of start, the reason why there are none.
         left: rows left out because full-noise cells are missing, with the statuses of those cells.
         counts: of cells and evaluations.
     """
@@ -82,7 +84,8 @@ class Gains:
     floor: Floor | None
     rows: list[Row]
     cells: list[dict[str, Any]]
-    alone: dict[str, Figures | str]
+    alone: dict[str, Figures]
+    alone_failed: dict[str, str]
     left: dict[Key, list[str]]
     counts: dict[str, int]
 
@@ -93,25 +96,13 @@ class Gains:
 
     def record(self) -> dict[str, Any]:
         """Return all figures, ready for `results.json`."""
-        own = {kind: one.estimates(*ALONE) for kind, one in self.alone.items() if isinstance(one, Figures)}
-        return {
-            "model": Path(self.settings.model).name,
-            "weights": self.weights,
-            "features": self.features,
-            "samples": self.settings.samples,
-            "seed_chosen_by": self.settings.seed,
-            "seed_reported": self.settings.seed + 1,
-            "dataset_in_the_paper": self.settings.dataset,
-            "clips": list(self.clips),
-            **self.counts,
-            "floor": None if self.floor is None else self.floor.record(),
-            "alone": own,
-            "alone_failed": {kind: one for kind, one in self.alone.items() if isinstance(one, str)},
-            "left_out": [
-                dict(zip(("part", "sampler", "number", "missing"), (*key, by))) for key, by in self.left.items()
-            ],
-            "rows": [row.record() for row in self.rows],
-        }
+        settings, names = self.settings, ("part", "sampler", "number", "missing")
+        known = {name: plain(getattr(self, name)) for name in ("weights", "features", "floor", "alone_failed", "rows")}
+        known |= {"model": Path(settings.model).name, "samples": settings.samples, "clips": list(self.clips)}
+        known |= {"seed_chosen_by": settings.seed, "seed_reported": settings.seed + 1}
+        known |= {"alone": {kind: one.estimates(*ALONE) for kind, one in self.alone.items()}}
+        known |= {"left_out": [dict(zip(names, (*key, statuses))) for key, statuses in self.left.items()]}
+        return known | self.counts | {"dataset_in_the_paper": settings.dataset}
 
 
 class Table1(Experiment[Table1Settings, Gains]):
@@ -125,7 +116,7 @@ class Table1(Experiment[Table1Settings, Gains]):
         """
         table = open_table(settings, lab)
         lab.tell(
-            f"{len(table.sweep.planned)} cells to choose from, {table.cost:,} network evaluations; "
+            f"{len(table.sweep.planned)} cells to choose from, {table.whole.cost:,} network evaluations; "
             f"the best are drawn again with seed {settings.seed + 1}"
         )
         with lab.bar("evaluating") as advance:
@@ -141,7 +132,7 @@ class Table1(Experiment[Table1Settings, Gains]):
 
 @dataclass
 class Table:
-    """The table in a folder: opened, measured, and read from what was kept.
+    """The table in a folder: opened, measured, and read from its kept cells.
 
     Args:
         settings: as given.
@@ -168,11 +159,6 @@ class Table:
         planned = {one.key: one for one in (*self.sweep.planned, *self.again.values())}
         return replace(self.sweep, planned=list(planned.values()))
 
-    @property
-    def cost(self) -> int:
-        """Network evaluations of all cells, as far as they are known."""
-        return self.whole.cost
-
     def measure(self, budget: int | None = None, retry: bool = False, progress: Progress | None = None) -> None:
         """Measure every cell that is missing, as `Sweep.measure`: those to choose from, then those drawn again.
 
@@ -182,7 +168,8 @@ class Table:
 
         def draw(chosen: list[Planned]) -> None:
             more: dict[str, Planned] = {one.key: again(one) for one in chosen}
-            rest = None if budget is None else budget - self._spent()
+            kept = (one for one in self.whole.planned if one.steps is not None and self.sweep.file(one).is_file())
+            rest = None if budget is None else budget - sum(one.cell.cost for one in kept)
             replace(self.sweep, planned=list(more.values())).measure(rest, retry, progress)
             self.again |= more
 
@@ -207,7 +194,7 @@ class Table:
         found: dict[Key, list[str]] = {}
         for entry in self.entries:
             if entry.kind == FULL and (status := self.sweep.outcome(entry.planned).status) in WANTING:
-                found.setdefault((entry.part, entry.planned.cell.sampler, entry.number), []).append(status)
+                found.setdefault(entry.row, []).append(status)
         return found
 
     def gains(self) -> Gains:
@@ -219,28 +206,28 @@ class Table:
         drawn = [costs[key] for key in self.drawn()]
         counts = {"cells": len(whole.planned), "measured": len(costs) + len(drawn), "drawn_again": len(drawn)}
         counts |= {"evaluations": sum(costs.values()) + sum(drawn), "planned": whole.cost}
+        alone, failed = self.alone()
         return Gains(
             settings=self.settings, weights=self.subject.weights, features=judge.features,
-            floor=judge.floor(self.settings.samples), rows=self.rows(), cells=cells, alone=self.alone(),
+            floor=judge.floor(self.settings.samples), rows=self.rows(), cells=cells, alone=alone, alone_failed=failed,
             left=self.left(), counts=counts,
         )  # fmt: skip
 
-    def alone(self) -> dict[str, Figures | str]:
-        """Return the figures of each prior's own samples by the kind of start, or the reason why it has none.
+    def alone(self) -> tuple[dict[str, Figures], dict[str, str]]:
+        """Return the figures of each prior's own samples by the kind of start, and the reasons why others have none.
 
         They are known before any evaluation: the samples begin from the noise of the seed of the figures, and are
         carried to noise level 0. A prior of other images than the network's has none, as its cells have failed.
         """
-        subject = self.subject
-        priors = {kind: subject.priors[self.settings.prior(kind)][0] for kind in self.settings.all_late}
-        found: dict[str, Figures | str] = {}
-        for kind, prior in ((kind, prior) for kind, prior in priors.items() if prior is not None):
-            try:
-                check_prior(subject.network, subject.scheduler, prior)
-                found[kind] = subject.judge(self._own_samples(prior))
-            except Exception as error:  # whatever a prior raises: the table is still worth having
-                found[kind] = first_line(error)
-        return found
+        subject, found, failed = self.subject, {}, {}
+        for kind in self.settings.all_late:
+            if (prior := subject.priors[self.settings.prior(kind)][0]) is not None:
+                try:
+                    check_prior(subject.network, subject.scheduler, prior)
+                    found[kind] = subject.judge(self._own_samples(prior))
+                except Exception as error:  # whatever a prior raises: the table is still worth having
+                    failed[kind] = first_line(error)
+        return found, failed
 
     def _own_samples(self, prior: Any) -> Tensor:
         """Samples of a prior in [0, 1], `(samples, *shape)`: at noise level 0, of the network's classes in turn."""
@@ -250,10 +237,6 @@ class Table:
             y = prior.push(z, prior.own_labels(None if labels is None else labels[index]))
             parts.append((y / 2 + 0.5).clamp(0, 1).cpu())
         return torch.cat(parts)
-
-    def _spent(self) -> int:
-        known = (one for one in self.whole.planned if one.steps is not None)
-        return sum(one.cell.cost for one in known if self.sweep.file(one).is_file())
 
 
 def open_table(settings: Table1Settings, lab: Lab) -> Table:

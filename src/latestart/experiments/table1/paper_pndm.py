@@ -47,12 +47,12 @@ from latestart.denoisers.adapter import Counted, as_network
 from latestart.denoisers.networks import from_diffusers
 from latestart.dynamics import Denoise, sde
 from latestart.experiments.table1.settings import SAMPLERS
-from latestart.gaussians.prior import StartDistribution, as_start
+from latestart.gaussians.prior import as_start
 from latestart.noise import Noise
 from latestart.sampling.loop import Result, check_level
 from latestart.sampling.seeds import sample_generator
 
-__all__ = ["DATA", "Levels", "ddim", "draw", "evaluations", "paper_grid", "pndm"]
+__all__ = ["DATA", "Levels", "draw", "evaluations", "paper_grid", "pndm"]
 
 DATA = -1  # the time below 0: no noise
 RUNGE_KUTTA_STEPS = 3
@@ -103,44 +103,18 @@ def pndm(denoise: Denoise, noise: Noise, y: Tensor, times: Sequence[float]) -> I
     """F-PNDM: the samples `y`, `(B, *shape)`, after each step between two of the falling `times` (scheduler's t)."""
     levels, slopes = Levels(noise), []  # type: tuple[Levels, list[Tensor]]
     for t, after in pairwise(times):
-        first = levels.slope(denoise, y, t)
-        slopes.append(first)
+        e1 = levels.slope(denoise, y, t)
+        slopes.append(e1)
         if len(slopes) <= RUNGE_KUTTA_STEPS:
-            e = _runge_kutta(levels, denoise, y, first, t, after)
+            half = (t + after) / 2
+            e2 = levels.slope(denoise, levels.transfer(y, e1, t, half), half)
+            e3 = levels.slope(denoise, levels.transfer(y, e2, t, half), half)
+            e4 = levels.slope(denoise, levels.transfer(y, e3, t, after), after)
+            e = (e1 + 2 * e2 + 2 * e3 + e4) / 6
         else:
             e = sum((c * slope for c, slope in zip(ADAMS_BASHFORTH, reversed(slopes))), torch.zeros_like(y))
         y = levels.transfer(y, e, t, after)
         yield y
-
-
-def _runge_kutta(levels: Levels, denoise: Denoise, y: Tensor, e1: Tensor, t: float, after: float) -> Tensor:
-    half = (t + after) / 2
-    e2 = levels.slope(denoise, levels.transfer(y, e1, t, half), half)
-    e3 = levels.slope(denoise, levels.transfer(y, e2, t, half), half)
-    e4 = levels.slope(denoise, levels.transfer(y, e3, t, after), after)
-    return (e1 + 2 * e2 + 2 * e3 + e4) / 6
-
-
-def ddim(
-    denoise: Denoise,
-    noise: Noise,
-    y: Tensor,
-    times: Sequence[float],
-    eta: float = 0.0,
-    white: Callable[[], Tensor] | None = None,
-) -> Iterator[Tensor]:
-    """DDIM, and with `eta = 1` the paper's DDPM: the samples `y`, `(B, *shape)`, after each step, as `pndm`.
-
-    Args:
-        denoise: of `y` and its level.
-        noise: the process.
-        y: the samples at the first time, divided by alpha.
-        times: falling, in the scheduler's t, `DATA` for the data.
-        eta: the share of noise.
-        white: draws noise as `y`; needed where `eta` is not 0.
-    """
-    levels = Levels(noise)
-    return sde(denoise, y, [levels.sigma(t) for t in times], white, eta)
 
 
 @torch.inference_mode()
@@ -185,32 +159,28 @@ def draw(
     times = paper_grid(int(noise.t_range[1] if t_start is None else t_start), steps)
     # a late start there begins one time below its name, here at it
     check_level(model, scheduler, None if t_start is None else times[0] + 1)
-    counted, parts = Counted(as_network(model)), []
+    counted, levels, parts = Counted(as_network(model)), Levels(noise), []
     prior = None if prior is None else as_start(prior)
-    for begin in range(0, n, batch_size):
-        generators = [sample_generator(seed, i) for i in range(begin, min(begin + batch_size, n))]
-        mine = None if labels is None else labels[begin : begin + batch_size]
-        denoise = from_diffusers(counted, scheduler, mine)
-        white = _white(generators, counted.sample_shape, counted.device)
-        y = _start(prior, white(), noise, times[0], mine)
-        path = (
-            pndm(denoise, noise, y, times)
-            if sampler == "pndm"
-            else ddim(denoise, noise, y, times, float(sampler == "ddpm"), white)
-        )
+    for index in torch.arange(n).split(batch_size):
+        generators = [sample_generator(seed, i) for i in index.tolist()]
+        mine = None if labels is None else labels[index]
+        denoise, white = from_diffusers(counted, scheduler, mine), _white(generators, counted)
+        if prior is None:
+            y = white() / noise.alpha(float(times[0]))
+        else:
+            z = white()
+            y = prior.noised(levels.sigma(times[0])).push(z, prior.own_labels(mine)).to(z)
+        if sampler == "pndm":
+            path = pndm(denoise, noise, y, times)
+        else:
+            path = sde(denoise, y, [levels.sigma(t) for t in times], white, eta=float(sampler == "ddpm"))
         parts.append(deque(path, maxlen=1).pop())
     samples = torch.cat(parts)
     if not samples.isfinite().all():
         raise FloatingPointError("the samples hold NaN or infinite values")
-    return Result(samples, counted.evaluated // n, tuple(map(float, times[:-1])), noise.sigma(float(times[0])))
+    return Result(samples, counted.evaluated // n, tuple(map(float, times[:-1])), levels.sigma(times[0]))
 
 
-def _white(generators: list[torch.Generator], shape: tuple[int, ...], device: Any) -> Callable[[], Tensor]:
+def _white(generators: list[torch.Generator], network: Counted) -> Callable[[], Tensor]:
+    shape, device = network.sample_shape, network.device
     return lambda: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
-
-
-def _start(prior: StartDistribution | None, z: Tensor, noise: Noise, t: float, labels: Tensor | None) -> Tensor:
-    """The start divided by alpha: `z / alpha` from N(0, I), else the noised prior's."""
-    if prior is None:
-        return z / noise.alpha(float(t))
-    return prior.noised(noise.sigma(float(t))).push(z, prior.own_labels(labels)).to(z)

@@ -5,25 +5,25 @@ with more cells to choose from would be too low by more; a distance that is draw
 row holds distances of cells that were drawn again only.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.table1.cells import Entry
+from latestart.experiments.table1.cells import Entry, Key
 from latestart.experiments.table1.published import Published, published
-from latestart.experiments.table1.settings import PAPER
+from latestart.experiments.table1.settings import PAPER, PARTS
 from latestart.lab.cells import Planned, again
 from latestart.lab.grid import FULL, Cell
 from latestart.lab.judge import Figures, over
 from latestart.lab.selection import Choice, choose
+from latestart.records import Record
 
-__all__ = ["BEST", "Best", "Done", "Drawn", "Key", "Left", "Row", "rows", "winners"]
+__all__ = ["BEST", "Best", "Done", "Drawn", "Left", "Row", "rows", "winners"]
 
 BEST = "best"  # of all samplers of the other parts
 Done = tuple[Entry, Figures]
 Drawn = Mapping[str, Figures]  # the figures of cells that were drawn again, by the keys of those that were chosen
-Key = tuple[str, str, int]  # part, sampler and number
 Left = Collection[Key]  # of rows that lack some of their full noise
 
 
@@ -50,8 +50,8 @@ class Best:
         return {**where, "among": self.among, "chosen_by": asdict(self.chosen), **self.figures.estimates()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Row(Record):
     """One sampler at one number. All figures are of cells that were drawn again.
 
     Attributes:
@@ -78,15 +78,10 @@ class Row:
     paper_ratios: dict[str, Estimate]
     published: Published | None
 
-    def record(self) -> dict[str, Any]:
-        """Return all figures, for JSON."""
-        known = {name: getattr(self, name) for name in ("part", "sampler", "number", "nfe")}
-        for name in ("best", "clean"):
-            known[name] = {kind: best.record() for kind, best in getattr(self, name).items()}
-        for name in ("ratios", "clean_ratios", "paper_ratios"):
-            known[name] = {kind: asdict(ratio) for kind, ratio in getattr(self, name).items()}
-        theirs = None if self.published is None else asdict(self.published) | {"ratio": self.published.ratio}
-        return {**known, "published": theirs}
+    @property
+    def choices(self) -> tuple[tuple[dict[str, Best], dict[str, Estimate]], ...]:
+        """The best by kind of start, and those without copies where the best copies, each with their ratios."""
+        return (self.best, self.ratios), (self.clean, self.clean_ratios)
 
 
 def winners(measured: list[Done], drawn: Drawn, left: Left = ()) -> list[Planned]:
@@ -97,42 +92,35 @@ def winners(measured: list[Done], drawn: Drawn, left: Left = ()) -> list[Planned
         drawn: what was drawn again so far: a cell that copies in either of its draws copies.
         left: rows to leave out, since a late start must not gain on less than all of full noise.
     """
-    found = [one for group in _groups(measured, left).items() for one in _needed(*group, drawn)]
-    return list({one.key: one for one in found}.values())
-
-
-def _needed(key: Key, cells: list[Done], drawn: Drawn) -> Iterator[Planned]:
-    for choice in _choices(cells, drawn).values():
-        yield from (entry.planned for entry, _ in choice.chosen)
-    yield from _plain(key, cells)
+    found: dict[str, Planned] = {}
+    for key, cells in _groups(measured, left).items():
+        chosen = [entry.planned for choice in _choices(cells, drawn).values() for entry, _ in choice.chosen]
+        found |= {one.key: one for one in (*chosen, *_plain(key, cells))}
+    return list(found.values())
 
 
 def rows(measured: list[Done], drawn: Drawn, dataset: str | None = None, left: Left = ()) -> list[Row]:
-    """Return the rows of the table, from what was drawn again.
+    """Return the rows of the table, from the cells that were drawn again.
 
     Args:
         measured: the cells to choose from, with their figures.
         drawn: the figures of the `winners`.
-        dataset: whose figures in the paper stand beside; None for none.
+        dataset: whose figures in the paper stand beside its own part, and beside others where its steps are
+            evaluations; None for none.
         left: as in `winners`.
     """
-    theirs = {(row.sampler, row.steps): row for row in published(dataset)} if dataset is not None else {}
-    groups = _groups(measured, left)
-    found = [_row(key, cells, drawn, _comparable(key[0], theirs.get(key[1:]))) for key, cells in groups.items()]
+    theirs = [] if dataset is None else published(dataset)
+    beside = {(part, r.sampler, r.steps): r for r in theirs for part in PARTS if part == PAPER or r.steps == r.nfe}
+    found = (_row(key, cells, drawn, beside.get(key)) for key, cells in _groups(measured, left).items())
     return [row for row in found if row.best]
-
-
-def _comparable(part: str, row: Published | None) -> Published | None:
-    """The paper's figures beside its own part, and beside others where its steps are evaluations."""
-    return row if row is not None and (part == PAPER or row.steps == row.nfe) else None
 
 
 def _groups(measured: list[Done], left: Left) -> dict[Key, list[Done]]:
     """The cells that compete in each row."""
     groups: dict[Key, list[Done]] = {}
-    for entry, figures in measured:
-        groups.setdefault((entry.part, entry.planned.cell.sampler, entry.number), []).append((entry, figures))
-    equal = [(entry, figures) for entry, figures in measured if entry.part != PAPER]
+    for done in measured:
+        groups.setdefault(done[0].row, []).append(done)
+    equal = [done for done in measured if done[0].part != PAPER]
     for number in sorted({entry.number for entry, _ in equal}):
         groups[BEST, BEST, number] = [done for done in equal if done[0].number == number]
     wanting = {*left, *((BEST, BEST, number) for part, _, number in left if part != PAPER)}
@@ -156,13 +144,14 @@ def _plain(key: Key, cells: list[Done]) -> list[Planned]:
 
 
 def _row(key: Key, cells: list[Done], drawn: Drawn, theirs: Published | None) -> Row:
+    part, sampler, number = key
     choices = _choices(cells, drawn)
     best = _drawn_again({kind: (one.best, one.among) for kind, one in choices.items()}, drawn)
     clean = _drawn_again({kind: (one.clean, one.honest) for kind, one in choices.items()}, drawn)
     full = best[FULL].figures if FULL in best else None
     plain = next((drawn.get(one.key) for one in _plain(key, cells)), None)
     return Row(
-        part=key[0], sampler=key[1], number=key[2], nfe=max(entry.planned.cell.nfe for entry, _ in cells),
+        part=part, sampler=sampler, number=number, nfe=max(entry.planned.cell.nfe for entry, _ in cells),
         best=best, clean=clean, ratios=_ratios(full, best), clean_ratios=_ratios(full, clean),
         paper_ratios=_ratios(plain, best), published=theirs,
     )  # fmt: skip
@@ -177,5 +166,4 @@ def _drawn_again(chosen: Mapping[str, tuple[Done | None, int]], drawn: Drawn) ->
 
 
 def _ratios(full: Figures | None, late: dict[str, Best]) -> dict[str, Estimate]:
-    known = {} if full is None else late
-    return {kind: over(full, one.figures) for kind, one in known.items() if full is not None and kind != FULL}
+    return {} if full is None else {kind: over(full, one.figures) for kind, one in late.items() if kind != FULL}
