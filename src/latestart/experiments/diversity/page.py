@@ -211,7 +211,7 @@ def _divergence(axis: Axes, result: Result, colors: list[str]) -> None:
     if curved := top > 5 * linear:  # or small values could not be seen
         axis.set_yscale("symlog", linthresh=linear, linscale=1.0)
         log_ticks(axis.yaxis, [0.0, *ticks(linear / 2, 1.2 * top)])
-        axis.set_ylabel(f"KL(samples || data), nats, log_ticks above {linear:.2g}")
+        axis.set_ylabel(f"KL(samples || data), nats, logarithmic above {linear:.2g}")
     axis.set_ylim(0, (2.0 if curved else 1.2) * top)
     axis.legend(fontsize=8, loc="upper right")
 
