@@ -24,8 +24,8 @@ def test_the_floor_is_told_once_where_models_have_it_in_common_and_by_model_wher
     assert apart[0].endswith(common[0]) and "2.5 [2, 3]" in apart[1] and "no floor" in apart[2]
 
 
-def test_fewer_unseen_images_than_samples_are_told_to_score_too_high():
-    (line,) = page(Survey(Grid(samples=2000), [], {"mnist": Floor(500, Estimate(1, 1, 1))})).sentences
+def test_fewer_unseen_images_than_samples_are_told_to_score_too_high(tmp_path):
+    (line,) = page(Survey(Grid(samples=2000), [], {"mnist": Floor(500, Estimate(1, 1, 1))}), tmp_path).sentences
     assert line.startswith("500 images") and "since there are 2,000 samples" in line
 
 

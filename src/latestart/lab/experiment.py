@@ -5,9 +5,9 @@
             with lab.bar("evaluating") as advance: ...
             return CurveResult(...)
 
-        def page(self, result, folder):
-            draw(folder / "curve.png", result)
-            return Report(title, facts, tables, sentences, ["curve.png"])
+    def page(result, folder):  # in the module `page` beside it
+        draw(folder / "curve.png", result)
+        return Report(title, facts, tables, sentences, ["curve.png"])
 
     conduct(Curve(), CurveSettings(samples=100), Lab(Path("out")))
 
@@ -19,8 +19,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from latestart.files import write_json
 from latestart.lab.report import Report
@@ -62,7 +63,14 @@ class Lab:
 
 
 class Experiment(ABC, Generic[S, R]):
-    """A question that is measured in a folder and answered by a page."""
+    """A question that is measured in a folder and answered by a page.
+
+    Attributes:
+        shown_by: module and function that make the page, in the folder of the experiment's own module; loaded when
+            there is something to show.
+    """
+
+    shown_by: ClassVar[str] = "page.page"
 
     @abstractmethod
     def measure(self, settings: S, lab: Lab) -> R | None:
@@ -72,9 +80,12 @@ class Experiment(ABC, Generic[S, R]):
             The result; None in every process but the first.
         """
 
-    @abstractmethod
     def page(self, result: R, folder: Path) -> Report:
-        """Draw the result's pictures into a folder, and return its tables and sentences."""
+        """Draw the result's pictures into a folder, and return its tables and sentences, by `shown_by`."""
+        module, _, name = self.shown_by.partition(".")
+        beside = type(self).__module__.rpartition(".")[0]
+        made: Report = getattr(import_module(f"{beside}.{module}"), name)(result, folder)
+        return made
 
 
 def conduct(experiment: Experiment[S, R], settings: S, lab: Lab) -> R | None:

@@ -28,7 +28,6 @@ samples show no bias for a late start to remove. By the shipped classifier the s
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -45,7 +44,6 @@ from latestart.lab.cells import Planned, again
 from latestart.lab.experiment import Experiment, Lab
 from latestart.lab.grid import FULL, Grid
 from latestart.lab.judge import COMPARED, Figures
-from latestart.lab.report import Report
 from latestart.lab.selection import Choice, choose, draw_again
 from latestart.lab.store import Print
 from latestart.lab.subjects import open_subject
@@ -86,12 +84,6 @@ class DiversityOfWays(Experiment[DiversitySettings, Result]):
             kept.measure(planned, advance)
             draw_again(lambda: [one for choice in known.choices() for one in choice.chosen], draw, lab.run)
         return _result(known, choices) if lab.run.first else None
-
-    def page(self, result: Result, folder: Path) -> Report:
-        """Draw the pictures, and return the tables and sentences."""
-        from latestart.experiments.diversity.page import page
-
-        return page(result, folder)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -49,7 +49,6 @@ from latestart.files import write_json
 from latestart.gaussians.gaussian import Gaussian
 from latestart.lab.divergence import kept_divergence, require_no_classes
 from latestart.lab.experiment import Experiment, Lab
-from latestart.lab.report import Report
 from latestart.lab.store import Store, fingerprint, key_of, read_kept
 from latestart.lab.subjects import open_images, open_network, open_prior
 from latestart.noise import Noise
@@ -203,12 +202,6 @@ class EarlyGaussianity(Experiment[GaussianitySettings, Normality]):
             levels=levels, curve=curve, t=torch.as_tensor(case.noise.time(curve.sigma)), weights=case.model[2],
             one_nat=one_nat, unseen=case.unseen is not None, settings=settings,
         )  # fmt: skip
-
-    def page(self, result: Normality, folder: Path) -> Report:
-        """Draw the tests by level, and return their table and sentences."""
-        from latestart.experiments.gaussianity.page import page
-
-        return page(result, folder)
 
 
 def open_case(settings: GaussianitySettings) -> Case:

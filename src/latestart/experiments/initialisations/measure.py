@@ -34,7 +34,6 @@ small flow, though likelier than the Gaussian by two nats at sigma = 1.45, hardl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,7 +49,6 @@ from latestart.lab.cells import Outcome
 from latestart.lab.experiment import Experiment, Lab, Progress
 from latestart.lab.grid import FULL, PLAIN, Cell, Grid
 from latestart.lab.judge import Figures, over
-from latestart.lab.report import Report
 from latestart.lab.selection import choose, draw_again
 from latestart.lab.subjects import Subject, open_images, open_subject
 from latestart.lab.sweep import sweep_of
@@ -163,12 +161,6 @@ class Initialisations(Experiment[InitialisationSettings, Comparison]):
         subject = open_subject(grid_of(settings), lab)
         data, _ = open_images(settings.model, settings.images, settings.held_out)
         return compare(settings, subject, data, lab)
-
-    def page(self, result: Comparison, folder: Path) -> Report:
-        """Draw the curves and the best starts, and return their table and sentences."""
-        from latestart.experiments.initialisations.page import page
-
-        return page(result, folder)
 
 
 def grid_of(settings: InitialisationSettings) -> Grid:

@@ -23,7 +23,6 @@ of the figure is Raya and Ambrogioni, NeurIPS 2023.
 
 from dataclasses import asdict, dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,6 @@ from latestart.lab.cells import Outcome, Planned
 from latestart.lab.experiment import Experiment, Lab
 from latestart.lab.grid import PLAIN, Cell, Grid
 from latestart.lab.judge import Figures, Floor, ratio, ratio_replicates
-from latestart.lab.report import Report
 from latestart.lab.subjects import open_subject
 from latestart.lab.sweep import Sweep, sweep_of
 from latestart.records import Record
@@ -153,12 +151,6 @@ class LateStart(Experiment[LateStartSettings, Curve]):
             lines=lines, levels=levels, missing=missing, failed=failed, length=length, settings=settings,
             features=subject.judge.features, weights=subject.weights, floor=subject.judge.floor(settings.samples),
         )  # fmt: skip
-
-    def page(self, result: Curve, folder: Path) -> Report:
-        """Draw the curve, and return its tables and sentences."""
-        from latestart.experiments.late_start.page import page
-
-        return page(result, folder)
 
 
 def _lines(sweep: Sweep) -> tuple[tuple[Line, ...], tuple[str, ...]]:

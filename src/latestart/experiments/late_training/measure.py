@@ -22,7 +22,6 @@ and 10 evaluations. Networks that have hardly learned anything (40 steps) show n
 import json
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,6 @@ from latestart.lab.cells import plan
 from latestart.lab.experiment import Experiment, Lab, Progress
 from latestart.lab.grid import Cell
 from latestart.lab.judge import Figures, Judge, open_features, reference_of, shipped_judge
-from latestart.lab.report import Report
 from latestart.lab.store import fingerprint
 from latestart.lab.subjects import Subject, kept_fit, open_network
 from latestart.lab.sweep import Sweep
@@ -133,12 +131,6 @@ class LateTraining(Experiment[LateTrainingSettings, Pairs]):
         extract, kept = open_features(settings.features), lab.out / "statistics.safetensors"
         reference = reference_of(settings.images, settings.held_out, extract, kept, lab.run, lab.tell)
         return compare(settings, load_images(settings.images), Judge(extract, reference), lab)
-
-    def page(self, result: Pairs, folder: Path) -> Report:
-        """Draw the pairs, and return their table."""
-        from latestart.experiments.late_training.page import page
-
-        return page(result, folder)
 
 
 def compare(settings: LateTrainingSettings, data: Images, judge: Judge, lab: Lab) -> Pairs | None:

@@ -25,7 +25,6 @@ for the samples.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,6 @@ from latestart.lab.divergence import kept_divergence, require_no_classes
 from latestart.lab.experiment import Experiment, Lab
 from latestart.lab.grid import FULL, PLAIN, Cell, Grid
 from latestart.lab.judge import Figures, Floor
-from latestart.lab.report import Report
 from latestart.lab.subjects import Subject, beside, open_images, open_subject
 from latestart.lab.sweep import Sweep, sweep_of
 from latestart.records import Record, plain
@@ -154,12 +152,6 @@ class Sensitivity(Experiment[SensitivitySettings, Curves]):
             curves=_curves(settings, subject, sweep, lab), rows=rows, floor=judge.floor(settings.samples),
             features=judge.features, weights=subject.weights, settings=settings,
         )  # fmt: skip
-
-    def page(self, result: Curves, folder: Path) -> Report:
-        """Draw the curves, and return their tables and sentences."""
-        from latestart.experiments.sensitivity.page import page
-
-        return page(result, folder)
 
 
 def grid_of(settings: SensitivitySettings) -> Grid:

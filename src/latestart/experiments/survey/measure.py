@@ -5,13 +5,11 @@ results.parquet           one row for each cell, in the order of the grid
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from latestart.lab.experiment import Experiment, Lab
 from latestart.lab.grid import Grid
 from latestart.lab.judge import Floor
-from latestart.lab.report import Report
 from latestart.lab.sweep import open_sweep
 from latestart.records import Record
 
@@ -49,9 +47,3 @@ class GridSurvey(Experiment[Grid, Survey]):
         if any(row["status"] == "failed" for row in rows) and not settings.retry:
             lab.tell("some cells have failed: run it again with --retry to measure them anew")
         return Survey(settings, rows, floors)
-
-    def page(self, result: Survey, folder: Path) -> Report:
-        """Return the table of the cells, the floors, and the reasons why other cells are missing."""
-        from latestart.experiments.survey.page import page
-
-        return page(result)

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 SHARES = ("precision", "recall", "coverage", "copied")
 
 
-def page(result: Survey) -> Report:
+def page(result: Survey, folder: Path) -> Report:
     """Return the table of the cells that were measured, the floors, and the reasons why others were not."""
     grid, rows = result.settings, result.rows
     facts = {"model": ", ".join(Path(model).name for model in grid.model), "samples": grid.samples, "seed": grid.seed}

@@ -17,7 +17,6 @@ at 5 and 1.1x at 10; the mixture is better than the Gaussian everywhere.
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -30,7 +29,6 @@ from latestart.lab.cells import Planned, describe, drawn, plan
 from latestart.lab.experiment import Experiment, Lab
 from latestart.lab.grid import FULL, PLAIN, Cell
 from latestart.lab.judge import Figures, Floor, over
-from latestart.lab.report import Report
 from latestart.records import Record, plain
 
 __all__ = ["Demo", "Shown", "gains"]
@@ -101,6 +99,8 @@ def gains(row: Row) -> dict[str, Estimate]:
 class Demo(Experiment[DemoSettings, Shown]):
     """The gain of a late start on the shipped MNIST model."""
 
+    shown_by = "demo_page.page"
+
     def measure(self, settings: DemoSettings, lab: Lab) -> Shown | None:
         """Measure every cell that is missing; those that failed before are tried again.
 
@@ -132,12 +132,6 @@ class Demo(Experiment[DemoSettings, Shown]):
                 for one in table.again.values()
             },
         )  # fmt: skip
-
-    def page(self, result: Shown, folder: Path) -> Report:
-        """Draw the picture, and return the table with its sentences."""
-        from latestart.experiments.table1.demo_page import page
-
-        return page(result, folder)
 
 
 def _order(settings: Table1Settings, done: Done) -> tuple[Any, ...]:

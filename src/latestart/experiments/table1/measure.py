@@ -48,7 +48,6 @@ from latestart.lab.cells import Planned, again, classes_in_turn, first_line
 from latestart.lab.experiment import Experiment, Lab, Progress
 from latestart.lab.grid import FULL, Grid
 from latestart.lab.judge import Figures, Floor
-from latestart.lab.report import Report
 from latestart.lab.selection import draw_again
 from latestart.lab.subjects import Subject, open_subject
 from latestart.lab.sweep import WANTING, Sweep
@@ -122,12 +121,6 @@ class Table1(Experiment[Table1Settings, Gains]):
         with lab.bar("evaluating") as advance:
             table.measure(settings.budget, settings.retry, advance)
         return table.gains() if lab.run.first else None
-
-    def page(self, result: Gains, folder: Path) -> Report:
-        """Draw the table, and return it with its sentences."""
-        from latestart.experiments.table1.page import page
-
-        return page(result, folder)
 
 
 @dataclass

@@ -18,7 +18,6 @@ mean, and about half of them are of their leaf's most frequent digit.
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -31,7 +30,6 @@ from latestart.denoisers.exact import PointCloud, TwoPoints
 from latestart.experiments.theory.process import sigma_of
 from latestart.experiments.theory.settings import BifurcationSettings
 from latestart.lab.experiment import Experiment, Lab, Progress
-from latestart.lab.report import Report
 from latestart.noise import Discrete
 from latestart.records import Record
 from latestart.theory.bifurcation import THETA_C, Match, Node, Tree, bifurcation_tree, match, one_dimension
@@ -191,6 +189,8 @@ class Result(Record):
 class Bifurcations(Experiment[BifurcationSettings, Result]):
     """Bifurcations: one fixed point becomes many."""
 
+    shown_by = "tree_page.bifurcations"
+
     def measure(self, settings: BifurcationSettings, lab: Lab) -> Result | None:
         """Follow the branches of two points, and of a set of images."""
         if not lab.run.first:
@@ -202,9 +202,3 @@ class Bifurcations(Experiment[BifurcationSettings, Result]):
         images, line = drawn(whole, settings.limit, settings.seed), diagram()
         with lab.bar("following the branches") as advance:
             return Result(line, decisions(images, settings, advance))
-
-    def page(self, result: Result, folder: Path) -> Report:
-        """Draw the diagram and the tree, and return them in words."""
-        from latestart.experiments.theory.tree_page import bifurcations
-
-        return bifurcations(result, folder)

@@ -26,7 +26,6 @@ Source: Raya and Ambrogioni 2023, section 3 and figure 1.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,6 @@ from latestart.experiments.theory.process import (
 )
 from latestart.experiments.theory.settings import LineSettings
 from latestart.lab.experiment import Experiment, Lab
-from latestart.lab.report import Report
 from latestart.noise import Noise
 from latestart.records import Record
 from latestart.theory import bifurcation, critical
@@ -244,6 +242,8 @@ class Result(Record):
 class OneDimension(Experiment[LineSettings, Result]):
     """Two points at +-1, exact and as small networks have learned them."""
 
+    shown_by = "page.one_dimension"
+
     def measure(self, settings: LineSettings, lab: Lab) -> Result | None:
         """Solve the exact model, train the networks, and lay one over the other.
 
@@ -271,9 +271,3 @@ class OneDimension(Experiment[LineSettings, Result]):
             network_branches=diagram(first),
             paths=reverse_paths(first, settings.samples, STEPS, settings.seed),
         )
-
-    def page(self, result: Result, folder: Path) -> Report:
-        """Draw the three panels, and return the levels in words."""
-        from latestart.experiments.theory.page import one_dimension
-
-        return one_dimension(result, folder)

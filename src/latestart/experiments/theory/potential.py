@@ -30,7 +30,6 @@ Source: Raya and Ambrogioni 2023, the potentials of trained networks.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,6 @@ from latestart.device import own_device
 from latestart.experiments.theory.process import timed
 from latestart.experiments.theory.settings import PotentialSettings
 from latestart.lab.experiment import Experiment, Lab
-from latestart.lab.report import Report
 from latestart.noise import Noise
 from latestart.records import Record
 from latestart.sampling.generate import generate
@@ -272,6 +270,8 @@ def _cloud(settings: PotentialSettings, shape: tuple[int, ...]) -> Images:
 class PotentialBetween(Experiment[PotentialSettings, Result]):
     """The potential of a network between two of its samples."""
 
+    shown_by = "page.potentials"
+
     def measure(self, settings: PotentialSettings, lab: Lab) -> Result | None:
         """Sample the network, and integrate its drift along the curves between its samples; likewise the point cloud's.
 
@@ -305,9 +305,3 @@ class PotentialBetween(Experiment[PotentialSettings, Result]):
         return Result(
             model=settings.model, images=len(floats), samples=settings.samples, seed=settings.seed, sides=sides
         )
-
-    def page(self, result: Result, folder: Path) -> Report:
-        """Draw the potentials, and return the levels of the middle as a table."""
-        from latestart.experiments.theory.page import potentials
-
-        return potentials(result, folder)

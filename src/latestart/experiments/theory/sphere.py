@@ -16,7 +16,6 @@ Source: Raya and Ambrogioni 2023, section 3.
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ from latestart.denoisers.exact import Sphere
 from latestart.experiments.theory.process import AROUND, NOISE, PROCESS, Paths, Wells, reverse_paths, sigma_of, wells
 from latestart.experiments.theory.settings import SphereSettings
 from latestart.lab.experiment import Experiment, Lab
-from latestart.lab.report import Report
 from latestart.records import Record
 from latestart.theory import critical
 from latestart.theory.branches import constant
@@ -170,6 +168,8 @@ def expected_square(t: float, one: Case) -> float:
 class Spheres(Experiment[SphereSettings, Result]):
     """Critical levels of uniform spheres against their closed form."""
 
+    shown_by = "page.spheres"
+
     def measure(self, settings: SphereSettings, lab: Lab) -> Result | None:
         """Solve every number of dimensions; draw potentials and paths of the middle one.
 
@@ -192,9 +192,3 @@ class Spheres(Experiment[SphereSettings, Result]):
             advance(total, total, "paths")
         profiles = [wells(model, t, reach) for t in times]
         return Result(settings=settings, cases=cases, drawn=drawn, wells=profiles, paths=paths)
-
-    def page(self, result: Result, folder: Path) -> Report:
-        """Draw the four panels, and return the levels as a table."""
-        from latestart.experiments.theory.page import spheres
-
-        return spheres(result, folder)
