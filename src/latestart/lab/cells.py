@@ -12,6 +12,7 @@ was spent is counted on the network itself.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,22 @@ REPLICATES = ("replicates", "recall_replicates")
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, its key, its whole configuration, and its steps, or the reason why there are none."""
+    """A cell, its whole configuration, and its steps, or the reason why there are none."""
 
     cell: Cell
-    key: Print
     configuration: dict[str, Any]
     steps: int | None
     reason: str = ""
+
+    @cached_property
+    def key(self) -> Print:
+        """The key of the cell's file."""
+        return key_of(self.configuration)
+
+    @property
+    def cost(self) -> int:
+        """Return the network evaluations of the cell; 0 where it cannot be measured."""
+        return 0 if self.steps is None else self.cell.cost
 
 
 @dataclass(frozen=True)
@@ -188,14 +198,13 @@ def _planned(cell: Cell, subject: Subject) -> Planned:
         "features": subject.judge.features,
         "reference": subject.judge.reference.fingerprint,
     }
-    return Planned(cell, key_of(configuration), configuration, steps, reason)
+    return Planned(cell, configuration, steps, reason)
 
 
 def again(planned: Planned) -> Planned:
     """Return the same cell with the next seed, as a plan of that seed would have it."""
-    cell = replace(planned.cell, seed=planned.cell.seed + 1)
-    configuration = planned.configuration | {"seed": cell.seed}
-    return replace(planned, cell=cell, configuration=configuration, key=key_of(configuration))
+    seed = planned.cell.seed + 1
+    return replace(planned, cell=replace(planned.cell, seed=seed), configuration=planned.configuration | {"seed": seed})
 
 
 def describe(cell: Cell) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.box import SIMPLE
@@ -31,12 +31,13 @@ from rich.text import Text
 
 from latestart.evaluation.quality import Estimate
 from latestart.files import replacing
-from latestart.lab.judge import Floor
+
+if TYPE_CHECKING:
+    from latestart.lab.judge import Floor
 
 __all__ = [
     "NAME", "Report", "command_given", "escaped", "floor_sentence", "machine_kind", "markdown_table", "named",
-    "not_measured",
-    "number", "place", "prior_title", "spread", "start_of", "table",
+    "not_measured", "number", "place", "prior_title", "show", "spread", "start_of", "table",
 ]  # fmt: skip
 
 NAME = "report.md"
@@ -77,7 +78,7 @@ def prior_title(name: str) -> str:
     return known.get(name, Path(name).name)
 
 
-def floor_sentence(floor: Floor | None, samples: int) -> str:
+def floor_sentence(floor: "Floor | None", samples: int) -> str:
     """Return the distance of held-out images to the training set in words: the best score to hope for.
 
     Args:
@@ -175,9 +176,7 @@ class Report:
 
     def show(self) -> None:
         """Print tables and sentences."""
-        console = Console(width=None if Console().is_terminal else WIDTH)
-        for table in self.tables:
-            console.print(table)
+        show(*self.tables)
         for sentence in self.sentences:
             _say(sentence)
 
@@ -194,6 +193,11 @@ class Report:
         ]
         text = "\n\n".join(part for part in parts if part)
         return PLACE.sub(lambda found: place(found[0]), text) + "\n"
+
+
+def show(*tables: Table) -> None:
+    """Print tables, wide ones where there is no terminal to fit them to."""
+    Console(width=None if Console().is_terminal else WIDTH).print(*tables)
 
 
 def _say(text: str) -> None:

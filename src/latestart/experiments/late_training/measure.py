@@ -137,7 +137,7 @@ class LateTraining(Experiment[LateTrainingSettings, Pairs]):
             bundle = zoo.load("mnist")
             return compare(settings, bundle.images("train"), shipped_judge(bundle), lab)
         extract, kept = open_features(settings.features), lab.out / "statistics.safetensors"
-        reference = reference_of(settings.images, settings.held_out, extract, kept, lab.run, lab.tell)
+        reference = reference_of(settings.images, settings.held_out, extract, kept, lab)
         return compare(settings, load_images(settings.images), Judge(extract, reference), lab)
 
     def page(self, result: Pairs, folder: Path) -> Report:
@@ -217,7 +217,7 @@ def _pairs(settings: LateTrainingSettings, subjects: dict[str, Subject], lab: La
         for name, (_, seed) in _networks(settings).items()
         for nfe in settings.nfe
     ]
-    sweep = Sweep(plan(cells, subjects), subjects, lab.out, run=lab.run, tell=lab.tell)
+    sweep = Sweep(plan(cells, subjects), subjects, lab)
     # the prior is of the images that the networks learned, which after few steps may not know yet what is checked
     sweep.checked.update((cell.model, cell.prior) for cell in cells)
     sweep.measure(retry=True, progress=progress)

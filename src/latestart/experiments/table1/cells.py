@@ -15,7 +15,6 @@ from latestart.experiments.table1 import paper_pndm
 from latestart.experiments.table1.settings import GAUSSIAN, PAPER, Table1Settings
 from latestart.lab.cells import Meter, Outcome, Planned, classes_in_turn, drawn, first_line, measured, plan
 from latestart.lab.grid import FULL, Cell
-from latestart.lab.store import key_of
 from latestart.lab.subjects import Subject
 from latestart.sampling.loop import Result
 from latestart.sampling.names import CURVED, SPENT
@@ -80,7 +79,7 @@ def _on_papers_grid(cell: Cell, steps: int, subject: Subject) -> Planned:
             paper_pndm.paper_grid(int(cell.t_start), steps)
     except ValueError as error:
         reason = first_line(error)
-    return Planned(cell, key_of(configuration), configuration, None if reason else steps, reason)
+    return Planned(cell, configuration, None if reason else steps, reason)
 
 
 def _affordable(cell: Cell, subject: Subject) -> Planned:
