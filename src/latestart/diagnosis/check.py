@@ -25,11 +25,12 @@ from latestart.denoisers.conditions import Conditions
 from latestart.diagnosis.case import NETWORK, Case, Classify, Settings
 from latestart.diagnosis.decisions import CHECKED, decisions
 from latestart.diagnosis.linearity import LEVELS, LINEAR, Linearity, compare, variance
-from latestart.diagnosis.verdicts import Evidence, Finding, Start, judge, plain, worst
+from latestart.diagnosis.verdicts import Evidence, Finding, Start, finite, judge, worst
 from latestart.gaussians.prior import as_prior
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise, when
+from latestart.progress import Progress
 from latestart.records import Record
 from latestart.sampling.doubts import NATS, Verdict
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
@@ -40,8 +41,6 @@ from latestart.theory.levels import CriticalLevel
 from latestart.theory.nats import NatsCurve
 
 __all__ = ["CHECKED", "Report", "advice", "check", "disagreement", "halves", "safe_range"]
-
-Progress = Callable[[int, int, str], None]
 
 FEWEST = 40  # images: halves of them still give a branch
 CLOUD = 2000  # images of the point cloud
@@ -80,22 +79,8 @@ class Report(Record):
 
     def record(self) -> dict[str, Any]:
         """The report for JSON; what is not finite becomes None."""
-        curves = {name: plain(getattr(self.nats, name)) for name in ("sigma", "nats", "error", "worse")}
-        return {
-            "verdict": self.verdict,
-            "sentence": self.sentence,
-            "safe": plain(self.safe),
-            "t_start": self.t_start,
-            "findings": [finding.record() for finding in self.findings],
-            "levels": [level.record() for level in self.levels],
-            "missing": self.missing,
-            "collapse": plain(self.collapse),
-            "linearity": plain(vars(self.linearity)),
-            "nats": {**curves, "lower_bound": True},
-            "images": self.images,
-            "evaluated": self.evaluated,
-            "seed": self.seed,
-        }
+        curves = {name: getattr(self.nats, name) for name in ("sigma", "nats", "error", "worse")}
+        return finite(super().record() | {"nats": {**curves, "lower_bound": True}})
 
 
 @telling

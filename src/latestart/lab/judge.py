@@ -9,7 +9,6 @@ each with a 95% interval. A shipped model brings its own reference; that of a us
 processes, and kept in a file that names its extractor and its images: any other is refused.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,13 +54,8 @@ class Floor:
     frechet: Estimate
 
     def record(self) -> dict[str, Any]:
-        """Return the figures for JSON, as `of_record` reads them."""
+        """Return the figures for JSON."""
         return {"images": self.images, **asdict(self.frechet)}
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> "Floor":
-        """Read the figures that `record` wrote."""
-        return cls(record["images"], Estimate(record["value"], record["low"], record["high"]))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

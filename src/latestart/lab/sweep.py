@@ -14,8 +14,9 @@ first one waits for the files of all, and assembles.
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -200,12 +201,7 @@ class Sweep:
 
 def within(planned: list[Planned], budget: int | None) -> int:
     """Return the number of cells, from the first on, that cost at most the budget together."""
-    spent = 0
-    for k, one in enumerate(planned):
-        spent += one.cost
-        if budget is not None and spent > budget:
-            return k
-    return len(planned)
+    return sum(budget is None or spent <= budget for spent in accumulate(one.cost for one in planned))
 
 
 def shares(costs: list[int], count: int) -> list[list[int]]:
@@ -240,9 +236,8 @@ def _setting(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     """Return a figure and the ends of its interval as columns of the table."""
-    if estimate is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    names = (name, f"{name}_low", f"{name}_high")
+    return dict(zip(names, (None, None, None) if estimate is None else astuple(estimate)))
 
 
 def open_sweep(grid: Grid, lab: Lab) -> Sweep:
