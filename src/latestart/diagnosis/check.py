@@ -10,8 +10,7 @@ and it is better than what it replaces where the network is worse than the prior
 verdict in words, with its figure (`verdicts.py`); together they say from where down to where a start is safe.
 """
 
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -138,10 +137,19 @@ def check(
     found_images = as_images(images, shape=network.sample_shape).collected()
     images, labels = found_images.floats(), found_images.labels if labels is None else labels
     _check_images(network, prior, images, labels)
-    conditions = _conditions(network, labels, model_kwargs, len(images))
+    if network.classes and labels is None:
+        raise ValueError(
+            f"the network is conditional on {network.classes} classes: the class of each image is needed, got None"
+        )
+    # of a network that knows no classes, labels serve the criteria alone
+    conditions = Conditions(network, labels if network.labelled else None, model_kwargs, len(images))
     start = None if t_start is None else start_level(late_start(scheduler, t_start, steps))
     matched = match(network, scheduler, prior, conditions) if check_prior else None
-    told = _steps(progress, LEVELS + len(CHECKED))
+    done, tell = count(1), progress or (lambda *_: None)
+
+    def told(what: str) -> None:
+        tell(next(done), LEVELS + len(CHECKED), what)
+
     order = torch.randperm(len(images), generator=seeded(seed))
     some, seen = order[: max(evaluated, FEWEST)], order[:CLOUD]
     curve, linearity = compare(network, scheduler, prior, images, conditions, some, start, seed, told)
@@ -150,7 +158,10 @@ def check(
     case = Case(images=cloud, labels=labels, classify=classify, noise=noise, settings=settings, nats={NETWORK: curve})
     _ = case.classes  # a classifier that returns something else is a mistake, and no criterion that is missing
     found = decisions(case, criteria, told)
-    evidence = Evidence(linearity, curve, found, noise, _start(curve, noise, start))
+    at = None
+    if start is not None:  # of an infinite level, the first
+        at = Start(noise.clamped_time(start), start, int((curve.sigma - start).abs().argmin()))
+    evidence = Evidence(linearity, curve, found, noise, at)
     findings, safe = judge(evidence), safe_range(evidence)
     sentence = advice(worst(findings), safe, evidence)
     if matched is not None and not matched.agrees:
@@ -221,19 +232,6 @@ def advice(verdict: Verdict, safe: tuple[float, float] | None, e: Evidence) -> s
 # --- what is asked of the caller --------------------------------------------------------------------------------------
 
 
-def _steps(progress: Progress | None, total: int) -> Callable[[str], None]:
-    """Progress, one step at a time."""
-    done = count(1)
-    return lambda what: None if progress is None else progress(next(done), total, what)
-
-
-def _start(curve: NatsCurve, noise: Noise, sigma: float | None) -> Start | None:
-    if sigma is None:
-        return None
-    index = (curve.sigma - sigma).abs().argmin() if math.isfinite(sigma) else curve.sigma.argmax()
-    return Start(noise.clamped_time(sigma), sigma, int(index))
-
-
 def _check_images(network: Network, prior: Any, images: Tensor, labels: Tensor | None) -> None:
     shape = network.sample_shape
     if tuple(prior.shape) != shape or tuple(images.shape[1:]) != shape:
@@ -263,12 +261,3 @@ def _fitted_to(prior: Any, images: Tensor) -> bool:
         return False
     apart = (images.double().mean(0) - prior.mean.to(images.device).double()).square().sum()
     return bool(apart <= 1e-8 * variance(images))
-
-
-def _conditions(network: Network, labels: Tensor | None, kwargs: Mapping[str, Any] | None, n: int) -> Conditions:
-    """The conditions of the network; labels serve the criteria alone if it knows no classes."""
-    if network.classes and labels is None:
-        raise ValueError(
-            f"the network is conditional on {network.classes} classes: the class of each image is needed, got None"
-        )
-    return Conditions(network, labels if network.labelled else None, kwargs, n)
