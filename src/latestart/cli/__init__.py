@@ -10,6 +10,8 @@ import typer
 from latestart.cli import analyze, check, choose, experiment, fit, sample, sweep, train
 from latestart.experiments.table1.settings import DemoSettings
 
+__all__ = ["app", "main"]
+
 app = typer.Typer(
     help="Find the moment at which a diffusion model makes up its mind, and start sampling just before it.",
     no_args_is_help=True,

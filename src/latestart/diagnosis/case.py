@@ -1,4 +1,4 @@
-"""A diagnosis: the point cloud of the images, a network beside it, and what was found out about both.
+"""A diagnosis: the point cloud of the images, a network beside it, and all that is known of both.
 
 Branches are followed over levels about the deviation of the data along its first principal direction, paths from far
 above the data to far below; second branches are sought from the means of classes or clusters. A `Case` keeps each walk
@@ -43,7 +43,7 @@ Classify = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How finely to look.
+    """The fineness of a diagnosis.
 
     Attributes:
         step: between the levels of a branch, in log sigma.
@@ -101,7 +101,7 @@ class Swarm(Record):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Case(Record):
-    """What is diagnosed, and what is known of it so far.
+    """The images and the network of a diagnosis, and all that is known of them so far.
 
     Attributes:
         images: `(n, *shape)`, the points of the cloud.
@@ -304,7 +304,7 @@ def prepare(
     t_range: tuple[float, float] | None = None,
     settings: Settings | None = None,
 ) -> Case:
-    """Check what is given to `analyze`, and say where to look.
+    """Check the images and the network for `analyze`, and return their case.
 
     All images are taken in an order that the seed draws: those at hand may be in the order of their classes.
 

@@ -77,7 +77,7 @@ class Report(Record):
     seed: int
 
     def record(self) -> dict[str, Any]:
-        """The report for JSON; what is not finite becomes None."""
+        """Return the report for JSON, None in the place of numbers that are not finite."""
         curves = {name: getattr(self.nats, name) for name in ("sigma", "nats", "error", "worse")}
         return finite(super().record() | {"nats": {**curves, "lower_bound": True}})
 

@@ -1,4 +1,4 @@
-"""How far a network is linear: its R^2 against a prior's own denoiser, at each noise level.
+"""The linearity of a network: its R^2 against a prior's own denoiser, at each noise level.
 
 On held-out images `y = x_0 + sigma eps`, with `D_p` the network's denoiser and `D_q` the prior's own, over images
 

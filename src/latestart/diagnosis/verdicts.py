@@ -1,4 +1,4 @@
-"""What is said of a late start: a verdict in words, with its figure, for each way in which it can fail.
+"""Verdicts on a late start, in words and with their figures: one for each way in which it can fail.
 
     linear      R^2 of the data against the prior's denoiser               good from 0.95 on, bad below 0.5
     gaussian    the prior's divergence, a lower bound for a network        good up to 0.5 nats, bad above 2
@@ -57,7 +57,7 @@ class Finding(Record):
     numbers: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """The finding for JSON; what is not finite becomes None."""
+        """Return the finding for JSON, None in the place of numbers that are not finite."""
         return finite(super().record())
 
 
@@ -72,7 +72,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What findings are read from; the curves have the same levels.
+    """The evidence for findings; the curves have the same levels.
 
     Attributes:
         linearity, nats: of the network against the prior.
