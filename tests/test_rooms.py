@@ -2,13 +2,20 @@
 
 import ast
 import importlib
+import re
 import runpy
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 import latestart as ls
+from latestart.diagnosis.analyze import analyze
+from latestart.diagnosis.case import DATA, Case, prepare
+from latestart.diagnosis.criteria import CRITERIA, look
+from latestart.gaussians.structures import BASES
 
 ROOT = Path(__file__).parent.parent
 HOUSE = runpy.run_path(str(ROOT / "tools" / "house.py"))
@@ -57,11 +64,29 @@ def test_the_public_names_resolve():
 
 @pytest.fixture
 def recipes(tmp_path):
-    """What the recipes of the page define, run in their order."""
+    """What the recipes of the page define, run in their order; registries are left as they were."""
     names = {"out": tmp_path}
-    for block in PAGE.read_text(encoding="utf-8").split("```python\n")[1:]:
-        exec(compile(block.split("```")[0], "docs/architecture.md", "exec"), names)
-    return names
+    with patch.dict(BASES), patch.dict(CRITERIA):
+        for block in PAGE.read_text(encoding="utf-8").split("```python\n")[1:]:
+            exec(compile(block.split("```")[0], "docs/architecture.md", "exec"), names)
+        yield names
+
+
+def test_the_recipes_name_what_there_is():
+    recipes = PAGE.read_text(encoding="utf-8").split("## To add")[1:]
+    named = {name for recipe in recipes for name in re.findall(r"`([a-z_0-9/]+\.py)`", recipe)}
+    roots = (HOUSE["ROOT"], ROOT)
+    assert len(named) > 10
+    assert not [name for name in named if not any((root / name).is_file() for root in roots)]
+    family = next(recipe for recipe in recipes if recipe.startswith(" a family"))
+    text = (
+        "".join(
+            (HOUSE["ROOT"] / name).read_text()
+            for name in ("noise.py", "denoisers/conventions.py", "sampling/families.py")
+        )
+        + (ROOT / "tests/sampling/test_families.py").read_text()
+    )
+    assert not [name for name in re.findall(r"`(\w+)`", family) if not re.search(rf"\b{name}\b", text)]
 
 
 def test_the_recipe_of_an_experiment_measures_writes_and_tells(recipes, tmp_path, capsys):
@@ -69,6 +94,18 @@ def test_the_recipe_of_an_experiment_measures_writes_and_tells(recipes, tmp_path
     assert recipes["result"].found[2.0] == pytest.approx(float(variances.sum()) + 784 * 4, rel=1e-6)
     assert (tmp_path / "results.json").is_file()
     assert "| 2 | " in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_recipe_of_a_criterion_is_found_by_look_and_by_analyze(recipes):
+    images = torch.randn(40, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scheduler = DDPMScheduler()
+    case = prepare(ls.as_model(ls.PointCloud(images), scheduler), scheduler, images)
+    found = look(case, "equal-energy", DATA)
+    assert found.level.sigma == pytest.approx(float((images - images.mean(0)).square().mean() ** 0.5))
+    assert found.t == pytest.approx(ls.Noise.from_scheduler(scheduler).time(found.level.sigma))
+    assert [one.record() for one in analyze(case, ["equal-energy"]).findings] == [found.record()]
+    same = look(Case(images=torch.ones(40, 4), noise=case.noise), "equal-energy", DATA)
+    assert same.level is None and same.how == "the images are all the same"
 
 
 def test_the_recipe_of_a_basis_is_fitted_samples_and_is_found_by_name(recipes, monkeypatch):

@@ -7,12 +7,19 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from latestart.cli.options import first_sentences, with_settings
+from latestart.cli.options import with_settings
 from latestart.settings import Settings, seed_setting, setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base(Settings):
+    model: str = setting("mnist", "A model.", of="model", argument=True)
+    samples: int = setting(100, "Samples.", least=6)
+    seed: int = seed_setting("The seed.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full(Base):
     """Measure something.
 
     At length.
@@ -21,13 +28,6 @@ class Base(Settings):
         ValueError: never.
     """
 
-    model: str = setting("mnist", "A model.", of="model", argument=True)
-    samples: int = setting(100, "Samples.", least=6)
-    seed: int = seed_setting("The seed.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Full(Base):
     samples: int = setting(10, "Samples.", least=2, most=50)
     starts: tuple[float, ...] = setting((), "Starts.", flag="t-start")
     nfe: tuple[int, ...] = setting((3, 5), "Evaluations.", least=1)
@@ -105,14 +105,15 @@ def test_texts_that_cannot_be_read_are_named(values, message):
         Full.read(values)
 
 
-def _command(given, out: Path = Path("here")):
-    typer.echo(f"{sorted(given.items())} {out}")
+@with_settings(Full, lambda own: {"samples": 20, "kind": "b"} if own["out"] == Path("there") else {})
+def _command(asked, out: Path = Path("here")):
+    changed = {name: value for name, value in vars(asked).items() if value != getattr(Full(), name)}
+    typer.echo(f"{sorted(changed.items())} {out}")
 
 
 def _run(*args):
     app = typer.Typer()
-    _command.__doc__ = first_sentences(Base)
-    app.command()(with_settings(Full, _command))
+    app.command()(_command)
     return CliRunner().invoke(app, args, env={"COLUMNS": "160"})
 
 
@@ -125,7 +126,13 @@ def test_the_command_line_has_an_option_for_each_field_with_help_and_default():
     assert "Evaluations. [default: (3,5)]" in text and "Clip. [default: (false,true)]" in text
 
 
-def test_the_command_line_hands_over_what_was_given_alone():
+def test_the_command_line_makes_settings_of_what_was_given_over_the_values_below():
     assert _run().output == "[] here\n"
-    told = _run("m", "--t-start", "5,4", "--retry", "--no-check-it", "--out", "there").output
-    assert told == "[('check-it', False), ('model', 'm'), ('retry', True), ('t-start', '5,4')] there\n"
+    told = _run("m", "--t-start", "5,4", "--retry", "--no-check-it").output
+    assert told == "[('check_it', False), ('model', 'm'), ('retry', True), ('starts', (5.0, 4.0))] here\n"
+    assert _run("--samples", "30", "--out", "there").output == "[('kind', 'b'), ('samples', 30)] there\n"
+
+
+def test_a_mistake_on_the_command_line_is_one_line():
+    result = _run("--samples", "1")
+    assert result.exit_code == 2 and "error: samples=1: expected a whole number from 2 to 50" in result.output

@@ -35,7 +35,7 @@ class Setting:
         about: one sentence of help.
         least, most: limits of a number, or of each number of several; both included.
         choices: the names allowed.
-        of: the thing that is named: "file", "model" or "sampler", so that it can be looked for before heavy work.
+        of: the thing that is named: "file", "model", "sampler" or "prior", to be looked for before heavy work.
         flag: name on the command line and in YAML; by default the field's own with dashes.
         argument: whether the command line takes it by place.
         empty: whether several values may be none at all; a field whose default is () may always be.
@@ -140,7 +140,7 @@ class Settings:
         return cls(**read)
 
     def values(self, of: str) -> list[Any]:
-        """Return the values, one by one, of the fields that name a "file", a "model" or a "sampler"."""
+        """Return the values, one by one, of the fields that name a "file", "model", "sampler" or "prior"."""
         found = [getattr(self, one.name) for one, _ in self.kinds() if setting_of(one).of == of]
         return [one for value in found for one in (value if isinstance(value, tuple) else (value,))]
 

@@ -10,7 +10,7 @@ from latestart import as_model
 from latestart.diagnosis.case import NETWORK, Case
 from latestart.diagnosis.decisions import Decisions, decisions
 from latestart.diagnosis.linearity import compare
-from latestart.diagnosis.verdicts import Evidence, Start, judge, plain, worst
+from latestart.diagnosis.verdicts import Evidence, Start, finite, judge, worst
 from latestart.sampling.doubts import runs
 from latestart.theory.levels import CriticalLevel
 from two_clusters import IMAGES, LABELS, MATCHED, MODEL, NOISE, QUICK, SCHEDULER, Erring, gaussian, rng, worse
@@ -179,7 +179,7 @@ def test_runs_are_neighbours():
 
 def test_plain_values_are_what_json_has():
     level = CriticalLevel(2.0, "sde", "so")
-    found = plain({"a": torch.tensor([1.0, math.nan]), "b": (level, math.inf), "c": {"d": True}, "e": None})
+    found = finite({"a": torch.tensor([1.0, math.nan]), "b": (level, math.inf), "c": {"d": True}, "e": None})
     assert found == {"a": [1.0, None], "b": [level.record(), None], "c": {"d": True}, "e": None}
 
 

@@ -158,7 +158,7 @@ def _line(values, spread=0.0, prior="isotropic"):
         figures = Figures(Estimate(value, value, value), recall, recall, recall, None, replicates, replicates)
         t = 1000 - 100 * k
         cell = Cell("m", "ddpm", t // 4, prior, float(t), "trailing", False, 10, 0)
-        measured.append((Planned(cell, "", {}, t // 4), Outcome("done", "", figures)))
+        measured.append((Planned(cell, {}, t // 4), Outcome("done", "", figures)))
     return experiment.line_of(prior, measured, measured[0][1].figures)
 
 
@@ -182,7 +182,7 @@ def test_a_full_run_of_hardly_any_distance_leaves_finite_figures(tmp_path):
     figures = Figures(Estimate(1e-9, 0.0, 3e-9), share, share, share, None, replicates, replicates)
     late = Figures(Estimate(2.0, 1.9, 2.1), share, share, share, None, torch.full_like(replicates, 2.0), replicates)
     measured = [
-        (Planned(Cell("m", "ddpm", t // 4, "isotropic", float(t), "trailing", False, 10, 0), "", {}, t // 4), outcome)
+        (Planned(Cell("m", "ddpm", t // 4, "isotropic", float(t), "trailing", False, 10, 0), {}, t // 4), outcome)
         for t, outcome in ((1000, Outcome("done", "", figures)), (500, Outcome("done", "", late)))
     ]
     line = experiment.line_of("isotropic", measured, figures)

@@ -21,6 +21,7 @@ from latestart.experiments.table1.published import dataset_of, published
 from latestart.experiments.table1.rows import rows, winners
 from latestart.experiments.table1.settings import STARTS, Table1Settings, start_times
 from latestart.lab.cells import Outcome, again
+from latestart.lab.experiment import Lab
 from latestart.lab.grid import Cell
 from latestart.lab.judge import Figures, Judge, Reference, over
 from latestart.lab.report import markdown_table, named
@@ -81,7 +82,7 @@ def table_in(folder, subject, asked=None, sample=sample, **changes):
     subject = replace(subject, **changes)
     found = entries(asked, subject)
     planned = list({entry.planned.key: entry.planned for entry in found}.values())
-    return Table(asked, Sweep(planned, {"exact": subject}, folder, 7, sample=sample), found)
+    return Table(asked, Sweep(planned, {"exact": subject}, Lab(folder), 7, sample), found)
 
 
 def finish(table):
@@ -91,7 +92,7 @@ def finish(table):
 
 def report_of(table):
     """The page of what is measured."""
-    return page(table.gains(), table.sweep.out)
+    return page(table.gains(), table.sweep.lab.out)
 
 
 def lines(block):

@@ -19,7 +19,6 @@ from latestart.lab.cells import Planned
 from latestart.lab.experiment import Lab
 from latestart.lab.grid import Cell, Grid
 from latestart.lab.judge import Figures
-from latestart.lab.store import Print
 from latestart.lab.subjects import open_subject
 
 SOME = Estimate(0.5, 0.4, 0.6)
@@ -34,7 +33,7 @@ def _figures(value, copied=SOME, replicates=None):
 
 def _entry(sampler, nfe, prior="none", t_start=None, spacing="trailing", clip=False):
     cell = Cell("mnist", sampler, nfe, prior, t_start, spacing, clip, 500, 0)
-    return Entry("exact", nfe, prior, Planned(cell, Print(repr(cell)), {"seed": 0}, nfe))
+    return Entry("exact", nfe, prior, Planned(cell, {"cell": repr(cell)}, nfe))
 
 
 def _tried(sampler, nfe):

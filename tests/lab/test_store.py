@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from latestart.lab.store import Print, fingerprint, formerly, is_of, kept_at, key_of
+from latestart.lab.store import Print, Store, fingerprint, formerly, is_of, key_of
 
 ONE = fingerprint(torch.arange(6.0), "weights")
 
@@ -69,9 +69,10 @@ def test_what_a_file_says_may_be_of_an_earlier_version():
 
 
 def test_a_file_is_looked_for_under_both_keys(tmp_path):
+    store = Store(tmp_path, "cell-{}.txt")
     present, former = (tmp_path / f"cell-{key}.txt" for key in (ONE, ONE.former))
-    assert kept_at(tmp_path, "cell-{}.txt", ONE) == present
+    assert store.path(ONE) == present
     former.write_text("measured before")
-    assert kept_at(tmp_path, "cell-{}.txt", ONE) == former
+    assert store.path(ONE) == former
     present.write_text("measured now")
-    assert kept_at(tmp_path, "cell-{}.txt", ONE) == present
+    assert store.path(ONE) == present

@@ -25,12 +25,12 @@ from latestart.lab import cells as cells_module
 from latestart.lab import judge as judging
 from latestart.lab import sweep as sweeping
 from latestart.lab.cells import Outcome, plan, read_cell, steps_for, write_cell
+from latestart.lab.experiment import Lab
 from latestart.lab.grid import Cell, Grid, read_grid
 from latestart.lab.judge import Judge, Reference, reference_of
 from latestart.lab.store import fingerprint, formerly
 from latestart.lab.subjects import Subject, weights
 from latestart.lab.sweep import Sweep, add_gains, shares, within
-from latestart.processes import Processes
 from latestart.sampling.loop import draw
 from latestart.sampling.samplers import SAMPLERS, can_clip, make_sampler
 from rendezvous import together
@@ -92,9 +92,9 @@ CELLS = [
 ]
 
 
-def sweep_in(folder, judge, network=EXACT, cells=CELLS, run=None, **options):
+def sweep_in(folder, judge, network=EXACT, cells=CELLS, **lab):
     subjects = {"exact": subject(judge, network)}
-    return Sweep(plan(cells, subjects), subjects, folder, 7, run or Processes(), **options)
+    return Sweep(plan(cells, subjects), subjects, Lab(folder, **lab), 7)
 
 
 def finish(sweep, **options):
@@ -258,7 +258,7 @@ def test_a_failing_cell_is_recorded_and_measured_anew_when_told(judge, undisturb
 def test_a_prior_that_does_not_fit_fails_in_its_own_cells(judge, undisturbed, tmp_path):
     wrong = subject(judge)
     wrong.priors["gaussian"] = (ls.Gaussian.fit(127.5 * (pictures(500, 0) + 1)), "bytes")
-    sweep = Sweep(plan(CELLS, {"exact": wrong}), {"exact": wrong}, tmp_path, 7)
+    sweep = Sweep(plan(CELLS, {"exact": wrong}), {"exact": wrong}, Lab(tmp_path), 7)
     rows, _ = finish(sweep)
     assert [row["status"] for row in rows] == ["done", "done", "failed", "unavailable", "done", "failed"]
     assert "speak of different values" in rows[2]["reason"]
@@ -274,7 +274,7 @@ def test_cells_of_another_version_or_cut_short_are_measured_again(judge, undistu
     files[4].write_bytes(files[5].read_bytes())
     told = []
     assert finish(sweep_in(tmp_path, judge, tell=told.append)) == undisturbed
-    assert len(told) == 3 and all("measured again" in line for line in told)
+    assert len(told) == 3 and all("made again" in line for line in told)
     for words, line in zip(("version 99, expected version 1", "damaged", "another cell"), told):
         assert words in line
 
@@ -315,11 +315,10 @@ def test_cells_under_the_key_of_an_earlier_version_are_found_and_none_is_measure
     known = SimpleNamespace(features="quarters", reference=replace(judge.reference, fingerprint=fingerprint("data")))
     one = plan([cell()], {"exact": replace(subject(judge), judge=known, weights=fingerprint(b"weights"))})[0]
     assert one.key != one.key.former
-    before = replace(one, key=one.key.former, configuration=formerly(one.configuration))
-    write_cell(
-        tmp_path / "cells" / f"{before.key}.safetensors", before, Outcome("done", "", judge(pictures(20, 3) / 2 + 0.5))
-    )
-    sweep = Sweep([one], {"exact": subject(judge)}, tmp_path)
+    before = replace(one, configuration=formerly(one.configuration))
+    path = tmp_path / "cells" / f"{one.key.former}.safetensors"
+    write_cell(path, before, Outcome("done", "", judge(pictures(20, 3) / 2 + 0.5)))
+    sweep = Sweep([one], {"exact": subject(judge)}, Lab(tmp_path))
     sweep.measure()
     assert [path.stem for path in (tmp_path / "cells").iterdir()] == [one.key.former]
     assert sweep.outcome(one).figures.frechet == judge(pictures(20, 3) / 2 + 0.5).frechet
@@ -355,7 +354,7 @@ def test_several_processes_end_with_the_same_table(judge, undisturbed, tmp_path)
     def work(run):
         sweep = sweep_in(tmp_path, judge, networks[run.index], run=run)
         sweep.measure()
-        return finish(replace(sweep, run=Processes())) if run.first else None
+        return finish(replace(sweep, lab=Lab(tmp_path))) if run.first else None
 
     assert together(3, work)[0] == undisturbed
     assert all(network.evaluated >= 60 for network in networks)
@@ -390,10 +389,10 @@ def files(tmp_path):
     return tmp_path
 
 
-def opened(files, extract, run=None, held_out=True, tell=lambda _: None):
+def opened(files, extract, held_out=True, **lab):
     unseen = str(files / "unseen.npz") if held_out else None
     kept = files / "statistics.safetensors"
-    return reference_of(str(files / "train.npz"), unseen, extract, kept, run or Processes(), tell)
+    return reference_of(str(files / "train.npz"), unseen, extract, kept, Lab(files, **lab))
 
 
 def test_feature_statistics_are_computed_once_and_kept(files):
@@ -416,7 +415,7 @@ def test_feature_statistics_are_computed_once_and_kept(files):
 def test_several_processes_compute_the_same_statistics(files, tmp_path):
     alone = opened(files, Quarters())
     (files / "statistics.safetensors").unlink()
-    for reference in together(3, lambda run: opened(files, Quarters(), run)):
+    for reference in together(3, lambda run: opened(files, Quarters(), run=run)):
         assert reference.statistics.frechet(alone.statistics) < 1e-12
         assert torch.equal(reference.real, alone.real)
 

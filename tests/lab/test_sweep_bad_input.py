@@ -15,12 +15,12 @@ from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import feature_statistics
 from latestart.files import load_tensors, save_tensors
 from latestart.lab.cells import KIND, Outcome, plan, read_cell, write_cell
+from latestart.lab.experiment import Lab
 from latestart.lab.grid import Cell
 from latestart.lab.judge import Judge, Reference, reference_of
 from latestart.lab.store import fingerprint
 from latestart.lab.subjects import Subject
 from latestart.lab.sweep import COLUMNS, Sweep
-from latestart.processes import Processes
 
 SHAPE = (1, 4, 4)
 SCHEDULER = DDPMScheduler(clip_sample=False)
@@ -57,10 +57,10 @@ def judge():
     return Judge(extract, Reference(feature_statistics(data, extract), extract(data), sets, SHAPE, "data"))
 
 
-def sweep_in(folder, judge, network=EXACT, cells=CELLS, **options):
+def sweep_in(folder, judge, network=EXACT, cells=CELLS, **lab):
     priors = {"none": (None, ""), "gaussian": (PRIOR, "prior")}
     subjects = {"exact": Subject(network, SCHEDULER, "weights", priors, judge)}
-    return Sweep(plan(cells, subjects), subjects, folder, 4, Processes(), **options)
+    return Sweep(plan(cells, subjects), subjects, Lab(folder, **lab), 4)
 
 
 def finish(sweep, **options):
@@ -129,7 +129,7 @@ def test_a_spoilt_cell_is_named_and_measured_again(judge, undisturbed, tmp_path,
         read_cell(path, planned)
     told = []
     assert finish(sweep_in(tmp_path, judge, tell=told.append)) == undisturbed
-    assert len(told) == 1 and words in told[0] and str(path) in told[0] and "measured again" in told[0]
+    assert len(told) == 1 and words in told[0] and str(path) in told[0] and "made again" in told[0]
     told.clear()
     assert finish(sweep_in(tmp_path, judge, tell=told.append)) == undisturbed and not told
 
@@ -229,7 +229,7 @@ def files(tmp_path):
 
 def opened(files, extract):
     kept = files / "statistics.safetensors"
-    return reference_of(str(files / "train.npz"), str(files / "unseen.npz"), extract, kept, Processes(), lambda _: None)
+    return reference_of(str(files / "train.npz"), str(files / "unseen.npz"), extract, kept, Lab(files))
 
 
 def _images(change):

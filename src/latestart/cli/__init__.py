@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli import analyze, check, choose, demo, experiment, fit, sample, sweep, train
+from latestart.cli import analyze, check, choose, experiment, fit, sample, sweep, train
+from latestart.experiments.table1.settings import DemoSettings
+
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     help="Find the moment at which a diffusion model makes up its mind, and start sampling just before it.",
@@ -30,14 +33,14 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 for command, example in (
-    (demo.demo, "latestart demo --out out/demo"),
-    (fit.fit, "latestart fit photos/ --out prior.safetensors"),
-    (check.check, "latestart check mnist --t-start 500"),
-    (choose.choose, "latestart choose mnist --steps 3 --sampler ddim"),
-    (sample.sample, "latestart sample mnist --t-start 400 --steps 5 --out out/samples"),
-    (sweep.sweep, "latestart sweep examples/sweep.yaml --out out/sweep"),
-    (analyze.analyze, "latestart analyze mnist --quick"),
-    (train.train, "latestart train mnist-train.parquet --out models/mnist --patch 2 --steps 16000"),
+    (experiment.conducting(DemoSettings, "table1.demo.Demo", "out/demo"), "demo --out out/demo"),
+    (fit.fit, "fit photos/ --out prior.safetensors"),
+    (check.check, "check mnist --t-start 500"),
+    (choose.choose, "choose mnist --steps 3 --sampler ddim"),
+    (sample.sample, "sample mnist --t-start 400 --steps 5 --out out/samples"),
+    (sweep.sweep, "sweep examples/sweep.yaml --out out/sweep"),
+    (analyze.analyze, "analyze mnist --quick"),
+    (train.train, "train mnist-train.parquet --out models/mnist --patch 2 --steps 16000"),
 ):
-    app.command(epilog=f"Example:  {example}")(command)
+    app.command(example.split()[0], epilog=f"Example:  latestart {example}")(command)
 app.add_typer(experiment.experiment, name="experiment")

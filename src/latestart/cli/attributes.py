@@ -10,7 +10,7 @@ import typer
 
 from latestart.checks import PRECISIONS
 from latestart.cli.options import with_settings
-from latestart.cli.support import bar, friendly, look_for, say
+from latestart.cli.support import bar, look_for, say
 from latestart.settings import Settings, seed_setting, setting
 
 __all__ = ["attributes", "classifier", "faces"]
@@ -36,29 +36,29 @@ class AttributesSettings(ClassifierSettings):
     label: str = setting("class", "Name of the attribute where pictures have labels alone.")
 
 
+@with_settings(FacesSettings)
 def faces(
-    given: dict[str, Any],
+    asked: FacesSettings,
     out: Annotated[Path, typer.Option(help="File to write the faces to (npz).")] = Path("out/faces.npz"),
     n: Annotated[int, typer.Option("-n", min=1, help="Number of faces.")] = 20_000,
 ) -> None:
     """Draw cartoon faces with known skin tone, glasses, facial hair and hair, for `train`, `fit` and the others."""
-    with friendly():
-        asked = FacesSettings.read(given)
-        check_file(out, ".npz")
-        import numpy as np
+    check_file(out, ".npz")
+    import numpy as np
 
-        from latestart.datasets.faces import faces as draw
-        from latestart.files import replacing
+    from latestart.datasets.faces import faces as draw
+    from latestart.files import replacing
 
-        with bar("drawing") as advance:
-            drawn = draw(n, asked.size, asked.seed, advance)
-        with replacing(out) as temporary:
-            np.savez_compressed(temporary, allow_pickle=False, **drawn.arrays())
+    with bar("drawing") as advance:
+        drawn = draw(n, asked.size, asked.seed, advance)
+    with replacing(out) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **drawn.arrays())
     say(f"wrote {n} faces of {asked.size} x {asked.size} with {', '.join(drawn.attributes)} to {out}")
 
 
+@with_settings(AttributesSettings)
 def attributes(
-    given: dict[str, Any],
+    asked: AttributesSettings,
     images: Annotated[
         Path, typer.Argument(help="Pictures with known attributes, as `experiment faces` writes them, or with labels.")
     ],
@@ -67,25 +67,24 @@ def attributes(
     ] = Path("out/attributes.safetensors"),
 ) -> None:
     """Train the classifier of attributes on pictures with known attributes, and score it on held-out ones."""
-    with friendly():
-        asked = AttributesSettings.read(given)
-        look_for(None, images)
-        check_file(out, ".safetensors")
-        from latestart.classifiers.attributes import train_attributes
-        from latestart.classifiers.known import load_known
+    look_for(None, images)
+    check_file(out, ".safetensors")
+    from latestart.classifiers.attributes import train_attributes
+    from latestart.classifiers.known import load_known
 
-        known = load_known(images, asked.limit, asked.label)
-        with training() as advance:
-            options: dict[str, Any] = {"seed": asked.seed, "mixed_precision": asked.mixed_precision}
-            reader = train_attributes(known, asked.epochs, progress=advance, **options)
-        reader.save(out)
-        for name, score in reader.scores.items():
-            say(f"{name}: {score} held-out pictures")
+    known = load_known(images, asked.limit, asked.label)
+    with training() as advance:
+        options: dict[str, Any] = {"seed": asked.seed, "mixed_precision": asked.mixed_precision}
+        reader = train_attributes(known, asked.epochs, progress=advance, **options)
+    reader.save(out)
+    for name, score in reader.scores.items():
+        say(f"{name}: {score} held-out pictures")
     say(f"wrote {out}")
 
 
+@with_settings(ClassifierSettings)
 def classifier(
-    given: dict[str, Any],
+    asked: ClassifierSettings,
     images: Annotated[
         Path, typer.Argument(help="Images with labels, or with known attributes as `experiment faces` writes them.")
     ],
@@ -95,17 +94,15 @@ def classifier(
 
     A tenth of the images is held out to score it. With several attributes it learns every combination.
     """
-    with friendly():
-        asked = ClassifierSettings.read(given)
-        look_for(None, images)
-        check_file(out, ".safetensors")
-        from latestart.classifiers.features import train_features
-        from latestart.classifiers.known import combined, load_known
+    look_for(None, images)
+    check_file(out, ".safetensors")
+    from latestart.classifiers.features import train_features
+    from latestart.classifiers.known import combined, load_known
 
-        with training() as advance:
-            options = (asked.epochs, asked.seed, advance, asked.mixed_precision)
-            trained, score = train_features(combined(load_known(images)), *options)
-        trained.save(out)
+    with training() as advance:
+        options = (asked.epochs, asked.seed, advance, asked.mixed_precision)
+        trained, score = train_features(combined(load_known(images)), *options)
+    trained.save(out)
     say(f"{score} held-out images")
     say(f"wrote {out}")
 
@@ -122,8 +119,3 @@ def training() -> Iterator[Callable[[int, int, float], None]]:
     """Yield `advance(step, steps, loss)` of a progress bar."""
     with bar("training") as advance:
         yield lambda step, steps, loss: advance(step, steps, f"loss {loss:.3f}")
-
-
-faces = with_settings(FacesSettings, faces)
-attributes = with_settings(AttributesSettings, attributes)
-classifier = with_settings(ClassifierSettings, classifier)

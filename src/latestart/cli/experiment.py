@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from latestart.cli.attributes import attributes, classifier, faces
-from latestart.cli.options import first_sentences, with_settings
-from latestart.cli.support import friendly, perform
+from latestart.cli.options import with_settings
+from latestart.cli.support import perform
 from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.experiments.gaussianity.settings import GaussianitySettings
 from latestart.experiments.initialisations.settings import InitialisationSettings
@@ -24,7 +24,7 @@ from latestart.experiments.theory.settings import (
 )
 from latestart.settings import Settings
 
-__all__ = ["EXPERIMENTS", "experiment"]
+__all__ = ["EXPERIMENTS", "conducting", "experiment"]
 
 # Each experiment: its settings, whose docstring is its help; the class that measures it; and an example.
 EXPERIMENTS: dict[str, tuple[type[Settings], str, str]] = {
@@ -44,28 +44,31 @@ EXPERIMENTS: dict[str, tuple[type[Settings], str, str]] = {
 experiment = typer.Typer(help="The paper's figures, each with its expected number.", no_args_is_help=True)
 
 
-def conducting(name: str) -> Callable[..., None]:
-    """Return the command of an experiment: reads its settings, looks for all that they name, and conducts it."""
-    settings, place, _ = EXPERIMENTS[name]
+def conducting(settings: type[Settings], place: str, folder: str) -> Callable[..., None]:
+    """Return the command of an experiment: reads its settings, looks for all that they name, and conducts it.
 
+    Args:
+        settings: with its help as their docstring.
+        place: its module below `latestart.experiments`, and its class.
+        folder: that its pictures and figures are written to by default.
+    """
+
+    @with_settings(settings)
     def command(
-        given: dict[str, Any],
-        out: Annotated[Path, typer.Option(help="Folder for pictures and figures; a run that was cut off goes on.")],
+        asked: Settings,
+        out: Annotated[
+            Path, typer.Option(help="Folder for pictures and figures; a run that was cut off goes on.")
+        ] = Path(folder),
     ) -> None:
-        with friendly():
-            perform(place, settings.read(given), out)
+        perform(place, asked, out)
 
-    command.__defaults__ = (Path("out/experiments") / name,)
-    command.__doc__ = first_sentences(settings)
-    return with_settings(settings, command)
+    return command
 
 
-def _add(name: str, command: Callable[..., None], example: str) -> None:
+for name, command, example in (
+    *((name, conducting(*row[:2], f"out/experiments/{name}"), row[2]) for name, row in EXPERIMENTS.items()),
+    ("faces", faces, "-n 20000 --out out/faces.npz"),
+    ("classifier", classifier, "out/faces.npz --out out/faces-classifier.safetensors"),
+    ("attributes", attributes, "out/faces.npz"),
+):
     experiment.command(name, epilog=f"Example:  latestart experiment {name} {example}")(command)
-
-
-for name, row in EXPERIMENTS.items():
-    _add(name, conducting(name), row[2])
-_add("faces", faces, "-n 20000 --out out/faces.npz")
-_add("classifier", classifier, "out/faces.npz --out out/faces-classifier.safetensors")
-_add("attributes", attributes, "out/faces.npz")

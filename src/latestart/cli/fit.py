@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from latestart.cli.options import first_sentences, with_settings
-from latestart.cli.support import bar, friendly, look_for, say
+from latestart.cli.options import with_settings
+from latestart.cli.support import bar, look_for, say
 from latestart.lab.setup import Pictures
 from latestart.settings import seed_setting, setting
 
@@ -54,61 +54,47 @@ class FitSettings(Pictures):
             raise ValueError("one of --by-label and --by-attribute")
 
 
+@with_settings(FitSettings)
 def fit(
-    given: dict[str, Any],
+    asked: FitSettings,
     images: Annotated[
         Path, typer.Argument(help="A parquet file, a folder, an npz file, or a published set (celeba@64).")
     ],
     out: Annotated[Path, typer.Option(help="File to write the prior to (safetensors).")],
 ) -> None:
-    with friendly():
-        asked = FitSettings.read(given)
-        if out.is_dir():
-            raise ValueError(f"expected a file in a folder to write the prior to, received {out}")
-        look_for(None, images, out=out.parent)
-        from latestart.data import load_images
-        from latestart.device import own_device
-        from latestart.processes import processes
-        from latestart.sampling.fitting import fit_gaussian, fit_mixture
+    if out.is_dir():
+        raise ValueError(f"expected a file in a folder to write the prior to, received {out}")
+    look_for(None, images, out=out.parent)
+    from latestart.data import load_images
+    from latestart.device import own_device
+    from latestart.processes import processes
+    from latestart.sampling.fitting import fit_gaussian, fit_mixture
 
-        run, device = processes(), own_device()
-        mixture = bool(asked.components or asked.by_label or asked.by_attribute)
-        if asked.by_attribute:
-            data = _by_attribute(images, asked.limit, run.first)
-        else:
-            part = (0, 1) if mixture else (run.index, run.count)
-            data = load_images(images, asked.limit, part, asked.background)
-        if mixture:
-            by_label = asked.by_label or asked.by_attribute
-            shape = (asked.basis, asked.rank, asked.sigma, asked.seed)
-            prior: Any = fit_mixture(data, asked.components, by_label, *shape, run, device, say)
-        else:
-            with bar("fitting", run.first) as advance:
-                prior = fit_gaussian(data, asked.basis, asked.rank, asked.seed, run, device, advance)
-        if not run.first:
-            return
-        prior.save(out)
-    if mixture:
-        kind = prior.components[0].basis.name
-        say(f"fitted a mixture of {len(prior.components)} {kind} Gaussians to {len(data)} images")
+    run, device = processes(), own_device()
+    by_label = asked.by_label or asked.by_attribute
+    mixture = bool(asked.components or by_label)
+    if asked.by_attribute:
+        from latestart.classifiers.known import combined, load_known
+
+        known = load_known(images, asked.limit, label=None)
+        data: Any = combined(known)
+        if run.first:
+            counts, names = data.labels.bincount(), ", ".join(known.values)
+            say(f"{len(counts)} combinations of {names}, of {counts.min()} to {counts.max()} images each")
     else:
+        part = (0, 1) if mixture else (run.index, run.count)
+        data = load_images(images, asked.limit, part, asked.background)
+    if mixture:
+        shape = (asked.basis, asked.rank, asked.sigma, asked.seed)
+        prior: Any = fit_mixture(data, asked.components, by_label, *shape, run, device, say)
+        kind = f"mixture of {len(prior.components)} {prior.components[0].basis.name} Gaussians"
+        told = f"{kind} to {len(data)} images"
+    else:
+        with bar("fitting", run.first) as advance:
+            prior = fit_gaussian(data, asked.basis, asked.rank, asked.seed, run, device, advance)
         total = float(prior.basis.multiplicity @ prior.variances)
-        say(f"fitted a {prior.basis.name} Gaussian to {prior.count} images {prior.shape}, total variance {total:.4g}")
-    say(f"wrote {out}")
-
-
-def _by_attribute(path: Path, limit: int | None, first: bool) -> Any:
-    """The images, labelled by the combination of their attributes; the first process prints the number of each."""
-    from latestart.classifiers.known import combined, load_known
-
-    known = load_known(path, limit, label=None)
-    data = combined(known)
-    assert data.labels is not None
-    counts = data.labels.bincount()
-    if first:
-        say(f"{len(counts)} combinations of {', '.join(known.values)}, of {counts.min()} to {counts.max()} images each")
-    return data
-
-
-fit.__doc__ = first_sentences(FitSettings)
-fit = with_settings(FitSettings, fit)
+        told = f"{prior.basis.name} Gaussian to {prior.count} images {prior.shape}, total variance {total:.4g}"
+    if run.first:
+        prior.save(out)
+        say(f"fitted a {told}")
+        say(f"wrote {out}")

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import Field
 from typing import Annotated, Any
@@ -11,43 +12,45 @@ import typer
 from latestart.cli.support import friendly
 from latestart.settings import Kind, Settings, flag_of, setting_of
 
-__all__ = ["first_sentences", "with_settings"]
+__all__ = ["with_settings"]
 
 
-def with_settings(settings: type[Settings], command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that takes the fields of settings as options, and a device for all of its networks.
+def with_settings(
+    settings: type[Settings], under: Callable[[dict[str, Any]], dict[str, Any]] = lambda own: {}
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that makes the fields of settings options of a command, and adds a device for its networks.
+
+    The command is called with the settings, beside parameters of its own. Its help is its docstring, or that of the
+    settings up to their sections; a user's mistake is one clear line.
 
     Args:
         settings: read from the options given; a field that is not given keeps its default.
-        command: called with a mapping of the options given by their flags, beside parameters of its own.
+        under: from the command's own parameters to values whose place the options given take.
     """
-    known = {one.name: one for one, _ in settings.kinds()}
+    flags = {one.name: flag_of(one) for one, _ in settings.kinds()}
 
-    @functools.wraps(command)
-    def run(device: str | None, **values: Any) -> None:
-        if device is not None:
+    def made(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(device: str | None, **values: Any) -> None:
+            given = {flag: value for name, flag in flags.items() if (value := values.pop(name)) is not None}
             with friendly():
-                from latestart.device import choose_device
+                if device is not None:
+                    from latestart.device import choose_device
 
-                choose_device(device)
-        named = {flag_of(known[name]): values.pop(name) for name in known}
-        command({flag: value for flag, value in named.items() if value is not None}, **values)
+                    choose_device(device)
+                command(settings.read({**under(values), **given}), **values)
 
-    options = [_parameter(one, kind) for one, kind in settings.kinds()]
-    about = "cpu, cuda or cuda:1; default: the accelerator where there is one."
-    device: Any = Annotated[str | None, typer.Option(help=about)]
-    options.append(inspect.Parameter("device", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=device))
-    own = [one for one in inspect.signature(command).parameters.values() if one.name != "given"]
-    own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
-    run.__signature__ = inspect.Signature([*options, *own])  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in (*options, *own)}
-    return run
+        about = typer.Option(help="cpu, cuda or cuda:1; default: the accelerator where there is one.")
+        own = list(inspect.signature(command).parameters.values())[1:]
+        options = [*(_parameter(*field) for field in settings.kinds()), _named("device", Annotated[str | None, about])]
+        options += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in options}
+        help_of_settings = re.split(r"\n(?:Attributes|Raises):", inspect.getdoc(settings) or "")[0]
+        run.__doc__ = command.__doc__ or help_of_settings.strip()
+        return run
 
-
-def first_sentences(settings: type[Settings]) -> str:
-    """Return the docstring of settings up to its sections: the help of their command."""
-    text = inspect.getdoc(settings) or ""
-    return text.split("\nAttributes:")[0].split("\nRaises:")[0].strip()
+    return made
 
 
 def _parameter(one: "Field[Any]", kind: Kind) -> inspect.Parameter:
@@ -57,7 +60,11 @@ def _parameter(one: "Field[Any]", kind: Kind) -> inspect.Parameter:
     text = kind.many or known.read is not None
     about = made(*declared, help=known.about, show_default=_shown(one.default))
     annotation: Any = Annotated[(str if text else kind.base) | None, about]
-    return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return _named(one.name, annotation)
+
+
+def _named(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _declared(one: "Field[Any]", kind: Kind) -> tuple[str, ...]:
@@ -67,11 +74,9 @@ def _declared(one: "Field[Any]", kind: Kind) -> tuple[str, ...]:
 
 def _shown(default: Any) -> str | bool:
     """The default as one would type it; False hides it."""
-    if default is None or default == () or default is False:
+    if default is None or default is False:
         return False
-    if isinstance(default, tuple):
-        return ",".join(_text(one) for one in default)
-    return _text(default)
+    return ",".join(map(_text, default if isinstance(default, tuple) else (default,))) or False
 
 
 def _text(value: Any) -> str:

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from latestart.cli.options import first_sentences, with_settings
-from latestart.cli.support import SHIPPED_PRIORS, friendly, look_for, say
+from latestart.cli.options import with_settings
+from latestart.cli.support import look_for, opened, say
 from latestart.lab.setup import Started
 from latestart.settings import seed_setting, setting
 
@@ -20,9 +20,6 @@ SHEET = 64  # images on the overview
 class SampleSettings(Started):
     """Sample images from a model, from full noise or from a late start; under `torchrun`, with all its processes."""
 
-    prior: str | None = setting(
-        None, "A prior that `latestart fit` wrote; for a shipped model also gaussian or mixture."
-    )
     t_start: float | None = setting(
         None, "Start, in the scheduler's t; default: full noise, or with a prior where nats say."
     )
@@ -32,49 +29,39 @@ class SampleSettings(Started):
     seed: int = seed_setting("Image i depends on the seed and i alone.")
 
 
+@with_settings(SampleSettings)
 def sample(
-    given: dict[str, Any],
+    asked: SampleSettings,
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("out/samples"),
     n: Annotated[int, typer.Option("-n", min=1, help="Number of images.")] = 64,
 ) -> None:
-    with friendly():
-        asked = SampleSettings.read(given)
-        prior = None if asked.prior in SHIPPED_PRIORS else asked.prior
-        look_for(asked, prior, out=out)
-        import torch
+    look_for(asked, out=out)
+    import torch
 
-        from latestart import zoo
-        from latestart.data import save_png, tile, to_pixels
-        from latestart.denoisers.wrappers import of_velocity
-        from latestart.device import own_device
-        from latestart.processes import processes
-        from latestart.sampling.generate import generate
-        from latestart.sampling.samplers import usual_sampler
+    from latestart.data import save_png, tile, to_pixels
+    from latestart.denoisers.wrappers import of_velocity
+    from latestart.processes import processes
+    from latestart.sampling.generate import generate
+    from latestart.sampling.samplers import usual_sampler
 
-        late = asked.t_start is not None
-        opened: dict[str, Any] = {"scheduler": asked.scheduler, "mixed_precision": asked.mixed_precision}
-        network, trained, start = zoo.open_model(asked.model, asked.prior, late, own_device(), **opened)
-        network, trained = of_velocity(network, trained)
-        run = processes()
-        mine = run.share(n)
-        if not mine:
-            raise ValueError(f"{n} images are too few for {run.count} processes")
-        result = generate(
-            network, usual_sampler(asked.sampler, trained, asked.clip), start, len(mine), asked.steps, asked.t_start,
-            asked.seed, labels=asked.label, batch_size=asked.batch_size, check_prior=asked.check_prior,
-            first=mine.start, progress=run.first,
-        )  # fmt: skip
-        pixels = to_pixels(result.images).cpu()
-        for k, image in zip(mine, pixels):
-            save_png(out / f"{k:05d}.png", image)
-        shown = torch.cat(run.gather(pixels[: max(0, SHEET - mine.start)]))
-        if not run.first:
-            return
-        sheet = out.with_name(f"{out.name}-sheet.png")
-        save_png(sheet, tile(shown, 8, gap=1))
+    network, trained, start, _ = opened(asked, asked.prior, asked.t_start is not None)
+    network, trained = of_velocity(network, trained)
+    run = processes()
+    mine = run.share(n)
+    if not mine:
+        raise ValueError(f"{n} images are too few for {run.count} processes")
+    result = generate(
+        network, usual_sampler(asked.sampler, trained, asked.clip), start, len(mine), asked.steps, asked.t_start,
+        asked.seed, labels=asked.label, batch_size=asked.batch_size, check_prior=asked.check_prior,
+        first=mine.start, progress=run.first,
+    )  # fmt: skip
+    pixels = to_pixels(result.images).cpu()
+    for k, image in zip(mine, pixels):
+        save_png(out / f"{k:05d}.png", image)
+    shown = torch.cat(run.gather(pixels[: max(0, SHEET - mine.start)]))
+    if not run.first:
+        return
+    sheet = out.with_name(f"{out.name}-sheet.png")
+    save_png(sheet, tile(shown, 8, gap=1))
     say(f"{n} images, {result.nfe} network evaluations each, from sigma = {result.sigma:.3g}")
     say(f"wrote {out}/00000.png ... and {sheet}")
-
-
-sample.__doc__ = first_sentences(SampleSettings)
-sample = with_settings(SampleSettings, sample)

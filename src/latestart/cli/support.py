@@ -1,4 +1,4 @@
-"""What the commands share: errors as one line, and a look for all that is named before anything is loaded."""
+"""Errors as one line, a look for all that a command names before anything is loaded, and models as it opens them."""
 
 import os
 import warnings
@@ -11,21 +11,22 @@ from typing import Any
 import typer
 from rich.markup import escape
 
+from latestart.lab.setup import OneModel
 from latestart.progress import bar
 from latestart.sampling.names import OWN, SAMPLERS
 from latestart.settings import Settings
 from latestart.shipped import require_model
 
-__all__ = ["SHIPPED_PRIORS", "bar", "friendly", "look_for", "perform", "say"]
+__all__ = ["bar", "friendly", "look_for", "opened", "perform", "say"]
 
-SHIPPED_PRIORS = ("gaussian", "mixture")  # priors by name
+SHIPPED_PRIORS = ("gaussian", "mixture")  # by name
 
 
 def look_for(asked: Settings | None, *files: str | Path | None, out: Path | None = None) -> None:
     """Check all that a command names before anything is loaded.
 
     Args:
-        asked: settings, whose models, samplers and files are looked for.
+        asked: settings, whose models, samplers, priors and files are looked for.
         files: others that are read, with words behind an @ or without; None is left out.
         out: folder that is written to.
 
@@ -33,21 +34,31 @@ def look_for(asked: Settings | None, *files: str | Path | None, out: Path | None
         FileNotFoundError: there is nothing at a path.
         ValueError: an unknown model or sampler, or a file in the way of the folder.
     """
-    models, samplers, named = ([] if asked is None else asked.values(of) for of in ("model", "sampler", "file"))
+    kinds = ("model", "sampler", "prior", "file")
+    models, samplers, priors, named = ([] if asked is None else asked.values(of) for of in kinds)
     for model in models:
         require_model(model)
     for name in samplers:
         if name is not None and name not in (*SAMPLERS, OWN):
             raise ValueError(f"there is no sampler {name!r}; there are {', '.join(SAMPLERS)} and {OWN}")
-    for path in (*named, *files):
+    for path in (*named, *files, *(prior for prior in priors if prior not in SHIPPED_PRIORS)):
         if not path or Path(path).exists():
             continue
         bare = Path(path).with_name(Path(path).name.split("@")[0]) if Path(path).name[0] != "@" else Path(path).parent
         if not bare.exists():
             raise FileNotFoundError(f"expected a file or folder at {path}, found nothing")
-    file = None if out is None else next((path for path in (out, *out.parents) if path.is_file()), None)
-    if file is not None:
+    if file := out and next((path for path in (out, *out.parents) if path.is_file()), None):
         raise ValueError(f"expected a folder to write to, received {out}: {file} is a file")
+
+
+def opened(asked: OneModel, prior: Any = None, late: bool = False) -> tuple[Any, Any, Any, Any]:
+    """Return `zoo.open_model` of the settings, on the device of the command, and the shipped model or None."""
+    from latestart import zoo
+    from latestart.device import own_device
+
+    options: dict[str, Any] = {"scheduler": asked.scheduler, "mixed_precision": asked.mixed_precision}
+    network, scheduler, start = zoo.open_model(asked.model, prior, late, own_device(), **options)
+    return network, scheduler, start, None if Path(asked.model).is_dir() else zoo.load(asked.model)
 
 
 def perform(place: str, asked: Settings, out: Path) -> None:

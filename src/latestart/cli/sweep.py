@@ -1,19 +1,20 @@
 """The command `sweep`: a grid from a YAML file, from flags, or from both."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from latestart.cli.options import first_sentences, with_settings
-from latestart.cli.support import friendly, perform
+from latestart.cli.options import with_settings
+from latestart.cli.support import perform
 from latestart.lab.grid import Grid, read_grid
 
 __all__ = ["sweep"]
 
 
+@with_settings(Grid, lambda own: read_grid(own["grid"]) if own["grid"] else {})
 def sweep(
-    given: dict[str, Any],
+    asked: Grid,
     grid: Annotated[
         Path | None, typer.Argument(help="A YAML file with the axes; flags take the place of what it says.")
     ] = None,
@@ -21,10 +22,4 @@ def sweep(
         "out/sweep"
     ),
 ) -> None:
-    with friendly():
-        named = {} if grid is None else read_grid(grid)
-        perform("survey.measure.GridSurvey", Grid.read({**named, **given}), out)
-
-
-sweep.__doc__ = first_sentences(Grid)
-sweep = with_settings(Grid, sweep)
+    perform("survey.measure.GridSurvey", asked, out)

@@ -1,1 +1,1 @@
-"""Where a model decides, and whether a late start can be relied on: `analyze` and `check` over one set of criteria."""
+"""The levels at which a model decides, and the safety of a late start, by one set of criteria."""

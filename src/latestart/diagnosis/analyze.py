@@ -8,7 +8,6 @@ Expected, for the first 10,000 images of MNIST: the central branch of the point 
 at 0.970 near t = 506 under `density`, and at 0.943 near t = 564 under `sde`.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -19,14 +18,14 @@ from torch import Tensor
 
 from latestart.diagnosis.case import CLOUD, NETWORK, Case
 from latestart.diagnosis.criteria import CRITERIA, Finding, look
-from latestart.records import Record
+from latestart.progress import Progress
+from latestart.records import Record, plain
 from latestart.theory.branches import BranchPoint, Criterion, Follower, constant
 from latestart.theory.stability import Trace
 
 __all__ = ["BOTH", "Analysis", "BranchCurve", "SpectrumCurve", "analyze"]
 
 BOTH: tuple[Criterion, ...] = ("density", "sde")
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,11 +33,13 @@ class BranchCurve(Record):
     """The leading eigenvalue over c along fixed points, by falling noise.
 
     Attributes:
+        criterion: whose c.
         t: of each point.
         points: the fixed points with their spectra.
         segment: 0 on the central branch, more after each break of the branch that was followed.
     """
 
+    criterion: Criterion
     t: list[float]
     points: list[BranchPoint] = field(repr=False)
     segment: list[int]
@@ -54,22 +55,20 @@ class BranchCurve(Record):
         return [here.ratio for here in self.points]
 
     @property
-    def asymmetry(self) -> list[float]:
-        """`|J - J^T| / |J + J^T|` at each point; NaN where it was not measured."""
-        return [math.nan if p.spectrum.asymmetry is None else p.spectrum.asymmetry for p in self.points]
+    def asymmetry(self) -> list[float | None]:
+        """`|J - J^T| / |J + J^T|` at each point; None where it was not measured."""
+        return [here.spectrum.asymmetry for here in self.points]
 
-    def figures(self, criterion: str, exact: "BranchCurve | None") -> dict[str, Any]:
-        """The curve for JSON, without its pictures; null stands for "not measured".
+    def beside(self, exact: "BranchCurve | None") -> dict[str, Any]:
+        """Return the curve for JSON, without its pictures.
 
         It adds `moved`, the distance of `D(y) = c y` from that at the highest level; and `apart`, the distance of y
-        from the fixed point of the `exact` model at the same level, over `sigma`.
+        from the fixed point of the `exact` model at the same level, over `sigma`; None where there is none.
         """
-        means = [constant(criterion, here.sigma) * here.point.cpu() for here in self.points]
+        means = [constant(self.criterion, here.sigma) * here.point.cpu() for here in self.points]
         others = {} if exact is None else {here.sigma: here.point.cpu() for here in exact.points}
-        return {
-            **{name: getattr(self, name) for name in ("t", "sigma", "ratio", "segment")},
+        return {name: getattr(self, name) for name in ("t", "sigma", "ratio", "segment", "asymmetry")} | {
             "residual": [here.fixed.residual for here in self.points],
-            "asymmetry": [None if math.isnan(value) else value for value in self.asymmetry],
             "moved": [(mean - means[0]).norm().item() for mean in means],
             "apart": [
                 (here.point.cpu() - others[here.sigma]).norm().item() / here.sigma if here.sigma in others else None
@@ -119,39 +118,38 @@ class Analysis(Record):
 
     def record(self) -> dict[str, Any]:
         """Everything for JSON."""
-        case, both = self.case, [(c, of) for of in self.case.exponents for c in BOTH]
+        case, times = self.case, self.case.times
+        exponents = {(c, of): along.under(c) for of, along in case.exponents.items() for c in BOTH}
+        found = [f for f in self.findings if f.level is not None]
+        reasons = [(f.criterion, f.of, f.how) for f in self.findings if f.level is None]
         return {
             "about": self.about,
             "criteria": list(dict.fromkeys(f.criterion for f in self.findings)),
-            "levels": [f.record() for f in self.findings if f.level is not None],
-            "not_found": [
-                {"criterion": f.criterion, "of": f.of, "reason": f.how} for f in self.findings if f.level is None
-            ],
+            "levels": [f.record() for f in found],
+            "not_found": [dict(zip(("criterion", "of", "reason"), reason)) for reason in reasons],
             "notes": self.notes,
-            "branches": [
-                {"criterion": criterion, "of": of} | curve.figures(criterion, self.branches.get((criterion, CLOUD)))
-                for (criterion, of), curve in self.branches.items()
-            ],
-            "spectra": [
-                {"criterion": criterion, "of": of, "t": curve.t, "ratio": curve.ratio.tolist()}
-                for (criterion, of), curve in self.spectra.items()
-            ],
-            "exponents": [
-                {"criterion": c, "of": of, "t": case.times(e.sigma)}
-                | {"ratio": e.ratio.mean(1).tolist(), "spread": e.ratio.std(1).tolist()}
-                for c, of, e in ((c, of, case.exponents[of].under(c)) for c, of in both)
-            ],
-            "curves": [
-                {"criterion": criterion, "of": of, "t": case.times(curve.sigma), "sigma": curve.sigma.tolist()}
-                | {"value": curve.value.tolist(), "error": curve.error.tolist(), "threshold": curve.threshold}
-                for (criterion, of), curve in case.curves.items()
-            ],
+            "branches": _rows(self.branches, lambda b: b.beside(self.branches.get((b.criterion, CLOUD)))),
+            "spectra": _rows(self.spectra, lambda s: {"t": s.t, "ratio": s.ratio}),
+            "exponents": _rows(
+                exponents, lambda e: {"t": times(e.sigma), "ratio": e.ratio.mean(1), "spread": e.ratio.std(1)}
+            ),
+            "curves": _rows(
+                case.curves,
+                lambda c: {
+                    "t": times(c.sigma), "sigma": c.sigma, "value": c.value, "error": c.error, "threshold": c.threshold
+                },
+            ),
             "nats": [
-                {"of": of, "t": case.times(curve.sigma), "sigma": curve.sigma.tolist()}
-                | {"nats": curve.nats.tolist(), "error": curve.error.tolist(), "worse": curve.worse.tolist()}
+                {"of": of, "t": times(curve.sigma)}
+                | {name: plain(getattr(curve, name)) for name in ("sigma", "nats", "error", "worse")}
                 for of, curve in case.nats.items()
             ],
         }  # fmt: skip
+
+
+def _rows(curves: dict[tuple[Any, str], Any], row: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return curves by `(criterion, of)` as rows for JSON."""
+    return [{"criterion": criterion, "of": of} | plain(row(curve)) for (criterion, of), curve in curves.items()]
 
 
 def analyze(case: Case, criteria: Iterable[str] | None = None, progress: Progress | None = None) -> Analysis:
@@ -172,36 +170,33 @@ def analyze(case: Case, criteria: Iterable[str] | None = None, progress: Progres
         raise ValueError(f"expected criteria among {', '.join(words)}, received {', '.join(unknown) or 'none'}")
     held_out = len(case.subject(NETWORK).images)
     about = {"images": len(case.images), "held_out": held_out, "settings": asdict(case.settings)}
-    analysis = Analysis(case=case, about=about)
+    analysis, tell = Analysis(case=case, about=about), progress or (lambda *_: None)
     for done, word in enumerate(wanted):
-        if progress is not None:
-            progress(done, len(wanted), word)
+        tell(done, len(wanted), word)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            rows = [row for row in CRITERIA.values() if row.word == word]
-            analysis.findings += [look(case, row.name, of) for row in rows for of in row.of]
+            rows = ((row.name, of) for row in CRITERIA.values() if row.word == word for of in row.of)
+            analysis.findings += [look(case, *row) for row in rows]
             if word in BOTH:
                 _keep_branches(analysis, word)
         analysis.notes += [f"{word}: {w.message}" for w in caught if issubclass(w.category, UserWarning)]
-    if progress is not None:
-        progress(len(wanted), len(wanted), "")
+    tell(len(wanted), len(wanted), "")
     return analysis
 
 
-def _keep_branches(analysis: Analysis, criterion: str) -> None:
-    """The central branches of one criterion, with more of their eigenvalues, and those of halves of the images."""
+def _keep_branches(analysis: Analysis, criterion: Criterion) -> None:
+    """Keep the central branches of one criterion, with more of their eigenvalues, and those of halves of the images."""
     case = analysis.case
-    for of in (CLOUD, NETWORK):
-        if (criterion, of) in case.traces:
-            follower, traced = case.traces[criterion, of]
-            curve = BranchCurve(case.times(p.sigma for p in traced.points), traced.points, traced.segment)
-            analysis.branches[criterion, of] = curve
-            analysis.spectra[criterion, of] = _spectrum(case, follower, traced)
-            analysis.notes += [f"{criterion}, {of}: {error}" for error in traced.lost.values()]
-    halves = [traced for (c, whose), (_, traced) in case.traces.items() if c == criterion and isinstance(whose, int)]
-    stable = [[here for here in half.central if here.stable] for half in halves]
-    curves = [BranchCurve(case.times(p.sigma for p in points), points, [0] * len(points)) for points in stable]
-    analysis.halves |= {criterion: curves} if curves else {}
+    for whose, (follower, traced) in [(whose, walk) for (c, whose), walk in case.traces.items() if c == criterion]:
+        if isinstance(whose, int):
+            stable = [here for here in traced.central if here.stable]
+            curve = BranchCurve(criterion, case.times(p.sigma for p in stable), stable, [0] * len(stable))
+            analysis.halves.setdefault(criterion, []).append(curve)
+            continue
+        t = case.times(here.sigma for here in traced.points)
+        analysis.branches[criterion, whose] = BranchCurve(criterion, t, traced.points, traced.segment)
+        analysis.spectra[criterion, whose] = _spectrum(case, follower, traced)
+        analysis.notes += [f"{criterion}, {whose}: {error}" for error in traced.lost.values()]
 
 
 def _spectrum(case: Case, follower: Follower, traced: Trace) -> SpectrumCurve:

@@ -1,4 +1,4 @@
-"""A diagnosis: the point cloud of the images, a network beside it, and what was found out about both.
+"""A diagnosis: the point cloud of the images, a network beside it, and all that is known of both.
 
 Branches are followed over levels about the deviation of the data along its first principal direction, paths from far
 above the data to far below; second branches are sought from the means of classes or clusters. A `Case` keeps each walk
@@ -43,7 +43,7 @@ Classify = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How finely to look.
+    """The fineness of a diagnosis.
 
     Attributes:
         step: between the levels of a branch, in log sigma.
@@ -101,7 +101,7 @@ class Swarm(Record):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Case(Record):
-    """What is diagnosed, and what is known of it so far.
+    """The images and the network of a diagnosis, and all that is known of them so far.
 
     Attributes:
         images: `(n, *shape)`, the points of the cloud.
@@ -218,6 +218,16 @@ class Case(Record):
         ends = min(6 * self.deviation, high), max(0.02 * self.deviation, low)
         return np.geomspace(*ends, self.settings.path_levels).clip(low, high).tolist()
 
+    @property
+    def paths(self) -> int:
+        """The number of sample paths, enough for an interval."""
+        return max(FEWEST, self.settings.paths)
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """The steps between two levels of paths, and the seed of their noise, as `theory.critical` takes them."""
+        return {"refine": self.settings.refine, "seed": self.settings.seed}
+
     @cached_property
     def starts(self) -> Tensor:
         """Class means, or centres of clusters, `(k, *shape)`: the means of the noised classes in y too."""
@@ -294,7 +304,7 @@ def prepare(
     t_range: tuple[float, float] | None = None,
     settings: Settings | None = None,
 ) -> Case:
-    """Check what is given to `analyze`, and say where to look.
+    """Check the images and the network for `analyze`, and return their case.
 
     All images are taken in an order that the seed draws: those at hand may be in the order of their classes.
 
@@ -314,11 +324,12 @@ def prepare(
             of the schedule; a network that returns another shape, NaN or infinite values (says at which level).
     """
     settings, denoiser = settings or Settings(), from_diffusers(model, scheduler)
-    order = torch.randperm(len(images), generator=seeded(settings.seed))
-    images, labels = images[order].to(denoiser.device), None if labels is None else labels[order].to(denoiser.device)
-    if held_out is not None:
-        held_out = held_out[torch.randperm(len(held_out), generator=seeded(settings.seed))].to(denoiser.device)
-    held_out = images if held_out is None else held_out
+
+    def shuffled(given: Tensor) -> Tensor:
+        return given[torch.randperm(len(given), generator=seeded(settings.seed))].to(denoiser.device)
+
+    images, labels = shuffled(images), None if labels is None else shuffled(labels)
+    held_out = images if held_out is None else shuffled(held_out)
     for name, given, least in (("images", images, 2 * FEWEST), ("held-out images", held_out, FEWEST)):
         if tuple(given.shape[1:]) != tuple(denoiser.shape) or len(given) < least:
             raise ValueError(
@@ -336,13 +347,8 @@ def prepare(
         prior=(prior or Gaussian.fit(Images(images.cpu()))).to(denoiser.device),
         t_range=t_range,
     )
-    _check(denoiser, held_out[:4], case.levels)
+    noise = torch.randn(held_out[:4].shape, generator=seeded(0)).to(held_out)
+    for sigma in case.levels:  # finite values of the right shape from the network, before the work
+        with torch.no_grad():
+            evaluate(denoiser, (held_out[:4] + sigma * noise).to(denoiser.dtype), sigma, "network")
     return case
-
-
-@torch.no_grad()
-def _check(denoiser: Denoiser, x_0: Tensor, levels: list[float]) -> None:
-    """Require finite values of the right shape from the network at every level, before the work."""
-    noise = torch.randn(x_0.shape, generator=seeded(0)).to(x_0)
-    for sigma in levels:
-        evaluate(denoiser, (x_0 + sigma * noise).to(denoiser.device, denoiser.dtype), sigma, "network")

@@ -10,8 +10,7 @@ and it is better than what it replaces where the network is worse than the prior
 verdict in words, with its figure (`verdicts.py`); together they say from where down to where a start is safe.
 """
 
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -25,11 +24,12 @@ from latestart.denoisers.conditions import Conditions
 from latestart.diagnosis.case import NETWORK, Case, Classify, Settings
 from latestart.diagnosis.decisions import CHECKED, decisions
 from latestart.diagnosis.linearity import LEVELS, LINEAR, Linearity, compare, variance
-from latestart.diagnosis.verdicts import Evidence, Finding, Start, judge, plain, worst
+from latestart.diagnosis.verdicts import Evidence, Finding, Start, finite, judge, worst
 from latestart.gaussians.prior import as_prior
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
 from latestart.noise import Noise, when
+from latestart.progress import Progress
 from latestart.records import Record
 from latestart.sampling.doubts import NATS, Verdict
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level
@@ -40,8 +40,6 @@ from latestart.theory.levels import CriticalLevel
 from latestart.theory.nats import NatsCurve
 
 __all__ = ["CHECKED", "Report", "advice", "check", "disagreement", "halves", "safe_range"]
-
-Progress = Callable[[int, int, str], None]
 
 FEWEST = 40  # images: halves of them still give a branch
 CLOUD = 2000  # images of the point cloud
@@ -79,23 +77,9 @@ class Report(Record):
     seed: int
 
     def record(self) -> dict[str, Any]:
-        """The report for JSON; what is not finite becomes None."""
-        curves = {name: plain(getattr(self.nats, name)) for name in ("sigma", "nats", "error", "worse")}
-        return {
-            "verdict": self.verdict,
-            "sentence": self.sentence,
-            "safe": plain(self.safe),
-            "t_start": self.t_start,
-            "findings": [finding.record() for finding in self.findings],
-            "levels": [level.record() for level in self.levels],
-            "missing": self.missing,
-            "collapse": plain(self.collapse),
-            "linearity": plain(vars(self.linearity)),
-            "nats": {**curves, "lower_bound": True},
-            "images": self.images,
-            "evaluated": self.evaluated,
-            "seed": self.seed,
-        }
+        """Return the report for JSON, None in the place of numbers that are not finite."""
+        curves = {name: getattr(self.nats, name) for name in ("sigma", "nats", "error", "worse")}
+        return finite(super().record() | {"nats": {**curves, "lower_bound": True}})
 
 
 @telling
@@ -153,10 +137,19 @@ def check(
     found_images = as_images(images, shape=network.sample_shape).collected()
     images, labels = found_images.floats(), found_images.labels if labels is None else labels
     _check_images(network, prior, images, labels)
-    conditions = _conditions(network, labels, model_kwargs, len(images))
+    if network.classes and labels is None:
+        raise ValueError(
+            f"the network is conditional on {network.classes} classes: the class of each image is needed, got None"
+        )
+    # of a network that knows no classes, labels serve the criteria alone
+    conditions = Conditions(network, labels if network.labelled else None, model_kwargs, len(images))
     start = None if t_start is None else start_level(late_start(scheduler, t_start, steps))
     matched = match(network, scheduler, prior, conditions) if check_prior else None
-    told = _steps(progress, LEVELS + len(CHECKED))
+    done, tell = count(1), progress or (lambda *_: None)
+
+    def told(what: str) -> None:
+        tell(next(done), LEVELS + len(CHECKED), what)
+
     order = torch.randperm(len(images), generator=seeded(seed))
     some, seen = order[: max(evaluated, FEWEST)], order[:CLOUD]
     curve, linearity = compare(network, scheduler, prior, images, conditions, some, start, seed, told)
@@ -165,7 +158,10 @@ def check(
     case = Case(images=cloud, labels=labels, classify=classify, noise=noise, settings=settings, nats={NETWORK: curve})
     _ = case.classes  # a classifier that returns something else is a mistake, and no criterion that is missing
     found = decisions(case, criteria, told)
-    evidence = Evidence(linearity, curve, found, noise, _start(curve, noise, start))
+    at = None
+    if start is not None:  # of an infinite level, the first
+        at = Start(noise.clamped_time(start), start, int((curve.sigma - start).abs().argmin()))
+    evidence = Evidence(linearity, curve, found, noise, at)
     findings, safe = judge(evidence), safe_range(evidence)
     sentence = advice(worst(findings), safe, evidence)
     if matched is not None and not matched.agrees:
@@ -236,19 +232,6 @@ def advice(verdict: Verdict, safe: tuple[float, float] | None, e: Evidence) -> s
 # --- what is asked of the caller --------------------------------------------------------------------------------------
 
 
-def _steps(progress: Progress | None, total: int) -> Callable[[str], None]:
-    """Progress, one step at a time."""
-    done = count(1)
-    return lambda what: None if progress is None else progress(next(done), total, what)
-
-
-def _start(curve: NatsCurve, noise: Noise, sigma: float | None) -> Start | None:
-    if sigma is None:
-        return None
-    index = (curve.sigma - sigma).abs().argmin() if math.isfinite(sigma) else curve.sigma.argmax()
-    return Start(noise.clamped_time(sigma), sigma, int(index))
-
-
 def _check_images(network: Network, prior: Any, images: Tensor, labels: Tensor | None) -> None:
     shape = network.sample_shape
     if tuple(prior.shape) != shape or tuple(images.shape[1:]) != shape:
@@ -278,12 +261,3 @@ def _fitted_to(prior: Any, images: Tensor) -> bool:
         return False
     apart = (images.double().mean(0) - prior.mean.to(images.device).double()).square().sum()
     return bool(apart <= 1e-8 * variance(images))
-
-
-def _conditions(network: Network, labels: Tensor | None, kwargs: Mapping[str, Any] | None, n: int) -> Conditions:
-    """The conditions of the network; labels serve the criteria alone if it knows no classes."""
-    if network.classes and labels is None:
-        raise ValueError(
-            f"the network is conditional on {network.classes} classes: the class of each image is needed, got None"
-        )
-    return Conditions(network, labels if network.labelled else None, kwargs, n)

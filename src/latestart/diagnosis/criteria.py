@@ -31,7 +31,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +76,11 @@ class Finding(Record):
     interval: tuple[float, ...] | None
     how: str
     ratio: float | None = None
+
+    @property
+    def t(self) -> float | None:
+        """The time of the level; None where there is none."""
+        return None if self.level is None else self.level.t
 
     def record(self) -> dict[str, Any]:
         """The finding for JSON; `low` and `high` are in t."""
@@ -151,37 +156,20 @@ def _exponents(c: Constant, case: Case, of: str) -> Found:
     return Found(replace(level, how=how), kind)
 
 
-# --- of the images alone ----------------------------------------------------------------------------------------------
-
-
-def _speciation(case: Case, of: str) -> CriticalLevel:
-    return critical.speciation(case.images, seed=case.settings.seed)
-
-
-def _collapse(by: Literal["entropy", "condensation"], case: Case, of: str) -> CriticalLevel:
-    return critical.collapse(case.images, by=by, seed=case.settings.seed)
-
-
 # --- along sample paths -----------------------------------------------------------------------------------------------
 
 
-def _options(case: Case) -> dict[str, Any]:
-    return {"sigmas": case.path_sigmas, "refine": case.settings.refine, "seed": case.settings.seed}
-
-
-def _paths(case: Case) -> int:
-    return max(FEWEST, case.settings.paths)
-
-
-def _clone(case: Case, of: str) -> Curve:
-    return critical.clone_curve(case.subject(of).denoiser, case.classify, n=_paths(case), **_options(case))
+def _along(curve: Callable[..., Any], case: Case, of: str, *given: Any) -> Any:
+    """Return a function's curve along sample paths of a subject, at the levels of the case."""
+    return curve(case.subject(of).denoiser, *given, sigmas=case.path_sigmas, n=case.paths, **case.steps)
 
 
 def _uturn(case: Case, of: str) -> Curve:
     if of == CLOUD:
         return _uturn_of_cloud(case)
     subject = case.subject(of)
-    return critical.uturn_curve(subject.denoiser, subject.images[: _paths(case)], case.classify, **_options(case))
+    images = subject.images[: case.paths]
+    return critical.uturn_curve(subject.denoiser, images, case.classify, sigmas=case.path_sigmas, **case.steps)
 
 
 def _uturn_of_cloud(case: Case) -> Curve:
@@ -210,17 +198,9 @@ def _changed(rows: Tensor, classes: Tensor, noise: Tensor, sigma: float) -> Tens
     return (1 - (logits.double().softmax(1) * same).sum(1)).cpu()
 
 
-def _susceptibility(case: Case, of: str) -> Curve:
-    return critical.susceptibility_curve(case.subject(of).denoiser, n=_paths(case), **_options(case))
-
-
-def _correlation(case: Case, of: str) -> Curve:
-    return critical.correlation_curve(case.subject(of).denoiser, n=_paths(case), **_options(case))
-
-
 def _pixels(case: Case, of: str) -> Curve:
     """The pixels' correlation with their final values; the trajectories of the one that varies most are kept."""
-    sigma, states = critical.paths(case.subject(of).denoiser, n=_paths(case), **_options(case))
+    sigma, states = _along(critical.paths, case, of)
     curve = critical.pixel_correlation(sigma, states)
     most = int(states[-1].std(0).argmax())
     pixel = tuple(int(i) for i in np.unravel_index(most, states.shape[2:]))
@@ -229,8 +209,9 @@ def _pixels(case: Case, of: str) -> Curve:
     return curve
 
 
-def _nats(budget: float, case: Case, of: str) -> CriticalLevel:
-    return case.divergence(of).level(budget)
+def _of_images(level: Callable[..., CriticalLevel], **options: Any) -> Callable[[Case, str], CriticalLevel]:
+    """Return the criterion of a function of the images alone."""
+    return lambda case, of: level(case.images, seed=case.settings.seed, **options)
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------
@@ -256,17 +237,17 @@ CRITERIA = {
         Criterion("sde, second branch", "second-branch", BOTH, partial(_second, "sde")),
         Criterion("density, along paths", "exponents", BOTH, partial(_exponents, "density")),
         Criterion("sde, along paths", "exponents", BOTH, partial(_exponents, "sde")),
-        Criterion("speciation", "speciation", (DATA,), _speciation),
-        Criterion("collapse", "collapse", (DATA,), partial(_collapse, "entropy")),
-        Criterion("collapse, condensation", "collapse", (DATA,), partial(_collapse, "condensation")),
-        Criterion("clone", "clone", BOTH, _clone),
+        Criterion("speciation", "speciation", (DATA,), _of_images(critical.speciation)),
+        Criterion("collapse", "collapse", (DATA,), _of_images(critical.collapse, by="entropy")),
+        Criterion("collapse, condensation", "collapse", (DATA,), _of_images(critical.collapse, by="condensation")),
+        Criterion("clone", "clone", BOTH, lambda case, of: _along(critical.clone_curve, case, of, case.classify)),
         Criterion("uturn", "uturn", BOTH, _uturn),
-        Criterion("susceptibility", "susceptibility", BOTH, _susceptibility),
-        Criterion("correlation", "correlation", BOTH, _correlation),
+        Criterion("susceptibility", "susceptibility", BOTH, partial(_along, critical.susceptibility_curve)),
+        Criterion("correlation", "correlation", BOTH, partial(_along, critical.correlation_curve)),
         Criterion("pixels", "pixels", BOTH, _pixels),
-        Criterion("0.5 nats", "nats", BOTH, partial(_nats, 0.5)),
-        Criterion("1 nats", "nats", BOTH, partial(_nats, 1.0)),
-        Criterion("2 nats", "nats", BOTH, partial(_nats, 2.0)),
+        Criterion("0.5 nats", "nats", BOTH, lambda case, of: case.divergence(of).level(0.5)),
+        Criterion("1 nats", "nats", BOTH, lambda case, of: case.divergence(of).level(1.0)),
+        Criterion("2 nats", "nats", BOTH, lambda case, of: case.divergence(of).level(2.0)),
     )
 }
 

@@ -1,13 +1,13 @@
 """The critical levels that `check` asks for: those of the images as a point cloud, and the nats of the network."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from latestart.diagnosis.case import CLOUD, DATA, NETWORK, Case
 from latestart.diagnosis.criteria import look
 from latestart.theory.levels import CriticalLevel
 
-__all__ = ["CHECKED", "Decisions", "decisions"]
+__all__ = ["CHECKED", "Decisions", "by_noise", "decisions"]
 
 CHECKED = {  # by the name in a report: the criterion, and its subject
     "nats": ("1 nats", NETWORK),
@@ -32,6 +32,11 @@ class Decisions:
     levels: tuple[CriticalLevel, ...]
     missing: dict[str, str]
     collapse: CriticalLevel | None
+
+
+def by_noise(levels: Iterable[CriticalLevel]) -> list[CriticalLevel]:
+    """Return levels by falling noise."""
+    return sorted(levels, key=lambda level: -level.sigma)
 
 
 def decisions(

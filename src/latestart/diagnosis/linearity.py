@@ -1,4 +1,4 @@
-"""How far a network is linear: its R^2 against a prior's own denoiser, at each noise level.
+"""The linearity of a network: its R^2 against a prior's own denoiser, at each noise level.
 
 On held-out images `y = x_0 + sigma eps`, with `D_p` the network's denoiser and `D_q` the prior's own, over images
 
@@ -19,7 +19,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ def compare(
         warnings.simplefilter("ignore", UserWarning)  # the levels at which the network is worse are in the curve
         curve = nats(network, network.prior, network.images, sigmas, batch_size=len(some), seed=seed)
     noise = Noise.from_scheduler(scheduler)
-    return curve, _linearity(curve.sigma, network.energies(), noise, SHARE * variance(images), seed)
+    return curve, _linearity(curve.sigma, torch.stack(network.kept, -1), noise, SHARE * variance(images), seed)
 
 
 def variance(images: Tensor) -> float:
@@ -138,14 +138,6 @@ def _levels(within: tuple[float, float], images: Tensor, start: float | None) ->
 
 
 # --- one evaluation for both ------------------------------------------------------------------------------------------
-
-
-class _Energies(NamedTuple):
-    """For each image at each level, `(n, L)`: its terms of A, of B (over n - 1) and of g."""
-
-    deviation: Tensor
-    spread: Tensor
-    gain: Tensor
 
 
 class _Network:
@@ -184,10 +176,6 @@ class _Network:
         self.told(f"network at sigma = {float(sigma):.3g}")
         return d_p
 
-    def energies(self) -> _Energies:
-        """Of all levels that were asked for."""
-        return _Energies(*torch.stack(self.kept, -1))
-
 
 def _energy(x: Tensor) -> Tensor:
     return x.flatten(1).double().square().sum(1)
@@ -196,31 +184,32 @@ def _energy(x: Tensor) -> Tensor:
 # --- what it says -----------------------------------------------------------------------------------------------------
 
 
-def _linearity(sigma: Tensor, energies: _Energies, noise: Noise, least: float, seed: int) -> Linearity:
-    """R^2 at all levels; those with A and B below `least` are not informative."""
+def _linearity(sigma: Tensor, energies: Tensor, noise: Noise, least: float, seed: int) -> Linearity:
+    """Return R^2 at all levels; those with A and B below `least` are not informative.
+
+    Args:
+        sigma: `(L,)`.
+        energies: `(3, n, L)`, for each image at each level its terms of A, of B (over n - 1) and of g.
+        noise: gives levels their times.
+        least: of the data's variance.
+        seed: of the bootstrap.
+    """
     deviation, spread, gain = energies
-    n = len(gain)
-
-    def network(index: Tensor) -> Tensor:
-        return _r2(deviation[index], spread[index])
-
-    def data(index: Tensor) -> Tensor:
-        return _r2(gain[index], spread[index]).clamp(max=1)
-
-    every = torch.arange(n)
+    r2, r2_error = _with_error(lambda index: _r2(deviation[index], spread[index]), len(gain), seed)
+    data, data_error = _with_error(lambda index: _r2(gain[index], spread[index]).clamp(max=1), len(gain), seed)
     informative = torch.maximum(deviation.mean(0), spread.mean(0)) >= least
     limit, fails = _limit(sigma, gain, spread, informative, noise, "data")
     network_limit, _ = _limit(sigma, deviation, spread, informative, noise, "network")
     return Linearity(
         sigma=sigma,
         t=noise.clamped_time(sigma),
-        r2=network(every),
-        r2_error=_bootstrap(network, n, seed),
-        data=data(every),
-        data_error=_bootstrap(data, n, seed),
+        r2=r2,
+        r2_error=r2_error,
+        data=data,
+        data_error=data_error,
         informative=informative,
         gain=gain.mean(0),
-        gain_error=gain.std(0) / math.sqrt(n),
+        gain_error=gain.std(0) / math.sqrt(len(gain)),
         limit=limit,
         network_limit=network_limit,
         fails_from_top=fails,
@@ -231,10 +220,11 @@ def _r2(deviation: Tensor, spread: Tensor) -> Tensor:
     return 1 - deviation.mean(0) / spread.mean(0).clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def _bootstrap(feature: Callable[[Tensor], Tensor], n: int, seed: int) -> Tensor:
-    """The standard error over n images of a feature of their indices."""
+def _with_error(feature: Callable[[Tensor], Tensor], n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return a feature of the indices of n images, and its standard error by bootstrap."""
     generator = seeded(seed)
-    return torch.stack([feature(torch.randint(n, (n,), generator=generator)) for _ in range(RESAMPLES)]).std(0)
+    drawn = [feature(torch.randint(n, (n,), generator=generator)) for _ in range(RESAMPLES)]
+    return feature(torch.arange(n)), torch.stack(drawn).std(0)
 
 
 def _limit(

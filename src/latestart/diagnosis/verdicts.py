@@ -1,4 +1,4 @@
-"""What is said of a late start: a verdict in words, with its figure, for each way in which it can fail.
+"""Verdicts on a late start, in words and with their figures: one for each way in which it can fail.
 
     linear      R^2 of the data against the prior's denoiser               good from 0.95 on, bad below 0.5
     gaussian    the prior's divergence, a lower bound for a network        good up to 0.5 nats, bad above 2
@@ -11,22 +11,22 @@ within 5% of the best. Where the prior fits all the way down, no decision is lef
 criteria do no harm.
 """
 
-import math
+import json
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from latestart.diagnosis.decisions import Decisions
+from latestart.diagnosis.decisions import Decisions, by_noise
 from latestart.diagnosis.linearity import LINEAR, SHARE, Linearity
 from latestart.noise import Noise, when
-from latestart.records import Record
+from latestart.records import Record, plain
 from latestart.sampling.doubts import NATS, Verdict, by_bars, runs
 from latestart.theory.levels import CriticalLevel
 from latestart.theory.nats import MARGIN, NatsCurve
 
-__all__ = ["Evidence", "Finding", "Start", "judge", "plain", "worst"]
+__all__ = ["Evidence", "Finding", "Start", "finite", "judge", "worst"]
 
 Said = tuple[Verdict, str]
 
@@ -57,8 +57,8 @@ class Finding(Record):
     numbers: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """The finding for JSON; what is not finite becomes None."""
-        return {name: plain(value) for name, value in vars(self).items()}
+        """Return the finding for JSON, None in the place of numbers that are not finite."""
+        return finite(super().record())
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What findings are read from; the curves have the same levels.
+    """The evidence for findings; the curves have the same levels.
 
     Attributes:
         linearity, nats: of the network against the prior.
@@ -110,12 +110,7 @@ class Evidence:
 
 def judge(evidence: Evidence) -> tuple[Finding, ...]:
     """The findings "linear", "gaussian", "critical" and "network", in this order."""
-    return (
-        Finding("linear", *_linear(evidence), _linear_numbers(evidence)),
-        Finding("gaussian", *_gaussian(evidence), _gaussian_numbers(evidence)),
-        Finding("critical", *_critical(evidence), _critical_numbers(evidence)),
-        Finding("network", *_network(evidence), _network_numbers(evidence)),
-    )
+    return _linear(evidence), _gaussian(evidence), _critical(evidence), _network(evidence)
 
 
 def worst(findings: tuple[Finding, ...]) -> Verdict:
@@ -126,8 +121,20 @@ def worst(findings: tuple[Finding, ...]) -> Verdict:
 # --- linear -----------------------------------------------------------------------------------------------------------
 
 
-def _linear(e: Evidence) -> Said:
-    curve, at, said = e.linearity, e.at, f"{_reach(e)}{_own_error(e.linearity)}"
+def _linear(e: Evidence) -> Finding:
+    curve = e.linearity
+    numbers = {
+        "bar": LINEAR[0],
+        "limit": plain(curve.limit),
+        "network_limit": plain(curve.network_limit),
+        "fails_from_top": curve.fails_from_top,
+        "informative_from_t": curve.t[curve.informative].max().item() if curve.informative.any() else None,
+        **_at_start(e.at, curve, "r2", "r2_error", "data", "data_error", "informative"),
+    }
+    return Finding("linear", *_linear_said(curve, e.at, f"{_reach(e)}{_own_error(curve)}"), numbers)
+
+
+def _linear_said(curve: Linearity, at: Start | None, said: str) -> Said:
     if not curve.informative.any():
         return "doubtful", "no level has enough signal to compare two denoisers"
     if at is None:
@@ -138,19 +145,14 @@ def _linear(e: Evidence) -> Said:
         return "good", f"{few}: nothing yet that could be other than linear; {said}"
     value = f"R^2 = {curve.data[at.index]:z.3f} +- {curve.data_error[at.index]:.3f}"
     sentence = f"at t = {when(at.t)} the prior's denoiser explains {value} of what the data ask of the network; {said}"
-    return _linear_at(curve, at), sentence
-
-
-def _linear_at(curve: Linearity, at: Start) -> Verdict:
-    """By the lowest R^2 down to the start, as at lower noise it rises again; above the limit it is good."""
     if not curve.fails_from_top and (curve.limit is None or at.sigma >= curve.limit.sigma):
-        return "good"
-    above = curve.informative & (curve.sigma >= curve.sigma[at.index])
-    return _not_linear(curve.data[above].min())
+        return "good", sentence
+    above = curve.informative & (curve.sigma >= curve.sigma[at.index])  # at lower noise R^2 rises again
+    return _not_linear(curve.data[above].min()), sentence
 
 
 def _not_linear(r2: Tensor) -> Verdict:
-    """Of an R^2 that is below the first bar."""
+    """The verdict on an R^2 that is below the first bar."""
     return "doubtful" if r2 >= LINEAR[1] else "bad"
 
 
@@ -178,83 +180,66 @@ def _own_error(curve: Linearity) -> str:
     )
 
 
-def _linear_numbers(e: Evidence) -> dict[str, Any]:
-    curve = e.linearity
-    numbers = {
-        "bar": LINEAR[0],
-        "limit": plain(curve.limit),
-        "network_limit": plain(curve.network_limit),
-        "fails_from_top": curve.fails_from_top,
-        "informative_from_t": curve.t[curve.informative].max().item() if curve.informative.any() else None,
-    }
-    if e.at is not None:
-        names = ("r2", "r2_error", "data", "data_error", "informative")
-        numbers["at_start"] = {name: getattr(curve, name)[e.at.index].item() for name in names}
-    return numbers
+def _at_start(at: Start | None, curve: Linearity | NatsCurve, *names: str) -> dict[str, Any]:
+    return {} if at is None else {"at_start": {name: getattr(curve, name)[at.index].item() for name in names}}
 
 
 # --- Gaussian ---------------------------------------------------------------------------------------------------------
 
 
-def _gaussian(e: Evidence) -> Said:
-    nats, at, one = e.nats.nats, e.at, e.budget(1.0)
-    reach = f"it never reaches 1 nat, down to t = {when(e.last)}"
-    if one is not None:
-        reach = f"it reaches 1 nat at t = {e.span(one)}"
-    if at is not None:
-        value = f"{nats[at.index]:z.2f} +- {e.nats.error[at.index]:.2f}"
-        said = f"at t = {when(at.t)} the noised data are at least {value} nats from the prior; {reach} {BOUND}"
-        return by_bars(nats[: at.index + 1].max().item(), NATS), said
-    if nats[0] > NATS[0]:
-        said = f"the noised data are {nats[0]:.2f} nats from the prior at the highest level already"
-        return by_bars(nats[0].item(), NATS), said
-    good = e.budget(NATS[0])
-    down = e.last if good is None else e.noise.clamped_time(good.sigma)
-    return "good", f"the noised data are within {NATS[0]:g} nats of the prior down to t = {when(down)}; {reach} {BOUND}"
-
-
-def _gaussian_numbers(e: Evidence) -> dict[str, Any]:
-    numbers: dict[str, Any] = {
+def _gaussian(e: Evidence) -> Finding:
+    levels = {budget: e.budget(budget) for budget in (NATS[0], 1.0, NATS[1])}
+    numbers = {
         "bars": list(NATS),
-        "levels": {f"{budget:g}": plain(e.budget(budget)) for budget in (NATS[0], 1.0, NATS[1])},
+        "levels": {f"{budget:g}": plain(level) for budget, level in levels.items()},
         "lower_bound": True,
         "tail": e.nats.tail,
+        **_at_start(e.at, e.nats, "nats", "error"),
     }
+    nats, good, one = e.nats.nats, levels[NATS[0]], levels[1.0]
+    reach = f"it reaches 1 nat at t = {e.span(one)}" if one else f"it never reaches 1 nat, down to t = {when(e.last)}"
     if e.at is not None:
-        numbers["at_start"] = {name: getattr(e.nats, name)[e.at.index].item() for name in ("nats", "error")}
-    return numbers
+        verdict = by_bars(nats[: e.at.index + 1].max().item(), NATS)
+        value = f"{nats[e.at.index]:z.2f} +- {e.nats.error[e.at.index]:.2f}"
+        said = f"at t = {when(e.at.t)} the noised data are at least {value} nats from the prior; {reach} {BOUND}"
+    elif nats[0] > NATS[0]:
+        verdict = by_bars(nats[0].item(), NATS)
+        said = f"the noised data are {nats[0]:.2f} nats from the prior at the highest level already"
+    else:
+        verdict, down = "good", good.t if good else e.last
+        said = f"the noised data are within {NATS[0]:g} nats of the prior down to t = {when(down)}; {reach} {BOUND}"
+    return Finding("gaussian", verdict, said, numbers)
 
 
 # --- critical ---------------------------------------------------------------------------------------------------------
 
 
-def _critical(e: Evidence) -> Said:
-    levels = _by_noise(e.decisions)
+def _critical(e: Evidence) -> Finding:
+    levels = by_noise(e.decisions.levels)
+    factor = levels[0].sigma / levels[-1].sigma if levels else None
+    place = _place(levels, e.at.sigma) if levels and e.at is not None else None
+    missing = sorted(e.decisions.missing)
+    numbers = {"factor": factor, "place": place, "found": len(levels), "missing": missing}
+    return Finding("critical", *_critical_said(e, levels, factor, place), numbers)
+
+
+def _critical_said(e: Evidence, levels: list[CriticalLevel], factor: float | None, place: str | None) -> Said:
+    named = ", ".join(f"{level.criterion} t = {when(level.t)}" for level in levels)
     if "nats" in e.decisions.missing and e.nats.nats.max() <= NATS[0]:
-        named = f" ({_named(levels)} regardless of that)" if levels else ""
         fits = f"the prior fits down to t = {when(e.last)}"
-        return "good", f"{fits}: no decision is left there that it does not take itself{named}"
-    if not levels:
+        regardless = f" ({named} regardless of that)" if levels else ""
+        return "good", f"{fits}: no decision is left there that it does not take itself{regardless}"
+    if factor is None:
         return "doubtful", "no criterion gave a critical level"
-    factor = _factor(levels)
-    listed = f"{_named(levels)}; {factor:.2f} apart in sigma"
-    if e.at is not None:
-        verdict, word = PLACES[_place(levels, e.at.sigma)]
+    listed = f"{named}; {factor:.2f} apart in sigma"
+    if e.at is not None and place is not None:
+        verdict, word = PLACES[place]
         return verdict, f"t = {when(e.at.t)} lies {word} ({listed})"
     if len(levels) == 1:
-        return "doubtful", f"one criterion only gave a level: {_named(levels)}"
+        return "doubtful", f"one criterion only gave a level: {named}"
     verdict = by_bars(factor, APART)
     word = {"good": "agree", "doubtful": "agree roughly", "bad": "disagree"}[verdict]
     return verdict, f"the criteria {word}: {listed}"
-
-
-def _by_noise(decisions: Decisions) -> list[CriticalLevel]:
-    return sorted(decisions.levels, key=lambda level: -level.sigma)
-
-
-def _factor(levels: list[CriticalLevel]) -> float:
-    """How far levels are apart, the highest over the lowest."""
-    return levels[0].sigma / levels[-1].sigma
 
 
 def _place(levels: list[CriticalLevel], sigma: float) -> str:
@@ -265,71 +250,35 @@ def _place(levels: list[CriticalLevel], sigma: float) -> str:
     return "after" if sigma < min(low for low, _ in intervals) else "between"
 
 
-def _critical_numbers(e: Evidence) -> dict[str, Any]:
-    levels = _by_noise(e.decisions)
-    return {
-        "factor": _factor(levels) if levels else None,
-        "place": _place(levels, e.at.sigma) if levels and e.at is not None else None,
-        "found": len(levels),
-        "missing": sorted(e.decisions.missing),
-    }
-
-
 # --- network ----------------------------------------------------------------------------------------------------------
 
 
-def _network(e: Evidence) -> Said:
-    worse, t, at = e.nats.worse, e.linearity.t, e.at
+def _network(e: Evidence) -> Finding:
+    worse, curve, at = e.nats.worse, e.linearity, e.at
+    numbers = {"margin": MARGIN, "levels": int(worse.sum()), "of": len(worse), "t": curve.t[worse].tolist()}
     if not worse.any():
-        return "good", f"at none of {len(worse)} levels is the network worse than the prior's own denoiser"
-    numbers = _network_numbers(e)
-    excess = f"{numbers['excess']:.3g} +- {numbers['error']:.2g}, at t = {when(t[_worst_level(e)])}"
-    ranges = " and ".join(f"t = {when(t[r[0]])}" + (f" to {when(t[r[-1]])}" if len(r) > 1 else "") for r in runs(worse))
-    what = f"the network is worse than the prior's own denoiser at {ranges} (squared error higher by up to {excess})"
-    if numbers["below"] is None:
-        return "bad", f"{what}, down to the lowest level: no start skips that"
-    last = runs(worse)[-1][-1]
-    if at is not None and at.index > last:
-        return "good", f"{what}; a start at t = {when(at.t)} skips that"
-    confined = bool(worse[: last + 1].all())
-    verdict: Verdict = "doubtful" if at is None and confined else "bad"
-    return verdict, f"{what}: there it should be skipped, start at t = {when(numbers['below'])} or below"
+        said = f"at none of {len(worse)} levels is the network worse than the prior's own denoiser"
+        return Finding("network", "good", said, numbers)
+    found, most = runs(worse), int(torch.where(worse, curve.gain, torch.inf).argmin())
+    last = found[-1][-1]
+    below = curve.t[last + 1].item() if last + 1 < len(worse) else None
+    excess, error = -curve.gain[most].item(), curve.gain_error[most].item()
+    numbers |= {"below": below, "excess": excess, "error": error}
+    ranges = (" to ".join(when(curve.t[k]) for k in dict.fromkeys((run[0], run[-1]))) for run in found)
+    said = (
+        f"the network is worse than the prior's own denoiser at {' and '.join(f't = {each}' for each in ranges)} "
+        f"(squared error higher by up to {excess:.3g} +- {error:.2g}, at t = {when(curve.t[most])})"
+    )
+    verdict: Verdict = "doubtful" if at is None and worse[: last + 1].all() else "bad"
+    if below is None:
+        verdict, said = "bad", f"{said}, down to the lowest level: no start skips that"
+    elif at is not None and at.index > last:
+        verdict, said = "good", f"{said}; a start at t = {when(at.t)} skips that"
+    else:
+        said = f"{said}: there it should be skipped, start at t = {when(below)} or below"
+    return Finding("network", verdict, said, numbers)
 
 
-def _worst_level(e: Evidence) -> int:
-    return int(torch.where(e.nats.worse, e.linearity.gain, torch.inf).argmin())
-
-
-def _network_numbers(e: Evidence) -> dict[str, Any]:
-    worse, curve = e.nats.worse, e.linearity
-    numbers: dict[str, Any] = {
-        "margin": MARGIN,
-        "levels": int(worse.sum()),
-        "of": len(worse),
-        "t": curve.t[worse].tolist(),
-    }
-    if worse.any():
-        below, most = runs(worse)[-1][-1] + 1, _worst_level(e)
-        numbers["below"] = curve.t[below].item() if below < len(worse) else None
-        numbers["excess"], numbers["error"] = -curve.gain[most].item(), curve.gain_error[most].item()
-    return numbers
-
-
-# --- words ------------------------------------------------------------------------------------------------------------
-
-
-def _named(levels: list[CriticalLevel]) -> str:
-    return ", ".join(f"{level.criterion} t = {when(level.t)}" for level in levels)
-
-
-def plain(value: Any) -> Any:
-    """Anything that a report holds as JSON has it; what is not finite becomes None."""
-    if isinstance(value, Tensor):
-        return plain(value.tolist())
-    if isinstance(value, CriticalLevel):
-        return value.record()
-    if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def finite(value: Any) -> Any:
+    """Return anything that a report holds as JSON has it, None in the place of a number that is not finite."""
+    return json.loads(json.dumps(plain(value)), parse_constant=lambda _: None)

@@ -11,7 +11,8 @@ was spent is counted on the network itself.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from latestart.evaluation.quality import Estimate
 from latestart.files import load_tensors, save_tensors, sound
 from latestart.lab.experiment import Progress
 from latestart.lab.grid import Cell
-from latestart.lab.judge import ESTIMATES, Figures
+from latestart.lab.judge import Figures
 from latestart.lab.store import Print, is_of, key_of
 from latestart.lab.subjects import Subject
 from latestart.sampling.late_start import late_start
@@ -43,13 +44,22 @@ REPLICATES = ("replicates", "recall_replicates")
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, its key, its whole configuration, and its steps, or the reason why there are none."""
+    """A cell, its whole configuration, and its steps, or the reason why there are none."""
 
     cell: Cell
-    key: Print
     configuration: dict[str, Any]
     steps: int | None
     reason: str = ""
+
+    @cached_property
+    def key(self) -> Print:
+        """The key of the cell's file."""
+        return key_of(self.configuration)
+
+    @property
+    def cost(self) -> int:
+        """Return the network evaluations of the cell; 0 where it cannot be measured."""
+        return 0 if self.steps is None else self.cell.cost
 
 
 @dataclass(frozen=True)
@@ -188,14 +198,13 @@ def _planned(cell: Cell, subject: Subject) -> Planned:
         "features": subject.judge.features,
         "reference": subject.judge.reference.fingerprint,
     }
-    return Planned(cell, key_of(configuration), configuration, steps, reason)
+    return Planned(cell, configuration, steps, reason)
 
 
 def again(planned: Planned) -> Planned:
     """Return the same cell with the next seed, as a plan of that seed would have it."""
-    cell = replace(planned.cell, seed=planned.cell.seed + 1)
-    configuration = planned.configuration | {"seed": cell.seed}
-    return replace(planned, cell=cell, configuration=configuration, key=key_of(configuration))
+    seed = planned.cell.seed + 1
+    return replace(planned, cell=replace(planned.cell, seed=seed), configuration=planned.configuration | {"seed": seed})
 
 
 def describe(cell: Cell) -> str:
@@ -230,27 +239,19 @@ def read_cell(path: Path, planned: Planned) -> Outcome:
     with sound(path, "cell"):
         if (status := metadata["status"]) not in MEASURED:
             raise ValueError(f"expected a status of {', '.join(MEASURED)}, received {status!r}")
-        figures = _figures(metadata["figures"], tensors) if status == MEASURED[0] else None
-        sigma = None if metadata["sigma"] is None else _number(metadata["sigma"])
-        return Outcome(status, str(metadata["reason"]), figures, sigma, _number(metadata["seconds"]))
-
-
-def _figures(estimates: dict[str, Any], tensors: dict[str, Tensor]) -> Figures:
-    known: dict[str, Any] = {name: _estimate(**estimates[name]) for name in ESTIMATES if estimates[name] is not None}
-    for name in REPLICATES:
-        if tensors[name].ndim != 1 or not tensors[name].isfinite().all():
-            raise ValueError(f"expected finite numbers in a row as {name}, received {tuple(tensors[name].shape)}")
-    return Figures(**{"copied": None} | known | {name: tensors[name] for name in REPLICATES})
-
-
-def _estimate(value: float, low: float, high: float) -> Estimate:
-    return Estimate(_number(value), _number(low), _number(high))
-
-
-def _number(number: Any) -> float:
-    if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(number):
-        raise ValueError(f"expected a number, received {number!r}")
-    return number
+        sigma, seconds = metadata["sigma"], metadata["seconds"]
+        done = status == MEASURED[0]
+        estimates = metadata["figures"] if done else {}
+        known = {name: Estimate(**ends) for name, ends in estimates.items() if ends is not None}
+        for number in (sigma or 0.0, seconds, *(end for one in known.values() for end in astuple(one))):
+            if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(number):
+                raise ValueError(f"expected a number, received {number!r}")
+        replicates = {name: tensors[name] for name in REPLICATES if done}
+        for name, row in replicates.items():
+            if row.ndim != 1 or not row.isfinite().all():
+                raise ValueError(f"expected finite numbers in a row as {name}, received {tuple(row.shape)}")
+        figures = Figures(**{"copied": None} | known | replicates) if done else None  # type: ignore[arg-type]
+        return Outcome(status, str(metadata["reason"]), figures, sigma, seconds)
 
 
 def first_line(error: Exception) -> str:

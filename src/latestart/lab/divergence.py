@@ -1,4 +1,4 @@
-"""How far a prior is from the noised data, measured once for a model, a prior and images, and kept.
+"""The divergence of a prior from the noised data, measured once for a model, a prior and images, and kept.
 
 The divergence of `theory/nats.py`, on 100 images that the model has not seen where there are such, else on 100 of the
 training images: prior and network were both fitted to these, which lowers the error of either.

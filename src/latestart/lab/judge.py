@@ -9,7 +9,6 @@ each with a 95% interval. A shipped model brings its own reference; that of a us
 processes, and kept in a file that names its extractor and its images: any other is refused.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,13 @@ from latestart.files import load_tensors, require_finite, save_tensors, sound
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.moments import Moments
+from latestart.lab.experiment import Lab
 from latestart.lab.store import Print, fingerprint, is_of
 from latestart.processes import Processes
 from latestart.records import Record
 
 __all__ = [
-    "COMPARED", "ESTIMATES", "LEAST", "Figures", "Floor", "Judge", "Reference", "few_samples", "kept_statistics",
+    "COMPARED", "ESTIMATES", "LEAST", "Figures", "Floor", "Judge", "Reference", "both_sets", "few_samples",
     "open_features", "over", "ratio", "ratio_replicates", "reference_of", "shipped_judge", "shipped_reference",
 ]  # fmt: skip
 
@@ -54,13 +54,8 @@ class Floor:
     frechet: Estimate
 
     def record(self) -> dict[str, Any]:
-        """Return the figures for JSON, as `of_record` reads them."""
+        """Return the figures for JSON."""
         return {"images": self.images, **asdict(self.frechet)}
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> "Floor":
-        """Read the figures that `record` wrote."""
-        return cls(record["images"], Estimate(record["value"], record["low"], record["high"]))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -200,9 +195,19 @@ def shipped_judge(bundle: zoo.Bundle) -> Judge:
     return Judge(bundle.features, shipped_reference(bundle))
 
 
-def reference_of(
-    images: str, held_out: str | None, extract: Any, kept: Path, run: Processes, tell: Callable[[str], None]
-) -> Reference:
+def both_sets(images: str, held_out: str | None) -> tuple[Images, Images | None]:
+    """Return images, and those of the same kind that the model has not seen, as `load_images` reads them.
+
+    Raises:
+        ValueError: images of two shapes.
+    """
+    data, unseen = load_images(images), None if held_out is None else load_images(held_out)
+    if unseen is not None and unseen.shape != data.shape:
+        raise ValueError(f"the images are {data.shape}, those held out {unseen.shape}: expected one shape")
+    return data, unseen
+
+
+def reference_of(images: str, held_out: str | None, extract: Any, kept: Path, lab: Lab) -> Reference:
     """Return the reference of a user's images: feature statistics from the file `kept`, or computed and kept there.
 
     Args:
@@ -210,40 +215,32 @@ def reference_of(
         held_out: images of the same kind that the model has not seen, halved for `CopyingFrom`; None leaves copies out.
         extract: the feature extractor, with a `name`.
         kept: the file of the statistics.
-        run: the processes that share the work.
-        tell: receives sentences worth knowing.
+        lab: the processes that share the work.
 
     Raises:
         ValueError: the file holds statistics of other features or other images; too few images, or of two shapes.
     """
-    data = load_images(images)
+    data, unseen = both_sets(images, held_out)
     if len(data) < FEWEST:
         raise ValueError(f"{images}: expected at least {FEWEST} images to hold samples against, received {len(data)}")
-    unseen = None if held_out is None else load_images(held_out)
-    if unseen is not None and unseen.shape != data.shape:
-        raise ValueError(f"the images are {data.shape}, those held out {unseen.shape}: expected one shape")
     known = {"features": extract.name, "images": fingerprint(data.pixels), "count": len(data), "shape": data.shape}
-    statistics, real = kept_statistics(data, extract, kept, known, run, tell)
-    if len(data) <= len(statistics.mean):
-        tell(_rank("the data set's", len(data), len(statistics.mean)))
-    parts = [data.pixels] if unseen is None else [data.pixels, unseen.pixels]
-    sets = None if unseen is None else _copying_sets(data, unseen)
-    return Reference(statistics, real, sets, data.shape, fingerprint(*parts))
-
-
-def kept_statistics(
-    data: Images, extract: Any, kept: Path, known: dict[str, Any], run: Processes, tell: Callable[[str], None]
-) -> tuple[Gaussian, Tensor]:
-    """Return feature statistics and some features of a data set, from the file `kept`, or computed and kept there."""
-    if not run.firsts(kept.is_file):
-        tell(f"computing the feature statistics of {len(data)} images")
-        statistics, real = _statistics(data, extract, run), extract(_some(data, REAL).unit())
-        if run.first:
-            tensors = {"mean": statistics.mean, "variances": statistics.variances, **statistics.basis.tensors()}
-            save_tensors(kept, KIND, {**tensors, "real": real}, known)
-            tell(f"wrote {kept}")
-        run.gather(None)  # nobody reads before it is written
-    return _opened(kept, known)
+    if not lab.run.firsts(kept.is_file):
+        lab.tell(f"computing the feature statistics of {len(data)} images")
+        made, real = _statistics(data, extract, lab.run), extract(_some(data, REAL).unit())
+        if lab.run.first:
+            tensors = {"mean": made.mean, "variances": made.variances, **made.basis.tensors(), "real": real}
+            save_tensors(kept, KIND, tensors, known)
+            lab.tell(f"wrote {kept}")
+        lab.run.gather(None)  # nobody reads before it is written
+    statistics, real = _opened(kept, known)
+    if len(data) <= (width := len(statistics.mean)):
+        lab.tell(_rank("the data set's", len(data), width))
+    if unseen is None:
+        return Reference(statistics, real, None, data.shape, fingerprint(data.pixels))
+    size = min(REAL, len(unseen) // 2, len(data))
+    mixed = _some(unseen, 2 * size)
+    sets = _some(data, size), mixed[:size], mixed[size:]
+    return Reference(statistics, real, sets, data.shape, fingerprint(data.pixels, unseen.pixels))
 
 
 def _opened(path: Path, known: dict[str, Any]) -> tuple[Gaussian, Tensor]:
@@ -273,12 +270,6 @@ def _statistics(data: Images, extract: Any, run: Processes) -> Gaussian:
             moments.update(extract(part.float() / 255).double())
     moments.combine(run)
     return moments.gaussian()
-
-
-def _copying_sets(data: Images, unseen: Images) -> tuple[Images, Images, Images]:
-    size = min(REAL, len(unseen) // 2, len(data))
-    mixed = _some(unseen, 2 * size)
-    return _some(data, size), mixed[:size], mixed[size:]
 
 
 def _some(images: Images, count: int) -> Images:

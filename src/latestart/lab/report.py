@@ -37,8 +37,8 @@ from latestart.noise import when
 
 __all__ = [
     "NAME", "Report", "command_given", "escaped", "facts_of", "floor_sentence", "machine_kind", "markdown_table",
-    "named", "not_measured", "number", "place", "prior_title", "quality", "setting_of", "setup_facts", "spread",
-    "start_of", "table",
+    "named", "not_measured", "number", "place", "prior_title", "quality", "setting_of", "setup_facts", "show",
+    "spread", "start_of", "table",
 ]  # fmt: skip
 
 NAME = "report.md"
@@ -125,7 +125,7 @@ def prior_title(name: str) -> str:
     return known.get(name, Path(name).name)
 
 
-def floor_sentence(floor: Floor | None, samples: int) -> str:
+def floor_sentence(floor: "Floor | None", samples: int) -> str:
     """Return the distance of held-out images to the training set in words: the best score to hope for.
 
     Args:
@@ -228,9 +228,7 @@ class Report:
 
     def show(self) -> None:
         """Print tables and sentences."""
-        console = Console(width=None if Console().is_terminal else WIDTH)
-        for table in self.tables:
-            console.print(table)
+        show(*self.tables)
         for sentence in self.sentences:
             _say(sentence)
 
@@ -247,6 +245,11 @@ class Report:
         ]
         text = "\n\n".join(part for part in parts if part)
         return PLACE.sub(lambda found: place(found[0]), text) + "\n"
+
+
+def show(*tables: Table) -> None:
+    """Print tables, wide ones where there is no terminal to fit them to."""
+    Console(width=None if Console().is_terminal else WIDTH).print(*tables)
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The rule of selection: choose by one seed, report what is drawn again with the next.
+"""The rule of selection: choose by one seed, report the samples drawn again with the next.
 
 The lowest of k distances that scatter by s about equal means is too low, by 1.6 s for k = 11 independent ones. So
 a choice is sampled again with the seed after the one that it was chosen by, and only that is reported. A quality
@@ -73,7 +73,7 @@ def choose(scan: Sequence[T], first: Callable[[T], Judged], again: Callable[[T],
 
 
 def draw_again(chosen: Callable[[], Iterable[T]], draw: Callable[[list[T]], None], run: Processes) -> None:
-    """Draw with the next seed what is chosen, and choose again, until nothing new is chosen.
+    """Draw the choice with the next seed, and choose again, until nothing new is chosen.
 
     A second draw may show that the best copies, which changes the choice.
 

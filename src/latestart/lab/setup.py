@@ -39,6 +39,12 @@ class OneModel(Networks):
 class Started(OneModel):
     """One model with a sampler and a prior."""
 
+    prior: str | None = setting(
+        None,
+        "A prior that `latestart fit` wrote; for a shipped model also gaussian or mixture; where one is needed, its "
+        "Gaussian is the default.",
+        of="prior",
+    )
     steps: int = setting(5, "Steps of the sampler.", least=1)
     sampler: str | None = setting(
         None,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from latestart.files import read_json
 
-__all__ = ["Print", "Store", "fingerprint", "formerly", "is_of", "kept_at", "key_of", "read_kept"]
+__all__ = ["Print", "Store", "fingerprint", "formerly", "is_of", "key_of", "read_kept"]
 
 DIGITS = 16
 T = TypeVar("T")
@@ -86,18 +86,6 @@ def is_of(known: Any, named: Any) -> bool:
     return known in (json.loads(json.dumps(named)), json.loads(json.dumps(formerly(named))))
 
 
-def kept_at(folder: Path, name: str, key: Print) -> Path:
-    """Return the place of a key's file: under the former key if one lies there, else under the present.
-
-    Args:
-        folder: of the file.
-        name: of the file, with `{}` where the key stands.
-        key: of `fingerprint` or `key_of`.
-    """
-    path, before = (folder / name.format(text) for text in (str(key), key.former))
-    return before if before.is_file() and not path.is_file() else path
-
-
 @dataclass(frozen=True)
 class Store:
     """Measurements in the files of a folder, each under the key of all that it depends on.
@@ -114,7 +102,8 @@ class Store:
 
     def path(self, key: Print) -> Path:
         """Return the place of a key: under the former key if a file lies there, else under the present one."""
-        return kept_at(self.folder, self.name, key)
+        path, before = (self.folder / self.name.format(text) for text in (str(key), key.former))
+        return before if before.is_file() and not path.is_file() else path
 
     def found(self, key: Print, read: Callable[[Path], T]) -> T | None:
         """Return what `read` makes of a key's file; None where there is no file, or a damaged one."""

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from latestart import zoo
-from latestart.data import Images, load_images
+from latestart.data import Images
 from latestart.denoisers.adapter import sample_shape
 from latestart.denoisers.wrappers import HalfPrecision, of_velocity
 from latestart.device import own_device
@@ -23,9 +23,8 @@ from latestart.features import ClassifierFeatures
 from latestart.gaussians.priors import load_prior
 from latestart.lab.experiment import Lab
 from latestart.lab.grid import FULL, PLAIN, Grid
-from latestart.lab.judge import Judge, few_samples, open_features, reference_of, shipped_reference
+from latestart.lab.judge import Judge, both_sets, few_samples, open_features, reference_of, shipped_reference
 from latestart.lab.store import Print, Store, fingerprint
-from latestart.processes import Processes
 
 __all__ = [
     "SHIPPED", "Subject", "beside", "open_images", "open_network", "open_prior", "open_subject", "open_subjects",
@@ -54,14 +53,8 @@ class Subject:
     judge: Judge
 
 
-def open_subjects(grid: Grid, kept: Path, run: Processes, tell: Callable[[str], None]) -> dict[str, Subject]:
-    """Return the models of a grid, by the names that it has for them.
-
-    Args:
-        grid: of the sweep.
-        kept: the file of the feature statistics of the grid's images, if it has any.
-        run: the processes that share the work.
-        tell: receives sentences worth knowing.
+def open_subjects(grid: Grid, lab: Lab) -> dict[str, Subject]:
+    """Return the models of a grid by the names that it has for them; warns of samples too few for their features.
 
     Raises:
         ValueError: something that the grid names does not exist or does not fit the rest.
@@ -69,10 +62,18 @@ def open_subjects(grid: Grid, kept: Path, run: Processes, tell: Callable[[str], 
     bundles = {name: _bundle(name) for name in grid.model}
     networks = {name: _opened(name, grid.scheduler) for name in grid.model}
     priors = {name: {prior: _prior(prior, bundle.path) for prior in grid.prior} for name, bundle in bundles.items()}
-    judges = _judges(grid, bundles, kept, run, tell)
+    if grid.images is None:
+        judges = {name: _own_judge(bundle, grid) for name, bundle in bundles.items()}
+    else:
+        extract = _extractor(bundles[grid.model[0]], grid)
+        kept = Path(grid.statistics) if grid.statistics else lab.out / "statistics.safetensors"
+        judges = dict.fromkeys(grid.model, Judge(extract, reference_of(grid.images, grid.held_out, extract, kept, lab)))
     for name, (network, _) in networks.items():
         if sample_shape(network) != (images := judges[name].reference.shape):
             raise ValueError(f"the samples of {name} are {sample_shape(network)}, the images {images}")
+    for warning in dict.fromkeys(few_samples(grid.samples, judge) for judge in judges.values()):
+        if warning is not None:
+            lab.tell(warning)
     return {
         name: Subject(*_precise(network, scheduler, grid.mixed_precision), priors[name], judges[name])
         for name, (network, scheduler) in networks.items()
@@ -80,15 +81,8 @@ def open_subjects(grid: Grid, kept: Path, run: Processes, tell: Callable[[str], 
 
 
 def open_subject(grid: Grid, lab: Lab) -> Subject:
-    """Return the one model of a grid, and warn of samples too few for its features.
-
-    Raises:
-        ValueError: as `open_subjects`.
-    """
-    kept = Path(grid.statistics) if grid.statistics else lab.out / "statistics.safetensors"
-    (subject,) = open_subjects(grid, kept, lab.run, lab.tell).values()
-    if (warning := few_samples(grid.samples, subject.judge)) is not None:
-        lab.tell(warning)
+    """Return the one model of a grid, as `open_subjects`."""
+    (subject,) = open_subjects(grid, lab).values()
     return subject
 
 
@@ -104,17 +98,6 @@ def _precise(network: Any, scheduler: Any, precision: str) -> tuple[Any, Any, st
     if precision != "no":
         network, known = HalfPrecision(network), known + "-bf16"
     return *of_velocity(network, scheduler), known
-
-
-def _judges(
-    grid: Grid, bundles: dict[str, zoo.Bundle], kept: Path, run: Processes, tell: Callable[[str], None]
-) -> dict[str, Judge]:
-    """Return one judge for the models of a grid with images, else each model's own."""
-    if grid.images is None:
-        return {name: _own_judge(bundle, grid) for name, bundle in bundles.items()}
-    extract = _extractor(bundles[grid.model[0]], grid)
-    common = Judge(extract, reference_of(grid.images, grid.held_out, extract, kept, run, tell))
-    return dict.fromkeys(grid.model, common)
 
 
 def open_network(model: str, precision: str = "no", scheduler: str | None = None) -> tuple[Any, Any, str]:
@@ -169,16 +152,17 @@ def open_images(model: str, images: str | None, held_out: str | None) -> tuple[I
         ValueError: a model without images and none given, held-out images alone, or images of two shapes.
     """
     if images is not None:
-        data, unseen = load_images(images), None if held_out is None else load_images(held_out)
-        if unseen is not None and unseen.shape != data.shape:
-            raise ValueError(f"the images are {data.shape}, those held out {unseen.shape}: expected one shape")
-        return data, unseen
+        return both_sets(images, held_out)
     bundle = _bundle(model)
     if not (bundle.path / "train.png").is_file():
         raise ValueError(f"{bundle.path} brings no images: give its training images")
+    _refuse_alone(held_out)
+    return bundle.images("train"), bundle.images("heldout-a")
+
+
+def _refuse_alone(held_out: str | None) -> None:
     if held_out is not None:
         raise ValueError("held-out images stand beside training images of one's own: give these too, or neither")
-    return bundle.images("train"), bundle.images("heldout-a")
 
 
 def _bundle(name: str) -> zoo.Bundle:
@@ -224,8 +208,7 @@ def _own_judge(bundle: zoo.Bundle, grid: Grid) -> Judge:
             f"the statistics beside {bundle.path} are of the features {bundle.features.name}, received {extract.name}: "
             "give the training images, to have those of other features computed"
         )
-    if grid.held_out is not None:
-        raise ValueError("held-out images stand beside training images of one's own: give these too, or neither")
+    _refuse_alone(grid.held_out)
     return Judge(extract, shipped_reference(bundle))
 
 

@@ -14,8 +14,9 @@ first one waits for the files of all, and assembles.
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,9 @@ from latestart.lab.cells import (
 )
 from latestart.lab.experiment import Lab, Progress, Tell
 from latestart.lab.grid import FULL, Cell, Grid
-from latestart.lab.judge import ESTIMATES, few_samples, ratio
-from latestart.lab.store import kept_at
+from latestart.lab.judge import ESTIMATES, ratio
+from latestart.lab.store import Store
 from latestart.lab.subjects import Subject, open_subjects
-from latestart.processes import Processes
 from latestart.sampling.matching import check_prior
 
 __all__ = ["COLUMNS", "WANTING", "Sweep", "add_gains", "columns", "open_sweep", "shares", "sweep_of", "within"]
@@ -67,30 +67,26 @@ class Sweep:
     Args:
         planned: the cells, in order.
         subjects: the models, by the names that the cells have for them.
-        out: the folder.
+        lab: its folder and its processes.
         batch_size: samples evaluated at once.
-        run: the processes that share the work.
-        tell: receives sentences worth knowing.
         sample: draws a cell's samples and takes its figures.
     """
 
     planned: list[Planned]
     subjects: dict[str, Subject]
-    out: Path
+    lab: Lab
     batch_size: int = 256
-    run: Processes = field(default_factory=Processes)
-    tell: Tell = lambda _: None
     sample: Callable[[Subject, Planned, int, Meter], Outcome] = measured
     checked: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
 
     @property
     def cost(self) -> int:
         """Return the network evaluations of all cells that can be measured."""
-        return sum(planned.cell.cost for planned in self.planned if planned.steps is not None)
+        return sum(planned.cost for planned in self.planned)
 
     def file(self, planned: Planned) -> Path:
         """Return the place of a cell's file."""
-        return kept_at(self.out / "cells", "{}.safetensors", planned.key)
+        return Store(self.lab.out / "cells", "{}.safetensors").path(planned.key)
 
     def outcome(self, planned: Planned) -> Outcome:
         """Return the outcome of a cell, from its file: `done` or `failed`, else `unavailable` or `left`.
@@ -99,10 +95,11 @@ class Sweep:
         """
         if planned.steps is None:
             return Outcome("unavailable", planned.reason)
-        try:
-            return read_cell(self.file(planned), planned)
-        except (FileNotFoundError, ValueError):
-            return Outcome("left", "beyond the budget")
+        return self._kept(planned) or Outcome("left", "beyond the budget")
+
+    def _kept(self, planned: Planned, tell: Tell = lambda _: None) -> Outcome | None:
+        store = Store(self.lab.out / "cells", "{}.safetensors", tell)
+        return store.found(planned.key, partial(read_cell, planned=planned))
 
     def measure(self, budget: int | None = None, retry: bool = False, progress: Progress | None = None) -> None:
         """Measure every cell that is missing, in order.
@@ -117,14 +114,15 @@ class Sweep:
             ValueError: a table of something else in the folder.
         """
         self._check_table()
-        pending = self.run.firsts(partial(self._pending, within(self.planned, budget), retry))
-        mine = shares([self.planned[k].cell.cost for k in pending], self.run.count)[self.run.index]
+        run = self.lab.run
+        pending = run.firsts(partial(self._pending, within(self.planned, budget), retry))
+        mine = shares([self.planned[k].cost for k in pending], run.count)[run.index]
         work = [self.planned[pending[k]] for k in mine]
-        meter = Meter(sum(planned.cell.cost for planned in work), progress)
+        meter = Meter(sum(planned.cost for planned in work), progress)
         for planned in work:
             meter.note = describe(planned.cell)
             write_cell(self.file(planned), planned, self._outcome(planned, meter))
-        if self.run.first:
+        if run.first:
             meter.note = "waiting for the other processes"
             while not all(self.file(self.planned[k]).is_file() for k in pending):
                 meter.told()
@@ -140,7 +138,7 @@ class Sweep:
     def write(self, rows: list[dict[str, Any]]) -> Path:
         """Write the table, whole or not at all, and return its path."""
         schema = pa.schema(list(COLUMNS.items()), {"latestart": "sweep", "version": str(VERSION)})
-        path = self.out / "results.parquet"
+        path = self.lab.out / "results.parquet"
         with replacing(path) as temporary:
             pq.write_table(pa.Table.from_pylist(rows, schema), temporary)
         return path
@@ -151,20 +149,11 @@ class Sweep:
         for k, planned in enumerate(self.planned[:count]):
             if planned.steps is None or planned.key in pending:
                 continue
-            known = self._stored(planned)
+            known = self._kept(planned, self.lab.tell)
             if known is None or (retry and known.status == "failed"):
                 self.file(planned).unlink(missing_ok=True)
                 pending[planned.key] = k
         return list(pending.values())
-
-    def _stored(self, planned: Planned) -> Outcome | None:
-        try:
-            return read_cell(self.file(planned), planned)
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            self.tell(f"{error}: the cell is measured again")
-            return None
 
     def _outcome(self, planned: Planned, meter: Meter) -> Outcome:
         began = time.monotonic()
@@ -173,7 +162,7 @@ class Sweep:
             outcome = self.sample(self.subjects[planned.cell.model], planned, self.batch_size, meter)
         except Exception as error:  # whatever schedulers and devices raise: the other cells are still worth measuring
             outcome = Outcome("failed", first_line(error))
-            self.tell(f"failed: {describe(planned.cell)}: {outcome.reason}")
+            self.lab.tell(f"failed: {describe(planned.cell)}: {outcome.reason}")
         if outcome.status == "failed":  # only here is what the error held of the device's memory let go
             torch.cuda.empty_cache()
         meter.settle(planned.cell.cost)
@@ -187,13 +176,13 @@ class Sweep:
             self.checked.add(pair)
 
     def _check_table(self) -> None:
-        path = self.out / "results.parquet"
+        path = self.lab.out / "results.parquet"
         if not path.exists():
             return
         try:
             metadata = pq.read_schema(path).metadata or {}
         except (pa.ArrowException, OSError):
-            self.tell(f"{path} was cut short: it is written again, from the cells")
+            self.lab.tell(f"{path} was cut short: it is written again, from the cells")
             return
         kind, version = metadata.get(b"latestart", b"").decode(), metadata.get(b"version", b"").decode()
         if (kind, version) != ("sweep", str(VERSION)):
@@ -212,12 +201,7 @@ class Sweep:
 
 def within(planned: list[Planned], budget: int | None) -> int:
     """Return the number of cells, from the first on, that cost at most the budget together."""
-    spent = 0
-    for k, one in enumerate(planned):
-        spent += one.cell.cost if one.steps is not None else 0
-        if budget is not None and spent > budget:
-            return k
-    return len(planned)
+    return sum(budget is None or spent <= budget for spent in accumulate(one.cost for one in planned))
 
 
 def shares(costs: list[int], count: int) -> list[list[int]]:
@@ -252,9 +236,8 @@ def _setting(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     """Return a figure and the ends of its interval as columns of the table."""
-    if estimate is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    names = (name, f"{name}_low", f"{name}_high")
+    return dict(zip(names, (None, None, None) if estimate is None else astuple(estimate)))
 
 
 def open_sweep(grid: Grid, lab: Lab) -> Sweep:
@@ -263,15 +246,11 @@ def open_sweep(grid: Grid, lab: Lab) -> Sweep:
     Raises:
         ValueError: something that the grid names does not exist or does not fit the rest.
     """
-    kept = Path(grid.statistics) if grid.statistics else lab.out / "statistics.safetensors"
-    subjects = open_subjects(grid, kept, lab.run, lab.tell)
-    for warning in dict.fromkeys(few_samples(grid.samples, subject.judge) for subject in subjects.values()):
-        if warning is not None:
-            lab.tell(warning)
-    return Sweep(plan(grid.cells(), subjects), subjects, lab.out, grid.batch_size, lab.run, lab.tell)
+    subjects = open_subjects(grid, lab)
+    return Sweep(plan(grid.cells(), subjects), subjects, lab, grid.batch_size)
 
 
 def sweep_of(cells: Iterable[Cell], subject: Subject, grid: Grid, lab: Lab) -> Sweep:
     """Plan the cells of one model, and return their sweep."""
     subjects = {grid.model[0]: subject}
-    return Sweep(plan(cells, subjects), subjects, lab.out, grid.batch_size, lab.run, lab.tell)
+    return Sweep(plan(cells, subjects), subjects, lab, grid.batch_size)

@@ -129,7 +129,7 @@ class LateTraining(Experiment[LateTrainingSettings, Pairs]):
             bundle = zoo.load("mnist")
             return compare(settings, bundle.images("train"), shipped_judge(bundle), lab)
         extract, kept = open_features(settings.features), lab.out / "statistics.safetensors"
-        reference = reference_of(settings.images, settings.held_out, extract, kept, lab.run, lab.tell)
+        reference = reference_of(settings.images, settings.held_out, extract, kept, lab)
         return compare(settings, load_images(settings.images), Judge(extract, reference), lab)
 
 
@@ -195,7 +195,7 @@ def _pairs(settings: LateTrainingSettings, subjects: dict[str, Subject], lab: La
         Cell(name, settings.sampler, nfe, settings.prior, start, TIMES[0], False, settings.samples, seed)
         for nfe, (name, (_, seed)) in product(settings.nfe, networks.items())
     ]
-    sweep = Sweep(plan(cells, subjects), subjects, lab.out, run=lab.run, tell=lab.tell)
+    sweep = Sweep(plan(cells, subjects), subjects, lab)
     # the prior is of the images that the networks learned, which after few steps may not know yet what is checked
     sweep.checked.update((cell.model, cell.prior) for cell in cells)
     sweep.measure(retry=True, progress=progress)

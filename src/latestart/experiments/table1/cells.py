@@ -15,7 +15,6 @@ from latestart.experiments.table1 import paper_pndm
 from latestart.experiments.table1.settings import GAUSSIAN, PAPER, Table1Settings
 from latestart.lab.cells import Meter, Outcome, Planned, classes_in_turn, drawn, first_line, measured, plan
 from latestart.lab.grid import FULL, Cell
-from latestart.lab.store import key_of
 from latestart.lab.subjects import Subject
 from latestart.sampling.loop import Result
 from latestart.sampling.names import CURVED, SPENT
@@ -73,8 +72,8 @@ def _on_papers_grid(cell: Cell, subject: Subject) -> Planned:
     try:
         paper_pndm.paper_grid(int(first), steps)
     except ValueError as error:
-        return Planned(planned.cell, key_of(configuration), configuration, None, first_line(error))
-    return Planned(planned.cell, key_of(configuration), configuration, steps)
+        return Planned(planned.cell, configuration, None, first_line(error))
+    return Planned(planned.cell, configuration, steps)
 
 
 def _affordable(cell: Cell, subject: Subject) -> Planned:

@@ -166,7 +166,7 @@ class Table:
             replace(self.sweep, planned=list(more.values())).measure(rest, retry, progress)
             self.again |= more
 
-        draw_again(lambda: winners(self.measured(), self.drawn(), self.left()), draw, self.sweep.run)
+        draw_again(lambda: winners(self.measured(), self.drawn(), self.left()), draw, self.sweep.lab.run)
 
     def measured(self) -> list[Done]:
         """Return the cells to choose from that are done, with their figures, from their files."""
@@ -244,5 +244,5 @@ def open_table(settings: Table1Settings, lab: Lab) -> Table:
         raise ValueError(f"the table is one of beta-based models, received a {type(subject.scheduler).__name__}")
     found = entries(settings, subject)
     planned = list({entry.planned.key: entry.planned for entry in found}.values())
-    sweep = Sweep(planned, {settings.model: subject}, lab.out, settings.batch_size, lab.run, lab.tell, sample)
+    sweep = Sweep(planned, {settings.model: subject}, lab, settings.batch_size, sample)
     return Table(settings, sweep, found)
