@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.box import SIMPLE
@@ -31,9 +31,11 @@ from rich.text import Text
 
 from latestart.evaluation.quality import Estimate
 from latestart.files import replacing
-from latestart.lab.grid import Cell
-from latestart.lab.judge import Figures, Floor
 from latestart.noise import when
+
+if TYPE_CHECKING:
+    from latestart.lab.grid import Cell
+    from latestart.lab.judge import Figures, Floor
 
 __all__ = [
     "NAME", "Report", "command_given", "escaped", "facts_of", "floor_sentence", "machine_kind", "markdown_table",
@@ -96,7 +98,7 @@ def named(estimate: Estimate | None, form: str = "") -> str:
     return f"{value} [{low}, {high}]"
 
 
-def quality(figures: Figures) -> tuple[str, str, str]:
+def quality(figures: "Figures") -> tuple[str, str, str]:
     """Return the distance, the recall and the share of copies of a set of samples, as cells of a table."""
     return spread(figures.frechet), spread(figures.recall, ".3f"), spread(figures.copied, ".3f")
 
@@ -164,7 +166,7 @@ def start_of(row: dict[str, Any]) -> tuple[str, str]:
     return start, f"{row['spacing']}{', clipped' if row['clip'] else ''}"
 
 
-def setting_of(cell: Cell) -> str:
+def setting_of(cell: "Cell") -> str:
     """Return the time of a late start or the spacing of full noise, with clipping: `t = 500, clipped`."""
     return f"{cell.spacing if cell.t_start is None else f't = {when(cell.t_start)}'}{', clipped' if cell.clip else ''}"
 
