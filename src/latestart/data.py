@@ -25,21 +25,9 @@ from latestart.datasets.places import Place
 from latestart.datasets.tables import Arrays
 
 __all__ = [
-    "CHUNK",
-    "ImageSet",
-    "Images",
-    "Range",
-    "drawn",
-    "in_unit_range",
-    "load_images",
-    "read_png",
-    "save_png",
-    "stream_images",
-    "tile",
-    "to_floats",
-    "to_pixels",
-    "untile",
-]
+    "CHUNK", "ImageSet", "Images", "Range", "drawn", "in_unit_range", "load_images", "read_png", "save_png",
+    "stream_images", "tile", "to_floats", "to_pixels", "untile",
+]  # fmt: skip
 
 CHUNK = 1024  # images read at once
 IN_MEMORY = 2 << 30  # bytes of pixels; what is larger stands in a file, mapped into memory

@@ -17,16 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 __all__ = [
-    "cast",
-    "kind_of",
-    "load_tensors",
-    "read_json",
-    "replacing",
-    "require_finite",
-    "save_tensors",
-    "sound",
+    "cast", "kind_of", "load_tensors", "read_json", "replacing", "require_finite", "save_tensors", "sound",
     "write_json",
-]
+]  # fmt: skip
 
 VERSION = 1
 

@@ -38,19 +38,9 @@ from latestart.features import Classifier
 from latestart.records import Record
 
 __all__ = [
-    "Attribute",
-    "Classify",
-    "DeepFaceClassifier",
-    "Diversity",
-    "ProjectClassifier",
-    "TransformersClassifier",
-    "attribute",
-    "chance",
-    "classified",
-    "diversity",
-    "ratio",
-    "vendi",
-]
+    "Attribute", "Classify", "DeepFaceClassifier", "Diversity", "ProjectClassifier", "TransformersClassifier",
+    "attribute", "chance", "classified", "diversity", "ratio", "vendi",
+]  # fmt: skip
 
 Classify = Callable[[Tensor], Any]
 Kernel = Callable[[Tensor], Tensor]

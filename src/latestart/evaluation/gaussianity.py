@@ -49,21 +49,9 @@ from latestart.gaussians.gaussian import Gaussian
 from latestart.records import Record
 
 __all__ = [
-    "REPLICATES",
-    "TESTS",
-    "Gaussianity",
-    "Test",
-    "anderson_darling",
-    "energy",
-    "gaussianity",
-    "henze_zirkler",
-    "holm",
-    "leading_directions",
-    "own_scores",
-    "p_value",
-    "prior_scores",
-    "statistics",
-]
+    "REPLICATES", "TESTS", "Gaussianity", "Test", "anderson_darling", "energy", "gaussianity", "henze_zirkler",
+    "holm", "leading_directions", "own_scores", "p_value", "prior_scores", "statistics",
+]  # fmt: skip
 
 TESTS = ("skewness", "kurtosis", "henze-zirkler", "energy", "projection")
 TWO_SIDED = ("kurtosis",)

@@ -24,17 +24,9 @@ from latestart.gaussians.gaussian import Gaussian
 from latestart.inputs.front import as_images
 
 __all__ = [
-    "Estimate",
-    "Extractor",
-    "FrechetTo",
-    "as_features",
-    "feature_statistics",
-    "frechet",
-    "interval",
-    "resampled",
-    "resolve",
-    "unit_images",
-]
+    "Estimate", "Extractor", "FrechetTo", "as_features", "feature_statistics", "frechet", "interval", "resampled",
+    "resolve", "unit_images",
+]  # fmt: skip
 
 BLOCK = 1024  # rows of features summed at once
 

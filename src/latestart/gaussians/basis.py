@@ -26,20 +26,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "NARROW",
-    "Basis",
-    "Blocks",
-    "Dense",
-    "DenseProducts",
-    "Diagonal",
-    "Isotropic",
-    "Products",
-    "checked",
-    "eigenpairs",
-    "nuclear_norm",
-    "require_rank",
-    "trace",
-]
+    "NARROW", "Basis", "Blocks", "Dense", "DenseProducts", "Diagonal", "Isotropic", "Products", "checked",
+    "eigenpairs", "nuclear_norm", "require_rank", "trace",
+]  # fmt: skip
 
 STRIPS = 8  # of the upper triangle: enough to skip most of the lower one, few enough to multiply at full speed
 NARROW = 256  # below this width float32 matrix products sum serially, which loses a digit, and speed is no matter

@@ -14,18 +14,9 @@ from torch import Tensor
 from latestart.gaussians.transforms import Transform
 
 __all__ = [
-    "add_blocks",
-    "as_numbers",
-    "as_parts",
-    "at_least_single",
-    "block_eigenpairs",
-    "block_size",
-    "complete_blocks",
-    "matrices",
-    "rotate",
-    "rotate_back",
-    "squared",
-]
+    "add_blocks", "as_numbers", "as_parts", "at_least_single", "block_eigenpairs", "block_size", "complete_blocks",
+    "matrices", "rotate", "rotate_back", "squared",
+]  # fmt: skip
 
 
 def block_size(transform: Transform) -> tuple[int, ...]:

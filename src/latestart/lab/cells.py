@@ -32,8 +32,8 @@ from latestart.sampling.loop import Result, draw
 from latestart.sampling.samplers import make_sampler
 
 __all__ = [
-    "KIND", "VERSION", "Meter", "Metered", "Outcome", "Planned", "again", "describe", "first_line", "measured", "plan",
-    "read_cell", "steps_for", "write_cell",
+    "KIND", "VERSION", "Meter", "Metered", "Outcome", "Planned", "again", "describe", "first_line", "measured",
+    "plan", "read_cell", "steps_for", "write_cell",
 ]  # fmt: skip
 
 VERSION = 1  # of the cells' files

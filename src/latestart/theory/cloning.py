@@ -39,23 +39,10 @@ from latestart.theory.levels import FEWEST, CriticalLevel, Curve, enough, evalua
 from latestart.theory.roots import root
 
 __all__ = [
-    "clone",
-    "clone_curve",
-    "correlation",
-    "correlation_curve",
-    "normalised",
-    "paths",
-    "pixel_correlation",
-    "pixels",
-    "pixels_curve",
-    "susceptibility",
-    "susceptibility_curve",
-    "trajectories",
-    "two_gaussians",
-    "two_gaussians_agreement",
-    "uturn",
-    "uturn_curve",
-]
+    "clone", "clone_curve", "correlation", "correlation_curve", "normalised", "paths", "pixel_correlation", "pixels",
+    "pixels_curve", "susceptibility", "susceptibility_curve", "trajectories", "two_gaussians",
+    "two_gaussians_agreement", "uturn", "uturn_curve",
+]  # fmt: skip
 
 Classifier = Callable[[Tensor], Tensor]
 

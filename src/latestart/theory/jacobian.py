@@ -30,16 +30,9 @@ from latestart.records import Record
 from latestart.theory.levels import evaluate
 
 __all__ = [
-    "ConvergenceError",
-    "Jacobian",
-    "Method",
-    "Spectrum",
-    "as_batch",
-    "jacobian_vector",
-    "largest",
-    "leading_eigenvalue",
-    "linear_operator",
-]
+    "ConvergenceError", "Jacobian", "Method", "Spectrum", "as_batch", "jacobian_vector", "largest",
+    "leading_eigenvalue", "linear_operator",
+]  # fmt: skip
 
 Method = Literal["auto", "backward", "forward", "differences"]
 

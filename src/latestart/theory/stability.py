@@ -32,17 +32,9 @@ from latestart.theory.levels import CriticalLevel
 from latestart.theory.roots import root
 
 __all__ = [
-    "NoCrossing",
-    "Trace",
-    "beside",
-    "critical_between",
-    "critical_level",
-    "crossing",
-    "ends",
-    "peak",
-    "second_branch",
-    "trace",
-]
+    "NoCrossing", "Trace", "beside", "critical_between", "critical_level", "crossing", "ends", "peak",
+    "second_branch", "trace",
+]  # fmt: skip
 
 FAR_FROM_FOLD = 0.2  # a ratio lambda / c well below the 1 that it has at a fold
 FLAT = 1e-6  # relative difference of two ratios that rounding may make

@@ -16,6 +16,7 @@ from latestart.checks import seeded
 from latestart.denoisers.base import Level, check_sample
 from latestart.experiments.theory.process import NOISE, T_MIN
 from latestart.lab.experiment import Progress
+from latestart.records import Record
 
 __all__ = ["Network", "Training", "train", "velocity"]
 
@@ -33,8 +34,8 @@ class Training:
     learning_rate: float = 1e-2
 
 
-@dataclass(frozen=True, eq=False)
-class Network:
+@dataclass(frozen=True, eq=False, repr=False)
+class Network(Record):
     """A trained network of two points on a line, as a denoiser of `y` `(B, 1)`, in float64; and its training seed."""
 
     weights: Weights
