@@ -125,3 +125,8 @@ def test_the_recipe_of_an_extractor_measures_a_distance(recipes):
     extract = recipes["Means"]()
     assert ls.frechet(images, images, features=extract) == pytest.approx(0, abs=1e-6)
     assert ls.frechet(images * 0.5 + 0.25, images * 0.5, features=extract) == pytest.approx(12 / 16, rel=1e-3)
+
+
+def test_every_module_names_what_it_offers_and_every_first_line_is_plain():
+    words = runpy.run_path(str(ROOT / "tools" / "words.py"))
+    assert not [*words["unplain"](), *words["without_all"]()]

@@ -1,1 +1,1 @@
-"""How far off may the start be? The window of starts that are nearly as good as the best, in t and in nats."""
+"""The window of starts that are nearly as good as the best, in t and in nats."""

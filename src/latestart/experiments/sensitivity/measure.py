@@ -1,4 +1,4 @@
-"""How far off may the start be? Quality against the start of a late start, at a fine grid of starts.
+"""Quality against the start of a late start, at a fine grid of starts: the starts that are nearly as good as the best.
 
 For DDIM with 3, 5 and 10 evaluations, started from the Gaussian and from the mixture of the training images: the
 Frechet distance d(t) to the training set at every start t of a grid, all with the same white noise. `windows` reads off
