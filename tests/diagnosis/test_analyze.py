@@ -237,7 +237,9 @@ def test_the_figures_show_what_was_found(tmp_path):
     g = torch.Generator().manual_seed(0)
     noise = 0.05 * torch.randn(60, 1, 4, 4, generator=g, dtype=torch.float64)
     images = torch.where(torch.arange(60).view(-1, 1, 1, 1) < 30, mean, -mean) + noise
-    settings = replace(Settings.quick(), step=0.4, paths=16, path_levels=6, exponent_levels=4)
+    settings = replace(
+        Settings.quick(), step=0.5, paths=10, path_levels=5, exponent_levels=3, halves=1, second_halves=1
+    )
     analysis = analyze(_task(PointCloud(images), images, settings=settings))
     files = {path.name for path in draw(analysis, tmp_path)}
     assert files == {path.name for path in tmp_path.iterdir()}
