@@ -64,11 +64,41 @@ def weak(folder: Path, images: Path) -> Weak:
 def cells(samples: int) -> Iterator[Cell]:
     for nfe, clip in product(EVALUATIONS, (False, True)):
         for spacing in ("leading", "trailing"):
-            yield Cell("", "ddim", nfe, FULL, None, spacing, clip, samples, 0)
+            yield Cell(
+                model="",
+                sampler="ddim",
+                nfe=nfe,
+                prior=FULL,
+                t_start=None,
+                spacing=spacing,
+                clip=clip,
+                samples=samples,
+                seed=0,
+            )
         for prior, starts in STARTS.items():
             for t_start in starts:
-                yield Cell("", "ddim", nfe, prior, t_start, "trailing", clip, samples, 0)
-    yield Cell("", "ddim", 100, FULL, None, "trailing", False, samples, 0)  # the reference
+                yield Cell(
+                    model="",
+                    sampler="ddim",
+                    nfe=nfe,
+                    prior=prior,
+                    t_start=t_start,
+                    spacing="trailing",
+                    clip=clip,
+                    samples=samples,
+                    seed=0,
+                )
+    yield Cell(
+        model="",
+        sampler="ddim",
+        nfe=100,
+        prior=FULL,
+        t_start=None,
+        spacing="trailing",
+        clip=False,
+        samples=samples,
+        seed=0,
+    )  # the reference
 
 
 def measure(bundle: Any, cell: Cell, judge: Callable[[Tensor], Figures]) -> Measured:

@@ -87,7 +87,7 @@ def test_fit_writes_a_mixture(tmp_path, labelled, options, components, classes):
 
 
 def test_fit_takes_every_combination_of_attributes_that_occurs(tmp_path):
-    """Brightness and contrast, of which dark and flat never come together: three Gaussians, each of its own images."""
+    """Two attributes with one pair of values that never occurs give three Gaussians, each of its own images."""
     g = np.random.default_rng(0)
     bright, rough = np.arange(600) % 2, np.arange(600) // 2 % 2
     kept = (bright | rough) == 1
@@ -137,7 +137,7 @@ def four_clusters(tmp_path):
 
 
 def test_a_rank_does_not_stand_in_the_way_of_auto(tmp_path, four_clusters):
-    """The basis that auto chooses has none: the number of components is what it is without, and the user is told."""
+    """The basis that auto chooses has no rank: the number of components stays, and a line says so."""
     out = tmp_path / "m.safetensors"
     auto = ("fit", four_clusters, "--components", "auto", "--sigma", 0.1, "--out", out)
     plain, ranked = _run(*auto), _run(*auto, "--rank", 10)
@@ -173,7 +173,7 @@ def test_images_that_are_all_the_same_are_refused(tmp_path, options):
 
 @pytest.mark.parametrize("options", ["--basis dense", "--basis cosine+dense", "--basis lowrank", "--components 2"])
 def test_a_fit_of_the_same_images_is_the_same_file(tmp_path, labelled, options):
-    """What is kept under the hash of a prior's file is found again after a fit."""
+    """Two fits write the same bytes, so results kept under the hash of a prior's file are found again."""
     files = [tmp_path / f"{k}.safetensors" for k in range(4)]
     for out in files:
         assert _run("fit", labelled, *options.split(), "--out", out).exit_code == 0

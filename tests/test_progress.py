@@ -20,6 +20,10 @@ def test_a_bar_that_is_not_shown_prints_nothing(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_bar_runs_within_one_of_the_callers():
-    with Progress(), bar("inner") as advance:
-        advance(1, 1)
+def test_a_bar_runs_within_one_of_the_callers(capsys):
+    with Progress() as outer, bar("inner") as advance:
+        task = outer.add_task("outer", total=2)
+        outer.update(task, completed=1)
+        advance(1, 3)
+    shown = capsys.readouterr().out
+    assert "inner" in shown and "1/3" in shown and "outer" in shown and outer.tasks[0].completed == 1

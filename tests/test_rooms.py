@@ -64,7 +64,7 @@ def test_the_public_names_resolve():
 
 @pytest.fixture
 def recipes(tmp_path):
-    """What the recipes of the page define, run in their order; registries are left as they were."""
+    """The names that the recipes of the page define, run in order; registries are restored."""
     names = {"out": tmp_path}
     with patch.dict(BASES), patch.dict(CRITERIA):
         for block in PAGE.read_text(encoding="utf-8").split("```python\n")[1:]:

@@ -73,7 +73,7 @@ def test_training_lowers_the_loss_below_the_best_constant(tmp_path, squares, pre
 
 @pytest.mark.parametrize("cap", [1.0, 5.0, 1e9])
 def test_a_capped_error_is_that_of_x_0_whatever_is_predicted(cap):
-    """The same wrong x_0, told as eps, as v and as x_0, costs the same: `min(SNR + 1, cap)` times its squared error."""
+    """A wrong x_0 costs `min(SNR + 1, cap)` times its squared error, whether predicted as eps, as v or as x_0."""
     t, g = torch.tensor([1, 80, 400, 900]), torch.Generator().manual_seed(0)
     x_0, eps, wrong = (torch.randn(4, 1, 2, 2, generator=g, dtype=torch.float64) for _ in range(3))
     costs = {}

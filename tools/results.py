@@ -58,7 +58,7 @@ class Report:
 
     @property
     def name(self) -> str:
-        """What its anchor and its pictures are called by."""
+        """The name of its anchor and of its pictures."""
         return self.folder.resolve().name
 
 

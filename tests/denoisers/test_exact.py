@@ -84,7 +84,7 @@ print(int(status[status.index("VmHWM:") + 1]) / 2**20)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
 def test_60_000_points_in_784_dimensions_run_in_2_gib():
-    """In a process of its own, of which the points are 0.18 GiB: posteriors, densities and Jacobian products."""
+    """A process with 0.18 GiB of points stays below 2 GiB over posteriors, densities and Jacobian products."""
     run = subprocess.run([sys.executable, "-c", MNIST_SIZED], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) < 2

@@ -16,7 +16,7 @@ from latestart.denoisers.exact import PointCloud, TwoPoints
 from latestart.denoisers.networks import as_model
 from latestart.diagnosis.analyze import analyze
 from latestart.diagnosis.case import CLOUD, DATA, NETWORK, Settings, prepare
-from latestart.diagnosis.pictures import draw, levels_table
+from latestart.diagnosis.figures import draw, levels_table
 from latestart.gaussians.gaussian import Gaussian
 from latestart.noise import Noise
 from latestart.theory.critical import two_gaussians

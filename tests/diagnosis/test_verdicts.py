@@ -22,7 +22,7 @@ def evidence(model=MODEL, prior=MATCHED, images=IMAGES[:200], t=None, criteria=Q
     case = Case(images=images, labels=LABELS[: len(images)], noise=NOISE, nats={NETWORK: curve})
     found = decisions(case, criteria)
     at = None if t is None else Start(float(t), start, int((curve.sigma - start).abs().argmin()))
-    return Evidence(linearity, curve, found, NOISE, at)
+    return Evidence(linearity=linearity, nats=curve, decisions=found, noise=NOISE, at=at)
 
 
 def one(seen, name):

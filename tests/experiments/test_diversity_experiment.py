@@ -19,9 +19,9 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments.diversity import measure as experiment
 from latestart.experiments.diversity import page as report
 from latestart.experiments.diversity import readings, ways
-from latestart.experiments.diversity.data import drawn_with
-from latestart.experiments.diversity.records import Way
+from latestart.experiments.diversity.results import Way
 from latestart.experiments.diversity.settings import DiversitySettings
+from latestart.experiments.diversity.shares import drawn_with
 from latestart.files import load_tensors, save_tensors
 from latestart.gaussians.basis import Dense
 from latestart.lab.cells import Meter, measured
@@ -68,9 +68,21 @@ def subject():
     images = ls.data.Images((unit * 255).round().byte())
     statistics = ls.Gaussian.fit([_flat(unit).double()], basis="dense")
     held_out = ls.data.Images(images.pixels.flip(0)[:200])
-    reference = Reference(statistics, _flat(unit)[:200], (images[:200], held_out, held_out), SHAPE, "exact")
+    reference = Reference(
+        statistics=statistics,
+        real=_flat(unit)[:200],
+        copying=(images[:200], held_out, held_out),
+        shape=SHAPE,
+        fingerprint="exact",
+    )
     priors = {"none": (None, ""), "isotropic": (None, ""), "gaussian": (gaussian, "g"), "mixture": (mixture, "m")}
-    return Subject(ls.as_model(mixture, scheduler), scheduler, "exact", priors, Judge(_flat, reference))
+    return Subject(
+        network=ls.as_model(mixture, scheduler),
+        scheduler=scheduler,
+        weights="exact",
+        priors=priors,
+        judge=Judge(_flat, reference),
+    )
 
 
 @pytest.fixture
@@ -204,7 +216,7 @@ def test_where_the_best_copies_in_either_draw_the_best_that_does_not_is_shown_be
 
 
 def test_no_gain_is_told_on_a_part_of_full_noise(opened, tmp_path, monkeypatch):
-    """What is missing may be the best; a call that finds it mended tells the gain."""
+    """A missing way may be the best, so there is no gain; a later call that can sample it has one."""
     real = readings.measured
 
     def out_of_memory(subject, planned, *others):
@@ -224,7 +236,7 @@ def test_no_gain_is_told_on_a_part_of_full_noise(opened, tmp_path, monkeypatch):
 
 
 def test_the_reference_is_not_among_what_is_chosen_from(opened, tmp_path):
-    """DDPM both as a fast sampler and, at as many steps, as the reference, which is of the next seed."""
+    """DDPM is a fast sampler and, with the same number of steps and the next seed, the reference too."""
     result = _measured(_settings(samplers=("ddpm",), samples=20, starts=(400,), nfe=3, reference=3), tmp_path)
     first = [way for way in result.ways if way.cell.seed == 0 and way.cell.prior == "none"]
     best = min(first, key=lambda way: way.figures.frechet.value)
@@ -259,7 +271,7 @@ def test_ways_that_cannot_spend_the_evaluations_are_told(opened, tmp_path):
 
 
 def test_precision_and_copies_are_those_of_the_judge(opened, subject, tmp_path):
-    """What was kept before copies were counted stays, without them, and is told: here the best full noise."""
+    """A way kept before copies were counted stays without them, with a sentence; here it is the best full noise."""
     settings = _settings(samples=60, starts=(400,), reference=0)
     result = _measured(settings, tmp_path)
     planned, _ = ways.planned_ways(settings, subject, [])
@@ -442,7 +454,17 @@ def test_the_command_names_a_mistake(tmp_path):
 
 
 def test_a_way_is_named_by_what_it_is():
-    cell = Cell("m", "ddim", 5, "gaussian", 500.0, "trailing", True, 10, 0)
+    cell = Cell(
+        model="m",
+        sampler="ddim",
+        nfe=5,
+        prior="gaussian",
+        t_start=500.0,
+        spacing="trailing",
+        clip=True,
+        samples=10,
+        seed=0,
+    )
     figures = dict.fromkeys(("figures", "diversity"))
     way = Way(cell=cell, steps=5, exact={}, doubtful={}, images=torch.empty(0), **figures)
     assert way.title == "DDIM, NFE 5, late from the Gaussian, t = 500, clipped"

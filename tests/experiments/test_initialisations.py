@@ -60,9 +60,19 @@ def pictures(n, seed):
 def subject():
     data, *others = (pictures(n, seed) for n, seed in ((2000, 0), (2000, 1), (2000, 2)))
     reference = Reference(
-        feature_statistics(data.unit(), squares), squares(data[:400].unit()), (data, *others), SHAPE, "data"
+        statistics=feature_statistics(data.unit(), squares),
+        real=squares(data[:400].unit()),
+        copying=(data, *others),
+        shape=SHAPE,
+        fingerprint="data",
     )
-    return Subject(as_model(TRUTH, SCHEDULER), SCHEDULER, "weights", {}, Judge(squares, reference))
+    return Subject(
+        network=as_model(TRUTH, SCHEDULER),
+        scheduler=SCHEDULER,
+        weights="weights",
+        priors={},
+        judge=Judge(squares, reference),
+    )
 
 
 def compare(subject, data, out, lab=None, **settings):
@@ -129,7 +139,7 @@ def test_starting_from_training_images_copies_them_and_the_mixture_does_not(resu
 
 
 def test_the_floor_is_the_judges_and_one_in_a_hundred_unseen_images_seems_a_copy(result, subject, tmp_path):
-    """Its share of copies is of 1,000 images, and the quantile that it is told by of 2,000: 0.01 give or take 0.004."""
+    """The share of copies among 1,000 images, by a quantile over 2,000, is 0.01 with an error of 0.004."""
     floor = subject.judge.floor(400)
     assert floor == Floor(result.unseen, result.floor.frechet)
     copied = result.floor.copied
@@ -195,8 +205,30 @@ def test_n_0_i_may_start_at_the_top_of_the_schedule(result):
 def _point(t_start, value, copied, kind="images"):
     estimate = Estimate(value, value, value)
     share = Estimate(copied, copied, copied)
-    figures = Figures(estimate, share, share, share, share, torch.full((5,), value), torch.zeros(5))
-    return Point(Cell("exact", "ddim", 3, kind, t_start, "trailing", False, 5, 0), 1.0, figures)
+    figures = Figures(
+        frechet=estimate,
+        precision=share,
+        recall=share,
+        coverage=share,
+        copied=share,
+        replicates=torch.full((5,), value),
+        recall_replicates=torch.zeros(5),
+    )
+    return Point(
+        Cell(
+            model="exact",
+            sampler="ddim",
+            nfe=3,
+            prior=kind,
+            t_start=t_start,
+            spacing="trailing",
+            clip=False,
+            samples=5,
+            seed=0,
+        ),
+        1.0,
+        figures,
+    )
 
 
 def _picked(curve, again=()):
@@ -227,7 +259,7 @@ def test_a_start_that_turns_out_to_copy_as_it_is_drawn_again_has_another_beside_
     def measured(settings, subject, cells, *_):
         drawn.append([(cell.t_start, cell.seed) for cell in cells])
         points = {c: _point(c.t_start, place[c.t_start], 0.5 * (c.seed == 1 and c.t_start < 600)) for c in cells}
-        return {cell: Outcome("done", "", point.figures, 1.0) for cell, point in points.items()}
+        return {cell: Outcome("done", "", figures=point.figures, sigma=1.0) for cell, point in points.items()}
 
     monkeypatch.setattr(experiment, "_measured", measured)
     grid = {"distributions": ("isotropic",), "starts": (300, 500, 700), "nfe": (3,), "samples": 10}
@@ -350,7 +382,7 @@ def test_where_no_kind_can_be_made_the_reason_is_named(subject, tmp_path, monkey
 def test_a_class_conditional_model_is_refused(subject, tmp_path):
     network = as_model(TRUTH, SCHEDULER)
     network.config.num_class_embeds = 10
-    conditional = Subject(network, SCHEDULER, "weights", {}, subject.judge)
+    conditional = Subject(network=network, scheduler=SCHEDULER, weights="weights", priors={}, judge=subject.judge)
     with pytest.raises(ValueError, match="class-conditional"):
         compare(conditional, pictures(60, 0), tmp_path)
 

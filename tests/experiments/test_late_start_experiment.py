@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import latestart as ls
 from latestart.cli.experiment import experiment as commands
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.late_start import levels as critical
+from latestart.experiments.late_start import critical_levels as critical
 from latestart.experiments.late_start import measure as experiment
 from latestart.experiments.late_start.page import page, sentences
 from latestart.experiments.late_start.settings import LateStartSettings as Settings
@@ -45,9 +45,15 @@ def subject():
     prior, scheduler = _gaussian(VARIANCES), DDPMScheduler(clip_sample=False)
     statistics = ls.Gaussian(torch.full((4,), 0.5).double(), Dense((4,), torch.eye(4).double()), VARIANCES / 4)
     real = prior.sample(200, torch.Generator().manual_seed(1)).flatten(1) / 2 + 0.5
-    reference = Reference(statistics, real, None, (1, 2, 2), "exact")
+    reference = Reference(statistics=statistics, real=real, copying=None, shape=(1, 2, 2), fingerprint="exact")
     priors = {"isotropic": (None, ""), "gaussian": (prior, "exact")}
-    return Subject(ls.as_model(prior, scheduler), scheduler, "exact", priors, Judge(_flat, reference))
+    return Subject(
+        network=ls.as_model(prior, scheduler),
+        scheduler=scheduler,
+        weights="exact",
+        priors=priors,
+        judge=Judge(_flat, reference),
+    )
 
 
 def _expected(scheduler, steps, t_start, start):
@@ -72,7 +78,7 @@ def _clipped(variance):
 
 
 def test_the_curve_of_an_exact_gaussian_is_that_in_closed_form(subject, tmp_path, monkeypatch):
-    """What is wrong about N(0, I) is remembered the more the later; from the exact Gaussian there is no fall."""
+    """From N(0, I) the error grows with a later start; from the exact Gaussian the quality does not fall."""
     monkeypatch.setattr(experiment, "open_subject", lambda *_: subject)
     settings = Settings(model="exact", priors=("gaussian",), starts=STARTS, length=40, samples=400, criteria=())
     result = experiment.LateStart().measure(settings, recording_lab(tmp_path))
@@ -155,10 +161,28 @@ def _line(values, spread=0.0, prior="isotropic"):
     for k, value in enumerate(values):
         noise = spread * torch.randn(100, generator=random, dtype=torch.float64) if k else torch.zeros(100).double()
         replicates = value * (1 + noise)
-        figures = Figures(Estimate(value, value, value), recall, recall, recall, None, replicates, replicates)
+        figures = Figures(
+            frechet=Estimate(value, value, value),
+            precision=recall,
+            recall=recall,
+            coverage=recall,
+            copied=None,
+            replicates=replicates,
+            recall_replicates=replicates,
+        )
         t = 1000 - 100 * k
-        cell = Cell("m", "ddpm", t // 4, prior, float(t), "trailing", False, 10, 0)
-        measured.append((Planned(cell, {}, t // 4), Outcome("done", "", figures)))
+        cell = Cell(
+            model="m",
+            sampler="ddpm",
+            nfe=t // 4,
+            prior=prior,
+            t_start=float(t),
+            spacing="trailing",
+            clip=False,
+            samples=10,
+            seed=0,
+        )
+        measured.append((Planned(cell, {}, t // 4), Outcome("done", "", figures=figures)))
     return experiment.line_of(prior, measured, measured[0][1].figures)
 
 
@@ -179,11 +203,44 @@ def test_a_full_run_of_hardly_any_distance_leaves_finite_figures(tmp_path):
     """Replicates of a small distance pass through nothing, some to the other side."""
     share = Estimate(0.8, 0.7, 0.9)
     replicates = 1e-9 * torch.linspace(-1, 3, 100, dtype=torch.float64)
-    figures = Figures(Estimate(1e-9, 0.0, 3e-9), share, share, share, None, replicates, replicates)
-    late = Figures(Estimate(2.0, 1.9, 2.1), share, share, share, None, torch.full_like(replicates, 2.0), replicates)
+    figures = Figures(
+        frechet=Estimate(1e-9, 0.0, 3e-9),
+        precision=share,
+        recall=share,
+        coverage=share,
+        copied=None,
+        replicates=replicates,
+        recall_replicates=replicates,
+    )
+    late = Figures(
+        frechet=Estimate(2.0, 1.9, 2.1),
+        precision=share,
+        recall=share,
+        coverage=share,
+        copied=None,
+        replicates=torch.full_like(replicates, 2.0),
+        recall_replicates=replicates,
+    )
     measured = [
-        (Planned(Cell("m", "ddpm", t // 4, "isotropic", float(t), "trailing", False, 10, 0), {}, t // 4), outcome)
-        for t, outcome in ((1000, Outcome("done", "", figures)), (500, Outcome("done", "", late)))
+        (
+            Planned(
+                Cell(
+                    model="m",
+                    sampler="ddpm",
+                    nfe=t // 4,
+                    prior="isotropic",
+                    t_start=float(t),
+                    spacing="trailing",
+                    clip=False,
+                    samples=10,
+                    seed=0,
+                ),
+                {},
+                t // 4,
+            ),
+            outcome,
+        )
+        for t, outcome in ((1000, Outcome("done", "", figures=figures)), (500, Outcome("done", "", figures=late)))
     ]
     line = experiment.line_of("isotropic", measured, figures)
     relative = line.points[1].relative

@@ -49,7 +49,16 @@ def squares(n=64):
 @pytest.fixture(scope="module")
 def judge():
     data = squares().unit()
-    return Judge(quarters, Reference(feature_statistics(data, quarters), quarters(data), None, (1, 8, 8), "data"))
+    return Judge(
+        quarters,
+        Reference(
+            statistics=feature_statistics(data, quarters),
+            real=quarters(data),
+            copying=None,
+            shape=(1, 8, 8),
+            fingerprint="data",
+        ),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import TwoPoints
 from latestart.experiments.theory import one_dimension as experiment
-from latestart.experiments.theory.networks import Training, train
+from latestart.experiments.theory.line_networks import Training, train
 from latestart.experiments.theory.page import one_dimension as page
 from latestart.experiments.theory.process import NOISE, reverse_paths
 from latestart.experiments.theory.settings import LineSettings

@@ -79,12 +79,12 @@ def test_levels_are_read_from_pairs_that_begin_as_wells():
     assert found == pytest.approx([25.0, 17.5, np.nan, np.nan], nan_ok=True)
     profile = Profile(np.arange(5.0), np.array([0.0, 2.0, 1.0, 3.0, 2.0]), 20.0, 16)
     noise = Noise.from_scheduler(load("mnist").scheduler)
-    family = experiment.Family("straight", [profile], times, margins, noise)
+    family = experiment.Family(curve="straight", profiles=[profile], times=times, margins=margins, noise=noise)
     assert family.level.t == pytest.approx(21.25) and "2 pairs" in family.level.how
     assert [noise.time(s) for s in family.level.interval] == pytest.approx([18.25, 24.25])
     assert family.begins_as_well == 0.75 and family.wells == [1]
     assert family.shapes[0].tolist() == pytest.approx([-1 / 3, 1 / 3, 0, 2 / 3, 1 / 3])
-    never = experiment.Family("straight", [profile], times, np.abs(margins), noise)
+    never = experiment.Family(curve="straight", profiles=[profile], times=times, margins=np.abs(margins), noise=noise)
     assert never.level is None
 
 

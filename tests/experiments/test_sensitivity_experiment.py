@@ -130,9 +130,15 @@ def settings(monkeypatch):
     data, prior = _gaussian(VARIANCES), _gaussian(WRONG)
     statistics = ls.Gaussian(torch.full((4,), 0.5).double(), Dense((4,), torch.eye(4).double()), VARIANCES / 4)
     images = data.sample(400, torch.Generator().manual_seed(1)) / 2 + 0.5
-    reference = Reference(statistics, images[:200].flatten(1), None, (1, 2, 2), "exact")
+    reference = Reference(
+        statistics=statistics, real=images[:200].flatten(1), copying=None, shape=(1, 2, 2), fingerprint="exact"
+    )
     subject = Subject(
-        ls.as_model(data, SCHEDULER), SCHEDULER, "exact", {"gaussian": (prior, "p")}, Judge(_flat, reference)
+        network=ls.as_model(data, SCHEDULER),
+        scheduler=SCHEDULER,
+        weights="exact",
+        priors={"gaussian": (prior, "p")},
+        judge=Judge(_flat, reference),
     )
     monkeypatch.setattr(experiment, "open_subject", lambda *_: subject)
     monkeypatch.setattr(experiment, "open_images", lambda *_: (Images(to_pixels(images)), None))

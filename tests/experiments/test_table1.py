@@ -14,7 +14,7 @@ from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import Estimate, feature_statistics, frechet
 from latestart.experiments.table1 import paper_pndm
-from latestart.experiments.table1.cells import choosable, entries, sample
+from latestart.experiments.table1.entries import choosable, entries, sample
 from latestart.experiments.table1.measure import Table
 from latestart.experiments.table1.page import headline, page, tables
 from latestart.experiments.table1.published import dataset_of, published
@@ -58,13 +58,22 @@ EXACT = as_model(PRIOR, SCHEDULER)
 def judge():
     images = Images(to_pixels(pictures(120, 0) / 2 + 0.5))
     data = images.unit()
-    return Judge(pooled, Reference(feature_statistics(data, pooled), pooled(data), None, SHAPE, "data"))
+    return Judge(
+        pooled,
+        Reference(
+            statistics=feature_statistics(data, pooled),
+            real=pooled(data),
+            copying=None,
+            shape=SHAPE,
+            fingerprint="data",
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
 def subject(judge):
     priors = {"none": (None, ""), "isotropic": (None, ""), "gaussian": (PRIOR, "p"), "mixture": (MIXTURE, "m")}
-    return Subject(EXACT, SCHEDULER, "weights", priors, judge)
+    return Subject(network=EXACT, scheduler=SCHEDULER, weights="weights", priors=priors, judge=judge)
 
 
 def options(seed=0, **changes):
@@ -214,7 +223,17 @@ def test_one_clipped_step_is_that_of_the_clipped_prediction(subject, name, start
     outside = as_model(ls.Gaussian.fit(3 * pictures(500, 0)), SCHEDULER)  # predicts images as far out as 3
 
     def drawn(clip):
-        cell = Cell("exact", name, 1, "gaussian", start, "trailing", clip, 20, 0)
+        cell = Cell(
+            model="exact",
+            sampler=name,
+            nfe=1,
+            prior="gaussian",
+            t_start=start,
+            spacing="trailing",
+            clip=clip,
+            samples=20,
+            seed=0,
+        )
         sampler = make_sampler(name, SCHEDULER, **cell.settings())
         return draw(outside, sampler, None if start is None else PRIOR, 20, 1, start).samples
 
@@ -232,13 +251,21 @@ def figures(distance, copied=0.01, low=None):
     copies = Estimate(copied, copied if low is None else low, copied)
     replicates = distance * torch.linspace(0.9, 1.1, 20, dtype=torch.float64)
     spread = Estimate(distance, distance * 0.9, distance * 1.1)
-    return Figures(spread, share, share, share, copies, replicates, replicates / 100)
+    return Figures(
+        frechet=spread,
+        precision=share,
+        recall=share,
+        coverage=share,
+        copied=copies,
+        replicates=replicates,
+        recall_replicates=replicates / 100,
+    )
 
 
 def drawn_from_one_law(subject, planned, batch_size, meter):
     """Whatever the cell, 40 images of the same distribution, and the distance of their features."""
     images = pictures(40, int(planned.key, 16) % 2**31) / 2 + 0.5
-    return Outcome("done", "", figures(frechet(images, subject.judge.reference.statistics, pooled)), 1.0)
+    return Outcome("done", "", figures=figures(frechet(images, subject.judge.reference.statistics, pooled)), sigma=1.0)
 
 
 def test_a_choice_among_equals_flatters_what_it_chose_and_not_what_is_drawn_again(subject, tmp_path):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from latestart.cli import app
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.table1 import demo
-from latestart.experiments.table1.cells import Entry, entries
+from latestart.experiments.table1.entries import Entry, entries
 from latestart.experiments.table1.rows import rows, winners
 from latestart.experiments.table1.settings import DemoSettings, Table1Settings
 from latestart.lab.cells import Planned
@@ -28,11 +28,29 @@ SETTINGS = DemoSettings().table
 def _figures(value, copied=SOME, replicates=None):
     replicates = value * torch.linspace(0.9, 1.1, 11, dtype=torch.float64) if replicates is None else replicates
     spread = Estimate(value, 0.9 * value, 1.1 * value)
-    return Figures(spread, SOME, SOME, SOME, copied, replicates, replicates)
+    return Figures(
+        frechet=spread,
+        precision=SOME,
+        recall=SOME,
+        coverage=SOME,
+        copied=copied,
+        replicates=replicates,
+        recall_replicates=replicates,
+    )
 
 
 def _entry(sampler, nfe, prior="none", t_start=None, spacing="trailing", clip=False):
-    cell = Cell("mnist", sampler, nfe, prior, t_start, spacing, clip, 500, 0)
+    cell = Cell(
+        model="mnist",
+        sampler=sampler,
+        nfe=nfe,
+        prior=prior,
+        t_start=t_start,
+        spacing=spacing,
+        clip=clip,
+        samples=500,
+        seed=0,
+    )
     return Entry("exact", nfe, prior, Planned(cell, {"cell": repr(cell)}, nfe))
 
 

@@ -185,7 +185,7 @@ def divergence(prior: ls.Gaussian, c: np.ndarray, other: ls.Gaussian, d: np.ndar
 
 
 def saved(prior: ls.Gaussian) -> ls.Gaussian:
-    """What comes back from a file."""
+    """The prior, saved and loaded."""
     with tempfile.TemporaryDirectory() as folder:
         prior.save(Path(folder) / "prior.safetensors")
         return ls.load_prior(Path(folder) / "prior.safetensors")

@@ -13,7 +13,15 @@ from latestart.lab.selection import choose
 def _figures(value, spread):
     replicates = value + spread * torch.randn(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     share = Estimate(0.5, 0.4, 0.6)
-    return Figures(Estimate(value, value, value), share, share, share, None, replicates, torch.zeros(500))
+    return Figures(
+        frechet=Estimate(value, value, value),
+        precision=share,
+        recall=share,
+        coverage=share,
+        copied=None,
+        replicates=replicates,
+        recall_replicates=torch.zeros(500),
+    )
 
 
 def test_paired_replicates_cancel():

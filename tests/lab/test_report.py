@@ -107,7 +107,7 @@ def _report(**changes):
     table.add_row("/home/me/data/prior.safetensors at 500", "3")
     facts = {"samples": 10, "seed": 0, "features": None}
     settings = {"command": "latestart sweep", "machine": "a machine", **changes}
-    return Report("A title", facts, [table], ["1/2 of /home/me/x/y.npz: a*b / c"], ["figure.png"], **settings)
+    return Report("A title", facts, [table], ["1/2 of /home/me/x/y.npz: a*b / c"], pictures=["figure.png"], **settings)
 
 
 def test_the_report_is_whole_and_names_no_place():

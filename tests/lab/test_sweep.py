@@ -67,7 +67,9 @@ EXACT = as_model(PRIOR, SCHEDULER)
 def reference():
     sets = tuple(Images(to_pixels(pictures(120, seed) / 2 + 0.5)) for seed in (0, 1, 2))
     data = sets[0].unit()
-    return Reference(feature_statistics(data, pooled), pooled(data), sets, SHAPE, "data")
+    return Reference(
+        statistics=feature_statistics(data, pooled), real=pooled(data), copying=sets, shape=SHAPE, fingerprint="data"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +79,24 @@ def judge():
 
 def subject(judge, network=EXACT):
     priors = {"none": (None, ""), "isotropic": (None, ""), "gaussian": (PRIOR, "prior")}
-    return Subject(network, SCHEDULER, "weights", priors, judge)
+    return Subject(network=network, scheduler=SCHEDULER, weights="weights", priors=priors, judge=judge)
 
 
 def cell(**changes):
-    return replace(Cell("exact", "ddim", 3, "none", None, "trailing", False, 20, 0), **changes)
+    return replace(
+        Cell(
+            model="exact",
+            sampler="ddim",
+            nfe=3,
+            prior="none",
+            t_start=None,
+            spacing="trailing",
+            clip=False,
+            samples=20,
+            seed=0,
+        ),
+        **changes,
+    )
 
 
 CELLS = [
@@ -317,7 +332,7 @@ def test_cells_under_the_key_of_an_earlier_version_are_found_and_none_is_measure
     assert one.key != one.key.former
     before = replace(one, configuration=formerly(one.configuration))
     path = tmp_path / "cells" / f"{one.key.former}.safetensors"
-    write_cell(path, before, Outcome("done", "", judge(pictures(20, 3) / 2 + 0.5)))
+    write_cell(path, before, Outcome("done", "", figures=judge(pictures(20, 3) / 2 + 0.5)))
     sweep = Sweep([one], {"exact": subject(judge)}, Lab(tmp_path))
     sweep.measure()
     assert [path.stem for path in (tmp_path / "cells").iterdir()] == [one.key.former]

@@ -44,7 +44,7 @@ def pictures(n, seed):
 PRIOR = ls.Gaussian.fit(pictures(400, 0))
 EXACT = as_model(PRIOR, SCHEDULER)
 CELLS = [
-    Cell("exact", "ddim", nfe, prior, start, "trailing", False, 12, 0)
+    Cell(model="exact", sampler="ddim", nfe=nfe, prior=prior, t_start=start, samples=12, seed=0)
     for nfe in (1, 2) for prior, start in (("none", None), ("gaussian", 500.0))
 ]  # fmt: skip
 
@@ -54,12 +54,21 @@ def judge():
     extract = Pooled()
     sets = tuple(Images(to_pixels(pictures(110, seed) / 2 + 0.5)) for seed in (0, 1, 2))
     data = sets[0].unit()
-    return Judge(extract, Reference(feature_statistics(data, extract), extract(data), sets, SHAPE, "data"))
+    return Judge(
+        extract,
+        Reference(
+            statistics=feature_statistics(data, extract),
+            real=extract(data),
+            copying=sets,
+            shape=SHAPE,
+            fingerprint="data",
+        ),
+    )
 
 
 def sweep_in(folder, judge, network=EXACT, cells=CELLS, **lab):
     priors = {"none": (None, ""), "gaussian": (PRIOR, "prior")}
-    subjects = {"exact": Subject(network, SCHEDULER, "weights", priors, judge)}
+    subjects = {"exact": Subject(network=network, scheduler=SCHEDULER, weights="weights", priors=priors, judge=judge)}
     return Sweep(plan(cells, subjects), subjects, Lab(folder, **lab), 4)
 
 
@@ -420,7 +429,7 @@ def test_features_that_are_no_numbers_are_a_failure(judge, tmp_path, value):
 
 def test_an_outcome_is_kept_as_it_was(judge, tmp_path):
     planned = sweep_in(tmp_path, judge).planned[0]
-    outcome = Outcome("failed", "OutOfMemoryError: no room, “none”\tat all", None, None, 1.25)
+    outcome = Outcome("failed", "OutOfMemoryError: no room, “none”\tat all", figures=None, sigma=None, seconds=1.25)
     write_cell(tmp_path / "cell.safetensors", planned, outcome)
     assert read_cell(tmp_path / "cell.safetensors", planned) == outcome
     with pytest.raises(ValueError, match="holds another cell than exact, ddim, NFE 1, full noise, trailing"):

@@ -51,7 +51,7 @@ def test_a_rank_beside_auto_changes_nothing_where_dense_is_chosen():
 
 
 def test_only_numbers_that_the_images_cannot_be_told_into_are_left_out(caplog):
-    """Three distinct images among many: 20 components find no images; a mistake of the user's is told."""
+    """With three distinct images 20 components are left out; a user's mistake raises."""
     few = clusters(3, 4).repeat(200, 1, 1, 1)
     assert list(module._fitted(few, [1, 2, 20], 0, {"basis": "diagonal"})) == [1, 2]
     assert "20 components are left out: component" in caplog.text

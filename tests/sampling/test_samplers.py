@@ -26,7 +26,7 @@ def cut(name, steps, **changes):
 
 
 def test_ipndm_does_the_steps_of_the_published_class():
-    """diffusers' own class, told v and the same levels, from the same start, at every step."""
+    """The same x as diffusers' own class, given v and the same levels, at every step from the same start."""
     stds = torch.linspace(0.95, 0.05, 12, dtype=torch.float64)
     alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - stds**2).flip(0)])
     betas = (1 - alpha_bar[1:] / alpha_bar[:-1]).tolist()

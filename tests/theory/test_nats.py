@@ -36,7 +36,7 @@ def matched(variance=4.05):
 
 
 def direct(model, prior, sigma, size=3.0, width=0.3, points=401):
-    """KL by the two log-densities on a grid of the first two values, of which alone they are functions of their own.
+    """KL by the two log-densities on a grid of the first two values; the others are alike under both.
 
     The density of clusters within +-size has died away at the edges, so the sum is exact to rounding.
     """

@@ -52,7 +52,7 @@ def analyze(
     from latestart.data import drawn, load_images
     from latestart.diagnosis.analyze import analyze as run
     from latestart.diagnosis.case import Settings, prepare
-    from latestart.diagnosis.pictures import draw, levels_table
+    from latestart.diagnosis.figures import draw, levels_table
     from latestart.features import Classifier
     from latestart.files import write_json
     from latestart.lab.report import show

@@ -96,7 +96,7 @@ def classifier(
     """
     look_for(None, images)
     check_file(out, ".safetensors")
-    from latestart.classifiers.features import train_features
+    from latestart.classifiers.feature_space import train_features
     from latestart.classifiers.known import combined, load_known
 
     with training() as advance:

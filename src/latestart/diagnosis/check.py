@@ -161,7 +161,7 @@ def check(
     at = None
     if start is not None:  # of an infinite level, the first
         at = Start(noise.clamped_time(start), start, int((curve.sigma - start).abs().argmin()))
-    evidence = Evidence(linearity, curve, found, noise, at)
+    evidence = Evidence(linearity=linearity, nats=curve, decisions=found, noise=noise, at=at)
     findings, safe = judge(evidence), safe_range(evidence)
     sentence = advice(worst(findings), safe, evidence)
     if matched is not None and not matched.agrees:

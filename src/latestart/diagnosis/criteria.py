@@ -55,7 +55,7 @@ PROBES = 512  # images of the cloud that make a U-turn
 UTURN_LEVELS = 24
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Finding(Record):
     """A level, or the reason why there is none.
 
@@ -263,6 +263,6 @@ def look(case: Case, name: str, of: str) -> Finding:
             found = Found(found, "level")
         level = found.level.on(case.noise)
     except ValueError as error:  # also a search that did not converge
-        return Finding(name, of, "none", None, None, str(error))
+        return Finding(criterion=name, of=of, kind="none", level=None, interval=None, how=str(error))
     ends = tuple(case.times(level.interval)) if level.interval else None
-    return Finding(name, of, found.kind, level, ends, level.how, found.ratio)
+    return Finding(criterion=name, of=of, kind=found.kind, level=level, interval=ends, how=level.how, ratio=found.ratio)

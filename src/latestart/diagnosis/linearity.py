@@ -43,7 +43,7 @@ LEVELS = 24
 BATCH = 256
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Linearity(Record):
     """R^2 of the network against the prior's denoiser, highest level first; tensors `(L,)`, float64.
 

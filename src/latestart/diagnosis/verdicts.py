@@ -70,7 +70,7 @@ class Start:
     index: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """The evidence for findings; the curves have the same levels.
 

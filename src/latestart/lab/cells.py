@@ -11,7 +11,7 @@ was spent is counted on the network itself.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import KW_ONLY, asdict, astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ class Outcome:
 
     status: str
     reason: str
+    _: KW_ONLY
     figures: Figures | None = None
     sigma: float | None = None
     seconds: float = 0.0
@@ -143,7 +144,7 @@ def measured(
     if result.nfe != cell.nfe:
         raise RuntimeError(f"{result.nfe} evaluations were spent on each sample, expected {cell.nfe}")
     sigma = result.sigma if math.isfinite(result.sigma) else None
-    return Outcome("done", "", subject.judge(result.images.cpu()), sigma)
+    return Outcome("done", "", figures=subject.judge(result.images.cpu()), sigma=sigma)
 
 
 def classes_in_turn(model: Any, n: int) -> Tensor | None:
@@ -251,7 +252,7 @@ def read_cell(path: Path, planned: Planned) -> Outcome:
             if row.ndim != 1 or not row.isfinite().all():
                 raise ValueError(f"expected finite numbers in a row as {name}, received {tuple(row.shape)}")
         figures = Figures(**{"copied": None} | known | replicates) if done else None  # type: ignore[arg-type]
-        return Outcome(status, str(metadata["reason"]), figures, sigma, seconds)
+        return Outcome(status, str(metadata["reason"]), figures=figures, sigma=sigma, seconds=seconds)
 
 
 def first_line(error: Exception) -> str:

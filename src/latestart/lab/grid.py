@@ -36,7 +36,7 @@ __all__ = ["FULL", "PLAIN", "Cell", "Grid", "read_grid"]
 FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One way to sample, and the number of samples.
 
@@ -55,12 +55,17 @@ class Cell:
     model: str
     sampler: str
     nfe: int
-    prior: str
-    t_start: float | None
-    spacing: str
-    clip: bool
+    prior: str = FULL
+    t_start: float | None = None
+    spacing: str = TIMES[0]
+    clip: bool = False
     samples: int
     seed: int
+
+    @classmethod
+    def of(cls, settings: Any, **how: Any) -> "Cell":
+        """Return a cell of an experiment's model, samples and seed, where `how` gives no others."""
+        return cls(**{name: getattr(settings, name) for name in ("model", "samples", "seed")} | how)
 
     @property
     def cost(self) -> int:
@@ -119,7 +124,8 @@ class Grid(Kept, Conditions):
     def _cells(self) -> Iterator[Cell]:
         for model, sampler, nfe, prior in product(self.model, self.sampler, self.nfe, self.prior):
             for start, spacing, clip in product(self._starts(prior), self._spacings(prior), self._clips(sampler)):
-                yield Cell(model, sampler, nfe, prior, start, spacing, clip, self.samples, self.seed)
+                how = {"prior": prior, "t_start": start, "spacing": spacing, "clip": clip}
+                yield Cell.of(self, model=model, sampler=sampler, nfe=nfe, **how)
 
     def _starts(self, prior: str) -> tuple[float | None, ...]:
         return (None,) if prior == FULL else self.t_start

@@ -9,6 +9,7 @@ each with a 95% interval. A shipped model brings its own reference; that of a us
 processes, and kept in a file that names its extractor and its images: any other is refused.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class Floor:
         return {"images": self.images, **asdict(self.frechet)}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Figures(Record):
     """The figures of one set of samples, and the bootstrap replicates of the distance and of the recall.
 
@@ -84,7 +85,7 @@ class Figures(Record):
         return {name: (one := getattr(self, name)) and asdict(one) for name in names or ESTIMATES}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Reference(Record):
     """The data that samples are compared with.
 
@@ -132,16 +133,21 @@ class Judge:
             FloatingPointError: a distance that is not finite.
             ValueError: too few images, or of another shape.
         """
-        features = self.extract(in_unit_range(images))
-        replicates = self.frechet.replicates(features)
-        frechet = interval(replicates, self.frechet(features))
-        if not torch.tensor(frechet.value).isfinite():
-            raise FloatingPointError(f"the Frechet distance is {frechet.value}")
-        overlap = self.overlap(features[:COMPARED])
         copied = None if self.copying is None else self.copying(images).copied
-        return Figures(
-            frechet, overlap.precision, overlap.recall, overlap.coverage, copied, replicates, overlap.recall_replicates
-        )
+        return self.figures(self.extract(in_unit_range(images)), copied)
+
+    def figures(self, features: Tensor, copied: Estimate | None, seed: int = 0) -> Figures:
+        """Return the figures of samples with features `(N, F)` and this share of copies.
+
+        Raises:
+            FloatingPointError: a distance that is not finite.
+        """
+        replicates = self.frechet.replicates(features, seed=seed)
+        frechet = interval(replicates, self.frechet(features))
+        if not math.isfinite(frechet.value):
+            raise FloatingPointError(f"the Frechet distance is {frechet.value}")
+        overlap = vars(self.overlap(features[:COMPARED], seed=seed))
+        return Figures(frechet=frechet, copied=copied, replicates=replicates, **overlap)
 
 
 def over(one: Figures, other: Figures) -> Estimate:
@@ -187,7 +193,13 @@ def shipped_reference(bundle: zoo.Bundle) -> Reference:
     statistics, sets = bundle.statistics("train"), tuple(bundle.images(which) for which in zoo.SETS)
     train, held_out, second = sets
     print_ = fingerprint(statistics.mean, statistics.variances, *(images.pixels for images in sets))
-    return Reference(statistics, bundle.features(train.unit()), (train, held_out, second), train.shape, print_)
+    return Reference(
+        statistics=statistics,
+        real=bundle.features(train.unit()),
+        copying=(train, held_out, second),
+        shape=train.shape,
+        fingerprint=print_,
+    )
 
 
 def shipped_judge(bundle: zoo.Bundle) -> Judge:
@@ -235,12 +247,13 @@ def reference_of(images: str, held_out: str | None, extract: Any, kept: Path, la
     statistics, real = _opened(kept, known)
     if len(data) <= (width := len(statistics.mean)):
         lab.tell(_rank("the data set's", len(data), width))
-    if unseen is None:
-        return Reference(statistics, real, None, data.shape, fingerprint(data.pixels))
-    size = min(REAL, len(unseen) // 2, len(data))
-    mixed = _some(unseen, 2 * size)
-    sets = _some(data, size), mixed[:size], mixed[size:]
-    return Reference(statistics, real, sets, data.shape, fingerprint(data.pixels, unseen.pixels))
+    sets, pixels = None, [data.pixels]
+    if unseen is not None:
+        size = min(REAL, len(unseen) // 2, len(data))
+        mixed = _some(unseen, 2 * size)
+        sets, pixels = (_some(data, size), mixed[:size], mixed[size:]), [data.pixels, unseen.pixels]
+    print_ = fingerprint(*pixels)
+    return Reference(statistics=statistics, real=real, copying=sets, shape=data.shape, fingerprint=print_)
 
 
 def _opened(path: Path, known: dict[str, Any]) -> tuple[Gaussian, Tensor]:

@@ -16,7 +16,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,6 +215,7 @@ class Report:
     facts: dict[str, Any]
     tables: Sequence[Table] = ()
     sentences: Sequence[str] = ()
+    _: KW_ONLY
     pictures: Sequence[str] = ()
     files: Sequence[str] = ()
     command: str = field(default_factory=command_given)

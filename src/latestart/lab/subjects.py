@@ -9,7 +9,7 @@ networks here: PNDM mixes the raw output, and has other samples for one that pre
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,6 +49,7 @@ class Subject:
     network: Any
     scheduler: Any
     weights: str
+    _: KW_ONLY
     priors: dict[str, tuple[Any, str]]
     judge: Judge
 
@@ -75,7 +76,7 @@ def open_subjects(grid: Grid, lab: Lab) -> dict[str, Subject]:
         if warning is not None:
             lab.tell(warning)
     return {
-        name: Subject(*_precise(network, scheduler, grid.mixed_precision), priors[name], judges[name])
+        name: Subject(*_precise(network, scheduler, grid.mixed_precision), priors=priors[name], judge=judges[name])
         for name, (network, scheduler) in networks.items()
     }
 

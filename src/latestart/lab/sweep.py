@@ -13,12 +13,12 @@ first one waits for the files of all, and assembles.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,10 +44,24 @@ from latestart.lab.grid import FULL, Cell, Grid
 from latestart.lab.judge import ESTIMATES, ratio
 from latestart.lab.store import Store
 from latestart.lab.subjects import Subject, open_subjects
+from latestart.processes import Processes
 from latestart.sampling.matching import check_prior
 
-__all__ = ["COLUMNS", "WANTING", "Sweep", "add_gains", "columns", "open_sweep", "shares", "sweep_of", "within"]
+__all__ = [
+    "COLUMNS",
+    "WANTING",
+    "Sweep",
+    "add_gains",
+    "attempt",
+    "columns",
+    "open_sweep",
+    "own_work",
+    "shares",
+    "sweep_of",
+    "within",
+]
 
+T = TypeVar("T")
 FIGURES = (*ESTIMATES, "gain")
 TEXT, WHOLE, REAL, TRUTH = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 COLUMNS = {
@@ -116,11 +130,8 @@ class Sweep:
         self._check_table()
         run = self.lab.run
         pending = run.firsts(partial(self._pending, within(self.planned, budget), retry))
-        mine = shares([self.planned[k].cost for k in pending], run.count)[run.index]
-        work = [self.planned[pending[k]] for k in mine]
-        meter = Meter(sum(planned.cost for planned in work), progress)
+        work, meter = own_work([self.planned[k] for k in pending], run, progress)
         for planned in work:
-            meter.note = describe(planned.cell)
             write_cell(self.file(planned), planned, self._outcome(planned, meter))
         if run.first:
             meter.note = "waiting for the other processes"
@@ -156,17 +167,13 @@ class Sweep:
         return list(pending.values())
 
     def _outcome(self, planned: Planned, meter: Meter) -> Outcome:
-        began = time.monotonic()
-        try:
+        def sample() -> Outcome:
             self._check_prior(planned.cell)
-            outcome = self.sample(self.subjects[planned.cell.model], planned, self.batch_size, meter)
-        except Exception as error:  # whatever schedulers and devices raise: the other cells are still worth measuring
-            outcome = Outcome("failed", first_line(error))
-            self.lab.tell(f"failed: {describe(planned.cell)}: {outcome.reason}")
-        if outcome.status == "failed":  # only here is what the error held of the device's memory let go
-            torch.cuda.empty_cache()
-        meter.settle(planned.cell.cost)
-        return replace(outcome, seconds=time.monotonic() - began)
+            return self.sample(self.subjects[planned.cell.model], planned, self.batch_size, meter)
+
+        began = time.monotonic()
+        outcome, reason = attempt(planned, meter, self.lab, sample)
+        return replace(outcome or Outcome("failed", reason), seconds=time.monotonic() - began)
 
     def _check_prior(self, cell: Cell) -> None:
         """Check once for each model and prior that they are of the same images."""
@@ -202,6 +209,26 @@ class Sweep:
 def within(planned: list[Planned], budget: int | None) -> int:
     """Return the number of cells, from the first on, that cost at most the budget together."""
     return sum(budget is None or spent <= budget for spent in accumulate(one.cost for one in planned))
+
+
+def own_work(pending: Sequence[Planned], run: Processes, progress: Progress | None) -> tuple[list[Planned], Meter]:
+    """Return this process' share of the work, and a meter of its evaluations."""
+    mine = [pending[k] for k in shares([planned.cell.cost for planned in pending], run.count)[run.index]]
+    return mine, Meter(sum(planned.cell.cost for planned in mine), progress)
+
+
+def attempt(planned: Planned, meter: Meter, lab: Lab, act: Callable[[], T]) -> tuple[T | None, str]:
+    """Return the result of sampling a cell, or None and the reason of its failure, which is told."""
+    meter.note, result, reason = describe(planned.cell), None, ""
+    try:
+        result = act()
+    except Exception as error:  # whatever schedulers and devices raise: the other cells are still worth measuring
+        reason = first_line(error)
+        lab.tell(f"failed: {meter.note}: {reason}")
+    if reason:  # the device's memory that the error held is free from here on
+        torch.cuda.empty_cache()
+    meter.settle(planned.cell.cost)
+    return result, reason
 
 
 def shares(costs: list[int], count: int) -> list[list[int]]:

@@ -34,16 +34,16 @@ from torch import Tensor
 
 from latestart.classifiers.readers import doubtful, open_reader, scores_of
 from latestart.evaluation.diversity import Attribute, Diversity, attribute, vendi
-from latestart.evaluation.quality import Estimate, interval
-from latestart.experiments.diversity.data import Data, facts_of, open_data
+from latestart.evaluation.quality import Estimate
 from latestart.experiments.diversity.readings import KeptReadings, Readings
-from latestart.experiments.diversity.records import Result, Way
+from latestart.experiments.diversity.results import Result, Way
 from latestart.experiments.diversity.settings import DiversitySettings
+from latestart.experiments.diversity.shares import Data, facts_of, open_data
 from latestart.experiments.diversity.ways import chosen_starts, planned_ways
 from latestart.lab.cells import Planned, again
 from latestart.lab.experiment import Experiment, Lab
 from latestart.lab.grid import FULL, Grid
-from latestart.lab.judge import COMPARED, Figures
+from latestart.lab.judge import Figures
 from latestart.lab.selection import Choice, choose, draw_again
 from latestart.lab.store import Print
 from latestart.lab.subjects import open_subject
@@ -141,14 +141,10 @@ class _Ways:
 
     def _way(self, planned: Planned, readings: Readings) -> Way:
         judge, features, seed = self.kept.subject.judge, readings.features, self.settings.seed
-        found, replicates = judge.overlap(features[:COMPARED], seed=seed), judge.frechet.replicates(features, seed=seed)
         assert planned.steps is not None
         return Way(
             cell=planned.cell, steps=planned.steps, doubtful=doubtful(readings.classes),
-            figures=Figures(
-                interval(replicates, judge.frechet(features)), found.precision, found.recall, found.coverage,
-                readings.copied, replicates, found.recall_replicates,
-            ),
+            figures=judge.figures(features, readings.copied, seed),
             diversity=Diversity(
                 attributes=self._against(self.data.read, readings), vendi_data=self.variety,
                 vendi=vendi(features[: len(judge.reference.real)], seed=seed),

@@ -17,7 +17,7 @@ from rich.table import Table
 from latestart.evaluation.copying import BAR
 from latestart.evaluation.diversity import Attribute
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.diversity.records import Facts, Gain, Result, Way
+from latestart.experiments.diversity.results import Facts, Gain, Result, Way
 from latestart.lab.drawing import ends, log_ticks, sample_sheet, save, ticks
 from latestart.lab.report import Report, floor_sentence, number, setup_facts, spread, table
 
@@ -43,7 +43,9 @@ def page(result: Result, folder: Path) -> Report:
     for name in result.data.chance:
         tables += [divergence_table(result, name), shares_table(result, name)]
     pictures = ["diversity.png", "samples.png"]
-    return Report(f"Diversity: {facts['model']}", facts, tables, list(sentences(result)), pictures, ["ways"])
+    return Report(
+        f"Diversity: {facts['model']}", facts, tables, list(sentences(result)), pictures=pictures, files=["ways"]
+    )
 
 
 def sentences(result: Result) -> Iterator[str]:

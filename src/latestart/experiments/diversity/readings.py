@@ -18,11 +18,11 @@ from latestart.classifiers.readers import Reader
 from latestart.data import in_unit_range, to_pixels
 from latestart.evaluation.quality import Estimate
 from latestart.files import load_tensors, save_tensors
-from latestart.lab.cells import Meter, Planned, describe, first_line, measured
+from latestart.lab.cells import Meter, Planned, describe, measured
 from latestart.lab.experiment import Lab, Progress
 from latestart.lab.store import Print, Store, is_of, key_of
 from latestart.lab.subjects import Subject
-from latestart.lab.sweep import shares
+from latestart.lab.sweep import attempt, own_work
 
 __all__ = ["KIND", "KeptReadings", "Readings"]
 
@@ -72,11 +72,12 @@ class KeptReadings:
             progress: called as `progress(evaluations, total, way)` with this process' share.
         """
         run = self.lab.run
-        pending = run.firsts(lambda: [k for k, one in enumerate(planned) if self.found(one) is None])
-        mine = shares([planned[k].cell.cost for k in pending], run.count)[run.index]
-        work = [planned[pending[k]] for k in mine]
-        meter = Meter(sum(one.cell.cost for one in work), progress)
-        failed = {describe(one.cell): reason for one in work if (reason := self._tried(one, meter))}
+        missing = run.firsts(lambda: [k for k, one in enumerate(planned) if self.found(one) is None])
+        work, meter = own_work([planned[k] for k in missing], run, progress)
+        tried = {
+            describe(one.cell): attempt(one, meter, self.lab, partial(self._sample, one, meter))[1] for one in work
+        }
+        failed = {way: reason for way, reason in tried.items() if reason}
         for theirs in run.gather(failed):  # nobody reads before all is written
             self.failed |= theirs
 
@@ -101,18 +102,6 @@ class KeptReadings:
         classes = {name: tensors[f"classes.{name}"] for name in self.reader.values}
         copied = Estimate(*tensors["copied"].tolist()) if "copied" in tensors else None
         return Readings(tensors["features"], classes, tensors["images"], copied)
-
-    def _tried(self, planned: Planned, meter: Meter) -> str:
-        """Sample one way; returns the reason of a failure, or nothing."""
-        meter.note, reason = describe(planned.cell), ""
-        try:
-            self._sample(planned, meter)
-        except Exception as error:  # whatever schedulers and devices raise: the others are still worth measuring
-            reason = first_line(error)
-            self.lab.tell(f"failed: {meter.note}: {reason}")
-            torch.cuda.empty_cache()
-        meter.settle(planned.cell.cost)
-        return reason
 
     def _sample(self, planned: Planned, meter: Meter) -> None:
         judge: Any = self._read  # readings of the images in place of their figures

@@ -19,7 +19,7 @@ from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.files import read_json, write_json
 from latestart.lab.cells import Planned, describe, first_line, plan
 from latestart.lab.experiment import Lab
-from latestart.lab.grid import FULL, Cell
+from latestart.lab.grid import Cell
 from latestart.lab.store import Store, key_of
 from latestart.lab.subjects import Subject
 from latestart.sampling.choose import choose_start
@@ -63,7 +63,7 @@ def planned_ways(
 
 
 def _cell(settings: DiversitySettings, sampler: str) -> Cell:
-    return Cell(settings.model, sampler, settings.nfe, FULL, None, TIMES[0], False, settings.samples, settings.seed)
+    return Cell.of(settings, sampler=sampler, nfe=settings.nfe)
 
 
 def chosen_starts(

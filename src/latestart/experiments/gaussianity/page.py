@@ -36,7 +36,9 @@ def page(result: Normality, folder: Path) -> Report:
     first = result.levels[0].found["forward", "own"]
     facts = facts_of(result, directions=first.rank, replicates=first.replicates)
     title = f"Gaussianity of the early distribution: {facts['model']}"
-    return Report(title, facts, [_table(result)], list(_sentences(result)), ["gaussianity.png"], ["levels"])
+    return Report(
+        title, facts, [_table(result)], list(_sentences(result)), pictures=["gaussianity.png"], files=["levels"]
+    )
 
 
 def draw(path: Path, result: Normality) -> None:

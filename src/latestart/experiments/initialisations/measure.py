@@ -53,7 +53,6 @@ from latestart.lab.selection import choose, draw_again
 from latestart.lab.subjects import Subject, open_images, open_subject
 from latestart.lab.sweep import sweep_of
 from latestart.records import plain
-from latestart.sampling.names import TIMES
 
 __all__ = ["Comparison", "Initialisations", "Point", "Row", "compare", "picks", "row_of", "unseen_copies"]
 
@@ -220,8 +219,7 @@ def _grid(settings: InitialisationSettings, subject: Subject) -> Iterator[Cell]:
     for kind in subject.priors:
         starts = dict.fromkeys((*sorted(settings.starts), *((top,) if kind == PLAIN else ())))
         for nfe, start in product(settings.nfe, starts):
-            how = (settings.sampler, nfe, kind, start, TIMES[0], False)
-            yield Cell(settings.model, *how, settings.samples, settings.seed)
+            yield Cell.of(settings, sampler=settings.sampler, nfe=nfe, prior=kind, t_start=start)
 
 
 def _measured(

@@ -52,7 +52,7 @@ def page(result: Comparison, folder: Path) -> Report:
         for sigma, nats in result.gains
     ]
     title = f"Start distributions: {facts['model']}"
-    return Report(title, facts, [starts_table(result)], lines, ["initialisations.png"], ["cells"])
+    return Report(title, facts, [starts_table(result)], lines, pictures=["initialisations.png"], files=["cells"])
 
 
 def starts_table(result: Comparison) -> Table:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from latestart.evaluation.quality import Estimate, interval
-from latestart.experiments.late_start.levels import Level, critical_levels
+from latestart.experiments.late_start.critical_levels import Level, critical_levels
 from latestart.experiments.late_start.settings import LateStartSettings
 from latestart.lab.cells import Outcome, Planned
 from latestart.lab.experiment import Experiment, Lab
@@ -38,7 +38,6 @@ from latestart.lab.judge import Figures, Floor, ratio, ratio_replicates
 from latestart.lab.subjects import open_subject
 from latestart.lab.sweep import Sweep, sweep_of
 from latestart.records import Record
-from latestart.sampling.names import TIMES
 
 __all__ = ["Curve", "LateStart", "Line", "Point", "cells_of", "last_within", "line_of"]
 
@@ -182,9 +181,9 @@ def cells_of(settings: LateStartSettings, priors: tuple[str, ...], times: int) -
     if wrong := [t for t in asked if not stride <= t <= times]:
         raise ValueError(f"starts lie between {stride} (one step) and {times}, received {wrong[0]:g}")
     starts = sorted({int(t // stride) * stride for t in asked} | {times}, reverse=True)
-    common = (TIMES[0], settings.clip, settings.samples, settings.seed)
     return length, [
-        Cell(settings.model, "ddpm", t // stride, prior, float(t), *common) for prior, t in product(priors, starts)
+        Cell.of(settings, sampler="ddpm", nfe=t // stride, prior=prior, t_start=float(t), clip=settings.clip)
+        for prior, t in product(priors, starts)
     ]
 
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from rich.table import Table
 
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.late_start.levels import Level
+from latestart.experiments.late_start.critical_levels import Level
 from latestart.experiments.late_start.measure import WITHIN, Curve, Line
 from latestart.lab.drawing import COLORS, GREY, band, figure, save
 from latestart.lab.report import Report, floor_sentence, named, number, prior_title, setup_facts, spread, table
@@ -27,7 +27,9 @@ def page(result: Curve, folder: Path) -> Report:
         lines.append("the critical levels are of training images alone, since no others are at hand")
     lines += [f"no level: {line}" for line in result.missing] + [f"not measured: {line}" for line in result.failed]
     tables = [starts_table(result), *([levels_table(result.levels)] if result.levels else [])]
-    return Report(f"Late-start curve: {facts['model']}", facts, tables, lines, ["late-start.png"], ["cells"])
+    return Report(
+        f"Late-start curve: {facts['model']}", facts, tables, lines, pictures=["late-start.png"], files=["cells"]
+    )
 
 
 def draw(path: Path, result: Curve) -> None:

@@ -44,7 +44,6 @@ from latestart.lab.subjects import Subject, kept_fit, open_network
 from latestart.lab.sweep import Sweep
 from latestart.noise import Noise
 from latestart.records import Record, plain
-from latestart.sampling.names import TIMES
 from latestart.train import train, training_schedule
 from latestart.train_config import TrainConfig
 
@@ -141,8 +140,8 @@ def compare(settings: LateTrainingSettings, data: Images, judge: Judge, lab: Lab
         losses = _train_all(settings, data, lab, advance)
         subjects = {}
         for name in _networks(settings):
-            model, scheduler, known = open_network(str(lab.out / name), settings.mixed_precision)
-            subjects[name] = Subject(model, scheduler, known, {settings.prior: prior}, judge)
+            known = open_network(str(lab.out / name), settings.mixed_precision)
+            subjects[name] = Subject(*known, priors={settings.prior: prior}, judge=judge)
         pairs = _pairs(settings, subjects, lab, advance)
     if not lab.run.first:
         return None
@@ -192,7 +191,7 @@ def _pairs(settings: LateTrainingSettings, subjects: dict[str, Subject], lab: La
     """The figures of each pair at each number of evaluations, in the first process."""
     start, networks = float(settings.start), _networks(settings)
     cells = [  # the white noise of a pair is that of its seed
-        Cell(name, settings.sampler, nfe, settings.prior, start, TIMES[0], False, settings.samples, seed)
+        Cell.of(settings, model=name, seed=seed, sampler=settings.sampler, nfe=nfe, prior=settings.prior, t_start=start)
         for nfe, (name, (_, seed)) in product(settings.nfe, networks.items())
     ]
     sweep = Sweep(plan(cells, subjects), subjects, lab)

@@ -49,7 +49,6 @@ from latestart.lab.judge import Figures, Floor
 from latestart.lab.subjects import Subject, beside, open_images, open_subject
 from latestart.lab.sweep import Sweep, sweep_of
 from latestart.records import Record, plain
-from latestart.sampling.names import TIMES
 from latestart.theory.nats import NatsCurve
 
 __all__ = ["BUDGETS", "OFFSETS", "Curve", "Curves", "Sensitivity", "cells_of", "grid_of"]
@@ -190,10 +189,7 @@ def cells_of(settings: SensitivitySettings, subject: Subject) -> list[Cell]:
                     f"a window needs at least {FEWEST} starts, up to {top}, in steps of {nfe}: received "
                     f"{', '.join(f'{t:g}' for t in asked)}"
                 )
-            cells += [
-                Cell(settings.model, "ddim", nfe, prior, float(t), TIMES[0], False, settings.samples, settings.seed)
-                for t in starts
-            ]
+            cells += [Cell.of(settings, sampler="ddim", nfe=nfe, prior=prior, t_start=float(t)) for t in starts]
     return cells
 
 

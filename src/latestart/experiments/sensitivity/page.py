@@ -39,7 +39,7 @@ def page(result: Curves, folder: Path) -> Report:
         return Report(title, facts, sentences=lines, files=files)
     draw(folder / "sensitivity.png", curves, settings.samples)
     tables = [windows_table(curves), best_table(curves), off_table(curves, True), off_table(curves, False)]
-    return Report(title, facts, tables, [*lines, CHOSEN], ["sensitivity.png"], files)
+    return Report(title, facts, tables, [*lines, CHOSEN], pictures=["sensitivity.png"], files=files)
 
 
 def draw(path: Path, curves: list[Curve], samples: int) -> None:

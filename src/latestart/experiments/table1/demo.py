@@ -108,10 +108,7 @@ class Demo(Experiment[DemoSettings, Shown]):
             ValueError: a cell has failed.
         """
         table = open_table(settings.table, lab)
-        cell = Cell(
-            model=settings.table.model, sampler="ddim", nfe=STEPS, prior=FULL, t_start=None, spacing="trailing",
-            clip=False, samples=settings.samples, seed=settings.seed + 1,
-        )  # fmt: skip
+        cell = Cell.of(settings.table, sampler="ddim", nfe=STEPS, seed=settings.seed + 1)
         reference = plan([cell], table.sweep.subjects)
         with lab.bar("sampling") as advance:
             table.measure(retry=True, progress=advance)

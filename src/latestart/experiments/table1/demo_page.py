@@ -41,7 +41,7 @@ def page(result: Shown, folder: Path) -> Report:
         floor_sentence(result.floor, settings.samples),
         *_without_copies(result),
     ]
-    return Report("The gain of a late start", facts, [_table(result)], lines, ["samples.png"], ["cells"])
+    return Report("The gain of a late start", facts, [_table(result)], lines, pictures=["samples.png"], files=["cells"])
 
 
 def _table(result: Shown) -> Table:

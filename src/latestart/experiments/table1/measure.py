@@ -41,7 +41,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latestart.experiments.table1.cells import Entry, Key, choosable, entries, sample
+from latestart.experiments.table1.entries import Entry, Key, choosable, entries, sample
 from latestart.experiments.table1.rows import Done, Row, rows, winners
 from latestart.experiments.table1.settings import PAPER, Table1Settings
 from latestart.lab.cells import Planned, again, classes_in_turn, first_line

@@ -61,7 +61,7 @@ def page(result: Gains, folder: Path) -> Report:
             f"{QUANTILE:g} for new images), where the best of all is"
         )
     title, files = f"The paper's table: {facts['model']}", ["results.parquet", "cells"]
-    return Report(title, facts, tables(rows, clips), lines, ["table1.png"] if rows else [], files)
+    return Report(title, facts, tables(rows, clips), lines, pictures=["table1.png"] if rows else [], files=files)
 
 
 def tables(rows: Sequence[Row], clips: Clips = BOTH) -> list[Table]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from latestart.evaluation.quality import Estimate
-from latestart.experiments.table1.cells import Entry, Key
+from latestart.experiments.table1.entries import Entry, Key
 from latestart.experiments.table1.published import Published, published
 from latestart.experiments.table1.settings import PAPER, PARTS
 from latestart.lab.cells import Planned, again

@@ -36,7 +36,7 @@ from scipy.stats import t as student
 
 from latestart.denoisers.base import Denoiser
 from latestart.denoisers.exact import TwoPoints
-from latestart.experiments.theory.networks import Network, Training, train
+from latestart.experiments.theory.line_networks import Network, Training, train
 from latestart.experiments.theory.process import (
     AROUND,
     NOISE,

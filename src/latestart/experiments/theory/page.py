@@ -46,7 +46,7 @@ def one_dimension(result: line.Result, folder: Path) -> Report:
 
 def _report(title: str, facts: dict[str, Any], tables: Sequence[Any], lines: Sequence[str], *pictures: str) -> Report:
     """Report figures that are computed in float64 on the processor."""
-    return Report(title, facts, tables, lines, pictures, machine=machine_kind(accelerated=False))
+    return Report(title, facts, tables, lines, pictures=pictures, machine=machine_kind(accelerated=False))
 
 
 def _by_time(items: Sequence[Any]) -> Iterable[Any]:

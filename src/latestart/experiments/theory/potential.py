@@ -116,7 +116,7 @@ def levels(times: np.ndarray, margins: np.ndarray) -> np.ndarray:
     return found
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Family(Record):
     """The potential along one kind of curve, at falling times.
 
@@ -231,7 +231,13 @@ def study(
     known = next((one for one in (levels(times, found) for found in margins.values()) if not np.isnan(one).all()), None)
     typical = 0 if known is None else int(np.nanargmin(np.abs(known - np.nanmedian(known))))
     families = [
-        Family(kind, [along(denoiser, curve, noise, t, points, BATCH) for t in told(drawn, kind)], times, found, noise)
+        Family(
+            curve=kind,
+            profiles=[along(denoiser, curve, noise, t, points, BATCH) for t in told(drawn, kind)],
+            times=times,
+            margins=found,
+            noise=noise,
+        )
         for (kind, curve), found in zip(pairs[typical].items(), margins.values())
     ]
     return Side(samples[list(index[typical])].cpu(), families)

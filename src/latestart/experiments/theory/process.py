@@ -62,7 +62,7 @@ def reverse_paths(denoiser: Denoiser, n: int, steps: int, seed: int) -> Paths:
     return Paths(t, torch.stack([x, *(scale * y for scale, y in zip(alpha[1:], path))]))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Wells(Record):
     """The potential at one time over beta, less its value at x = 0, on an axis through 0.
 
@@ -90,7 +90,8 @@ def wells(model: Any, t: float, reach: float, network: Denoiser | None = None, p
     """Return potentials at time t from -reach to reach in x: an exact model's, and a network's by its line integral."""
     axis = torch.eye(model.shape[0], dtype=torch.float64)[0]
     x, at = np.linspace(-reach, reach, points), rates(NOISE, t)
-    found = [potential(model, torch.from_numpy(x).unsqueeze(1) * axis, t, NOISE).numpy()]
+    found = {"exact": potential(model, torch.from_numpy(x).unsqueeze(1) * axis, t, NOISE).numpy()}
     if network is not None:
-        found.append(along(network, straight(-reach * axis, reach * axis), NOISE, t, points).potential)
-    return Wells(float(t), at.alpha, x, *((u - u[points // 2]) / at.g2 for u in found))
+        found["network"] = along(network, straight(-reach * axis, reach * axis), NOISE, t, points).potential
+    relative = {name: (u - u[points // 2]) / at.g2 for name, u in found.items()}
+    return Wells(t=float(t), theta=at.alpha, x=x, **relative)

@@ -37,7 +37,7 @@ def bifurcations(result: Result, folder: Path) -> Report:
     ]
     facts = {"images": found.count, "from t": found.settings.t_high, "to t": found.settings.t_low}
     pictures = ["diagram.png", "tree.png"]
-    return Report("Bifurcations", facts, (), lines, pictures, machine=machine_kind(accelerated=False))
+    return Report("Bifurcations", facts, (), lines, pictures=pictures, machine=machine_kind(accelerated=False))
 
 
 def draw_diagram(path: Path, found: Diagram) -> None:

@@ -12,7 +12,7 @@ from latestart.experiments.late_start.settings import LateStartSettings
 from latestart.features import ClassifierFeatures
 from latestart.files import read_json, write_json
 from latestart.lab.experiment import Lab
-from latestart.lab.store import key_of
+from latestart.lab.store import Store, key_of
 from latestart.lab.subjects import Subject, beside, open_prior
 
 __all__ = ["Level", "critical_levels", "levels_from"]
@@ -21,7 +21,7 @@ IMAGES = 1000  # of the point cloud
 Found = tuple[tuple["Level", ...], tuple[str, ...]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Level:
     """A critical level: its criterion, what it is of, and t with the ends of its interval, where it has one.
 
@@ -48,17 +48,18 @@ def critical_levels(settings: LateStartSettings, subject: Subject, lab: Lab) -> 
         return (), ()
     named = {"weights": subject.weights, "reference": subject.judge.reference.fingerprint}
     key = key_of([named, settings.criteria, settings.seed], sort=False)
-    kept = lab.out / "levels.json"
-    if (known := read_json(kept)) is not None and known.get("key") in (key, key.former):
-        try:
-            return _levels(known)
-        except ValueError as error:
-            lab.tell(f"{kept}: {error}: the levels are looked for again")
-    with lab.bar("finding the critical levels") as advance:
-        found = analyze(_task(settings, subject), settings.criteria, advance)
-    known = {"key": key, **found.record()}
-    write_json(kept, known)
-    return _levels(known)
+
+    def read(path: Path) -> Found:
+        if (known := read_json(path)) is None or known.get("key") not in (key, key.former):
+            raise ValueError("of other criteria, images or weights" if known else "no names with values")
+        return _levels(known)
+
+    def make(path: Path) -> None:
+        with lab.bar("finding the critical levels") as advance:
+            found = analyze(_task(settings, subject), settings.criteria, advance)
+        write_json(path, {"key": key, **found.record()})
+
+    return Store(lab.out, "levels.json", lab.tell).kept(key, read, make)
 
 
 def _task(settings: LateStartSettings, subject: Subject) -> Any:
@@ -106,7 +107,9 @@ def _levels(known: dict[str, Any]) -> Found:
         for one in known["levels"]:
             if one["of"] != CLOUD and (t := one["t"]) is not None:
                 low, high = (t if one[end] is None else one[end] for end in ("low", "high"))
-                levels.append(Level(one["criterion"], one["of"], one["kind"], t, low, high))
+                levels.append(
+                    Level(criterion=one["criterion"], of=one["of"], kind=one["kind"], t=t, low=low, high=high)
+                )
         missing = [f"{one['criterion']}: {one['reason']}" for one in known["not_found"] if one["of"] != CLOUD]
     except (KeyError, TypeError) as error:
         raise ValueError(f"this is no sound analysis: {error!r} is missing") from error

@@ -20,7 +20,7 @@ from latestart.classifiers.readers import Reader, doubtful, read_all, reads_labe
 from latestart.data import Images, load_images
 from latestart.datasets.faces import SHARES
 from latestart.evaluation.diversity import attribute, chance
-from latestart.experiments.diversity.records import Facts
+from latestart.experiments.diversity.results import Facts
 from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.lab.judge import Judge
 from latestart.records import Record

@@ -57,10 +57,8 @@ def _entries(part: str, settings: Table1Settings, subject: Subject) -> Iterator[
     for sampler, number in product(settings.solvers if part == "solvers" else settings.samplers, settings.nfe):
         clips = settings.clip if part != PAPER and can_clip(sampler) else (False,)
         for (kind, t_start, spacing), clip in product(ways, clips):
-            cell = Cell(
-                model=settings.model, sampler=sampler, nfe=number, prior=settings.prior(kind), t_start=t_start,
-                spacing=spacing, clip=clip, samples=settings.samples, seed=settings.seed,
-            )  # fmt: skip
+            how = {"prior": settings.prior(kind), "t_start": t_start, "spacing": spacing, "clip": clip}
+            cell = Cell.of(settings, sampler=sampler, nfe=number, **how)
             yield Entry(part, number, kind, (_on_papers_grid if part == PAPER else _affordable)(cell, subject))
 
 
