@@ -90,7 +90,7 @@ class CopyingFrom:
         self.twins = int(twin.sum() + leaked.sum())
         self.chance = ratios[~leaked]
         if len(self.chance) < 100:
-            found = f", {int(leaked.sum())} of which are training images" if leaked.any() else ""
+            found = f", {int(leaked.sum())} of them training images" if leaked.any() else ""
             raise ValueError(
                 f"a 1% quantile needs at least 100 images in the second set, received {len(others)}{found}"
             )

@@ -210,7 +210,7 @@ def _warn_of_rank(count: int | None, width: int) -> None:
     if count is not None and 1 < count <= width:
         warnings.warn(
             f"the feature covariance of {count} images has rank {count - 1} of {width}: such Frechet distances are far "
-            "too large, and compare with none but those of as many images",
+            "too large, and compare only with those of the same number of images",
             stacklevel=3,
         )
 

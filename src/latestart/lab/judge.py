@@ -299,5 +299,5 @@ def few_samples(samples: int, judge: Judge) -> str | None:
 def _rank(whose: str, count: int, width: int) -> str:
     return (
         f"warning: {whose} feature covariance has rank {min(count - 1, width)} of {width} ({count} images): such "
-        "Frechet distances are far too large, and compare with none but those of as many samples"
+        "Frechet distances are far too large, and compare only with those of the same number of samples"
     )

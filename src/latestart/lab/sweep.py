@@ -218,7 +218,7 @@ def own_work(pending: Sequence[Planned], run: Processes, progress: Progress | No
 
 
 def attempt(planned: Planned, meter: Meter, lab: Lab, act: Callable[[], T]) -> tuple[T | None, str]:
-    """Return the result of sampling a cell, or None and the reason of its failure, which is told."""
+    """Return the result of sampling a cell, or None and the reason of its failure, after a sentence about it."""
     meter.note, result, reason = describe(planned.cell), None, ""
     try:
         result = act()
