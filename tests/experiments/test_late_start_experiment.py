@@ -256,9 +256,13 @@ def _result(lines, levels=()):
 
 
 def test_the_words_carry_the_figures():
-    level = critical.Level
-    levels = [level("a", "network", "level", 800, 790, 810), level("b", "data", "peak", 655, 640, 660)]
-    levels.append(level("c", "network", "level", 300, 290, 310))
+    names = ("criterion", "of", "kind", "t", "low", "high")
+    rows = (
+        ("a", "network", "level", 800, 790, 810),
+        ("b", "data", "peak", 655, 640, 660),
+        ("c", "network", "level", 300, 290, 310),
+    )
+    levels = [critical.Level(**dict(zip(names, row))) for row in rows]
     told = "\n".join(sentences(_result([_line([1, 1.05, 1.0, 1.0, 1.21, 4.84])], levels)))
     assert "the full run, DDPM in 250 steps: distance 1 [1, 1], recall 0.800" in told
     assert "plateau, within 10% of the full run, from t = 1000 down to 650, 95% interval [650, 650]; best" in told

@@ -65,7 +65,7 @@ class Cell:
     @classmethod
     def of(cls, settings: Any, **how: Any) -> "Cell":
         """Return a cell of an experiment's model, samples and seed, where `how` gives no others."""
-        return cls(**{name: getattr(settings, name) for name in ("model", "samples", "seed")} | how)
+        return cls(**{name: getattr(settings, name) for name in ("model", "samples", "seed") if name not in how} | how)
 
     @property
     def cost(self) -> int:
