@@ -9,7 +9,12 @@ stands for `multiplicity[k]` directions, whose projector is `P_k`:
 
 The contract of a `Basis`, all that a Gaussian needs of it:
 
-- `scale(x, values)`: `sum_k values_k P_k x`, for images x, with one set of values or one for each image;
+- `forward(x)`: the coefficients `Q^T x` of images x, and `inverse(c)`, the images with these coefficients;
+- `spread(values)`: K values laid out over the coefficients, so that all functions of the covariance are
+
+      sum_k f_k P_k x = inverse(forward(x) * spread(f))
+
+  which is `scale(x, f)`, with one set of values or one for each image;
 - `energies(x)`: `|P_k x|^2`, so that `x^T Q diag(w) Q^T x = energies(x) @ w`;
 - `multiplicity`, and `translate`, which says the same variances in the layout of another basis where that is exact.
 
@@ -53,8 +58,21 @@ class Basis(ABC):
         return torch.ones(self.dim, dtype=torch.float64)
 
     @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """The coefficients of x `(B, *shape)`, `(B, ...)` in a layout of the basis' own; linear in x."""
+
+    @abstractmethod
+    def inverse(self, c: Tensor) -> Tensor:
+        """The images `(B, *shape)` with the coefficients c: `inverse(forward(x)) = x`, for some bases only weighted."""
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values `(K,)` or `(B, K)` as factors of the coefficients; by default the layouts are the same."""
+        return values
+
     def scale(self, x: Tensor, values: Tensor) -> Tensor:
         """`Q diag(values) Q^T x` for x `(B, *shape)` and values `(K,)` or `(B, K)`, in the dtype of x."""
+        c = self.forward(x)
+        return self.inverse(c * self.spread(values.to(c.real.dtype))).to(x.dtype)
 
     @abstractmethod
     def energies(self, x: Tensor) -> Tensor:
@@ -242,12 +260,14 @@ class Dense(Basis):
         super().__init__(shape)
         self.vectors = checked(self, "vectors", vectors, (self.dim, self.dim))
 
-    def scale(self, x: Tensor, values: Tensor) -> Tensor:
-        q = self.vectors.to(x.dtype)
-        return ((x.flatten(1) @ q * values.to(x.dtype)) @ q.T).reshape(x.shape)
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.vectors.to(x.dtype)
+
+    def inverse(self, c: Tensor) -> Tensor:
+        return (c @ self.vectors.to(c.dtype).T).unflatten(1, self.shape)
 
     def energies(self, x: Tensor) -> Tensor:
-        return (x.flatten(1) @ self.vectors.to(x.dtype)).square()
+        return self.forward(x).square()
 
 
 def eigenpairs(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -280,8 +300,11 @@ class Diagonal(Basis):
     name = "diagonal"
     sums = Squares
 
-    def scale(self, x: Tensor, values: Tensor) -> Tensor:
-        return (x.flatten(1) * values.to(x.dtype)).reshape(x.shape)
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    def inverse(self, c: Tensor) -> Tensor:
+        return c.unflatten(1, self.shape)
 
     def energies(self, x: Tensor) -> Tensor:
         return x.flatten(1).square()
@@ -306,8 +329,11 @@ class Isotropic(Basis):
     def multiplicity(self) -> Tensor:
         return torch.full((1,), float(self.dim), dtype=torch.float64)
 
-    def scale(self, x: Tensor, values: Tensor) -> Tensor:
-        return (x.flatten(1) * values.to(x.dtype)).reshape(x.shape)
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    def inverse(self, c: Tensor) -> Tensor:
+        return c.unflatten(1, self.shape)
 
     def energies(self, x: Tensor) -> Tensor:
         return x.flatten(1).square().sum(1, keepdim=True)

@@ -55,20 +55,18 @@ class CosineDense(Basis):
         self.rotation = checked(self, "rotation", rotation, (c, c, self.transform.modes - self.low))
         self.dense = Dense((self.low * c,), vectors)
 
-    def scale(self, x: Tensor, values: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """The coefficients `(B, D)`, in the order of the variances."""
         wide = at_least_single(x)
-        v, values = self.rotation.to(wide.dtype), values.to(wide.dtype)
         low, high = split(self.transform, wide, self.low)
-        low = self.dense.scale(low, values[..., : self.dense.dim])
-        turned = rotate(high, v)
-        turned *= values[..., self.dense.dim :].unflatten(-1, turned.shape[1:])
-        return join(self.transform, low, rotate_back(turned, v)).to(x.dtype)
+        return torch.cat([self.dense.forward(low), rotate(high, self.rotation.to(wide.dtype)).flatten(1)], 1)
+
+    def inverse(self, c: Tensor) -> Tensor:
+        low, high = c[:, : self.dense.dim], c[:, self.dense.dim :].unflatten(1, self.rotation.shape[1:])
+        return join(self.transform, self.dense.inverse(low), rotate_back(high, self.rotation.to(c.dtype)))
 
     def energies(self, x: Tensor) -> Tensor:
-        wide = at_least_single(x)
-        low, high = split(self.transform, wide, self.low)
-        turned = rotate(high, self.rotation.to(wide.dtype))
-        return torch.cat([self.dense.energies(low), turned.square().flatten(1)], 1)
+        return self.forward(x).square()
 
     def product(self, values: Tensor, other: Basis, others: Tensor) -> Blocks:
         if not isinstance(other, CosineDense) or self.shape != other.shape or self.low != other.low:

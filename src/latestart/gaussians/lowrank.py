@@ -71,10 +71,19 @@ class LowRank(Basis):
         rest = [float(self.dim - self.rank)] if self.rank < self.dim else []
         return torch.tensor([1.0] * self.rank + rest, dtype=torch.float64, device=self.vectors.device)
 
-    def scale(self, x: Tensor, values: Tensor) -> Tensor:
-        rows, q = x.flatten(1), self.vectors.to(x.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        """`Q^T x`, then x itself: `(B, r + D)`."""
+        rows = x.flatten(1)
+        return torch.cat([rows @ self.vectors.to(x.dtype), rows], 1)
+
+    def inverse(self, c: Tensor) -> Tensor:
+        """`Q c_(1..r) + c_(r+1..r+D)`: of coefficients weighted by `spread`."""
+        return torch.addmm(c[:, self.rank :], c[:, : self.rank], self.vectors.to(c.dtype).T).unflatten(1, self.shape)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """`l_k - l_rest` for the directions, and `l_rest` for x: the images' share in Q is counted once."""
         own, rest = self._split(values)
-        return torch.addmm(rows * rest.to(x.dtype), rows @ q * (own - rest).to(x.dtype), q.T).reshape(x.shape)
+        return torch.cat([own - rest, rest.expand(*values.shape[:-1], self.dim)], -1)
 
     def energies(self, x: Tensor) -> Tensor:
         """Energies `(B, K)`; that of the rest comes from the residual, since a difference of energies cancels."""

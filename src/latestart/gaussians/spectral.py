@@ -86,17 +86,20 @@ class Spectral(Basis):
     def multiplicity(self) -> Tensor:
         return self.transform.multiplicity.repeat(self.transform.channels)
 
-    def scale(self, x: Tensor, values: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """The coefficients `(B, C, F)`, each frequency's channels rotated; complex where the transform is."""
         wide = at_least_single(x)
-        v = self._unitary(wide)
-        turned = rotate(self.transform.forward(wide), v)
-        turned *= values.to(wide.dtype).unflatten(-1, turned.shape[1:])
-        return self.transform.inverse(rotate_back(turned, v)).to(x.dtype)
+        return rotate(self.transform.forward(wide), self._unitary(wide))
+
+    def inverse(self, c: Tensor) -> Tensor:
+        return self.transform.inverse(rotate_back(c, self._unitary(c.real)))
+
+    def spread(self, values: Tensor) -> Tensor:
+        return values.unflatten(-1, (self.transform.channels, self.transform.modes))
 
     def energies(self, x: Tensor) -> Tensor:
-        wide = at_least_single(x)
-        turned = rotate(self.transform.forward(wide), self._unitary(wide))
-        return squared(turned).flatten(1) * self.multiplicity.to(wide)
+        c = self.forward(x)
+        return squared(c).flatten(1) * self.multiplicity.to(c.real)
 
     def product(self, values: Tensor, other: Basis, others: Tensor) -> Blocks:
         if type(self) is not type(other) or self.shape != other.shape:
@@ -165,19 +168,21 @@ class Channel(Basis):
     def multiplicity(self) -> Tensor:
         return torch.full((self.channels,), self.dim / self.channels, dtype=torch.float64)
 
-    def scale(self, x: Tensor, values: Tensor) -> Tensor:
-        v = self.rotation.to(x.dtype).unsqueeze(-1)
-        turned = rotate(self._flat(x), v) * values.to(x.dtype).unsqueeze(-1)
-        return rotate_back(turned, v).reshape(x.shape)
+    def forward(self, x: Tensor) -> Tensor:
+        """The rotated channels at each position, `(B, C, D / C)`."""
+        return rotate(x.reshape(len(x), self.channels, -1), self.rotation.to(x.dtype).unsqueeze(-1))
+
+    def inverse(self, c: Tensor) -> Tensor:
+        return rotate_back(c, self.rotation.to(c.dtype).unsqueeze(-1)).reshape(-1, *self.shape)
+
+    def spread(self, values: Tensor) -> Tensor:
+        return values.unsqueeze(-1)
 
     def energies(self, x: Tensor) -> Tensor:
-        return rotate(self._flat(x), self.rotation.to(x.dtype).unsqueeze(-1)).square().sum(-1)
+        return self.forward(x).square().sum(-1)
 
     def translate(self, values: Tensor, onto: Basis) -> Tensor | None:
         """The variances in the layout of `onto`: with one channel they are isotropic, diagonal in every basis."""
         if self.channels == 1:
             return values.expand(len(onto.multiplicity))
         return super().translate(values, onto)
-
-    def _flat(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), self.channels, -1)
