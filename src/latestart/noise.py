@@ -119,6 +119,10 @@ class Noise(ABC):
         """The standard deviation of the noise in `x_t`."""
         return self._derived(_STD[self.kind], t)
 
+    def alpha_at(self, sigma: Number) -> Number:
+        """The scale of the data at the level `sigma`, from 0 to infinity; of 0 it is 1."""
+        return _apply(lambda level: _ALPHA[self.kind](level.log()), lambda level: level, sigma)
+
     def alpha_bar(self, t: Number) -> Number:
         """`1 / (1 + sigma^2)`: for "vp" it is `alpha^2`, and for the other kinds it names the same level."""
         return self._derived(lambda log_sigma: torch.sigmoid(-2 * log_sigma), t)

@@ -39,6 +39,7 @@ from latestart.gaussians.components import SHRINKAGE, grouped, moments_of, momen
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.lowrank import LowRank
 from latestart.gaussians.prior import Around, Conditioned, Prior, level_of, require_images
+from latestart.gaussians.whole import whole
 from latestart.inputs.front import as_images
 from latestart.inputs.items import class_indices
 from latestart.inputs.ranges import warn_of_unit_range
@@ -177,6 +178,15 @@ class Mixture(Around, Prior):
         """Mean of the mixture, `(*shape)`."""
         total = sum(w * c.mean.double() for w, c in zip(self.weights, self.components))
         return torch.as_tensor(total).to(self.dtype)
+
+    @cached_property
+    @torch.inference_mode(False)
+    def _whole(self) -> Gaussian:
+        return whole(self.components, self.weights)
+
+    def gaussian(self) -> Gaussian:
+        """The Gaussian with the mixture's mean and covariance; dense up to 1,024 values, else of 256 directions."""
+        return self._whole
 
     def __repr__(self) -> str:
         bases = sorted({c.basis.name for c in self.components})

@@ -20,17 +20,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import diffusers
 import numpy as np
 import torch
 from torch import Tensor
 
 from latestart.denoisers.conventions import Convention
 from latestart.noise import Kind, Noise, runs_to_noise
-from latestart.sampling.guard import class_below
+from latestart.sampling.guard import LateStarted, class_below
 from latestart.sampling.names import OWN, SAMPLERS
 from latestart.sampling.spacings import is_curved
 
-__all__ = ["EDM", "FAMILIES", "Beta", "Family", "FlowMatching", "cuttable", "family_of"]
+__all__ = ["EDM", "FAMILIES", "Beta", "Family", "FlowMatching", "cuttable", "family_of", "level_spreader"]
 
 # By mechanism alone these would pass, and would be wrong in silence.
 _REFUSED = {
@@ -66,6 +67,7 @@ class Family(ABC):
         classes: the family and its classes, as messages name them.
         samplers: diffusers' classes by their short names.
         usual: the short name of the sampler that commands take where none is named.
+        grid: diffusers' class whose times and levels the prior solver takes; None for the scheduler's own.
         criterion: the criterion of a critical level that belongs to the process' own reverse SDE.
         lowest: the lowest time.
     """
@@ -74,6 +76,7 @@ class Family(ABC):
     classes: ClassVar[str]
     samplers: ClassVar[Mapping[str, str]]
     usual: ClassVar[str] = OWN
+    grid: ClassVar[str | None] = None
     criterion: ClassVar[Literal["density", "sde"]] = "density"
     lowest: ClassVar[float] = -math.inf
 
@@ -157,6 +160,7 @@ class Beta(Family):
     )
     samplers = SAMPLERS
     usual = "ddim"
+    grid = "DPMSolverMultistepScheduler"
     criterion = "sde"
     lowest = 0.0
 
@@ -237,6 +241,7 @@ class FlowMatching(Family):
     kind = "flow"
     classes = "flow matching schedulers (FlowMatchEulerDiscrete, FlowMatchHeunDiscrete)"
     samplers: ClassVar = {"euler": "FlowMatchEulerDiscreteScheduler", "heun": "FlowMatchHeunDiscreteScheduler"}
+    grid = "FlowMatchEulerDiscreteScheduler"
 
     @property
     def shifts(self) -> bool:
@@ -292,21 +297,49 @@ def cuttable(scheduler: Any, mu: float | None = None) -> Family:
     Raises:
         ValueError: it cannot be late-started, with the reason; a `mu` that is missing or has no use.
     """
-    bases = [base.__name__ for base in type(scheduler).__mro__]
-    if reason := next((_REFUSED[name] for name in bases if name in _REFUSED), None):
-        raise _cannot(scheduler, reason)
-    if runs_to_noise(scheduler):
-        raise _cannot(scheduler, "it runs from data to noise")
-    try:
-        family = family_of(scheduler)
-    except ValueError as error:
-        raise _cannot(scheduler, "its noise schedule cannot be cut") from error
+    family = _known(scheduler)
     if (mu is not None) != family.shifts:
         raise ValueError(
             f"mu={mu}: expected a number for a flow matching scheduler with use_dynamic_shifting, else None; generate "
             "takes the scheduler that ls.late_start(scheduler, t_start, steps, mu=...) made of one"
         )
     return family
+
+
+def level_spreader(trained: Any) -> Any:
+    """The scheduler of diffusers that spreads the times and levels of a run, for a solver with steps of its own.
+
+    Args:
+        trained: any scheduler of a family, whole or late-started; one that spreads levels already is copied as it is.
+
+    Raises:
+        ValueError: its steps cannot be replaced, with the reason.
+        TypeError: no scheduler.
+    """
+    family = _known(trained)
+    named = "DPMSolverMultistepScheduler" if hasattr(trained, "alphas_cumprod") and family.grid else family.grid
+    kind: Any = class_below(trained) if named is None else getattr(diffusers, named)
+    if isinstance(trained, kind) and not isinstance(trained, LateStarted):
+        return copy.deepcopy(trained)
+    return kind.from_config({**trained.config, "_use_default_values": []})
+
+
+def _known(scheduler: Any) -> Family:
+    """The family of a scheduler that can be cut and stepped over.
+
+    Raises:
+        ValueError: there is none, with the reason.
+        TypeError: no scheduler.
+    """
+    bases = [base.__name__ for base in type(scheduler).__mro__]
+    if reason := next((_REFUSED[name] for name in bases if name in _REFUSED), None):
+        raise _cannot(scheduler, reason)
+    if runs_to_noise(scheduler):
+        raise _cannot(scheduler, "it runs from data to noise")
+    try:
+        return family_of(scheduler)
+    except ValueError as error:
+        raise _cannot(scheduler, "its noise schedule cannot be cut") from error
 
 
 def _cannot(scheduler: Any, reason: str) -> ValueError:

@@ -98,7 +98,7 @@ class LateStarted:
 
     def whole(self) -> Any:
         """The scheduler that it was made from, over the whole schedule."""
-        return class_below(self).from_config(self.config)  # type: ignore[attr-defined]
+        return class_below(self).from_config(self.config, **_beside(self.cut))  # type: ignore[attr-defined]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         for config in (self.config, self.cut.config):  # frozen, and with a thousand betas each
@@ -133,8 +133,14 @@ def class_below(scheduler: Any) -> type:
     return type(scheduler).__mro__[2] if isinstance(scheduler, LateStarted) else type(scheduler)
 
 
+def _beside(scheduler: Any) -> dict[str, Any]:
+    """Arguments of a scheduler's constructor that are no configuration: the prior of the prior solver."""
+    return {name: getattr(scheduler, name) for name in getattr(scheduler, "beside_config", ())}
+
+
 def _rebuilt(kind: type, config: Mapping[str, Any], inside: dict[str, Any], own: dict[str, Any]) -> Any:
-    cut = kind.from_config(config)  # type: ignore[attr-defined]
+    beside = {name: inside[name] for name in getattr(kind, "beside_config", ())}
+    cut = kind.from_config(config, **beside)  # type: ignore[attr-defined]
     vars(cut).update(inside)
     return _around(cut, own)
 

@@ -61,8 +61,10 @@ def late_start(scheduler: Any, t_start: float | None, steps: int, *, mu: float |
     """
     scheduler = checked_scheduler(scheduler)
     steps, t_start = whole_number("steps", steps), _checked_time(t_start)
-    family = cuttable(scheduler.whole() if isinstance(scheduler, LateStarted) else scheduler, mu)
-    late = guarded(family.scheduler, family.cut(t_start, steps, mu), steps, mu)
+    whole = scheduler.whole() if isinstance(scheduler, LateStarted) else scheduler
+    family = cuttable(getattr(whole, "grid", whole), mu)
+    cut = family.cut(t_start, steps, mu)
+    late = guarded(whole, whole.over(cut) if hasattr(whole, "over") else cut, steps, mu)
     family.check_times(late, t_start, steps)
     rehearse(late, noise_width(late))
     return late

@@ -18,7 +18,7 @@ from torch import Tensor
 from latestart.checks import whole_number
 from latestart.denoisers.adapter import Counted, as_network
 from latestart.denoisers.conditions import Conditions
-from latestart.gaussians.prior import as_start
+from latestart.gaussians.prior import StartDistribution, as_start
 from latestart.progress import bar
 from latestart.records import Record
 from latestart.sampling.families import Beta, family_of
@@ -109,6 +109,8 @@ def draw(
             if step_noise is not None:
                 generators = [GivenNoise(step_noise[:, i], one) for i, one in zip(index, generators)]
             run, z, mine = Run(copy.deepcopy(own), generators), z.to(network.device), conditions[index]
+            if isinstance(getattr(own, "prior", None), StartDistribution):  # the prior solver, which may know classes
+                run.scheduler.labels = mine.labels
             start = start_sample(own, prior, z, mine.labels) if late else initial_sample(own, z)
             for t, x in zip(times, trajectory(run, counted, start, mine)):
                 if bad := int((~x.isfinite()).sum()):

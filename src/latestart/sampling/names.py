@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import ParamSpec, TypeVar
 
-__all__ = ["CURVED", "ELSEWHERE", "HERE", "OWN", "SAMPLERS", "SPACINGS", "SPENT", "TIMES", "telling"]
+__all__ = ["CURVED", "ELSEWHERE", "HERE", "OWN", "PRIOR", "SAMPLERS", "SPACINGS", "SPENT", "TIMES", "telling"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,6 +28,7 @@ SAMPLERS = {
     "lms": "LMSDiscreteScheduler",
     "kdpm2": "KDPM2DiscreteScheduler",
 }
+PRIOR = "prior"  # `prior_solver.PriorMultistepScheduler`, with a prior inside, on every family of schedulers
 OWN = "own"  # the model's own scheduler
 TIMES = ("trailing", "leading", "linspace")  # spacings of times
 CURVED = {"karras": "use_karras_sigmas", "log-snr": "use_exponential_sigmas"}  # spacings of levels

@@ -26,7 +26,8 @@ from latestart.sampling.seeds import sample_generator
 __all__ = ["Run", "initial_sample", "rehearse", "uses_variances", "without_variances"]
 
 MEMORY = ("timestep_back", "old_pred_original_sample")  # CogVideoX's DPM solver leaves it to the caller
-SHAPE = (2, 1, 5, 3)  # of the samples of a rehearsal
+SHAPE = (1, 5, 3)  # of a sample of a rehearsal, where the scheduler holds no prior of another
+ROWS = 2
 ARRIVED = 0.5  # within which a rehearsal must end, of data that are usually in [-1, 1]
 
 
@@ -117,14 +118,15 @@ def rehearse(scheduler: Any, start: float) -> None:
         ValueError: it fails, or does not arrive, with the error or the distance.
         ImportError: it needs a package that is not installed.
     """
-    network, name = as_model(PointCloud(torch.zeros(1, *SHAPE[1:])), scheduler), type(scheduler).__name__
+    shape = tuple(getattr(getattr(scheduler, "prior", None), "shape", SHAPE))
+    network, name = as_model(PointCloud(torch.zeros(1, *shape)), scheduler), type(scheduler).__name__
     copied = without_variances(copy.deepcopy(scheduler))
     times = [float(t) for t in copied.timesteps]
     if not all(abs(t) < float("inf") for t in times):
         raise ValueError(f"{name} gives times that are not finite: {times}; with other settings it may not")
     network.convention.noise.sigma(torch.tensor(times))  # raises for a time outside of the schedule, and names it
-    generators = [sample_generator(0, k) for k in range(SHAPE[0])]
-    x = start * torch.stack([torch.randn(SHAPE[1:], generator=g) for g in generators])
+    generators = [sample_generator(0, k) for k in range(ROWS)]
+    x = start * torch.stack([torch.randn(shape, generator=g) for g in generators])
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")

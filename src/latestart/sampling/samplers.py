@@ -2,9 +2,10 @@
 
 Each family of schedulers has classes of its own (`families.py`); "own" is the class of the model's scheduler.
 
-One class is written here. iPNDM (Zhang and Chen, "Fast sampling of diffusion models with exponential integrator",
-2023, section 4) is the Adams-Bashforth method in the level sigma, with the coefficients of equal steps for
-any steps, and with the lower orders in place of Runge-Kutta steps at the beginning:
+Two classes are our own. The prior solver has a file to itself (`prior_solver.py`). iPNDM (Zhang and Chen, "Fast
+sampling of diffusion models with exponential integrator", 2023, section 4) is the Adams-Bashforth method in the level
+sigma, with the coefficients of equal steps for any steps, and with the lower orders in place of Runge-Kutta steps at
+the beginning:
 
     e_k = (y_k - D(y_k, sigma_k)) / sigma_k
     y_(k+1) = y_k + (sigma_(k+1) - sigma_k) sum_j c_(q,j) e_(k-j),    q = min(k + 1, 4)
@@ -19,9 +20,10 @@ from typing import Any
 
 import diffusers
 
-from latestart.sampling.families import Family, family_of
+from latestart.sampling.families import Family, family_of, level_spreader
 from latestart.sampling.guard import class_below
-from latestart.sampling.names import OWN, SAMPLERS
+from latestart.sampling.names import OWN, PRIOR, SAMPLERS, SPACINGS
+from latestart.sampling.prior_solver import PriorMultistepScheduler
 from latestart.sampling.spacings import spaced
 
 __all__ = ["IPNDM", "SAMPLERS", "can_clip", "clipping", "make_sampler", "sampler_class", "usual_sampler"]
@@ -54,8 +56,10 @@ def sampler_class(name: str, samplers: Mapping[str, str] = SAMPLERS) -> type:
     Raises:
         ValueError: the name is not known.
     """
+    if name == PRIOR:
+        return PriorMultistepScheduler
     if name not in samplers:
-        raise ValueError(f"there is no sampler {name!r}; there are {', '.join(samplers)}")
+        raise ValueError(f"there is no sampler {name!r}; there are {', '.join((*samplers, PRIOR))}")
     return IPNDM if name == "ipndm" else getattr(diffusers, samplers[name])
 
 
@@ -82,39 +86,56 @@ def _settings(kind: Any) -> Any:
     return inspect.signature(kind.__init__).parameters
 
 
-def make_sampler(name: str, trained: Any, spacing: str | None = None, **changes: Any) -> Any:
+def make_sampler(name: str, trained: Any, prior: Any = None, spacing: str | None = None, **changes: Any) -> Any:
     """The diffusers scheduler called `name`, over the levels of the scheduler `trained`.
 
     Args:
-        name: a short name (`SAMPLERS`), or "own" for the class of `trained`.
+        name: a short name (`SAMPLERS`), "own" for the class of `trained`, or "prior" for the prior solver.
         trained: the scheduler that the model was trained with; its noise levels and its prediction type are kept.
+        prior: for "prior", the one inside: a Gaussian, a mixture, another prior that denoises, or the path of a file.
+            For others the name of a spacing may stand in this place.
         spacing: of its times or levels (`sampling/spacings.py`); None leaves that of the configuration.
         changes: of the configuration, such as `clip_sample=True`.
 
     Raises:
-        ValueError: a name is not known, or not for such a schedule, or the class has no such setting.
+        TypeError: something that is no prior.
+        ValueError: a name is not known, or not for such a schedule, or the class has no such setting; the prior solver
+            without a prior, or a prior for another sampler.
     """
+    if isinstance(prior, str) and prior in SPACINGS:
+        prior, spacing = None, prior
+    if (prior is None) == (name == PRIOR):
+        raise ValueError(
+            "the prior solver needs a prior: make_sampler('prior', scheduler, prior)"
+            if prior is None
+            else f"the sampler {name!r} has no prior inside: give it to late_start's start_sample, or take 'prior'"
+        )
     kind: Any = _class_for(name, family_of(trained))
-    parameters = _settings(kind)
+    grid: Any = type(level_spreader(trained)) if name == PRIOR else kind
+    known = {*_settings(kind), *_settings(grid)} - {"self", "trained", "prior"} if name == PRIOR else _settings(kind)
     if spacing is not None:
-        kind, settings = spaced(kind, spacing)
+        grid, settings = spaced(grid, spacing)
         changes = {**settings, **changes}
-    unknown = sorted(set(changes) - set(parameters))
-    if unknown:
+    if unknown := sorted(set(changes) - set(known)):
         raise ValueError(f"{kind.__name__} has no setting {', '.join(unknown)}")
-    if "skip_prk_steps" in parameters:  # PNDM's Runge-Kutta steps cannot be done at 3 steps
-        changes = {"skip_prk_steps": True, **changes}
     # from_config takes the new class's own defaults, even of the betas, for the names in this list
-    return kind.from_config({**trained.config, "_use_default_values": []}, **changes)
+    config = {**trained.config, "_use_default_values": []}
+    if name == PRIOR:
+        own = {one: changes.pop(one) for one in _settings(kind) if one in changes}
+        return kind(grid.from_config(config, **changes), prior, **own)
+    if "skip_prk_steps" in known:  # PNDM's Runge-Kutta steps cannot be done at 3 steps
+        changes = {"skip_prk_steps": True, **changes}
+    return grid.from_config(config, **changes)
 
 
-def usual_sampler(name: str | None, trained: Any, clip: bool = False) -> Any:
+def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any = None) -> Any:
     """A sampler as commands make it: with trailing times where it has times, clipped or not.
 
     Args:
         name: as for `make_sampler`; None is DDIM of a beta-based schedule, and the model's own of any other.
         trained: the scheduler that the model was trained with.
         clip: whether the predicted image is clipped to [-1, 1] at every step.
+        prior: the one inside the prior solver; others have none.
 
     Raises:
         ValueError: as `make_sampler`; the class cannot clip, and `clip` is set.
@@ -122,8 +143,10 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False) -> Any:
     family = family_of(trained)
     name = name or family.usual
     kind = _class_for(name, family)
-    spacing = "trailing" if "timestep_spacing" in _settings(kind) else None
-    return make_sampler(name, trained, spacing, **clipping(kind, clip))
+    inside = prior if name == PRIOR else None
+    spread = type(level_spreader(trained)) if name == PRIOR else kind
+    spacing = "trailing" if "timestep_spacing" in _settings(spread) else None
+    return make_sampler(name, trained, inside, spacing, **clipping(kind, clip))
 
 
 def _class_for(name: str, family: Family) -> type:
