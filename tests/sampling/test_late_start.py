@@ -13,9 +13,13 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import retrieve_timesteps
 from oracle import EDMNetwork, GaussianData, Network, columns, error, run, sampled_error, white
 
+import latestart as ls
+from latestart.gaussians.basis import Dense
 from latestart.noise import Noise
 from latestart.sampling.late_start import late_start, start_level, start_sample
+from latestart.sampling.names import SAMPLERS
 from latestart.sampling.run import Run, initial_sample
+from latestart.sampling.samplers import make_sampler
 
 diffusers.utils.logging.set_verbosity_error()
 torch.set_num_threads(1)
@@ -644,3 +648,35 @@ def test_euler_in_continuous_time():
     assert DATA.distance(x[0], linear.T @ linear) < 0.1
     with pytest.raises(ValueError, match="continuous times"):
         late_start(make("EulerDiscreteScheduler", **options), edm_time(3.0), 5)
+
+
+@pytest.mark.parametrize("name", [*(name for name in SAMPLERS if name != "kdpm2"), "prior"])
+def test_own_last_times_are_those_of_the_whole_schedule(name):
+    """Each sampler over evenly spread times down to a chosen one: exact levels, and data at a point is reached."""
+    trained = diffusers.DDPMScheduler(clip_sample=False)
+    inside = ls.Gaussian(DATA.mean, Dense((8,), DATA.basis), DATA.variances)
+    made = make_sampler(name, trained, inside if name == "prior" else None)
+    for t_start, last, times in ((1000, 60, [999, 764, 530, 295, 60]), (600, 40, [599, 459, 320, 180, 40])):
+        late = late_start(made, t_start, 5, last=last)
+        assert list(dict.fromkeys(late.timesteps.tolist())) == times
+        assert start_level(late) == pytest.approx(Noise.from_scheduler(trained).sigma(float(t_start - 1)), rel=1e-6)
+        net = Network(DATA, late)
+        x = run(copy.deepcopy(late), net, start_sample(late, DATA, columns()))
+        again = run(late, net, start_sample(late, DATA, columns()))
+        assert torch.equal(x, again) and x.isfinite().all()
+    coarse, fine = (error_with_last(made, n) for n in (6, 48))
+    assert fine < 0.5 * coarse or coarse < 0.01
+
+
+def error_with_last(made, n):
+    late = late_start(made, 700, n, last=3)
+    noisy = any(word in type(late).__name__ for word in ("DDPM", "Ancestral"))
+    return (sampled_error if noisy else error)(DATA, late, Network(DATA, late))
+
+
+def test_a_last_time_that_leaves_no_room_is_refused():
+    for last, said in ((398, "leaves no room for 5 evaluations from t = 399"), (-1, "last=-1"), (2.5, "last=2.5")):
+        with pytest.raises(ValueError, match=said):
+            late_start(diffusers.DDIMScheduler(), 400, 5, last=last)
+    with pytest.raises(ValueError, match="its times are no indices of a schedule"):
+        late_start(diffusers.FlowMatchEulerDiscreteScheduler(), 500, 5, last=30)

@@ -16,7 +16,7 @@ import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -121,6 +121,14 @@ class Family(ABC):
             ValueError: a start outside of the schedule or without time for the steps, or settings that forbid it.
         """
 
+    def respaced(self, times: Sequence[int]) -> Any:
+        """A scheduler of the same class whose whole schedule is these falling times, its own being 0 to n - 1.
+
+        Raises:
+            ValueError: its times are not indices of a schedule.
+        """
+        raise _cannot(self.scheduler, "its times are no indices of a schedule, which a last one is: set own sigmas")
+
     def first_time(self, t_start: float, steps: int = 1) -> float:
         """The first time of a run of `steps` steps from `t_start`."""
         return t_start
@@ -134,9 +142,9 @@ class Family(ABC):
         low, high = self.noise.t_range
         return self.noise.sigma(min(max(self.first_time(t_start), low), high))
 
-    def check_times(self, late: Any, t_start: float, steps: int) -> None:
-        """Raise `ValueError` for a cut scheduler that begins at another time or passes below the data."""
-        first, times = self.first_time(t_start, steps), np.array(late.timesteps.tolist())
+    def check_times(self, late: Any, first: float) -> None:
+        """Raise `ValueError` for a cut scheduler that begins at another time than `first` or passes below the data."""
+        times = np.array(late.timesteps.tolist())
         slack = 1e-4 * max(1.0, abs(first))  # schedulers keep their times in float32, some found by interpolation
         if not (abs(times[0] - first) <= slack and ((times >= self.lowest) & (times <= first + slack)).all()):
             raise _cannot(self.scheduler, f"it was to begin at t={first:g}, and runs over {times.round(2).tolist()}")
@@ -187,8 +195,16 @@ class Beta(Family):
         start = int(self.first_time(t_start, steps)) + 1
         if start < 2:
             raise ValueError(f"t_start={t_start:g} leaves no time for {steps} steps: expected at least {max(steps, 2)}")
+        return self._over(betas[:start])
+
+    def respaced(self, times: Sequence[int]) -> Any:
+        """A scheduler over the levels of these times alone (Nichol and Dhariwal 2021, section 4)."""
+        kept = self.scheduler.alphas_cumprod.detach().cpu().double()[list(reversed(times))]
+        return self._over(1 - kept / torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]]))
+
+    def _over(self, betas: Tensor) -> Any:
         known = {name: value for name, value in _TRUNCATED.items() if name in self.scheduler.config}
-        return self._remade({**known, "num_train_timesteps": start, "trained_betas": betas[:start].tolist()})
+        return self._remade({**known, "num_train_timesteps": len(betas), "trained_betas": betas.tolist()})
 
     def first_time(self, t_start: float, steps: int = 1) -> float:
         """One below the highest multiple of `steps` up to `t_start`.

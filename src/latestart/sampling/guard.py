@@ -8,6 +8,8 @@ guard. All attributes and methods are those of `cut`, except
     set_timesteps       accepts only the number of steps of the late start, or a pipeline's grid over the whole schedule
                         with that number of steps
     step                the first of a run resets `cut`; the last ends without noise (`endings.py`)
+    timesteps           of a scheduler over chosen times alone, whose own are 0 to n - 1, the chosen ones; `step` and
+                        `scale_model_input` take these, and `alphas_cumprod` is that of the whole schedule
     init_noise_sigma    1: pipelines multiply their first sample by it, and that is a start sample already
 """
 
@@ -24,9 +26,11 @@ from latestart.sampling.spacings import round_times, standing_before
 __all__ = ["LateStarted", "class_below", "guarded"]
 
 # of the guard and its configuration; all else is that of the scheduler inside
-_STATE = frozenset(("cut", "late_steps", "late_mu", "late_done", "late_device", "_internal_dict"))
+_STATE = frozenset(
+    ("cut", "late_steps", "late_mu", "late_times", "late_alphas", "late_done", "late_device", "_internal_dict")
+)
 _OWN = _STATE.union(
-    ("set_timesteps", "init_noise_sigma", "arrange", "whole"),
+    ("set_timesteps", "init_noise_sigma", "arrange", "whole", "timesteps", "alphas_cumprod", "add_noise"),
     ("config", "register_to_config", "save_config", "save_pretrained", "push_to_hub", "to_json_string", "to_json_file"),
 )
 _WATCHED = frozenset(("step", "scale_model_input"))
@@ -39,6 +43,8 @@ class LateStarted:
     cut: Any
     late_steps: int
     late_mu: float | None
+    late_times: list[int] | None
+    late_alphas: Any
     late_done: int
     late_device: Any
     config: Any
@@ -89,11 +95,31 @@ class LateStarted:
             )
         self.arrange(device)
 
+    @property
+    def timesteps(self) -> Any:
+        """The times of a run, in those of the whole schedule."""
+        own = self.cut.timesteps
+        if self.late_times is None:
+            return own
+        return own.new_tensor(self.late_times[::-1])[own.long()]
+
+    @property
+    def alphas_cumprod(self) -> Any:
+        """The schedule that the times belong to."""
+        return self.cut.alphas_cumprod if self.late_times is None else self.late_alphas
+
+    def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> Any:
+        """As the scheduler inside does, at times of the run."""
+        own = timesteps if self.late_times is None else timesteps.clone().apply_(self.late_times[::-1].index)
+        return self.cut.add_noise(original_samples, noise, own)
+
     def arrange(self, device: Any = None) -> None:
         """Set the times of the scheduler inside, as if it had never stepped."""
         options = {} if self.late_mu is None else {"mu": self.late_mu}
         self.cut.set_timesteps(self.late_steps, device=device, **options)
         round_times(self.cut)
+        if self.late_times is not None:
+            _end_at(self.cut, self.late_alphas[0])
         self.late_device, self.late_done = device, 0
 
     def whole(self) -> Any:
@@ -114,7 +140,7 @@ class LateStarted:
         return _rebuilt, (class_below(self), dict(self.cut.config), inside, own)
 
 
-def guarded(whole: Any, cut: Any, steps: int, mu: float | None) -> Any:
+def guarded(whole: Any, cut: Any, steps: int, mu: float | None, times: list[int] | None = None) -> Any:
     """Put the guard around a scheduler and set its times.
 
     Args:
@@ -122,8 +148,10 @@ def guarded(whole: Any, cut: Any, steps: int, mu: float | None) -> Any:
         cut: one of the same class over the last times.
         steps: the only number of steps.
         mu: the shift of a flow matching scheduler that is shifted dynamically.
+        times: falling times of the whole schedule, where `cut` is over these alone.
     """
-    late = _around(cut, {"late_steps": steps, "late_mu": mu, "_internal_dict": whole.config})
+    own = {"late_steps": steps, "late_mu": mu, "late_times": times, "_internal_dict": whole.config}
+    late = _around(cut, own | {"late_alphas": None if times is None else whole.alphas_cumprod})
     late.arrange()
     return late
 
@@ -131,6 +159,14 @@ def guarded(whole: Any, cut: Any, steps: int, mu: float | None) -> Any:
 def class_below(scheduler: Any) -> type:
     """The scheduler's class, below the guard where it is late-started already."""
     return type(scheduler).__mro__[2] if isinstance(scheduler, LateStarted) else type(scheduler)
+
+
+def _end_at(cut: Any, alpha_bar: Any) -> None:
+    """Let a scheduler over chosen times that ends at its lowest level end at that of the whole schedule."""
+    if getattr(cut, "final_alpha_cumprod", 1.0) < 1:
+        cut.final_alpha_cumprod = alpha_bar
+    if hasattr(cut, "sigmas") and cut.sigmas[-1] > 0:
+        cut.sigmas[-1] = ((1 - alpha_bar) / alpha_bar) ** 0.5
 
 
 def _beside(scheduler: Any) -> dict[str, Any]:
@@ -158,6 +194,11 @@ def _watched(late: LateStarted, method: Callable[..., Any], name: str) -> Callab
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
+        if late.late_times is not None and timestep is not None:
+            index = late.late_times[::-1].index(round(float(timestep)))
+            timestep = late.cut.timesteps.new_tensor(index)  # some classes take no bare number
+            args, kwargs = (args[0], timestep, *args[2:]) if len(args) > 1 else args, kwargs
+            kwargs = kwargs | {"timestep": timestep} if "timestep" in kwargs else kwargs
         _begin(late, timestep)
         result = method(*args, **kwargs)
         if name == "step":

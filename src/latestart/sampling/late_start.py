@@ -40,7 +40,9 @@ __all__ = ["checked_scheduler", "late_start", "noise_width", "start_level", "sta
 
 
 @telling
-def late_start(scheduler: Any, t_start: float | None, steps: int, *, mu: float | None = None) -> Any:
+def late_start(
+    scheduler: Any, t_start: float | None, steps: int, *, mu: float | None = None, last: int | None = None
+) -> Any:
     """The same kind of scheduler over [0, t_start), its times set for `steps` steps.
 
     For beta-based schedulers the truncated start is `steps * (t_start // steps)` and the first time is one below it.
@@ -51,21 +53,26 @@ def late_start(scheduler: Any, t_start: float | None, steps: int, *, mu: float |
             schedulers, `ln(sigma) / 4` for EDM ones.
         steps: the number of steps; the number of network evaluations depends on the class.
         mu: the shift of a flow matching scheduler with `use_dynamic_shifting`.
+        last: of a beta-based scheduler, the time of the last evaluation, a whole number: the others are spread evenly
+            from `t_start - 1` down to it. None spreads them as trailing times.
 
     Returns:
         An instance of the scheduler's class. `set_timesteps(steps, device)` may be called again, with the same number.
 
     Raises:
         ValueError: the kind of scheduler cannot be late-started; `steps` is not a whole number of at least 1; `t_start`
-            lies beyond the schedule, or so low that it leaves no step.
+            lies beyond the schedule, or so low that it leaves no step; `last` leaves no room for the steps above it.
     """
     scheduler = checked_scheduler(scheduler)
     steps, t_start = whole_number("steps", steps), _checked_time(t_start)
     whole = scheduler.whole() if isinstance(scheduler, LateStarted) else scheduler
     family = cuttable(getattr(whole, "grid", whole), mu)
-    cut = family.cut(t_start, steps, mu)
-    late = guarded(whole, whole.over(cut) if hasattr(whole, "over") else cut, steps, mu)
-    family.check_times(late, t_start, steps)
+    cut, times = family.cut(t_start, steps, mu), None
+    if last is not None:
+        times = _spread(family.first_time(t_start), last, steps)
+        cut = family.respaced(times)
+    late = guarded(whole, whole.over(cut) if hasattr(whole, "over") else cut, steps, mu, times)
+    family.check_times(late, family.first_time(t_start, steps) if times is None else times[0])
     rehearse(late, noise_width(late))
     return late
 
@@ -133,6 +140,18 @@ def checked_scheduler(scheduler: Any) -> Any:
     if not hasattr(scheduler, "set_timesteps") or not hasattr(scheduler, "config"):
         raise TypeError(f"expected a diffusers scheduler, received a {type(scheduler).__name__}")
     return scheduler
+
+
+def _spread(begin: float, last: Any, steps: int) -> list[int]:
+    """Whole times, evenly spread from the first down to the last.
+
+    Raises:
+        ValueError: there are not so many between the two.
+    """
+    first, last = math.ceil(begin), whole_number("last", last, 0)
+    if first - last < steps - 1 or (steps == 1 and last != first):
+        raise ValueError(f"last={last} leaves no room for {steps} evaluations from t = {first} down to it")
+    return [round(first + (last - first) * k / max(steps - 1, 1)) for k in range(steps)]
 
 
 def _checked_time(t_start: Any) -> float:
