@@ -117,7 +117,9 @@ def test_a_replay_is_one_where_the_second_set_leaked_into_the_training(leaked):
 def test_a_second_set_of_training_images_says_nothing_of_chance():
     train, held, second = twins(0)
     second[:301] = train[:301]
-    with pytest.raises(ValueError, match="at least 100 images in the second set, received 400, 301 of them training images"):
+    with pytest.raises(
+        ValueError, match="at least 100 images in the second set, received 400, 301 of them training images"
+    ):
         CopyingFrom(train, held, second)
 
 

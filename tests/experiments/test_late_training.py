@@ -96,8 +96,8 @@ def test_a_figure_is_that_of_sampling_by_hand(done, judge):
     for network in ("all", "late"):
         model, scheduler = load_model(out / f"{network}-4")
         sampler = make_sampler("ddim", scheduler, timestep_spacing="trailing", clip_sample=False)
-        images = draw(model, sampler, prior, 20, 2, 400, seed=4).images
-        assert judge(images).frechet.value == pytest.approx(getattr(pair, network).frechet.value, rel=1e-6)
+        samples = draw(model, sampler, prior, 20, 2, 400, seed=4).samples
+        assert judge(samples).frechet.value == pytest.approx(getattr(pair, network).frechet.value, rel=1e-6)
     assert pair.ratio == pair.late.frechet.value / pair.all.frechet.value
 
 

@@ -52,7 +52,8 @@ def _table(result: Shown) -> Table:
         "Frechet distance to the training set (lower is better)",
         "start", *(f"{row.sampler.upper()}\nNFE {row.nfe}" for row in rows), left=("start",),
         caption="* the better of clipped and unclipped. The best of each kind was drawn again with the next seed, with "
-        "95% bootstrap intervals, paired for ratios",
+        "95% bootstrap intervals, paired for ratios. second: the distance in a second feature space; variance: of the "
+        "samples before they are clipped, over the data's",
     )  # fmt: skip
     made.columns[0].no_wrap = True
     for spacing, clip in product(("leading", "trailing"), (False, True)):
@@ -66,9 +67,12 @@ def _table(result: Shown) -> Table:
     for kind, title in BEST.items():
         made.add_row(title, *(_cell(row.best[kind].figures.frechet) for row in rows), style="bold")
     made.add_section()
-    for name, kinds in (("recall", (FULL, GAUSSIAN, MIXTURE)), ("copied", (GAUSSIAN, MIXTURE))):
+    every = (FULL, GAUSSIAN, MIXTURE)
+    for name, form, kinds in (
+        ("recall", ".3f", every), ("copied", ".3f", every[1:]), ("second", "", every), ("variance", ".2f", every),
+    ):  # fmt: skip
         for kind in kinds:
-            shares = (_cell(getattr(row.best[kind].figures, name), ".3f") for row in rows)
+            shares = (_cell(getattr(row.best[kind].figures, name), form) for row in rows)
             made.add_row(f"{name}, {LATE.get(kind, BEST[kind])}", *shares)
     made.add_section()
     for name, title in GAINS.items():
@@ -77,7 +81,7 @@ def _table(result: Shown) -> Table:
     return made
 
 
-def _cell(estimate: Estimate, form: str = "") -> str:
+def _cell(estimate: Estimate | None, form: str = "") -> str:
     """An estimate above its interval."""
     return named(estimate, form).replace(" ", "\n", 1)
 

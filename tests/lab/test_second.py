@@ -1,0 +1,235 @@
+"""The second feature space and the variance before clipping: beside the first figures, and never in their way."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import latestart as ls
+from latestart.data import Images, to_pixels
+from latestart.evaluation.quality import Estimate, FrechetTo, feature_statistics
+from latestart.evaluation.variance import total_variance
+from latestart.files import load_tensors, save_tensors
+from latestart.lab import judge as judging
+from latestart.lab.cells import KIND, Outcome, plan, read_cell, write_cell
+from latestart.lab.experiment import Lab
+from latestart.lab.grid import Cell
+from latestart.lab.judge import Judge, Reference, open_features, reference_of, second_over
+from latestart.lab.report import also, quality
+from latestart.lab.sweep import COLUMNS, Sweep
+from lab.test_sweep import SHAPE, Quarters, pictures, pooled
+from lab.test_sweep import subject as subject_of
+
+
+def rows_of(images):
+    """Four other features: the brightness of each row, and no extractor of the first space."""
+    return images.mean((1, 3))
+
+
+class Rows:
+    """The second extractor."""
+
+    def __init__(self, name="rows"):
+        self.name, self.asked = name, 0
+
+    def __call__(self, images):
+        self.asked += len(images)
+        return rows_of(images)
+
+
+SETS = tuple(Images(to_pixels(pictures(150, seed) / 2 + 0.5)) for seed in (0, 1, 2))
+
+
+def reference(**beside):
+    data = SETS[0].unit()
+    first = {"statistics": feature_statistics(data, pooled), "real": pooled(data), "copying": SETS}
+    return Reference(**first, shape=SHAPE, fingerprint="data", **beside)
+
+
+@pytest.fixture(scope="module")
+def both():
+    """A judge with both figures more."""
+    beside = {"second": feature_statistics(SETS[0].unit(), rows_of)}
+    return Judge(Quarters(), reference(**beside, variance=float(total_variance(SETS[0].floats()))), Rows())
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return Judge(Quarters(), reference())
+
+
+def test_the_second_distance_is_that_of_its_features(both):
+    samples = pictures(60, 5)
+    figures, features = both(samples), rows_of(samples / 2 + 0.5)
+    assert figures.second.value == pytest.approx(FrechetTo(both.reference.second)(features), rel=1e-9)
+    assert figures.second.low < figures.second.value < figures.second.high
+    expected = FrechetTo(both.reference.second).replicates(features)
+    torch.testing.assert_close(figures.second_replicates, expected)
+    assert figures.second.value != figures.frechet.value
+    assert both.floor(100).second.value == pytest.approx(
+        FrechetTo(both.reference.second)(rows_of(torch.cat([SETS[1].unit(), SETS[2].unit()])[:100]))
+    )
+
+
+def test_the_first_figures_are_the_same_with_a_second_space_or_without(both, plain):
+    samples = pictures(60, 5)
+    one, other = both(samples), plain(samples)
+    names = ("frechet", "precision", "recall", "coverage", "copied")
+    assert one.estimates(*names) == other.estimates(*names)
+    assert other.second is other.variance is other.second_replicates is None
+    assert other.estimates()["second"] is None and plain.floor(50).second is None
+    assert also(other) == [] and quality(other)[-2:] == ("-", "-")
+
+
+def test_a_ratio_of_second_distances_is_paired(both, plain):
+    """Over itself it is 1 without any spread; over others it is inverted by their order."""
+    one, other = both(pictures(60, 5)), both(0.5 * pictures(60, 6))
+    itself = second_over(one, one)
+    assert (itself.value, itself.low, itself.high) == pytest.approx((1, 1, 1))
+    there, back = second_over(other, one), second_over(one, other)
+    assert there.value == pytest.approx(other.second.value / one.second.value)
+    assert there.value > 1 and there.value * back.value == pytest.approx(1)
+    assert second_over(one, plain(pictures(60, 5))) is None
+
+
+def test_the_variance_is_of_the_samples_before_they_are_clipped(both):
+    """Twice the deviations of the data's twin have four times its variance, whatever the images in [0, 1] lose."""
+    twin = pictures(400, 7)
+    figures = both(twin)
+    assert figures.variance.low < 1 < figures.variance.high
+    mean = twin.mean(0)
+    wide = mean + 2 * (twin - mean)
+    scaled = both(wide)
+    assert float((wide.abs() > 1).float().mean()) > 0.1  # much of it is clipped
+    assert scaled.variance.value == pytest.approx(4 * figures.variance.value, rel=1e-5)
+    assert scaled.frechet == both(wide.clamp(-1, 1)).frechet
+    assert both(wide.clamp(-1, 1)).variance.value < 3
+
+
+@pytest.mark.parametrize("given", ["extractor", "statistics"])
+def test_half_a_second_space_is_refused(given):
+    known = reference(second=feature_statistics(SETS[0].unit(), rows_of)) if given == "statistics" else reference()
+    with pytest.raises(ValueError, match="the second feature space lacks"):
+        Judge(Quarters(), known, None if given == "statistics" else Rows())
+
+
+@pytest.mark.parametrize("samples", [torch.zeros(20, *SHAPE, dtype=torch.uint8), torch.full((20, *SHAPE), torch.nan)])
+def test_samples_that_are_no_finite_numbers_are_refused(both, samples):
+    with pytest.raises(ValueError, match="expected samples in the model's value range|NaN"):
+        both(samples)
+
+
+# cells
+
+
+CELL = Cell(model="m", sampler="ddim", nfe=3, spacing="trailing", samples=30, seed=0)
+
+
+def test_a_cell_keeps_both_figures(both, tmp_path):
+    (planned,) = plan([CELL], {"m": subject_of(both)})
+    figures = both(pictures(30, 3))
+    write_cell(tmp_path / "cell.safetensors", planned, Outcome("done", "", figures=figures))
+    found = read_cell(tmp_path / "cell.safetensors", planned).figures
+    assert found.estimates() == figures.estimates()
+    assert torch.equal(found.second_replicates, figures.second_replicates)
+
+
+def test_a_cell_from_before_there_were_such_figures_is_read_under_its_key(both, plain, tmp_path):
+    """Neither is the key another, nor is the cell measured again."""
+    (old,), (now,) = (plan([CELL], {"m": subject_of(judge)}) for judge in (plain, both))
+    assert old.key == now.key and old.configuration == now.configuration
+    path = tmp_path / "cells" / f"{old.key}.safetensors"
+    write_cell(path, old, Outcome("done", "", figures=plain(pictures(30, 3))))
+    tensors, metadata = load_tensors(path, KIND)
+    figures = {name: one for name, one in metadata["figures"].items() if name not in ("second", "variance")}
+    del metadata["second"]
+    save_tensors(path, KIND, tensors, metadata | {"figures": figures})
+    found = read_cell(path, now).figures
+    assert found.second is found.variance is found.second_replicates is None
+    assert found.frechet == plain(pictures(30, 3)).frechet
+    sweep = Sweep([now], {"m": subject_of(both)}, Lab(tmp_path))
+    sweep.measure()
+    (row,) = sweep.table()
+    assert row["second"] is None and row["second_features"] is None and row["frechet"] == found.frechet.value
+    assert {"second", "second_low", "second_high", "variance", "variance_low", "variance_high"} <= COLUMNS.keys()
+
+
+def test_a_distance_in_other_second_features_is_not_taken_for_this_one(both, tmp_path):
+    (planned,) = plan([CELL], {"m": subject_of(both)})
+    write_cell(tmp_path / "cell.safetensors", planned, Outcome("done", "", figures=both(pictures(30, 3))))
+    for second in ("others", None):
+        found = read_cell(tmp_path / "cell.safetensors", replace(planned, second=second)).figures
+        assert found.second is found.second_replicates is None and found.variance is not None
+
+
+def test_a_row_has_both_figures(both, tmp_path):
+    sweep = Sweep(plan([CELL], {"m": subject_of(both)}), {"m": subject_of(both)}, Lab(tmp_path))
+    sweep.measure()
+    (row,) = sweep.table()
+    assert row["second_features"] == "rows" and row["second_low"] < row["second"] < row["second_high"]
+    assert row["variance_low"] < row["variance"] < row["variance_high"]
+    sweep.write([row])
+
+
+# the reference of a user's images
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, count, seed in (("train", 301, 0), ("unseen", 250, 1)):
+        np.savez(tmp_path / f"{name}.npz", images=to_pixels(pictures(count, seed) / 2 + 0.5).numpy())
+    return tmp_path
+
+
+def opened(files, second=None):
+    kept = files / "statistics.safetensors"
+    return reference_of(str(files / "train.npz"), str(files / "unseen.npz"), Quarters(), kept, Lab(files), second)
+
+
+def test_second_statistics_are_kept_beside_the_first(files):
+    one = opened(files, Rows())
+    data = ls.load_images(files / "train.npz")
+    assert one.second.frechet(feature_statistics(data, rows_of)) < 1e-12
+    assert sorted(path.name for path in files.glob("*.safetensors")) == [
+        "statistics-rows.safetensors",
+        "statistics.safetensors",
+    ]
+    again = Rows()
+    assert torch.equal(opened(files, again).second.variances, one.second.variances) and again.asked == 0
+    assert opened(files, Rows("others")).second is not None  # in a file of its own
+    without = opened(files)
+    assert without.second is None and without.fingerprint == one.fingerprint
+
+
+def test_the_variance_is_that_of_all_images_and_of_a_file_that_has_none(files):
+    one = opened(files)
+    expected = float(total_variance(ls.load_images(files / "train.npz").floats()))
+    assert one.variance == pytest.approx(expected, rel=1e-9)
+    kept = files / "statistics.safetensors"
+    tensors, metadata = load_tensors(kept, judging.KIND)
+    assert metadata.pop("variance") == one.variance
+    save_tensors(kept, judging.KIND, tensors, metadata)
+    before = kept.read_bytes()
+    assert opened(files).variance == pytest.approx(expected, rel=1e-9)
+    assert kept.read_bytes() == before
+
+
+def test_few_samples_of_the_second_features_are_warned_of(both):
+    assert judging.few_samples(5, both) is None
+    assert "the samples' second feature covariance has rank 3 of 4" in judging.few_samples(4, both)
+
+
+def test_names_of_no_features_are_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match=r"neither known \(mnist, efficientnet-lite0\)"):
+        open_features("nothing")
+
+
+def test_figures_in_words():
+    some = Estimate(1.234, 1.1, 1.4)
+    figures = judging.Figures(
+        frechet=some, precision=some, recall=some, coverage=some, copied=None, second=some, variance=some,
+        replicates=torch.ones(3), recall_replicates=torch.ones(3), second_replicates=torch.ones(3),
+    )  # fmt: skip
+    assert also(figures) == ["second 1.23", "variance 1.23"]
+    assert also(figures, intervals=True)[1] == "variance 1.23 [1.10, 1.40]"
