@@ -5,21 +5,53 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 import latestart as ls
 from latestart.data import Images, to_pixels
+from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import Estimate, FrechetTo, feature_statistics
 from latestart.evaluation.variance import total_variance
+from latestart.features import Classifier
 from latestart.files import load_tensors, save_tensors
 from latestart.lab import judge as judging
 from latestart.lab.cells import KIND, Outcome, plan, read_cell, write_cell
 from latestart.lab.experiment import Lab
-from latestart.lab.grid import Cell
+from latestart.lab.grid import Cell, Grid
 from latestart.lab.judge import Judge, Reference, open_features, reference_of, second_over
 from latestart.lab.report import also, quality
+from latestart.lab.subjects import Subject, open_subject
 from latestart.lab.sweep import COLUMNS, Sweep
-from lab.test_sweep import SHAPE, Quarters, pictures, pooled
-from lab.test_sweep import subject as subject_of
+from tiny import tiny_folder
+
+SHAPE = (1, 4, 4)
+SCHEDULER = DDPMScheduler(clip_sample=False)
+
+
+def pictures(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return (0.5 * torch.randn(n, *SHAPE, generator=generator) + torch.linspace(-0.5, 0.5, 16).view(SHAPE)).clamp(-1, 1)
+
+
+def pooled(images):
+    """Four features: the means of the quarters."""
+    return torch.nn.functional.avg_pool2d(images, 2).flatten(1)
+
+
+class Quarters:
+    """The first extractor."""
+
+    name = "quarters"
+
+    def __call__(self, images):
+        return pooled(images)
+
+
+EXACT = as_model(ls.Gaussian.fit(pictures(500, 0)), SCHEDULER)
+
+
+def subject_of(judge):
+    return Subject(EXACT, SCHEDULER, "weights", priors={"none": (None, "")}, judge=judge)
 
 
 def rows_of(images):
@@ -116,7 +148,7 @@ def test_half_a_second_space_is_refused(given):
 
 @pytest.mark.parametrize("samples", [torch.zeros(20, *SHAPE, dtype=torch.uint8), torch.full((20, *SHAPE), torch.nan)])
 def test_samples_that_are_no_finite_numbers_are_refused(both, samples):
-    with pytest.raises(ValueError, match="expected samples in the model's value range|NaN"):
+    with pytest.raises(ValueError, match=r"expected samples in the model's value range|NaN"):
         both(samples)
 
 
@@ -233,3 +265,34 @@ def test_figures_in_words():
     )  # fmt: skip
     assert also(figures) == ["second 1.23", "variance 1.23"]
     assert also(figures, intervals=True)[1] == "variance 1.23 [1.10, 1.40]"
+
+
+# the setting
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A network of one's own, with images and two classifiers."""
+    made = tiny_folder(tmp_path_factory.mktemp("tiny"))
+    Classifier((1, 8, 8), 2, "mixer").save(made / "mixer.safetensors")
+    return made
+
+
+def grid_of(folder, **changes):
+    files = {name: str(folder / f"{name}.npz") for name in ("train", "unseen")}
+    known = {"images": files["train"], "held_out": files["unseen"], "features": str(folder / "classifier.safetensors")}
+    return Grid(model=(str(folder / "model"),), prior=("none",), samples=150, **known, **changes)
+
+
+def test_images_of_ones_own_have_the_second_space_that_is_named_or_none(folder, tmp_path):
+    assert open_subject(grid_of(folder), Lab(tmp_path)).judge.second_features is None
+    judge = open_subject(grid_of(folder, second=str(folder / "mixer.safetensors")), Lab(tmp_path)).judge
+    assert judge.second_features.startswith("classifier-") and judge.second_features != judge.features
+    figures = judge(torch.rand(150, 1, 8, 8) * 2 - 1)
+    assert figures.second is not None and figures.variance.value == pytest.approx(1, abs=0.1)
+
+
+def test_a_shipped_model_brings_its_second_space_and_takes_no_other(folder, tmp_path):
+    assert open_subject(Grid(samples=200), Lab(tmp_path)).judge.second_features.startswith("mnist-second-")
+    with pytest.raises(ValueError, match=r"of the second features mnist-second-.*, received classifier-"):
+        open_subject(Grid(samples=200, second=str(folder / "mixer.safetensors")), Lab(tmp_path))

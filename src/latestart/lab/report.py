@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from latestart.lab.judge import Figures, Floor
 
 __all__ = [
-    "NAME", "QUALITY", "Report", "also", "command_given", "escaped", "facts_of", "floor_sentence", "machine_kind",
-    "markdown_table", "named", "not_measured", "number", "place", "prior_title", "quality", "setting_of", "setup_facts",
-    "show", "spread", "start_of", "table",
+    "BESIDE", "NAME", "QUALITY", "Report", "also", "command_given", "escaped", "facts_of", "floor_sentence",
+    "machine_kind", "markdown_table", "named", "not_measured", "number", "place", "prior_title", "quality",
+    "setting_of", "setup_facts", "show", "spread", "start_of", "table",
 ]  # fmt: skip
 
 NAME = "report.md"
-WIDTH = 160  # of tables that are not printed to a terminal
+WIDTH = 200  # of tables that are not printed to a terminal
 RULES = {"right": "---:", "center": ":---:"}
 PART = r"[^\s/|,;:=\"'`()\[\]]+"
 PLACE = re.compile(rf"(?<![\w./~<])/(?:{PART}/)+{PART}")  # an absolute path of two parts or more, in running text
@@ -99,6 +99,9 @@ def named(estimate: Estimate | None, form: str = "") -> str:
 
 
 QUALITY = ("Fréchet", "recall", "copied", "second", "variance")  # the columns of `quality`
+BESIDE = (
+    "second: the distance in a second feature space; variance: of the samples before they are clipped, over the data's"
+)
 
 
 def quality(figures: "Figures") -> tuple[str, ...]:

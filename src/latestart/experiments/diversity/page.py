@@ -19,7 +19,7 @@ from latestart.evaluation.diversity import Attribute
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.diversity.results import Facts, Gain, Result, Way
 from latestart.lab.drawing import ends, log_ticks, sample_sheet, save, ticks
-from latestart.lab.report import QUALITY, Report, floor_sentence, number, quality, setup_facts, spread, table
+from latestart.lab.report import BESIDE, QUALITY, Report, floor_sentence, number, quality, setup_facts, spread, table
 
 __all__ = ["chart", "divergence_table", "page", "samples", "sentences", "shares_table", "ways_table"]
 
@@ -75,8 +75,7 @@ def ways_table(result: Result) -> Table:
         "way", "Frechet", *OVERLAP, "copied", *QUALITY[-2:], "Vendi", left=("way",),
         caption=f"{result.settings.samples:,} samples of each way, seed {result.settings.seed + 1}, chosen with seed "
         f"{result.settings.seed}; features {result.features}; copied: the share of copies, 0.01 of new images, * where "
-        f"its interval lies above {BAR:g}; second: the distance in a second feature space; variance: of the samples "
-        "before they are clipped, over the data's; Vendi: the number of different images",
+        f"its interval lies above {BAR:g}; {BESIDE}; Vendi: the number of different images",
         rows=[*rows, ["the same number of images of the data", *("",) * 7, score]],
     )  # fmt: skip
 

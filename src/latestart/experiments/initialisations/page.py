@@ -13,7 +13,7 @@ from latestart.experiments.initialisations.measure import Comparison, Row
 from latestart.experiments.initialisations.settings import counted
 from latestart.lab.drawing import GREY, band, figure, log_ticks, save
 from latestart.lab.judge import Floor
-from latestart.lab.report import QUALITY, Report, facts_of, floor_sentence, quality, spread, table
+from latestart.lab.report import BESIDE, QUALITY, Report, facts_of, floor_sentence, quality, spread, table
 
 __all__ = ["draw", "page", "starts_table"]
 
@@ -64,7 +64,8 @@ def starts_table(result: Comparison) -> Table:
         "NFE", "start distribution", "t", QUALITY[0], "/ Gaussian", *QUALITY[1:], left=("start distribution",),
         caption=f"{settings.samples:,} samples; starts chosen with seed {settings.seed}, all figures with seed "
         f"{settings.seed + 1}, with 95% intervals, paired for the ratio to the Gaussian; ≤ ≥ the end of the grid of "
-        f"starts; * the best start that does not copy (copied above {BAR:g}) where the best of all does{copied}",
+        f"starts; * the best start that does not copy (copied above {BAR:g}) where the best of all does{copied}; "
+        f"{BESIDE}",
     )  # fmt: skip
     for nfe, rows in _by_nfe(result).items():
         best = min(row.figures.frechet.value for row in rows)

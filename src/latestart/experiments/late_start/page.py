@@ -11,6 +11,7 @@ from latestart.experiments.late_start.critical_levels import Level
 from latestart.experiments.late_start.measure import WITHIN, Curve, Line
 from latestart.lab.drawing import COLORS, GREY, band, figure, save
 from latestart.lab.report import (
+    BESIDE,
     QUALITY,
     Report,
     floor_sentence,
@@ -122,7 +123,8 @@ def starts_table(result: Curve) -> Table:
     return table(
         f"DDPM, the last of {result.length:,} steps, by where it is started, with 95% intervals",
         "start from", "t", "steps", QUALITY[0], "/ full run", *QUALITY[1:], left=("start from",),
-        caption="/ full run: the distance over that of the full run, by paired replicates", rows=rows, sections=1,
+        caption=f"/ full run: the distance over that of the full run, by paired replicates; {BESIDE}",
+        rows=rows, sections=1,
     )  # fmt: skip
 
 

@@ -127,6 +127,10 @@ class LateTraining(Experiment[LateTrainingSettings, Pairs]):
                 be drawn.
         """
         if settings.images is None:
+            if settings.second is not None:
+                raise ValueError(
+                    f"second={settings.second}: the images of MNIST have a second feature space, and take no other"
+                )
             bundle = zoo.load("mnist")
             return compare(settings, bundle.images("train"), shipped_judge(bundle), lab)
         extract, kept = open_features(settings.features), lab.out / "statistics.safetensors"

@@ -10,7 +10,7 @@ from rich.table import Table
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.late_training.measure import Pairs
 from latestart.lab.drawing import COLORS, GREY, ends, figure, save
-from latestart.lab.report import QUALITY, Report, prior_title, spread, table
+from latestart.lab.report import BESIDE, QUALITY, Report, prior_title, spread, table
 
 __all__ = ["draw", "page", "pairs_table"]
 
@@ -37,7 +37,7 @@ def pairs_table(result: Pairs) -> Table:
         "NFE", "trained on", "Fréchet", "late / all", *QUALITY[1:], left=("trained on",),
         caption=f"{settings.steps:,} steps on {result.images:,} images, {settings.seeds} seeds from {settings.seed}; "
         f"{settings.sampler.upper()} from {prior_title(settings.prior)} at t = {settings.start}, "
-        f"{settings.samples:,} samples, features {result.features}; 95% intervals over the seeds",
+        f"{settings.samples:,} samples, features {result.features}; 95% intervals over the seeds; {BESIDE}",
     )  # fmt: skip
     for one in result.summary:
         for network, (title, _) in LOOKS.items():

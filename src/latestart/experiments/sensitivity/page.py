@@ -14,6 +14,7 @@ from latestart.experiments.sensitivity.windows import WITHIN, Off
 from latestart.lab.divergence import SEEN
 from latestart.lab.drawing import COLORS, GREY, band, figure, log_ticks, save
 from latestart.lab.report import (
+    BESIDE,
     QUALITY,
     Report,
     facts_of,
@@ -114,7 +115,7 @@ def windows_table(curves: list[Curve]) -> Table:
 def best_table(curves: list[Curve]) -> Table:
     """A row for each curve: the figures of its best start."""
     names = ("prior", "NFE", "t", *QUALITY)
-    made = table("The best starts, with 95% intervals", *names, left=("prior",))
+    made = table("The best starts, with 95% intervals", *names, left=("prior",), caption=BESIDE)
     for curve in curves:
         made.add_row(*_head(curve), f"{curve.window.best:.0f}", *quality(curve.figures[curve.best]))
     return made

@@ -10,7 +10,7 @@ from rich.table import Table
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.survey.measure import Survey
 from latestart.lab.judge import Floor
-from latestart.lab.report import Report, floor_sentence, not_measured, number, spread, start_of, table
+from latestart.lab.report import BESIDE, Report, floor_sentence, not_measured, number, spread, start_of, table
 
 __all__ = ["floor_sentences", "page"]
 
@@ -69,6 +69,5 @@ def _caption(rows: list[Row]) -> str:
         "of many rows is better than it would be if it were drawn again"
     )
     second = " and ".join(sorted({row["second_features"] for row in rows if row["second_features"]}))
-    beside = f"; second: the distance in the features {second}" if second else ""
-    variance = "variance: of the samples before they are clipped, over the data's"
-    return f"{counts}; features {features}{beside}; {variance}; gain: {gain}"
+    spaces = features + (f", second features {second}" if second else "")
+    return f"{counts}; features {spaces}; {BESIDE}; gain: {gain}"

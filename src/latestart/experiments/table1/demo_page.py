@@ -13,7 +13,7 @@ from latestart.experiments.table1.rows import Row
 from latestart.experiments.table1.settings import GAUSSIAN, MIXTURE
 from latestart.lab.drawing import sample_sheet
 from latestart.lab.grid import FULL, PLAIN
-from latestart.lab.report import Report, floor_sentence, named, number, setting_of, setup_facts, table
+from latestart.lab.report import BESIDE, Report, floor_sentence, named, number, setting_of, setup_facts, table
 
 __all__ = ["draw", "page"]
 
@@ -52,8 +52,7 @@ def _table(result: Shown) -> Table:
         "Frechet distance to the training set (lower is better)",
         "start", *(f"{row.sampler.upper()}\nNFE {row.nfe}" for row in rows), left=("start",),
         caption="* the better of clipped and unclipped. The best of each kind was drawn again with the next seed, with "
-        "95% bootstrap intervals, paired for ratios. second: the distance in a second feature space; variance: of the "
-        "samples before they are clipped, over the data's",
+        f"95% bootstrap intervals, paired for ratios; {BESIDE}",
     )  # fmt: skip
     made.columns[0].no_wrap = True
     for spacing, clip in product(("leading", "trailing"), (False, True)):

@@ -18,7 +18,7 @@ from latestart.experiments.table1.settings import GAUSSIAN, MIXTURE, PAPER
 from latestart.lab.drawing import COLORS, GREY, figure, log_ticks, save, ticks
 from latestart.lab.grid import FULL, PLAIN
 from latestart.lab.judge import second_over
-from latestart.lab.report import Report, also, floor_sentence, named, not_measured, number, setup_facts, table
+from latestart.lab.report import BESIDE, Report, also, floor_sentence, named, not_measured, number, setup_facts, table
 
 __all__ = ["draw", "headline", "page", "tables"]
 
@@ -56,6 +56,8 @@ def page(result: Gains, folder: Path) -> Report:
         f"sides of a ratio, is of what was chosen, drawn again with seed {settings.seed + 1}, by which nothing was "
         "chosen"
     )
+    if any(also(best.figures) for row in rows for best in row.best.values()):
+        lines.append(BESIDE)
     if any(row.clean for row in rows):
         lines.append(
             f"{CLEAN}: the best of the late starts whose share of copies is not above {BAR:g} with either seed (it is "
