@@ -189,3 +189,8 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, args, me
     told = _run(*args)
     assert told.exit_code == 2 and message in told.output and "Traceback" not in told.output
     assert not list(tmp_path.iterdir())
+
+
+def test_the_shipped_images_take_no_second_space_but_their_own(tmp_path):
+    with pytest.raises(ValueError, match="have a second feature space, and take no other"):
+        experiment.LateTraining().measure(Settings(second="efficientnet-lite0"), recording_lab(tmp_path))

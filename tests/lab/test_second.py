@@ -296,3 +296,13 @@ def test_a_shipped_model_brings_its_second_space_and_takes_no_other(folder, tmp_
     assert open_subject(Grid(samples=200), Lab(tmp_path)).judge.second_features.startswith("mnist-second-")
     with pytest.raises(ValueError, match=r"of the second features mnist-second-.*, received classifier-"):
         open_subject(Grid(samples=200, second=str(folder / "mixer.safetensors")), Lab(tmp_path))
+
+
+def test_cells_on_the_papers_grid_keep_the_name_of_the_second_space(both):
+    """Those of all parts of the table are planned from the same subject."""
+    from latestart.experiments.table1.entries import entries
+    from latestart.experiments.table1.settings import Table1Settings
+
+    subject = replace(subject_of(both), priors={name: (None, "") for name in ("none", "gaussian")})
+    asked = Table1Settings(parts=("paper",), samplers=("ddim",), nfe=(3,), samples=20)
+    assert {entry.planned.second for entry in entries(asked, subject)} == {"rows"}
