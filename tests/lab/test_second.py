@@ -303,6 +303,6 @@ def test_cells_on_the_papers_grid_keep_the_name_of_the_second_space(both):
     from latestart.experiments.table1.entries import entries
     from latestart.experiments.table1.settings import Table1Settings
 
-    subject = replace(subject_of(both), priors={name: (None, "") for name in ("none", "gaussian")})
+    subject = replace(subject_of(both), priors=dict.fromkeys(("none", "gaussian"), (None, "")))
     asked = Table1Settings(parts=("paper",), samplers=("ddim",), nfe=(3,), samples=20)
     assert {entry.planned.second for entry in entries(asked, subject)} == {"rows"}
