@@ -104,7 +104,7 @@ def cells(samples: int) -> Iterator[Cell]:
 def measure(bundle: Any, cell: Cell, judge: Callable[[Tensor], Figures]) -> Measured:
     prior = {FULL: lambda: None, "gaussian": lambda: bundle.prior, "mixture": lambda: bundle.mixture}[cell.prior]()
     sampler = make_sampler("ddim", bundle.scheduler, **cell.settings())
-    return cell, judge(generate(bundle.model, sampler, prior, cell.samples, cell.nfe, cell.t_start).images.cpu())
+    return cell, judge(generate(bundle.model, sampler, prior, cell.samples, cell.nfe, cell.t_start).samples.cpu())
 
 
 def run(bundle: Any, judge: Callable[[Tensor], Figures], samples: int, console: Console) -> dict[str, Any]:

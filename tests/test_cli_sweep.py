@@ -141,7 +141,7 @@ def test_torchrun_ends_with_the_table_of_one_process(folder, tmp_path):
         (("--images", "{}/other.npz"), "(1, 28, 28)"),
         (("--held-out", "{}/unseen.npz"), "held-out images stand beside training images"),
         (("--features", "{}/classifier.safetensors"), "give the training images"),
-        (("--features", "nowhere"), "neither shipped (mnist) nor a classifier's file"),
+        (("--features", "nowhere"), "neither known (mnist, efficientnet-lite0) nor a classifier's file"),
         (("--features", "{}/train.npz"), "train.npz does not hold the weights of the FID Inception network"),
         (("--features", "{}/prior.safetensors"), "prior.safetensors holds a gaussian of version 1, expected a class"),
         (

@@ -197,3 +197,45 @@ def test_a_class_that_is_held_out_alone_is_scored_as_wrong(tmp_path):
     assert result.exit_code == 0, result.output
     assert "93.33% right" in result.output and "of 15 held-out images" in result.output
     assert Classifier.load(tmp_path / "c.safetensors").classes == 2
+
+
+# classifiers
+
+
+@pytest.mark.parametrize("architecture", ["convolutions", "mixer"])
+def test_a_classifier_is_kept_with_its_architecture(tmp_path, architecture):
+    model = Classifier((3, 8, 12), 5, architecture).eval()
+    model.save(tmp_path / "c.safetensors")
+    loaded, images = Classifier.load(tmp_path / "c.safetensors"), torch.rand(4, 3, 8, 12)
+    assert loaded.architecture == architecture and (tmp_path / "c.safetensors").stat().st_size < 700_000
+    assert loaded.features(images).shape == (4, 128) and loaded(images).shape == (4, 5)
+    torch.testing.assert_close(loaded(images), model(images), atol=1e-2, rtol=0)
+
+
+def test_a_classifier_from_before_there_were_several_has_convolutions(tmp_path):
+    model = Classifier((1, 8, 8), 2).eval()
+    model.save(tmp_path / "c.safetensors")
+    tensors, metadata = load_tensors(tmp_path / "c.safetensors", "classifier")
+    del metadata["architecture"]
+    save_tensors(tmp_path / "c.safetensors", "classifier", tensors, metadata)
+    assert Classifier.load(tmp_path / "c.safetensors").architecture == "convolutions"
+
+
+def test_a_mixer_sees_patches_and_not_their_places_alone():
+    """Each output depends on every pixel, and images that share no patch have features of their own."""
+    model = Classifier((1, 8, 8), 2, "mixer").eval()
+    x = torch.rand(1, 1, 8, 8, requires_grad=True)
+    model(x)[0, 0].backward()
+    assert (x.grad != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Classifier((1, 8, 8), 2, "tower"), "no architecture 'tower'; there are convolutions, mixer"),
+        (lambda: Classifier((1, 10, 8), 2, "mixer"), r"patches of 4 x 4 pixels, received images \(1, 10, 8\)"),
+    ],
+)
+def test_architectures_that_cannot_be_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -101,3 +101,37 @@ def test_bad_names_are_told(mnist):
         mnist.images("test")
     with pytest.raises(ValueError, match="a late start needs a prior"):
         zoo.open_model(str(mnist.path), None, 400)
+
+
+def test_the_second_classifier_is_another_and_knows_the_classes(mnist):
+    second = mnist.second.classifier
+    assert second.architecture == "mixer" != mnist.classifier.architecture
+    assert (mnist.path / "second-classifier.safetensors").stat().st_size <= 7e5
+    images = mnist.images("heldout-a")
+    right = (second.classify(images.batches()) == images.labels).double().mean()
+    assert right >= 0.985
+    assert mnist.second.name.startswith("mnist-second-") and mnist.second.name != mnist.features.name
+
+
+def test_second_statistics_are_those_of_the_second_features(mnist):
+    some = feature_statistics(mnist.images("heldout-a").units(), mnist.second)
+    train, whole = mnist.second_statistics("train"), mnist.second_statistics("test")
+    assert (train.count, whole.count) == (60_000, 10_000)
+    torch.testing.assert_close(some.mean, whole.mean, rtol=0, atol=0.25)
+    assert float(some.variances.sum()) == pytest.approx(float(whole.variances.sum()), rel=0.05)
+    assert 0 < some.frechet(train) < 0.02 * float(train.total_variance)
+
+
+def test_a_folder_without_a_second_space_has_none(tmp_path):
+    assert zoo.Bundle("mine", tmp_path).second is None
+
+
+def test_the_judge_of_the_shipped_model_has_both_figures_more(mnist):
+    """Images that the network has not seen have the variance of the data, and stand at the floor."""
+    from latestart.lab.judge import shipped_judge
+
+    judge, images = shipped_judge(mnist), mnist.images("heldout-b")[:300]
+    figures = judge(images.floats())
+    assert judge.reference.variance == pytest.approx(211.9, rel=0.01)
+    assert figures.variance.low < 1.01 and figures.variance.high > 0.99
+    assert figures.second.value < 2 * judge.floor(300).second.value

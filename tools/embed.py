@@ -1,8 +1,9 @@
 """Make a shipped bundle from a trained model: `python tools/embed.py MODEL TRAIN TEST OUT [--classifier FILE]`.
 
-Made here is everything in `src/latestart/assets/mnist` but the weights of the model, which `latestart train` wrote, and
-the reader of digits, which `latestart experiment attributes` wrote: the half-precision copy, the Gaussian prior, the
-classifier and its feature statistics, and the images for the checks.
+Made here is everything in `src/latestart/assets/mnist` but the weights of the model, which `latestart train` wrote, the
+reader of digits, which `latestart experiment attributes` wrote, and the second feature space, which `tools/second.py`
+makes: the half-precision copy, the Gaussian prior, the classifier and its feature statistics, and the images for the
+checks.
 """
 
 import argparse
@@ -12,10 +13,10 @@ from pathlib import Path
 import torch
 
 from latestart import zoo
+from latestart.classifiers.feature_space import keep_space
 from latestart.data import Images, load_images, save_png
 from latestart.denoisers.folders import SIDECAR, load_model, save_model
-from latestart.evaluation.quality import feature_statistics
-from latestart.features import Classifier, ClassifierFeatures
+from latestart.features import Classifier
 from latestart.files import save_tensors
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.mixture import Mixture
@@ -31,20 +32,14 @@ def embed(model: Path, train: Images, test: Images, out: Path, classifier: Path 
     mixture = Mixture.fit(train, components=30, basis="lowrank", rank=64)
     mixture.save(out / "mixture.safetensors", dtype=torch.float16)
     trained = Classifier.load(classifier) if classifier else train_classifier(train)
-    trained.save(out / "classifier.safetensors")
-    features = ClassifierFeatures(Classifier.load(out / "classifier.safetensors"))
-    for split, images in (("train", train), ("test", test)):
-        feature_statistics((part / 2 + 0.5 for part in images.batches()), features).save(
-            out / f"features-{split}.safetensors"
-        )
+    score = keep_space(trained, train, test, out)
     g = torch.Generator().manual_seed(0)
     seen, held = torch.randperm(len(train), generator=g)[:2000], torch.randperm(len(test), generator=g)[:4000]
     parts = {"train": train[seen], "heldout-a": test[held[:2000]], "heldout-b": test[held[2000:]]}
     for name, images in parts.items():
         save_png(out / f"{name}.png", zoo.pack(images))
     save_tensors(out / "labels.safetensors", "labels", {name: part.labels.byte() for name, part in parts.items()}, {})
-    right = (torch.cat([trained(part).argmax(1) for part in test.batches()]) == test.labels).float().mean()
-    print(f"classifier: {right:.2%} of the test set")
+    print(f"classifier: {score} images of the test set")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ FLOORS = [
     {"inputs"},
     {"gaussians"},
     {"denoisers"},
-    {"dynamics", "features"},
+    {"dynamics", "efficientnet", "features"},
     {"zoo", "train"},
     {"evaluation"},
     {"theory"},

@@ -5,7 +5,9 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["LAST_SEED", "PRECISIONS", "checked_seed", "derived_seed", "optional", "seeded", "whole_number"]
+__all__ = [
+    "ARCHITECTURES", "LAST_SEED", "PRECISIONS", "checked_seed", "derived_seed", "optional", "seeded", "whole_number",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     import torch
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 LAST_SEED = 2**63 - 1
 
 
+ARCHITECTURES = ("convolutions", "mixer")  # of the classifiers of feature spaces
 PRECISIONS = ("no", "bf16")  # float16 would need a loss scale in training, which is a state of its own
 
 

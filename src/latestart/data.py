@@ -26,7 +26,7 @@ from latestart.datasets.tables import Arrays
 
 __all__ = [
     "CHUNK", "ImageSet", "Images", "Range", "drawn", "in_unit_range", "load_images", "read_png", "save_png",
-    "stream_images", "tile", "to_floats", "to_pixels", "untile",
+    "stream_images", "tile", "to_floats", "to_pixels", "to_unit", "untile",
 ]  # fmt: skip
 
 CHUNK = 1024  # images read at once
@@ -188,6 +188,11 @@ def in_unit_range(images: Tensor) -> Tensor:
 def to_floats(pixels: Tensor) -> Tensor:
     """Bytes 0..255 to [-1, 1], float32."""
     return pixels.float() / 127.5 - 1
+
+
+def to_unit(samples: Tensor) -> Tensor:
+    """Samples in the model's range, [-1, 1], to images in [0, 1]; values outside are clipped."""
+    return (samples / 2 + 0.5).clamp(0, 1)
 
 
 def to_pixels(images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latestart.checks import whole_number
+from latestart.checks import ARCHITECTURES, whole_number
 from latestart.data import to_pixels
 from latestart.device import own_device
 from latestart.files import cast, load_tensors, require_finite, save_tensors, sound
@@ -20,29 +20,99 @@ from latestart.files import cast, load_tensors, require_finite, save_tensors, so
 __all__ = ["Classifier", "ClassifierFeatures", "InceptionFeatures"]
 
 
-class Classifier(nn.Module):
-    """A small convolutional classifier; its last hidden layer, 128 wide, is the feature space of a data set."""
+WIDTH = 128  # features of a classifier, whatever its architecture
+PATCH = 4  # pixels of a side of the patches that the mixer works on
 
-    width = 128
 
-    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+def _convolutions(shape: tuple[int, ...]) -> nn.Sequential:
+    """Two convolutions, each with a maximum over 2 x 2 pixels, and a hidden layer."""
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 24, 5, padding=2),
+        nn.BatchNorm2d(24),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(24, 48, 5, padding=2),
+        nn.BatchNorm2d(48),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.25),
+        nn.Linear(48 * (height // 4) * (width // 4), WIDTH),
+        nn.ReLU(),
+    )
+
+
+class _Mixing(nn.Module):
+    """One block of a mixer on `(B, P, F)`: first the P patches are mixed, then the F features, each with a residual."""
+
+    def __init__(self, patches: int) -> None:
         super().__init__()
-        channels, height, width = shape
-        self.shape, self.classes = tuple(shape), classes
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, 24, 5, padding=2),
-            nn.BatchNorm2d(24),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(24, 48, 5, padding=2),
-            nn.BatchNorm2d(48),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Dropout(0.25),
-            nn.Linear(48 * (height // 4) * (width // 4), self.width),
-            nn.ReLU(),
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2))
+        self.across, self.within = (
+            nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+            for width, hidden in ((patches, 64), (WIDTH, 2 * WIDTH))
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.across(self.norms[0](x).transpose(1, 2)).transpose(1, 2)
+        return x + self.within(self.norms[1](x))
+
+
+class _Patches(nn.Module):
+    """Embedded patches of images, `(B, P, F)`, each side of the images a whole number of them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(channels, WIDTH, PATCH, PATCH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.embed(x).flatten(2).transpose(1, 2)
+
+
+class _Average(nn.Module):
+    """The mean over the patches, `(B, F)`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+def _mixer(shape: tuple[int, ...]) -> nn.Sequential:
+    """Three blocks of a mixer (Tolstikhin et al. 2021) on patches of 4 x 4 pixels, and the mean over these.
+
+    Raises:
+        ValueError: the image is not a whole number of patches.
+    """
+    channels, height, width = shape
+    if height % PATCH or width % PATCH:
+        raise ValueError(f"a mixer works on patches of {PATCH} x {PATCH} pixels, received images {tuple(shape)}")
+    blocks = (_Mixing((height // PATCH) * (width // PATCH)) for _ in range(3))
+    return nn.Sequential(_Patches(channels), *blocks, nn.LayerNorm(WIDTH), _Average())
+
+
+_BODIES = {"convolutions": _convolutions, "mixer": _mixer}
+
+
+class Classifier(nn.Module):
+    """A small classifier; its last hidden layer, 128 wide, is the feature space of a data set.
+
+    Args:
+        shape: of the images, `(C, H, W)`.
+        classes: their number.
+        architecture: "convolutions", or "mixer" of patches.
+
+    Raises:
+        ValueError: there is no such architecture, or it is not for images of that shape.
+    """
+
+    width = WIDTH
+
+    def __init__(self, shape: tuple[int, ...], classes: int, architecture: str = ARCHITECTURES[0]) -> None:
+        super().__init__()
+        if architecture not in _BODIES:
+            raise ValueError(f"there is no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
+        self.shape, self.classes, self.architecture = tuple(shape), classes, architecture
+        self.body = _BODIES[architecture](shape)
         self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(self.width, classes))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,12 +136,12 @@ class Classifier(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the weights in half precision, as safetensors."""
-        metadata = {"shape": list(self.shape), "classes": self.classes}
+        metadata = {"shape": list(self.shape), "classes": self.classes, "architecture": self.architecture}
         save_tensors(path, "classifier", cast(self.state_dict(), torch.float16), metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Classifier":
-        """Open what `save` wrote, in float32 and evaluation mode.
+        """Open what `save` wrote, in float32 and evaluation mode; a file that names no architecture has the first one.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -80,7 +150,8 @@ class Classifier(nn.Module):
         tensors, metadata = load_tensors(path, "classifier")
         require_finite(path, {name: value for name, value in tensors.items() if value.is_floating_point()}, ())
         with sound(path, "classifier"):
-            model = cls(tuple(metadata["shape"]), metadata["classes"])
+            architecture = metadata.get("architecture", ARCHITECTURES[0])
+            model = cls(tuple(metadata["shape"]), metadata["classes"], architecture)
             model.load_state_dict(cast(tensors, torch.float32))
         return model.eval()
 

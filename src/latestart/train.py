@@ -37,7 +37,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
-from latestart.checks import checked_seed, derived_seed, seeded
+from latestart.checks import ARCHITECTURES, checked_seed, derived_seed, seeded
 from latestart.data import Images, Range
 from latestart.denoisers.around import Around, residual
 from latestart.denoisers.folders import load_model, save_model
@@ -416,6 +416,7 @@ def train_classifier(
     seed: int = 0,
     progress: Progress | None = None,
     mixed_precision: str = "no",
+    architecture: str = ARCHITECTURES[0],
 ) -> Classifier:
     """Train the classifier whose last hidden layer is a data set's feature space.
 
@@ -428,9 +429,10 @@ def train_classifier(
         seed: of the weights, the order and the shifts.
         progress: called as `progress(step, steps, loss)` after each step.
         mixed_precision: "bf16" for half precision, "no" for float32.
+        architecture: of the classifier; see `Classifier`.
 
     Raises:
-        ValueError: the images have no labels, or are fewer than a batch.
+        ValueError: the images have no labels, are fewer than a batch, or do not fit the architecture.
     """
     data = as_images(images).collected()
     if (labels := data.labels) is None:
@@ -440,7 +442,7 @@ def train_classifier(
     device = own_device()
     with torch.random.fork_rng():
         torch.manual_seed(checked_seed(seed))
-        model = Classifier(data.shape, int(labels.max()) + 1).to(device).train()
+        model = Classifier(data.shape, int(labels.max()) + 1, architecture).to(device).train()
 
         def loss(index: Tensor) -> Tensor:
             with half(mixed_precision, device):

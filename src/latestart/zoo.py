@@ -7,8 +7,10 @@ A bundle is a folder of assets:
     prior.safetensors                                               the Gaussian of the training images, in [-1, 1]
     mixture.safetensors                                             the mixture of Gaussians of the same
     classifier.safetensors                                          a classifier, for its features
+    second-classifier.safetensors                                   one of another architecture, for a second space
     attributes.safetensors                                          a classifier trained under noise, for diversity
     features-train.safetensors, features-test.safetensors           feature statistics of both sets, whole
+    second-features-train.safetensors, second-features-test...      the same in the second space
     train.png, heldout-a.png, heldout-b.png                         2,000 images each: seen in training, and not
     labels.safetensors                                              their classes
     README.md                                                       the model card
@@ -26,6 +28,7 @@ from latestart.checks import PRECISIONS
 from latestart.data import Images, read_png, tile, untile
 from latestart.denoisers.folders import load_model
 from latestart.denoisers.wrappers import HalfPrecision
+from latestart.efficientnet import EFFICIENTNET, EfficientNetFeatures
 from latestart.features import Classifier, ClassifierFeatures
 from latestart.files import load_tensors
 from latestart.gaussians.gaussian import Gaussian, load_gaussian
@@ -34,7 +37,9 @@ from latestart.gaussians.prior import Prior
 from latestart.gaussians.priors import load_prior
 from latestart.shipped import ASSETS, names, require_model
 
-__all__ = ["Bundle", "features", "load", "open_model", "pack"]
+__all__ = ["SECOND", "Bundle", "features", "features_named", "load", "open_model", "pack"]
+
+SECOND = "second-"  # before the names of the files of the second feature space
 
 SETS = ("train", "heldout-a", "heldout-b")
 COLUMNS = 50
@@ -83,11 +88,24 @@ class Bundle:
         """The classifier behind the features."""
         return Classifier.load(self.path / "classifier.safetensors")
 
+    @cached_property
+    def second(self) -> ClassifierFeatures | None:
+        """The extractor of a second space, by a classifier of another architecture; None where the folder has none."""
+        path = self.path / f"{SECOND}classifier.safetensors"
+        return ClassifierFeatures(Classifier.load(path), f"{self.name}-second") if path.is_file() else None
+
     def statistics(self, split: str) -> Gaussian:
         """Feature statistics of the whole "train" or "test" set."""
+        return self._statistics("", split)
+
+    def second_statistics(self, split: str) -> Gaussian:
+        """The same of the second features."""
+        return self._statistics(SECOND, split)
+
+    def _statistics(self, space: str, split: str) -> Gaussian:
         if split not in ("train", "test"):
             raise ValueError(f"feature statistics are kept of 'train' and 'test', received {split!r}")
-        return load_gaussian(self.path / f"features-{split}.safetensors")
+        return load_gaussian(self.path / f"{space}features-{split}.safetensors")
 
     def images(self, which: str) -> Images:
         """2,000 images: "train" (seen in training), "heldout-a" or "heldout-b" (of the test set)."""
@@ -159,9 +177,28 @@ def open_model(
     return network, own, chosen.to(device)
 
 
-def features(name: str) -> ClassifierFeatures:
-    """The feature extractor of a shipped bundle."""
+def features_named() -> list[str]:
+    """The names of feature extractors: those of the shipped models, and that of the extra `latestart[features]`."""
+    return [*names(), EFFICIENTNET]
+
+
+def features(name: str) -> ClassifierFeatures | EfficientNetFeatures:
+    """A feature extractor by its name: that of a shipped bundle, or EfficientNet-Lite0.
+
+    Raises:
+        ImportError: the extra that it needs is not installed.
+        ValueError: there is none of that name.
+    """
+    if name == EFFICIENTNET:
+        return _efficientnet()
+    if name not in names():
+        raise ValueError(f"there are no features {name!r}; there are {', '.join(features_named())}")
     return load(name).features
+
+
+@cache
+def _efficientnet() -> EfficientNetFeatures:
+    return EfficientNetFeatures()
 
 
 def pack(images: Images) -> Any:

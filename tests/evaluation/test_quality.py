@@ -154,7 +154,7 @@ def test_bad_input_is_named(tmp_path):
         frechet(torch.linspace(-1, 1, 4 * 784).reshape(4, 1, 28, 28), images, "mnist")
     with pytest.raises(ValueError, match=r"images \(1, 28, 28\), received \(4, 3, 32, 32\)"):
         frechet(torch.rand(4, 3, 32, 32), images, "mnist")
-    with pytest.raises(ValueError, match="no shipped model 'nothing'"):
+    with pytest.raises(ValueError, match="no features 'nothing'; there are mnist, efficientnet-lite0"):
         frechet(images, images, "nothing")
     with pytest.raises(ValueError, match="of two extractors: 784 and 128"):
         frechet(feature_statistics(images, lambda x: x.flatten(1)), zoo.load("mnist").statistics("test"), "mnist")

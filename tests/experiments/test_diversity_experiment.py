@@ -180,7 +180,7 @@ def _copying(monkeypatch, copies):
     def measured(subject, planned, *others):
         outcome = real(subject, planned, *others)
         share = Estimate(0.5, 0.4, 0.6) if copies(planned.cell) else Estimate(0.0, 0.0, 0.0)
-        return replace(outcome, figures=outcome.figures._replace(copied=share))
+        return replace(outcome, figures=outcome.figures._replace(read=replace(outcome.figures.read, copied=share)))
 
     monkeypatch.setattr(readings, "measured", measured)
 

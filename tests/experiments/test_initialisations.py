@@ -178,7 +178,7 @@ def test_what_is_reported_has_the_noise_of_another_seed(result, subject):
     best = next(row for row in result.rows if row.point.cell.prior == "gaussian")
     prior = ls.Gaussian.fit(pictures(2000, 0))
     again = ls.generate(subject.network, sampler, prior, 400, 8, best.point.cell.t_start, seed=1)
-    assert subject.judge(again.images).frechet.value == pytest.approx(best.figures.frechet.value, rel=1e-4)
+    assert subject.judge(again.samples).frechet.value == pytest.approx(best.figures.frechet.value, rel=1e-4)
 
 
 def ls_sampler():

@@ -96,8 +96,8 @@ def test_a_figure_is_that_of_sampling_by_hand(done, judge):
     for network in ("all", "late"):
         model, scheduler = load_model(out / f"{network}-4")
         sampler = make_sampler("ddim", scheduler, timestep_spacing="trailing", clip_sample=False)
-        images = draw(model, sampler, prior, 20, 2, 400, seed=4).images
-        assert judge(images).frechet.value == pytest.approx(getattr(pair, network).frechet.value, rel=1e-6)
+        samples = draw(model, sampler, prior, 20, 2, 400, seed=4).samples
+        assert judge(samples).frechet.value == pytest.approx(getattr(pair, network).frechet.value, rel=1e-6)
     assert pair.ratio == pair.late.frechet.value / pair.all.frechet.value
 
 
@@ -189,3 +189,8 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, args, me
     told = _run(*args)
     assert told.exit_code == 2 and message in told.output and "Traceback" not in told.output
     assert not list(tmp_path.iterdir())
+
+
+def test_the_shipped_images_take_no_second_space_but_their_own(tmp_path):
+    with pytest.raises(ValueError, match="have a second feature space, and take no other"):
+        experiment.LateTraining().measure(Settings(second="efficientnet-lite0"), recording_lab(tmp_path))

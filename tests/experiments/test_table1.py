@@ -534,8 +534,8 @@ def test_what_a_prior_scores_by_itself_stands_beside(subject, tmp_path):
     assert set(alone) == set(facts["alone"]) == {"gaussian", "mixture"}  # N(0, I) knows nothing
     noise = white_noise(range(20), subject.priors["gaussian"][0].shape, 1)
     for kind, figures in alone.items():
-        images = (subject.priors[kind][0].push(noise) / 2 + 0.5).clamp(0, 1)
-        assert figures.frechet.value == pytest.approx(subject.judge(images).frechet.value, rel=1e-3)
+        samples = subject.priors[kind][0].push(noise)
+        assert figures.frechet.value == pytest.approx(subject.judge(samples).frechet.value, rel=1e-3)
         assert facts["alone"][kind]["frechet"]["value"] == figures.frechet.value
     told = page(result, tmp_path).markdown()
     for kind in ("gaussian", "mixture"):

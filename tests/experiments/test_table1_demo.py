@@ -116,13 +116,15 @@ def test_the_command_writes_its_figures_and_its_picture_and_goes_on(tmp_path, mo
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "results.json").read_text())
     names = {"sampler", "nfe", "prior", "spacing", "clip", "t_start", "frechet", "low", "high", "samples", "seed"}
-    names |= {"recall", "copied"}
+    names |= {"recall", "copied", "second", "variance"}
     assert len(written["tried"]) == 10
     for row in (*written["tried"], *written["rows"]):
         assert set(row) == names
         assert 0 < row["low"] < row["frechet"] < row["high"]
         assert row["samples"] == 130
         assert 0 <= row["recall"]["low"] <= row["recall"]["value"] <= row["recall"]["high"] <= 1
+        assert row["second"]["low"] < row["second"]["value"] < row["second"]["high"]
+        assert row["variance"]["low"] < row["variance"]["value"] < row["variance"]["high"]
         assert 0 <= row["copied"]["low"] <= row["copied"]["value"] <= row["copied"]["high"] < 0.1
     assert {row["seed"] for row in written["tried"]} == {0}
     assert {row["seed"] for row in written["rows"]} == {1}

@@ -319,7 +319,12 @@ def test_every_part_of_a_configuration_is_in_the_key(judge):
     keys += [key(late, weights="others"), key(late, priors={"gaussian": (PRIOR, "another")})]
     keys += [key(cell()), key(cell(clip=True))]
     keys += [
-        key(late, judge=SimpleNamespace(features=features, reference=replace(judge.reference, fingerprint=data)))
+        key(
+            late,
+            judge=SimpleNamespace(
+                features=features, second_features=None, reference=replace(judge.reference, fingerprint=data)
+            ),
+        )
         for features, data in (("halves", "data"), ("quarters", "other data"))
     ]
     assert len(set(keys)) == len(keys)
@@ -327,16 +332,18 @@ def test_every_part_of_a_configuration_is_in_the_key(judge):
 
 
 def test_cells_under_the_key_of_an_earlier_version_are_found_and_none_is_measured_again(judge, undisturbed, tmp_path):
-    known = SimpleNamespace(features="quarters", reference=replace(judge.reference, fingerprint=fingerprint("data")))
+    known = SimpleNamespace(
+        features="quarters", second_features=None, reference=replace(judge.reference, fingerprint=fingerprint("data"))
+    )
     one = plan([cell()], {"exact": replace(subject(judge), judge=known, weights=fingerprint(b"weights"))})[0]
     assert one.key != one.key.former
     before = replace(one, configuration=formerly(one.configuration))
     path = tmp_path / "cells" / f"{one.key.former}.safetensors"
-    write_cell(path, before, Outcome("done", "", figures=judge(pictures(20, 3) / 2 + 0.5)))
+    write_cell(path, before, Outcome("done", "", figures=judge(pictures(20, 3))))
     sweep = Sweep([one], {"exact": subject(judge)}, Lab(tmp_path))
     sweep.measure()
     assert [path.stem for path in (tmp_path / "cells").iterdir()] == [one.key.former]
-    assert sweep.outcome(one).figures.frechet == judge(pictures(20, 3) / 2 + 0.5).frechet
+    assert sweep.outcome(one).figures.frechet == judge(pictures(20, 3)).frechet
 
 
 def test_changed_weights_have_another_fingerprint():
@@ -467,7 +474,7 @@ def test_few_samples_are_warned_of_with_the_rank(judge):
 
 def test_without_held_out_images_copies_are_not_looked_for(files):
     reference = opened(files, Quarters(), held_out=False)
-    figures = Judge(Quarters(), reference)(pictures(40, 5) / 2 + 0.5)
+    figures = Judge(Quarters(), reference)(pictures(40, 5))
     assert figures.copied is None and figures.frechet.value > 0
 
 

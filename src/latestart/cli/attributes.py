@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latestart.checks import PRECISIONS
+from latestart.checks import ARCHITECTURES, PRECISIONS
 from latestart.cli.options import with_settings
 from latestart.cli.support import bar, look_for, say
 from latestart.settings import Settings, seed_setting, setting
@@ -27,6 +27,13 @@ class ClassifierSettings(Settings):
     epochs: int = setting(12, "Passes over the images.", least=1)
     seed: int = seed_setting("Seed of the weights, the order and the shifts or the noise.")
     mixed_precision: str = setting("no", "bf16: train in half precision; no: in float32.", choices=PRECISIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesSettings(ClassifierSettings):
+    architecture: str = setting(
+        "convolutions", "convolutions, or mixer for a second feature space of another kind.", choices=ARCHITECTURES
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +89,9 @@ def attributes(
     say(f"wrote {out}")
 
 
-@with_settings(ClassifierSettings)
+@with_settings(FeaturesSettings)
 def classifier(
-    asked: ClassifierSettings,
+    asked: FeaturesSettings,
     images: Annotated[
         Path, typer.Argument(help="Images with labels, or with known attributes as `experiment faces` writes them.")
     ],
@@ -100,7 +107,7 @@ def classifier(
     from latestart.classifiers.known import combined, load_known
 
     with training() as advance:
-        options = (asked.epochs, asked.seed, advance, asked.mixed_precision)
+        options = (asked.epochs, asked.seed, advance, asked.mixed_precision, asked.architecture)
         trained, score = train_features(combined(load_known(images)), *options)
     trained.save(out)
     say(f"{score} held-out images")

@@ -51,8 +51,8 @@ def frechet(a: Any, b: Any, features: str | Extractor) -> float:
     Args:
         a, b: images, whatever `as_images` takes, floats in [0, 1]; or feature statistics (a `Gaussian`, as
             `feature_statistics` returns).
-        features: the name of a shipped extractor ("mnist"), or a function from images `(B, C, H, W)` in [0, 1] to
-            features `(B, F)`, such as `features.InceptionFeatures(weights)`.
+        features: the name of an extractor ("mnist", "efficientnet-lite0"), or a function from images `(B, C, H, W)` in
+            [0, 1] to features `(B, F)`, such as `features.InceptionFeatures(weights)`.
 
     As many images as features, or fewer, are warned of, with the rank of their covariance.
 
@@ -124,7 +124,7 @@ class FrechetTo:
     def __init__(self, reference: Gaussian) -> None:
         reference = reference.to("cpu")
         self.mean = reference.mean.double()
-        self.trace = reference.basis.multiplicity.to(reference.variances) @ reference.variances
+        self.trace = reference.total_variance
         self.factor = _factor(reference)
 
     def __call__(self, features: Tensor) -> float:

@@ -125,6 +125,11 @@ class Gaussian(Around, Prior):
         warn_of_unit_range(images.bare, sums.shape, sums.value_range)
         return cls.of(sums)
 
+    @property
+    def total_variance(self) -> Tensor:
+        """The trace of the covariance, float64."""
+        return self._multiplicity.to(self.variances) @ self.variances
+
     @classmethod
     def of(cls, sums: Sums) -> "Gaussian":
         """The Gaussian with the mean and the covariance (over n - 1) of accumulated images."""

@@ -40,16 +40,22 @@ VERSION = 1  # of the cells' files
 KIND = "sweep-cell"
 MEASURED = ("done", "failed")  # the statuses of a cell's file
 REPLICATES = ("replicates", "recall_replicates")
+ALL_REPLICATES = (*REPLICATES, "second_replicates")
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, its whole configuration, and its steps, or the reason why there are none."""
+    """A cell, its whole configuration, and its steps, or the reason why there are none.
+
+    The name of the second features is no part of the configuration: a cell that was measured with others, or without
+    any, is the same cell, and its file says which.
+    """
 
     cell: Cell
     configuration: dict[str, Any]
     steps: int | None
     reason: str = ""
+    second: str | None = None
 
     @cached_property
     def key(self) -> Print:
@@ -144,7 +150,7 @@ def measured(
     if result.nfe != cell.nfe:
         raise RuntimeError(f"{result.nfe} evaluations were spent on each sample, expected {cell.nfe}")
     sigma = result.sigma if math.isfinite(result.sigma) else None
-    return Outcome("done", "", figures=subject.judge(result.images.cpu()), sigma=sigma)
+    return Outcome("done", "", figures=subject.judge(result.samples.cpu()), sigma=sigma)
 
 
 def classes_in_turn(model: Any, n: int) -> Tensor | None:
@@ -199,7 +205,7 @@ def _planned(cell: Cell, subject: Subject) -> Planned:
         "features": subject.judge.features,
         "reference": subject.judge.reference.fingerprint,
     }
-    return Planned(cell, configuration, steps, reason)
+    return Planned(cell, configuration, steps, reason, subject.judge.second_features)
 
 
 def again(planned: Planned) -> Planned:
@@ -220,13 +226,13 @@ def write_cell(path: Path, planned: Planned, outcome: Outcome) -> None:
     metadata |= {"reason": outcome.reason, "sigma": outcome.sigma, "seconds": round(outcome.seconds, 3)}
     tensors = {}
     if outcome.figures is not None:
-        metadata["figures"] = outcome.figures.estimates()
-        tensors = {name: getattr(outcome.figures, name) for name in REPLICATES}
+        metadata |= {"figures": outcome.figures.estimates(), "second": planned.second}
+        tensors = {name: rows for name in ALL_REPLICATES if (rows := getattr(outcome.figures, name)) is not None}
     save_tensors(path, KIND, tensors, metadata)
 
 
 def read_cell(path: Path, planned: Planned) -> Outcome:
-    """Read what `write_cell` wrote for this very cell.
+    """Read what `write_cell` wrote for this very cell; without figures that it did not know, or of other features.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -242,12 +248,15 @@ def read_cell(path: Path, planned: Planned) -> Outcome:
             raise ValueError(f"expected a status of {', '.join(MEASURED)}, received {status!r}")
         sigma, seconds = metadata["sigma"], metadata["seconds"]
         done = status == MEASURED[0]
-        estimates = metadata["figures"] if done else {}
+        estimates = dict(metadata["figures"]) if done else {}
+        if metadata.get("second") != planned.second:
+            estimates["second"] = None
         known = {name: Estimate(**ends) for name, ends in estimates.items() if ends is not None}
         for number in (sigma or 0.0, seconds, *(end for one in known.values() for end in astuple(one))):
             if isinstance(number, bool) or not isinstance(number, int | float) or math.isnan(number):
                 raise ValueError(f"expected a number, received {number!r}")
-        replicates = {name: tensors[name] for name in REPLICATES if done}
+        names = ALL_REPLICATES if "second" in known else REPLICATES
+        replicates = {name: tensors[name] for name in names if done}
         for name, row in replicates.items():
             if row.ndim != 1 or not row.isfinite().all():
                 raise ValueError(f"expected finite numbers in a row as {name}, received {tuple(row.shape)}")

@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from latestart.lab.judge import Figures, Floor
 
 __all__ = [
-    "NAME", "Report", "command_given", "escaped", "facts_of", "floor_sentence", "machine_kind", "markdown_table",
-    "named", "not_measured", "number", "place", "prior_title", "quality", "setting_of", "setup_facts", "show",
-    "spread", "start_of", "table",
+    "BESIDE", "NAME", "QUALITY", "Report", "also", "command_given", "escaped", "facts_of", "floor_sentence",
+    "machine_kind", "markdown_table", "named", "not_measured", "number", "place", "prior_title", "quality",
+    "setting_of", "setup_facts", "show", "spread", "start_of", "table",
 ]  # fmt: skip
 
 NAME = "report.md"
-WIDTH = 160  # of tables that are not printed to a terminal
+WIDTH = 200  # of tables that are not printed to a terminal
 RULES = {"right": "---:", "center": ":---:"}
 PART = r"[^\s/|,;:=\"'`()\[\]]+"
 PLACE = re.compile(rf"(?<![\w./~<])/(?:{PART}/)+{PART}")  # an absolute path of two parts or more, in running text
@@ -98,9 +98,29 @@ def named(estimate: Estimate | None, form: str = "") -> str:
     return f"{value} [{low}, {high}]"
 
 
-def quality(figures: "Figures") -> tuple[str, str, str]:
-    """Return the distance, the recall and the share of copies of a set of samples, as cells of a table."""
-    return spread(figures.frechet), spread(figures.recall, ".3f"), spread(figures.copied, ".3f")
+QUALITY = ("Fréchet", "recall", "copied", "second", "variance")  # the columns of `quality`
+BESIDE = (
+    "second: the distance in a second feature space; variance: of the samples before they are clipped, over the data's"
+)
+
+
+def quality(figures: "Figures") -> tuple[str, ...]:
+    """Return the figures of a set of samples as cells of a table, in the columns `QUALITY`.
+
+    The distance, the recall, the share of copies, the distance in the second feature space, and the variance.
+    """
+    shares = (spread(one, ".3f") for one in (figures.recall, figures.copied))
+    return spread(figures.frechet), *shares, spread(figures.second), spread(figures.variance, ".2f")
+
+
+def also(figures: "Figures", intervals: bool = False) -> list[str]:
+    """Return the second distance and the variance in words, each where it is known: `second 36.9`."""
+    known = {"second": (figures.second, ""), "variance": (figures.variance, ".2f")}
+    return [
+        f"{name} {named(one, form) if intervals else number(one.value, form)}"
+        for name, (one, form) in known.items()
+        if one is not None
+    ]
 
 
 def setup_facts(settings: Any, chosen: bool = False) -> dict[str, Any]:
@@ -139,8 +159,11 @@ def floor_sentence(floor: "Floor | None", samples: int) -> str:
             "without images that the model has not seen, there is no floor beside the distances and no share of copies"
         )
     fewer = "" if floor.images >= samples else f", a little too high, since there are {samples:,} samples"
-    score = named(floor.frechet)
-    return f"{floor.images:,} images that the model has not seen score {score}: the floor{fewer}"
+    score, second = (
+        named(floor.frechet),
+        "" if floor.second is None else f", in the second features {named(floor.second)}",
+    )
+    return f"{floor.images:,} images that the model has not seen score {score}{second}: the floor{fewer}"
 
 
 def not_measured(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -84,7 +84,12 @@ class Conditions(Sampling):
     """The samples, and the features by which they are compared with the data."""
 
     features: str | None = setting(
-        None, "A shipped extractor, a classifier's file, or that of the Inception weights; default: the model's."
+        None,
+        "A shipped extractor, efficientnet-lite0, a classifier's file, or that of the Inception weights; default: the "
+        "model's.",
+    )
+    second: str | None = setting(
+        None, "A second feature space, named as the first, for a distance beside; default: the shipped model's, if any."
     )
 
 

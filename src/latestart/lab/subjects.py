@@ -66,9 +66,11 @@ def open_subjects(grid: Grid, lab: Lab) -> dict[str, Subject]:
     if grid.images is None:
         judges = {name: _own_judge(bundle, grid) for name, bundle in bundles.items()}
     else:
-        extract = _extractor(bundles[grid.model[0]], grid)
+        first = bundles[grid.model[0]]
+        extract, second = _extractor(first, grid), _second(first, grid)
         kept = Path(grid.statistics) if grid.statistics else lab.out / "statistics.safetensors"
-        judges = dict.fromkeys(grid.model, Judge(extract, reference_of(grid.images, grid.held_out, extract, kept, lab)))
+        reference = reference_of(grid.images, grid.held_out, extract, kept, lab, second)
+        judges = dict.fromkeys(grid.model, Judge(extract, reference, second))
     for name, (network, _) in networks.items():
         if sample_shape(network) != (images := judges[name].reference.shape):
             raise ValueError(f"the samples of {name} are {sample_shape(network)}, the images {images}")
@@ -210,13 +212,29 @@ def _own_judge(bundle: zoo.Bundle, grid: Grid) -> Judge:
             "give the training images, to have those of other features computed"
         )
     _refuse_alone(grid.held_out)
-    return Judge(extract, shipped_reference(bundle))
+    second, own = _second(bundle, grid), bundle.second
+    if second is not None and (own is None or second.name != own.name):
+        theirs = "none of second features" if own is None else f"of the second features {own.name}"
+        raise ValueError(
+            f"the statistics beside {bundle.path} are {theirs}, received {second.name}: give the training images, to "
+            "have those of other features computed"
+        )
+    return Judge(extract, shipped_reference(bundle), second)
 
 
 def _extractor(bundle: zoo.Bundle, grid: Grid) -> Any:
     if grid.features is None and not (bundle.path / "classifier.safetensors").is_file():
         raise ValueError(f"{bundle.path} brings no features: give a shipped model's name, or a file of weights")
-    extract = bundle.features if grid.features is None else open_features(grid.features)
+    return _placed(bundle.features if grid.features is None else open_features(grid.features))
+
+
+def _second(bundle: zoo.Bundle, grid: Grid) -> Any:
+    """Return the second extractor: the one that is named, else the model's own, or None."""
+    return _placed(bundle.second if grid.second is None else open_features(grid.second))
+
+
+def _placed(extract: Any) -> Any:
+    """Return an extractor, a classifier on the device of this process."""
     if isinstance(extract, ClassifierFeatures):
         extract.classifier.to(own_device())
     return extract

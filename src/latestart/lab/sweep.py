@@ -67,7 +67,7 @@ TEXT, WHOLE, REAL, TRUTH = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 COLUMNS = {
     **{"model": TEXT, "weights": TEXT, "sampler": TEXT, "nfe": WHOLE, "steps": WHOLE, "prior": TEXT, "t_start": REAL},
     **{"sigma": REAL, "spacing": TEXT, "clip": TRUTH, "samples": WHOLE, "seed": WHOLE, "features": TEXT, "key": TEXT},
-    **{"status": TEXT, "reason": TEXT},
+    **{"second_features": TEXT, "status": TEXT, "reason": TEXT},
     **{name: REAL for figure in FIGURES for name in (figure, f"{figure}_low", f"{figure}_high")},
 }
 WANTING = ("failed", "left")  # cells that could be measured and are not
@@ -200,6 +200,8 @@ class Sweep:
         cell, subject = planned.cell, self.subjects[planned.cell.model]
         row = dict.fromkeys(COLUMNS) | asdict(cell) | {"key": planned.key, "steps": planned.steps}
         row |= {"weights": subject.weights, "features": subject.judge.features, "sigma": outcome.sigma}
+        if outcome.figures is not None and outcome.figures.second is not None:
+            row["second_features"] = subject.judge.second_features
         row |= {"status": outcome.status, "reason": outcome.reason}
         for name in ESTIMATES:
             row |= columns(name, getattr(outcome.figures, name, None))

@@ -16,6 +16,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from latestart.checks import whole_number
+from latestart.data import to_unit
 from latestart.denoisers.adapter import Counted, as_network
 from latestart.denoisers.conditions import Conditions
 from latestart.gaussians.prior import StartDistribution, as_start
@@ -54,7 +55,7 @@ class Result(Record):
     @property
     def images(self) -> Tensor:
         """The samples in [0, 1], `(n, *shape)`."""
-        return (self.samples / 2 + 0.5).clamp(0, 1)
+        return to_unit(self.samples)
 
 
 @torch.inference_mode()

@@ -140,11 +140,11 @@ class _Ways:
         return None if way is None else way.figures
 
     def _way(self, planned: Planned, readings: Readings) -> Way:
-        judge, features, seed = self.kept.subject.judge, readings.features, self.settings.seed
+        judge, features, seed = self.kept.subject.judge, readings.read.features, self.settings.seed
         assert planned.steps is not None
         return Way(
             cell=planned.cell, steps=planned.steps, doubtful=doubtful(readings.classes),
-            figures=judge.figures(features, readings.copied, seed),
+            figures=judge.figures(readings.read, seed),
             diversity=Diversity(
                 attributes=self._against(self.data.read, readings), vendi_data=self.variety,
                 vendi=vendi(features[: len(judge.reference.real)], seed=seed),

@@ -19,7 +19,7 @@ from latestart.evaluation.diversity import Attribute
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.diversity.results import Facts, Gain, Result, Way
 from latestart.lab.drawing import ends, log_ticks, sample_sheet, save, ticks
-from latestart.lab.report import Report, floor_sentence, number, setup_facts, spread, table
+from latestart.lab.report import BESIDE, QUALITY, Report, floor_sentence, number, quality, setup_facts, spread, table
 
 __all__ = ["chart", "divergence_table", "page", "samples", "sentences", "shares_table", "ways_table"]
 
@@ -67,15 +67,16 @@ def ways_table(result: Result) -> Table:
     for way in result.shown:
         *shares, copied = (spread(getattr(way.figures, name), ".3f") for name in (*OVERLAP, "copied"))
         copied += " *" if way.figures.copies else ""
-        rows.append([escape(way.title), spread(way.figures.frechet), *shares, copied, spread(way.diversity.vendi)])
+        distance, *_, second, variance = quality(way.figures)
+        rows.append([escape(way.title), distance, *shares, copied, second, variance, spread(way.diversity.vendi)])
     score = spread(result.shown[0].diversity.vendi_data)
     return table(
         "How good the samples are, how much of the data they meet, how many copy or differ, with 95% intervals",
-        "way", "Frechet", *OVERLAP, "copied", "Vendi", left=("way",),
+        "way", "Frechet", *OVERLAP, "copied", *QUALITY[-2:], "Vendi", left=("way",),
         caption=f"{result.settings.samples:,} samples of each way, seed {result.settings.seed + 1}, chosen with seed "
         f"{result.settings.seed}; features {result.features}; copied: the share of copies, 0.01 of new images, * where "
-        f"its interval lies above {BAR:g}; Vendi: the number of different images",
-        rows=[*rows, ["the same number of images of the data", *("",) * 5, score]],
+        f"its interval lies above {BAR:g}; {BESIDE}; Vendi: the number of different images",
+        rows=[*rows, ["the same number of images of the data", *("",) * 7, score]],
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """Readings of a way's samples: sampled once, read, and kept the moment that is done.
 
 A file holds what the classifier and the features make of the images, so that all figures are made anew at every call,
-except the share of copies, for which all pixels are needed. Several processes share the ways by their cost.
+except the share of copies and the variance, for which all pixels are needed. Several processes share the ways by their
+cost.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 
 from latestart.classifiers.readers import Reader
-from latestart.data import in_unit_range, to_pixels
+from latestart.data import to_pixels, to_unit
 from latestart.evaluation.quality import Estimate
 from latestart.files import load_tensors, save_tensors
 from latestart.lab.cells import Meter, Planned, describe, measured
 from latestart.lab.experiment import Lab, Progress
+from latestart.lab.judge import Reading
 from latestart.lab.store import Print, Store, is_of, key_of
 from latestart.lab.subjects import Subject
 from latestart.lab.sweep import attempt, own_work
@@ -27,6 +29,7 @@ from latestart.lab.sweep import attempt, own_work
 __all__ = ["KIND", "KeptReadings", "Readings"]
 
 KIND = "diversity-cell"
+ESTIMATES = ("copied", "variance")  # of a reading, each in a tensor of three numbers
 SHOWN = 16
 
 
@@ -34,16 +37,14 @@ class Readings(NamedTuple):
     """The stored form of a way's images.
 
     Attributes:
-        features: `(N, F)`.
+        read: by the judge, without figures that files of earlier versions lack.
         classes: of each attribute, class indices or probabilities of all images.
         images: the first 16, uint8.
-        copied: the share of copies; None without unseen images, and in files from before copies were counted.
     """
 
-    features: Tensor
+    read: Reading
     classes: dict[str, Tensor]
     images: Tensor
-    copied: Estimate | None
 
 
 class KeptReadings:
@@ -100,23 +101,28 @@ class KeptReadings:
         if not is_of(metadata.get("configuration"), self._configuration(planned)):
             raise ValueError(f"it holds another way than {describe(planned.cell)}")
         classes = {name: tensors[f"classes.{name}"] for name in self.reader.values}
-        copied = Estimate(*tensors["copied"].tolist()) if "copied" in tensors else None
-        return Readings(tensors["features"], classes, tensors["images"], copied)
+        second = tensors.get("second") if metadata.get("second") == self.subject.judge.second_features else None
+        known = {name: Estimate(*tensors[name].tolist()) for name in ESTIMATES if name in tensors}
+        return Readings(Reading(features=tensors["features"], second=second, **known), classes, tensors["images"])
 
     def _sample(self, planned: Planned, meter: Meter) -> None:
         judge: Any = self._read  # readings of the images in place of their figures
         began = time.monotonic()
         outcome = measured(replace(self.subject, judge=judge), planned, self.batch_size, meter)
         readings: Any = outcome.figures
-        tensors = {"features": readings.features, "images": readings.images}
+        tensors = {"features": readings.read.features, "images": readings.images}
         tensors |= {f"classes.{name}": classes for name, classes in readings.classes.items()}
-        if readings.copied is not None:
-            tensors["copied"] = torch.tensor(tuple(asdict(readings.copied).values()), dtype=torch.float64)
+        if readings.read.second is not None:
+            tensors["second"] = readings.read.second
+        for name in ESTIMATES:
+            if (estimate := getattr(readings.read, name)) is not None:
+                tensors[name] = torch.tensor(astuple(estimate), dtype=torch.float64)
         seconds = round(time.monotonic() - began, 3)
-        metadata = {"configuration": self._configuration(planned), "sigma": outcome.sigma, "seconds": seconds}
+        metadata: dict[str, Any] = {"configuration": self._configuration(planned)}
+        metadata |= {"second": self.subject.judge.second_features}
+        metadata |= {"sigma": outcome.sigma, "seconds": seconds}
         save_tensors(self.path(planned), KIND, tensors, metadata)
 
-    def _read(self, images: Tensor) -> Readings:
-        judge = self.subject.judge
-        copied = None if judge.copying is None else judge.copying(images).copied
-        return Readings(judge.extract(in_unit_range(images)), self.reader(images), to_pixels(images[:SHOWN]), copied)
+    def _read(self, samples: Tensor) -> Readings:
+        read, images = self.subject.judge.read(samples), to_unit(samples)
+        return Readings(read, self.reader(images), to_pixels(images[:SHOWN]))

@@ -282,7 +282,7 @@ def _floor(subject: Subject, samples: int) -> tuple[Figures | None, int]:
     if copying is None:
         return None, 0
     unseen = Images(torch.cat([copying[1].pixels, copying[2].pixels]))[:samples]
-    return replace(subject.judge(unseen.unit()), copied=unseen_copies(*copying)), len(unseen)
+    return replace(subject.judge(unseen.floats()), copied=unseen_copies(*copying)), len(unseen)
 
 
 def unseen_copies(train: Images, held_out: Images, second: Images) -> Estimate | None:

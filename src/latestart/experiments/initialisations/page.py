@@ -13,7 +13,7 @@ from latestart.experiments.initialisations.measure import Comparison, Row
 from latestart.experiments.initialisations.settings import counted
 from latestart.lab.drawing import GREY, band, figure, log_ticks, save
 from latestart.lab.judge import Floor
-from latestart.lab.report import Report, facts_of, floor_sentence, quality, spread, table
+from latestart.lab.report import BESIDE, QUALITY, Report, facts_of, floor_sentence, quality, spread, table
 
 __all__ = ["draw", "page", "starts_table"]
 
@@ -43,7 +43,7 @@ def page(result: Comparison, folder: Path) -> Report:
     draw(folder / "initialisations.png", result)
     settings = result.settings
     facts = facts_of(result, seed=f"{settings.seed} for the choice of starts, {settings.seed + 1} for the figures")
-    floor = None if result.floor is None else Floor(result.unseen, result.floor.frechet)
+    floor = None if result.floor is None else Floor(result.unseen, result.floor.frechet, result.floor.second)
     lines = [floor_sentence(floor, settings.samples)]
     lines += [f"failed: {what}: {reason}" for what, reason in result.failed.items()]
     lines += [f"{kind}: {words}" for kind, words in result.fitted.items()]
@@ -61,10 +61,11 @@ def starts_table(result: Comparison) -> Table:
     copied = "" if floor is None else "; copied of unseen images: every second one, compared with the others"
     made = table(
         f"Start distributions, each at its own best start: {Path(settings.model).name}, {settings.sampler.upper()}",
-        "NFE", "start distribution", "t", "Fréchet", "/ Gaussian", "recall", "copied", left=("start distribution",),
+        "NFE", "start distribution", "t", QUALITY[0], "/ Gaussian", *QUALITY[1:], left=("start distribution",),
         caption=f"{settings.samples:,} samples; starts chosen with seed {settings.seed}, all figures with seed "
         f"{settings.seed + 1}, with 95% intervals, paired for the ratio to the Gaussian; ≤ ≥ the end of the grid of "
-        f"starts; * the best start that does not copy (copied above {BAR:g}) where the best of all does{copied}",
+        f"starts; * the best start that does not copy (copied above {BAR:g}) where the best of all does{copied}; "
+        f"{BESIDE}",
     )  # fmt: skip
     for nfe, rows in _by_nfe(result).items():
         best = min(row.figures.frechet.value for row in rows)

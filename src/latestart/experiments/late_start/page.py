@@ -10,7 +10,19 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments.late_start.critical_levels import Level
 from latestart.experiments.late_start.measure import WITHIN, Curve, Line
 from latestart.lab.drawing import COLORS, GREY, band, figure, save
-from latestart.lab.report import Report, floor_sentence, named, number, prior_title, setup_facts, spread, table
+from latestart.lab.report import (
+    BESIDE,
+    QUALITY,
+    Report,
+    floor_sentence,
+    named,
+    number,
+    prior_title,
+    quality,
+    setup_facts,
+    spread,
+    table,
+)
 
 __all__ = ["draw", "page", "sentences"]
 
@@ -105,13 +117,14 @@ def starts_table(result: Curve) -> Table:
     rows = []
     for line in result.lines:
         for point in line.points:
-            shares = (spread(one, ".3f") for one in (point.relative, point.figures.recall, point.figures.copied))
+            distance, *others = quality(point.figures)
             start = (prior_title(line.prior), f"{point.t:.0f}", str(point.steps))
-            rows.append((*start, spread(point.figures.frechet), *shares))
+            rows.append((*start, distance, spread(point.relative, ".3f"), *others))
     return table(
         f"DDPM, the last of {result.length:,} steps, by where it is started, with 95% intervals",
-        "start from", "t", "steps", "Fréchet", "/ full run", "recall", "copied", left=("start from",),
-        caption="/ full run: the distance over that of the full run, by paired replicates", rows=rows, sections=1,
+        "start from", "t", "steps", QUALITY[0], "/ full run", *QUALITY[1:], left=("start from",),
+        caption=f"/ full run: the distance over that of the full run, by paired replicates; {BESIDE}",
+        rows=rows, sections=1,
     )  # fmt: skip
 
 

@@ -76,7 +76,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Over the seeds, at one number of evaluations: mean distances, their ratio, recalls and shares of copies."""
+    """Over the seeds, at one number of evaluations: mean distances, their ratio, and by network all other figures."""
 
     nfe: int
     all: Estimate
@@ -84,6 +84,8 @@ class Summary:
     ratio: Estimate
     recall: dict[str, Estimate | None]
     copied: dict[str, Estimate | None]
+    second: dict[str, Estimate | None]
+    variance: dict[str, Estimate | None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -125,11 +127,16 @@ class LateTraining(Experiment[LateTrainingSettings, Pairs]):
                 be drawn.
         """
         if settings.images is None:
+            if settings.second is not None:
+                raise ValueError(
+                    f"second={settings.second}: the images of MNIST have a second feature space, and take no other"
+                )
             bundle = zoo.load("mnist")
             return compare(settings, bundle.images("train"), shipped_judge(bundle), lab)
         extract, kept = open_features(settings.features), lab.out / "statistics.safetensors"
-        reference = reference_of(settings.images, settings.held_out, extract, kept, lab)
-        return compare(settings, load_images(settings.images), Judge(extract, reference), lab)
+        second = None if settings.second is None else open_features(settings.second)
+        reference = reference_of(settings.images, settings.held_out, extract, kept, lab, second)
+        return compare(settings, load_images(settings.images), Judge(extract, reference, second), lab)
 
 
 def compare(settings: LateTrainingSettings, data: Images, judge: Judge, lab: Lab) -> Pairs | None:
@@ -212,23 +219,25 @@ def _pairs(settings: LateTrainingSettings, subjects: dict[str, Subject], lab: La
 
 def _summary(pairs: list[Pair]) -> Summary:
     figures = {network: [getattr(pair, network) for pair in pairs] for network in NETWORKS}
-    distances = {network: over_seeds([f.frechet.value for f in mine]) for network, mine in figures.items()}
+    distances: dict[str, Any] = {
+        network: over_seeds([f.frechet.value for f in mine]) for network, mine in figures.items()
+    }
     logs = over_seeds(np.log([pair.ratio for pair in pairs]))
     ratio = Estimate(*(float(np.exp(end)) for end in (logs.value, logs.low, logs.high)))
-    recall, copied = (
-        {network: _share([getattr(f, name) for f in mine]) for network, mine in figures.items()}
-        for name in ("recall", "copied")
-    )
-    return Summary(nfe=pairs[0].nfe, ratio=ratio, recall=recall, copied=copied, **distances)
+    others: dict[str, Any] = {
+        name: {network: _within([getattr(f, name) for f in mine], most) for network, mine in figures.items()}
+        for name, most in (("recall", 1.0), ("copied", 1.0), ("second", np.inf), ("variance", np.inf))
+    }
+    return Summary(nfe=pairs[0].nfe, ratio=ratio, **others, **distances)
 
 
-def _share(estimates: list[Estimate | None]) -> Estimate | None:
-    """Over the seeds, within 0 and 1; None if not known of all."""
+def _within(estimates: list[Estimate | None], most: float) -> Estimate | None:
+    """Over the seeds, from 0 to `most`; None if not known of all."""
     known = [estimate.value for estimate in estimates if estimate is not None]
     if len(known) < len(estimates):
         return None
     over = over_seeds(known)
-    return Estimate(over.value, max(0.0, over.low), min(1.0, over.high))
+    return Estimate(over.value, max(0.0, over.low), min(most, over.high))
 
 
 def over_seeds(values: Any) -> Estimate:

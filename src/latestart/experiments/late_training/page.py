@@ -10,7 +10,7 @@ from rich.table import Table
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.late_training.measure import Pairs
 from latestart.lab.drawing import COLORS, GREY, ends, figure, save
-from latestart.lab.report import Report, prior_title, spread, table
+from latestart.lab.report import BESIDE, QUALITY, Report, prior_title, spread, table
 
 __all__ = ["draw", "page", "pairs_table"]
 
@@ -34,16 +34,17 @@ def pairs_table(result: Pairs) -> Table:
     settings = result.settings
     made = table(
         f"Networks trained on all levels, and on those below sigma = {result.max_sigma:.3g} (t < {settings.start})",
-        "NFE", "trained on", "Fréchet", "late / all", "recall", "copied", left=("trained on",),
+        "NFE", "trained on", "Fréchet", "late / all", *QUALITY[1:], left=("trained on",),
         caption=f"{settings.steps:,} steps on {result.images:,} images, {settings.seeds} seeds from {settings.seed}; "
         f"{settings.sampler.upper()} from {prior_title(settings.prior)} at t = {settings.start}, "
-        f"{settings.samples:,} samples, features {result.features}; 95% intervals over the seeds",
+        f"{settings.samples:,} samples, features {result.features}; 95% intervals over the seeds; {BESIDE}",
     )  # fmt: skip
     for one in result.summary:
         for network, (title, _) in LOOKS.items():
             ratio = f"[bold]{spread(one.ratio, '.3f')}[/]" if network == "late" else ""
-            shares = (spread(known[network], ".3f") for known in (one.recall, one.copied))
-            made.add_row(str(one.nfe), title, spread(getattr(one, network)), ratio, *shares)
+            columns = ((one.recall, ".3f"), (one.copied, ".3f"), (one.second, ""), (one.variance, ".2f"))
+            others = (spread(known[network], form) for known, form in columns)
+            made.add_row(str(one.nfe), title, spread(getattr(one, network)), ratio, *others)
         made.add_section()
     return made
 

@@ -19,7 +19,10 @@ class LateTrainingSettings(Settings):
         None, "The training set: parquet, folder or npz; default: 2,000 images of MNIST.", of="file"
     )
     held_out: str | None = setting(None, "Images that are not trained on, to find copies with.", of="file", kept=False)
-    features: str = setting("mnist", "A shipped extractor, or a file of weights.")
+    features: str = setting("mnist", "A shipped extractor, efficientnet-lite0, or a file of weights.")
+    second: str | None = setting(
+        None, "A second feature space for the images, named as the first; default: none, but for those of MNIST."
+    )
     start: int = setting(
         500, "The late start, in t of 1,000, and the end of the late network's levels.", least=2, most=1000
     )

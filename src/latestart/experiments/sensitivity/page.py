@@ -13,7 +13,18 @@ from latestart.experiments.sensitivity.settings import FEWEST
 from latestart.experiments.sensitivity.windows import WITHIN, Off
 from latestart.lab.divergence import SEEN
 from latestart.lab.drawing import COLORS, GREY, band, figure, log_ticks, save
-from latestart.lab.report import Report, facts_of, floor_sentence, not_measured, prior_title, quality, spread, table
+from latestart.lab.report import (
+    BESIDE,
+    QUALITY,
+    Report,
+    facts_of,
+    floor_sentence,
+    not_measured,
+    prior_title,
+    quality,
+    spread,
+    table,
+)
 from latestart.noise import when
 
 __all__ = ["best_table", "draw", "off_table", "page", "windows_table"]
@@ -102,9 +113,9 @@ def windows_table(curves: list[Curve]) -> Table:
 
 
 def best_table(curves: list[Curve]) -> Table:
-    """A row for each curve: the distance, the recall and the share of copies of its best start."""
-    names = ("prior", "NFE", "t", "Fréchet", "recall", "copied")
-    made = table("The best starts, with 95% intervals", *names, left=("prior",))
+    """A row for each curve: the figures of its best start."""
+    names = ("prior", "NFE", "t", *QUALITY)
+    made = table("The best starts, with 95% intervals", *names, left=("prior",), caption=BESIDE)
     for curve in curves:
         made.add_row(*_head(curve), f"{curve.window.best:.0f}", *quality(curve.figures[curve.best]))
     return made

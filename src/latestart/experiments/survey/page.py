@@ -10,7 +10,7 @@ from rich.table import Table
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.survey.measure import Survey
 from latestart.lab.judge import Floor
-from latestart.lab.report import Report, floor_sentence, not_measured, number, spread, start_of, table
+from latestart.lab.report import BESIDE, Report, floor_sentence, not_measured, number, spread, start_of, table
 
 __all__ = ["floor_sentences", "page"]
 
@@ -46,11 +46,13 @@ def cells_table(rows: list[Row]) -> Table:
         cells = [*([escape(row["model"])] if several else []), row["sampler"], str(row["nfe"]), *start_of(row)]
         cells += [spread(_estimate(row, "frechet")), spread(_estimate(row, "gain"), ".2f")]
         cells += [number(row[name], ".3f") for name in SHARES]
+        cells += [spread(_estimate(row, "second")), number(row["variance"], ".2f")]
         bold = row["frechet"] == best[row["model"], row["nfe"]]
         lines.append([f"[bold]{cell}[/]" for cell in cells] if bold else cells)
     return table(
         "Frechet distance to the data (lower is better) at equal network evaluations, with 95% intervals",
-        *(["model"] if several else []), "sampler", "NFE", "start", "spacing", "Frechet", "gain", *SHARES,
+        *(["model"] if several else []), "sampler", "NFE", "start", "spacing", "Frechet", "gain", *SHARES, "second",
+        "variance",
         left=("model", "sampler", "start", "spacing"), caption=_caption(rows), rows=lines, sections=2 + several,
     )  # fmt: skip
 
@@ -66,4 +68,6 @@ def _caption(rows: list[Row]) -> str:
         "on the best of the full-noise cells above at the same sampler and evaluations, all of the same seed: the best "
         "of many rows is better than it would be if it were drawn again"
     )
-    return f"{counts}; features {features}; gain: {gain}"
+    second = " and ".join(sorted({row["second_features"] for row in rows if row["second_features"]}))
+    spaces = features + (f", second features {second}" if second else "")
+    return f"{counts}; features {spaces}; {BESIDE}; gain: {gain}"

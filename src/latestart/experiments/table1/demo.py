@@ -74,7 +74,7 @@ class Shown(Record):
 
 
 def _record(cell: Cell, figures: Figures) -> dict[str, Any]:
-    distance, known = figures.frechet, asdict(cell) | figures.estimates("recall", "copied")
+    distance, known = figures.frechet, asdict(cell) | figures.estimates("recall", "copied", "second", "variance")
     known |= {"frechet": distance.value, "low": distance.low, "high": distance.high}
     return {name: value for name, value in known.items() if name != "model"}
 

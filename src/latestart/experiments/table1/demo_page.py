@@ -13,7 +13,7 @@ from latestart.experiments.table1.rows import Row
 from latestart.experiments.table1.settings import GAUSSIAN, MIXTURE
 from latestart.lab.drawing import sample_sheet
 from latestart.lab.grid import FULL, PLAIN
-from latestart.lab.report import Report, floor_sentence, named, number, setting_of, setup_facts, table
+from latestart.lab.report import BESIDE, Report, floor_sentence, named, number, setting_of, setup_facts, table
 
 __all__ = ["draw", "page"]
 
@@ -52,7 +52,7 @@ def _table(result: Shown) -> Table:
         "Frechet distance to the training set (lower is better)",
         "start", *(f"{row.sampler.upper()}\nNFE {row.nfe}" for row in rows), left=("start",),
         caption="* the better of clipped and unclipped. The best of each kind was drawn again with the next seed, with "
-        "95% bootstrap intervals, paired for ratios",
+        f"95% bootstrap intervals, paired for ratios; {BESIDE}",
     )  # fmt: skip
     made.columns[0].no_wrap = True
     for spacing, clip in product(("leading", "trailing"), (False, True)):
@@ -66,9 +66,12 @@ def _table(result: Shown) -> Table:
     for kind, title in BEST.items():
         made.add_row(title, *(_cell(row.best[kind].figures.frechet) for row in rows), style="bold")
     made.add_section()
-    for name, kinds in (("recall", (FULL, GAUSSIAN, MIXTURE)), ("copied", (GAUSSIAN, MIXTURE))):
+    every = (FULL, GAUSSIAN, MIXTURE)
+    for name, form, kinds in (
+        ("recall", ".3f", every), ("copied", ".3f", every[1:]), ("second", "", every), ("variance", ".2f", every),
+    ):  # fmt: skip
         for kind in kinds:
-            shares = (_cell(getattr(row.best[kind].figures, name), ".3f") for row in rows)
+            shares = (_cell(getattr(row.best[kind].figures, name), form) for row in rows)
             made.add_row(f"{name}, {LATE.get(kind, BEST[kind])}", *shares)
     made.add_section()
     for name, title in GAINS.items():
@@ -77,7 +80,7 @@ def _table(result: Shown) -> Table:
     return made
 
 
-def _cell(estimate: Estimate, form: str = "") -> str:
+def _cell(estimate: Estimate | None, form: str = "") -> str:
     """An estimate above its interval."""
     return named(estimate, form).replace(" ", "\n", 1)
 

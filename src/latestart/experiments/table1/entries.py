@@ -70,8 +70,8 @@ def _on_papers_grid(cell: Cell, subject: Subject) -> Planned:
     try:
         paper_pndm.paper_grid(int(first), steps)
     except ValueError as error:
-        return Planned(planned.cell, configuration, None, first_line(error))
-    return Planned(planned.cell, configuration, steps)
+        return replace(planned, configuration=configuration, steps=None, reason=first_line(error))
+    return replace(planned, configuration=configuration, steps=steps, reason="")
 
 
 def _affordable(cell: Cell, subject: Subject) -> Planned:

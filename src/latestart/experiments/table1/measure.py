@@ -57,7 +57,7 @@ from latestart.sampling.seeds import white_noise
 
 __all__ = ["Gains", "Table", "Table1", "open_table"]
 
-ALONE = ("frechet", "recall", "copied")  # figures of a prior's own samples
+ALONE = ("frechet", "recall", "copied", "second", "variance")  # figures of a prior's own samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,12 +223,12 @@ class Table:
         return found, failed
 
     def _own_samples(self, prior: Any) -> Tensor:
-        """Samples of a prior in [0, 1], `(samples, *shape)`: at noise level 0, of the network's classes in turn."""
+        """Samples of a prior, `(samples, *shape)`: at noise level 0, of the network's classes in turn."""
         labels, parts = classes_in_turn(self.subject.network, self.settings.samples), []
         for index in torch.arange(self.settings.samples).split(self.settings.batch_size):
             z = white_noise(index.tolist(), prior.shape, self.settings.seed + 1).to(prior.device)
             y = prior.push(z, prior.own_labels(None if labels is None else labels[index]))
-            parts.append((y / 2 + 0.5).clamp(0, 1).cpu())
+            parts.append(y.cpu())
         return torch.cat(parts)
 
 

@@ -17,7 +17,8 @@ from latestart.experiments.table1.rows import BEST, Best, Row
 from latestart.experiments.table1.settings import GAUSSIAN, MIXTURE, PAPER
 from latestart.lab.drawing import COLORS, GREY, figure, log_ticks, save, ticks
 from latestart.lab.grid import FULL, PLAIN
-from latestart.lab.report import Report, floor_sentence, named, not_measured, number, setup_facts, table
+from latestart.lab.judge import second_over
+from latestart.lab.report import BESIDE, Report, also, floor_sentence, named, not_measured, number, setup_facts, table
 
 __all__ = ["draw", "headline", "page", "tables"]
 
@@ -55,6 +56,8 @@ def page(result: Gains, folder: Path) -> Report:
         f"sides of a ratio, is of what was chosen, drawn again with seed {settings.seed + 1}, by which nothing was "
         "chosen"
     )
+    if any(also(best.figures) for row in rows for best in row.best.values()):
+        lines.append(BESIDE)
     if any(row.clean for row in rows):
         lines.append(
             f"{CLEAN}: the best of the late starts whose share of copies is not above {BAR:g} with either seed (it is "
@@ -124,7 +127,7 @@ def _start(row: Row, kind: str) -> str:
 
 
 def _where(part: str, best: Best, gain: Estimate | None) -> str:
-    """The distance, the gain, the place of a cell, and its recall and copies, each in a line."""
+    """The distance, the gain, the place of a cell, its recall and copies, and what else is known, each in a line."""
     cell, figures = best.cell, best.figures
     late = cell.t_start is not None
     way = [_name(cell.sampler)] if part == BEST else []
@@ -136,7 +139,8 @@ def _where(part: str, best: Best, gain: Estimate | None) -> str:
         copied = f"copies {named(figures.copied, '.3f')}" if figures.copies else f"copied {figures.copied.value:.3f}"
         shares += f", {copied}"
     gained = f"gain {named(gain, '.2f')}" if gain is not None and part != PAPER else ""
-    return "\n".join(filter(None, (named(figures.frechet), gained, ", ".join(way), shares)))
+    lines = (named(figures.frechet), gained, ", ".join(way), shares, ", ".join(also(figures)))
+    return "\n".join(filter(None, lines))
 
 
 def _alone(result: Gains) -> Iterator[str]:
@@ -144,7 +148,8 @@ def _alone(result: Gains) -> Iterator[str]:
     whose = "the {}'s own samples, without the network: "
     for kind, known in result.alone.items():
         recall, copied = (named(one, ".3f") for one in (known.recall, known.copied))
-        yield f"{whose.format(kind)}{named(known.frechet)}, recall {recall}, copied {copied}"
+        shares = (f"recall {recall}", f"copied {copied}", *also(known, intervals=True))
+        yield f"{whose.format(kind)}{named(known.frechet)}, {', '.join(shares)}"
     yield from (f"{whose.format(kind)}not measured, {reason}" for kind, reason in result.alone_failed.items())
 
 
@@ -178,10 +183,12 @@ def headline(rows: Sequence[Row], clips: Clips = BOTH) -> Iterator[str]:
                 both = (best[kind], row.best[FULL])
                 late, full = (f"({_name(one.cell.sampler)}) {number(one.figures.frechet.value)}" for one in both)
                 recalls = " against ".join(named(one.figures.recall, ".3f") for one in both)
+                second = second_over(row.best[FULL].figures, best[kind].figures)
+                beside = "" if second is None else f"; in the second features {named(second, '.2f')}x"
                 yield (
                     f"NFE {row.number}: {KINDS[kind]}{note} {late}, {_tried(clips)[1]} {full}: {gain.value:.2f}x "
                     f"[{gain.low:.2f}, {gain.high:.2f}]; recall {recalls}; copied "
-                    f"{named(best[kind].figures.copied, '.3f')}"
+                    f"{named(best[kind].figures.copied, '.3f')}{beside}"
                 )
 
 
