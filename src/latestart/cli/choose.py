@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from latestart.cli.options import with_settings
-from latestart.cli.support import bar, look_for, opened, say
+from latestart.cli.support import bar, inside, look_for, opened, say
 from latestart.lab.setup import Pictures, Started
 from latestart.settings import seed_setting, setting
 
@@ -49,9 +49,10 @@ def choose(
     if asked.images is not None:
         data = load_images(asked.images, background=asked.background)
     network, trained = of_velocity(network, trained)
+    sampler = usual_sampler(asked.sampler, trained, prior=inside(asked, start), eta=asked.eta)
     with bar("choosing") as advance:
         choice = choose_start(
-            network, usual_sampler(asked.sampler, trained), start, data, asked.steps, asked.method,
+            network, sampler, start, data, asked.steps, asked.method,
             features=asked.features or (shipped and asked.model), probes=asked.probes,
             check_prior=asked.check_prior, seed=asked.seed, progress=advance,
         )  # fmt: skip

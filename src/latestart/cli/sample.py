@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from latestart.cli.options import with_settings
-from latestart.cli.support import look_for, opened, say
+from latestart.cli.support import inside, look_for, opened, say
 from latestart.lab.setup import Started
 from latestart.settings import seed_setting, setting
 
@@ -22,6 +22,9 @@ class SampleSettings(Started):
 
     t_start: float | None = setting(
         None, "Start, in the scheduler's t; default: full noise, or with a prior where nats say."
+    )
+    last: int | None = setting(
+        None, "Time of the last evaluation, the others evenly spread down to it, of beta-based schedules.", least=0
     )
     clip: bool = setting(False, "Clip the predicted image at every step, where the sampler can.")
     label: int | None = setting(None, "The class, for class-conditional models.", least=0)
@@ -41,7 +44,9 @@ def sample(
     from latestart.data import save_png, tile, to_pixels
     from latestart.denoisers.wrappers import of_velocity
     from latestart.processes import processes
+    from latestart.sampling.families import family_of
     from latestart.sampling.generate import generate
+    from latestart.sampling.late_start import late_start
     from latestart.sampling.samplers import usual_sampler
 
     network, trained, start, _ = opened(asked, asked.prior, asked.t_start is not None)
@@ -50,8 +55,12 @@ def sample(
     mine = run.share(n)
     if not mine:
         raise ValueError(f"{n} images are too few for {run.count} processes")
+    sampler, t_start = usual_sampler(asked.sampler, trained, asked.clip, inside(asked, start), asked.eta), asked.t_start
+    if asked.last is not None:
+        begin = family_of(trained).top if t_start is None else t_start
+        sampler, t_start = late_start(sampler, begin, asked.steps, last=asked.last), None
     result = generate(
-        network, usual_sampler(asked.sampler, trained, asked.clip), start, len(mine), asked.steps, asked.t_start,
+        network, sampler, start, len(mine), asked.steps, t_start,
         asked.seed, labels=asked.label, batch_size=asked.batch_size, check_prior=asked.check_prior,
         first=mine.start, progress=run.first,
     )  # fmt: skip

@@ -11,13 +11,13 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from latestart.lab.setup import OneModel
+from latestart.lab.setup import OneModel, Started
 from latestart.progress import bar
-from latestart.sampling.names import OWN, SAMPLERS
+from latestart.sampling.names import OWN, PRIOR, SAMPLERS
 from latestart.settings import Settings
 from latestart.shipped import require_model
 
-__all__ = ["bar", "friendly", "look_for", "opened", "perform", "say"]
+__all__ = ["bar", "friendly", "inside", "look_for", "opened", "perform", "say"]
 
 SHIPPED_PRIORS = ("gaussian", "mixture")  # by name
 
@@ -39,8 +39,8 @@ def look_for(asked: Settings | None, *files: str | Path | None, out: Path | None
     for model in models:
         require_model(model)
     for name in samplers:
-        if name is not None and name not in (*SAMPLERS, OWN):
-            raise ValueError(f"there is no sampler {name!r}; there are {', '.join(SAMPLERS)} and {OWN}")
+        if name is not None and name not in (*SAMPLERS, PRIOR, OWN):
+            raise ValueError(f"there is no sampler {name!r}; there are {', '.join(SAMPLERS)}, {PRIOR} and {OWN}")
     for path in (*named, *files, *(prior for prior in priors if prior not in SHIPPED_PRIORS)):
         if not path or Path(path).exists():
             continue
@@ -59,6 +59,25 @@ def opened(asked: OneModel, prior: Any = None, late: bool = False) -> tuple[Any,
     options: dict[str, Any] = {"scheduler": asked.scheduler, "mixed_precision": asked.mixed_precision}
     network, scheduler, start = zoo.open_model(asked.model, prior, late, own_device(), **options)
     return network, scheduler, start, None if Path(asked.model).is_dir() else zoo.load(asked.model)
+
+
+def inside(asked: Started, start: Any) -> Any:
+    """Return the prior inside the prior solver: one that is named, the start's, or the shipped model's Gaussian.
+
+    Args:
+        asked: settings.
+        start: the prior that a late start draws from, or None.
+
+    Raises:
+        ValueError: the prior solver from full noise without a prior.
+    """
+    if asked.sampler != PRIOR:
+        return None
+    if asked.inside is None and start is not None:
+        return start
+    from latestart.lab.subjects import open_prior
+
+    return open_prior(asked.model, asked.inside or SHIPPED_PRIORS[0])[0]
 
 
 def perform(place: str, asked: Settings, out: Path) -> None:

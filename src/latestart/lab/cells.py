@@ -11,7 +11,7 @@ was spent is counted on the network itself.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import KW_ONLY, asdict, astuple, dataclass, replace
+from dataclasses import KW_ONLY, astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,14 @@ from latestart.lab.grid import Cell
 from latestart.lab.judge import Figures
 from latestart.lab.store import Print, is_of, key_of
 from latestart.lab.subjects import Subject
+from latestart.sampling.families import family_of
 from latestart.sampling.late_start import late_start
 from latestart.sampling.loop import Result, draw
 from latestart.sampling.samplers import make_sampler
 
 __all__ = [
     "KIND", "VERSION", "Meter", "Metered", "Outcome", "Planned", "again", "describe", "first_line", "measured",
-    "plan", "read_cell", "steps_for", "write_cell",
+    "own_options", "plan", "read_cell", "steps_for", "write_cell",
 ]  # fmt: skip
 
 VERSION = 1  # of the cells' files
@@ -124,9 +125,26 @@ def drawn(model: Any, subject: Subject, planned: Planned, n: int, batch_size: in
     """Sample the first `n` images of a cell from its network, which may be watched; classes in turn."""
     cell, steps = planned.cell, planned.steps
     assert steps is not None
-    sampler, prior = make_sampler(cell.sampler, subject.scheduler, **cell.settings()), subject.priors[cell.prior][0]
-    labels = classes_in_turn(model, n)
-    return draw(model, sampler, prior, n, steps, cell.t_start, cell.seed, labels=labels, batch_size=batch_size)
+    sampler, start = _sampler(cell, subject.scheduler, _inside(cell, subject)), cell.t_start
+    if cell.last is not None:
+        sampler, start = _down_to(sampler, cell, steps), None
+    prior, labels = subject.priors[cell.prior][0], classes_in_turn(model, n)
+    return draw(model, sampler, prior, n, steps, start, cell.seed, labels=labels, batch_size=batch_size)
+
+
+def _sampler(cell: Cell, scheduler: Any, inside: Any) -> Any:
+    return make_sampler(cell.sampler, scheduler, inside, **cell.settings())
+
+
+def _inside(cell: Cell, subject: Subject) -> Any:
+    """The prior inside the prior solver; None of another sampler."""
+    return None if cell.within is None else subject.priors[cell.within][0]
+
+
+def _down_to(sampler: Any, cell: Cell, steps: int) -> Any:
+    """The sampler over times down to the cell's last, from its start or from the top."""
+    top = family_of(sampler).top if cell.t_start is None else cell.t_start
+    return late_start(sampler, top, steps, last=cell.last)
 
 
 def measured(
@@ -159,18 +177,23 @@ def classes_in_turn(model: Any, n: int) -> Tensor | None:
     return torch.arange(n) % classes if classes else None
 
 
-def steps_for(cell: Cell, scheduler: Any) -> int:
+def steps_for(cell: Cell, scheduler: Any, inside: Any = None) -> int:
     """Return the number of steps at which a cell's sampler costs the cell's evaluations.
 
     The sampling loop evaluates once at each of the times that a scheduler sets; no step is free, so there are at most
     as many steps as evaluations.
 
+    Args:
+        cell: the cell.
+        scheduler: the one that its model was trained with.
+        inside: the prior inside the prior solver.
+
     Raises:
         ValueError: the sampler has no such setting, cannot start there, or costs more or fewer at any number of steps.
     """
-    sampler, counts = make_sampler(cell.sampler, scheduler, **cell.settings()), {}
+    sampler, counts = _sampler(cell, scheduler, inside), {}
     for steps in range(cell.nfe, 0, -1):
-        counts[steps] = _evaluations(sampler, cell.t_start, steps)
+        counts[steps] = _evaluations(sampler, cell, steps)
         if counts[steps] == cell.nfe:
             return steps
         if counts[steps] < cell.nfe:
@@ -179,9 +202,11 @@ def steps_for(cell: Cell, scheduler: Any) -> int:
     raise ValueError(f"{cell.sampler} cannot spend {cell.nfe} evaluations: it spends {near} steps")
 
 
-def _evaluations(sampler: Any, start: float | None, steps: int) -> int:
-    if start is not None:
-        return len(late_start(sampler, start, steps).timesteps)
+def _evaluations(sampler: Any, cell: Cell, steps: int) -> int:
+    if cell.last is not None:
+        return len(_down_to(sampler, cell, steps).timesteps)
+    if cell.t_start is not None:
+        return len(late_start(sampler, cell.t_start, steps).timesteps)
     sampler.set_timesteps(steps)
     return len(sampler.timesteps)
 
@@ -194,17 +219,19 @@ def plan(cells: Iterable[Cell], subjects: dict[str, Subject]) -> list[Planned]:
 def _planned(cell: Cell, subject: Subject) -> Planned:
     steps, reason = None, ""
     try:
-        steps = steps_for(cell, subject.scheduler)
+        steps = steps_for(cell, subject.scheduler, _inside(cell, subject))
     except (ValueError, IndexError, ZeroDivisionError) as error:  # some classes cannot set one or two steps
         reason = first_line(error)
     configuration = {
-        **asdict(cell),
+        **cell.way,
         "steps": steps,
         "model": subject.weights,
         "prior": subject.priors[cell.prior][1] or cell.prior,
         "features": subject.judge.features,
         "reference": subject.judge.reference.fingerprint,
     }
+    if cell.within is not None:
+        configuration["inside"] = subject.priors[cell.within][1]
     return Planned(cell, configuration, steps, reason, subject.judge.second_features)
 
 
@@ -217,7 +244,16 @@ def again(planned: Planned) -> Planned:
 def describe(cell: Cell) -> str:
     """Return a cell in a few words."""
     start = "full noise" if cell.t_start is None else f"{cell.prior} at t = {cell.t_start:g}"
-    return f"{cell.model}, {cell.sampler}, NFE {cell.nfe}, {start}, {cell.spacing}{', clipped' if cell.clip else ''}"
+    last = "" if cell.last is None else f", down to t = {cell.last}"
+    told = "" if cell.within is None else f", {cell.within} inside{own_options(cell)}"
+    clipped = ", clipped" if cell.clip else ""
+    return f"{cell.model}, {cell.sampler}, NFE {cell.nfe}, {start}, {cell.spacing}{last}{clipped}{told}"
+
+
+def own_options(cell: Cell) -> str:
+    """Return the options of the prior solver that are not its default ones, each after a comma."""
+    order = "" if cell.order is None else f", order {cell.order}"
+    return order + ("" if cell.eta is None else f", eta {cell.eta:g}")
 
 
 def write_cell(path: Path, planned: Planned, outcome: Outcome) -> None:

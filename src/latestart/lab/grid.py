@@ -1,6 +1,6 @@
 """The grid of a sweep: the cells to measure, from a YAML file, from flags, or from both.
 
-    model x sampler x nfe x prior x t_start x spacing x clip
+    model x sampler x nfe x prior x t_start x spacing x clip x last x inside x eta x order
 
 Each axis is a list, or text with commas. A setting that does not apply to a cell is left out of it, so that no cell is
 measured twice: full noise (the prior `none`) has no start; a late start begins at its start, so that of the spacings of
@@ -20,7 +20,7 @@ both leading and trailing spacing, clipped and unclipped, unless these axes are 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,14 @@ from typing import Any
 import yaml
 
 from latestart.lab.setup import Conditions, Kept
-from latestart.sampling.names import SAMPLERS, SPACINGS, TIMES
+from latestart.sampling.names import PRIOR, SAMPLERS, SPACINGS, TIMES
 from latestart.settings import setting
 
-__all__ = ["FULL", "PLAIN", "Cell", "Grid", "read_grid"]
+__all__ = ["FULL", "GAUSSIAN", "OPTIONS", "PLAIN", "Cell", "Grid", "read_grid"]
 
 FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
+GAUSSIAN = "gaussian"  # the one next to a model
+OPTIONS = ("last", "inside", "eta", "order")  # of a cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,11 @@ class Cell:
         t_start: where a late start begins, in the scheduler's t; None from full noise.
         spacing: of the times or of the levels.
         clip: whether the predicted image is clipped at every step.
+        last: the time of the last evaluation, the others evenly spread from the start to it; None leaves the spacing's.
+        inside: the prior inside the prior solver, by the grid's name for it; None for that of the start, or from full
+            noise and isotropic starts for the Gaussian.
+        eta: its share of noise; None is none.
+        order: its order; None is 2.
         samples: number of samples.
         seed: of their noise.
     """
@@ -59,8 +66,24 @@ class Cell:
     t_start: float | None = None
     spacing: str = TIMES[0]
     clip: bool = False
+    last: int | None = None
+    inside: str | None = None
+    eta: float | None = None
+    order: int | None = None
     samples: int
     seed: int
+
+    @property
+    def within(self) -> str | None:
+        """The name of the prior inside the prior solver; None for other samplers."""
+        if self.sampler != PRIOR:
+            return None
+        return self.inside or (GAUSSIAN if self.prior in (FULL, PLAIN) else self.prior)
+
+    @property
+    def way(self) -> dict[str, Any]:
+        """All of the cell but options that it leaves alone, which earlier cells did not have."""
+        return {k: v for k, v in asdict(self).items() if v is not None or k not in OPTIONS}
 
     @classmethod
     def of(cls, settings: Any, **how: Any) -> "Cell":
@@ -76,7 +99,8 @@ class Cell:
         """Return the arguments of `make_sampler` for the sampler."""
         from latestart.sampling.samplers import clipping  # diffusers is heavy, and a command line needs the grid alone
 
-        return {"spacing": self.spacing, **clipping(self.sampler, self.clip)}
+        own = {name: value for name, value in (("eta", self.eta), ("solver_order", self.order)) if value is not None}
+        return {"spacing": self.spacing, **clipping(self.sampler, self.clip), **own}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +111,7 @@ class Grid(Kept, Conditions):
     """
 
     model: tuple[str, ...] = setting(("mnist",), "Shipped models or folders.", of="model")
-    sampler: tuple[str, ...] = setting(("ddim",), "ddim, ddpm, pndm, dpm++, unipc, deis, ...", of="sampler")
+    sampler: tuple[str, ...] = setting(("ddim",), "ddim, ddpm, pndm, dpm++, unipc, deis, ..., prior.", of="sampler")
     nfe: tuple[int, ...] = setting((3, 5, 10), "Network evaluations for each sample.", least=1)
     prior: tuple[str, ...] = setting((FULL, "gaussian"), "none (full noise), isotropic, gaussian, mixture, or files.")
     t_start: tuple[float, ...] = setting((500.0,), "Where late starts begin, in the scheduler's t.")
@@ -100,14 +124,22 @@ class Grid(Kept, Conditions):
     clip: tuple[bool, ...] = setting(
         (False, True), "Clip the predicted image at every step: false, true; both where the sampler can."
     )
+    last: tuple[int, ...] = setting(
+        (), "Times of the last evaluation, evenly spread down to; beside these, the spacing's own.", least=0
+    )
+    inside: tuple[str, ...] = setting(
+        (), "Priors inside the prior solver: gaussian, mixture, or files; default: the start's, else gaussian."
+    )
+    eta: tuple[float, ...] = setting((0.0,), "Shares of noise of the prior solver.", least=0, most=1)
+    order: tuple[int, ...] = setting((2,), "Orders of the prior solver: 1, 2.", least=1, most=2)
     statistics: str | None = setting(
         None, "Where the feature statistics of the images are kept; default: OUT/statistics.safetensors."
     )
 
     def check(self) -> None:
         """Refuse unknown samplers, and starts that are no times."""
-        if wrong := [name for name in self.sampler if name not in SAMPLERS]:
-            raise ValueError(f"there is no sampler {wrong[0]!r}; there are {', '.join(SAMPLERS)}")
+        if wrong := [name for name in self.sampler if name not in (*SAMPLERS, PRIOR)]:
+            raise ValueError(f"there is no sampler {wrong[0]!r}; there are {', '.join((*SAMPLERS, PRIOR))}")
         if wrong_times := [start for start in self.t_start if start <= 0]:
             raise ValueError(f"t-start: expected numbers above 0, in the scheduler's t, received {wrong_times[0]:g}")
 
@@ -121,11 +153,28 @@ class Grid(Kept, Conditions):
         """Return every cell, once, in the order of the axes."""
         return list(dict.fromkeys(self._cells()))
 
+    @property
+    def priors(self) -> tuple[str, ...]:
+        """Names of all priors of the cells, those inside the prior solver among them."""
+        inside = (cell.within for cell in self.cells())
+        return tuple(dict.fromkeys((*self.prior, *(name for name in inside if name is not None))))
+
     def _cells(self) -> Iterator[Cell]:
         for model, sampler, nfe, prior in product(self.model, self.sampler, self.nfe, self.prior):
             for start, spacing, clip in product(self._starts(prior), self._spacings(prior), self._clips(sampler)):
-                how = {"prior": prior, "t_start": start, "spacing": spacing, "clip": clip}
-                yield Cell.of(self, model=model, sampler=sampler, nfe=nfe, **how)
+                lasts = (None, *self.last) if spacing == TIMES[0] else (None,)
+                for last, own in product(lasts, self._own(sampler)):
+                    how = {"prior": prior, "t_start": start, "spacing": spacing, "clip": clip, "last": last} | own
+                    yield Cell.of(self, model=model, sampler=sampler, nfe=nfe, **how)
+
+    def _own(self, sampler: str) -> list[dict[str, Any]]:
+        """The options of the prior solver."""
+        if sampler != PRIOR:
+            return [{}]
+        return [
+            {"inside": inside, "eta": eta or None, "order": None if order == 2 else order}
+            for inside, eta, order in product(self.inside or (None,), self.eta, self.order)
+        ]
 
     def _starts(self, prior: str) -> tuple[float | None, ...]:
         return (None,) if prior == FULL else self.t_start

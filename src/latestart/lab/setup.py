@@ -48,10 +48,16 @@ class Started(OneModel):
     steps: int = setting(5, "Steps of the sampler.", least=1)
     sampler: str | None = setting(
         None,
-        "ddim, ddpm, pndm, dpm++, unipc, deis, euler, heun, lms, ..., or own; default: ddim, or the model's own where "
-        "it is of EDM or flow matching.",
+        "ddim, ddpm, pndm, dpm++, unipc, deis, euler, heun, lms, ..., prior (the prior solver), or own; default: ddim, "
+        "or the model's own where it is of EDM or flow matching.",
         of="sampler",
     )
+    inside: str | None = setting(
+        None,
+        "Of the prior solver: the prior inside; default: the Gaussian of --prior, else the shipped model's.",
+        of="prior",
+    )
+    eta: float = setting(0.0, "Of the prior solver: the share of noise.", least=0, most=1)
     check_prior: bool = setting(True, "Compare the prior with the model first, and refuse one of other values.")
 
 

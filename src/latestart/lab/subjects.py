@@ -62,7 +62,7 @@ def open_subjects(grid: Grid, lab: Lab) -> dict[str, Subject]:
     """
     bundles = {name: _bundle(name) for name in grid.model}
     networks = {name: _opened(name, grid.scheduler) for name in grid.model}
-    priors = {name: {prior: _prior(prior, bundle.path) for prior in grid.prior} for name, bundle in bundles.items()}
+    priors = {name: {prior: _prior(prior, bundle.path) for prior in grid.priors} for name, bundle in bundles.items()}
     if grid.images is None:
         judges = {name: _own_judge(bundle, grid) for name, bundle in bundles.items()}
     else:

@@ -66,7 +66,19 @@ FIGURES = (*ESTIMATES, "gain")
 TEXT, WHOLE, REAL, TRUTH = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 COLUMNS = {
     **{"model": TEXT, "weights": TEXT, "sampler": TEXT, "nfe": WHOLE, "steps": WHOLE, "prior": TEXT, "t_start": REAL},
-    **{"sigma": REAL, "spacing": TEXT, "clip": TRUTH, "samples": WHOLE, "seed": WHOLE, "features": TEXT, "key": TEXT},
+    **{
+        "sigma": REAL,
+        "spacing": TEXT,
+        "clip": TRUTH,
+        "last": WHOLE,
+        "inside": TEXT,
+        "eta": REAL,
+        "order": WHOLE,
+        "samples": WHOLE,
+        "seed": WHOLE,
+        "features": TEXT,
+        "key": TEXT,
+    },
     **{"second_features": TEXT, "status": TEXT, "reason": TEXT},
     **{name: REAL for figure in FIGURES for name in (figure, f"{figure}_low", f"{figure}_high")},
 }
@@ -199,6 +211,7 @@ class Sweep:
     def _row(self, planned: Planned, outcome: Outcome) -> dict[str, Any]:
         cell, subject = planned.cell, self.subjects[planned.cell.model]
         row = dict.fromkeys(COLUMNS) | asdict(cell) | {"key": planned.key, "steps": planned.steps}
+        row |= {"inside": cell.within}
         row |= {"weights": subject.weights, "features": subject.judge.features, "sigma": outcome.sigma}
         if outcome.figures is not None and outcome.figures.second is not None:
             row["second_features"] = subject.judge.second_features

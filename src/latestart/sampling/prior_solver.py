@@ -107,21 +107,11 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps: int | None = None
         self.timesteps, self.sigmas = self.grid.timesteps, getattr(self.grid, "sigmas", None)
         self.levels: list[float] = []
-        self._labels, self._steps = labels, None
+        self.labels = labels
+        self._made: dict[torch.device, Steps] = {}  # without classes; shared by all copies
         self._step_index: int | None = None
         self._begin_index: int | None = None
         self._before: Seen | None = None
-
-    _steps: Steps | None
-
-    @property
-    def labels(self) -> Any:
-        """The class of each sample of the batch, an index or `(B,)`; None where classes are not known."""
-        return self._labels
-
-    @labels.setter
-    def labels(self, labels: Any) -> None:
-        self._labels, self._steps = labels, None
 
     def __getattr__(self, name: str) -> Any:
         """The grid's attribute, where this class has none: betas, `alphas_cumprod`, the shift of a flow, ..."""
@@ -130,10 +120,10 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         return getattr(self.grid, name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        memo[id(self.prior)] = self.prior  # never changed, and large
+        for shared in (self.prior, self._made):  # large, and good for all copies
+            memo[id(shared)] = shared
         copied = object.__new__(type(self))
-        copied.__dict__.update(copy.deepcopy({k: v for k, v in vars(self).items() if k != "_steps"}, memo))
-        copied._steps = self._steps
+        copied.__dict__.update(copy.deepcopy(vars(self), memo))
         return copied
 
     @classmethod
@@ -372,12 +362,13 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 f"the prior inside is for samples of shape {tuple(self.prior.shape)}, received {tuple(sample.shape)}"
             )
-        if self.prior.device != sample.device:  # moved once
-            self.prior, self._steps = self.prior.to(sample.device), None
-        if self._steps is None:
-            how = {"order": self.config["solver_order"], "eta": self.config["eta"]}
-            self._steps = steps_of(self.prior, self._labels, self.config["substeps"], **how)
-        return self._steps
+        c, prior = self.config, self.prior
+        how = {"substeps": c["substeps"], "order": c["solver_order"], "eta": c["eta"]}
+        if prior.own_labels(self.labels) is not None:
+            return steps_of(prior.to(sample.device), self.labels, **how)
+        if sample.device not in self._made:
+            self._made[sample.device] = steps_of(prior.to(sample.device), **how)
+        return self._made[sample.device]
 
 
 def _falling(levels: list[float]) -> list[float]:

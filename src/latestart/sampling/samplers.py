@@ -128,7 +128,7 @@ def make_sampler(name: str, trained: Any, prior: Any = None, spacing: str | None
     return grid.from_config(config, **changes)
 
 
-def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any = None) -> Any:
+def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any = None, eta: float = 0.0) -> Any:
     """A sampler as commands make it: with trailing times where it has times, clipped or not.
 
     Args:
@@ -136,6 +136,7 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any
         trained: the scheduler that the model was trained with.
         clip: whether the predicted image is clipped to [-1, 1] at every step.
         prior: the one inside the prior solver; others have none.
+        eta: the prior solver's share of noise.
 
     Raises:
         ValueError: as `make_sampler`; the class cannot clip, and `clip` is set.
@@ -146,7 +147,8 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any
     inside = prior if name == PRIOR else None
     spread = type(level_spreader(trained)) if name == PRIOR else kind
     spacing = "trailing" if "timestep_spacing" in _settings(spread) else None
-    return make_sampler(name, trained, inside, spacing, **clipping(kind, clip))
+    own = {"eta": eta} if name == PRIOR else {}
+    return make_sampler(name, trained, inside, spacing, **clipping(kind, clip), **own)
 
 
 def _class_for(name: str, family: Family) -> type:

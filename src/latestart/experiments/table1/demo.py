@@ -15,7 +15,7 @@ Expected with DDIM: the Gaussian at its best start is better than the baseline b
 at 5 and 1.1x at 10; the mixture is better than the Gaussian everywhere.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -74,7 +74,7 @@ class Shown(Record):
 
 
 def _record(cell: Cell, figures: Figures) -> dict[str, Any]:
-    distance, known = figures.frechet, asdict(cell) | figures.estimates("recall", "copied", "second", "variance")
+    distance, known = figures.frechet, cell.way | figures.estimates("recall", "copied", "second", "variance")
     known |= {"frechet": distance.value, "low": distance.low, "high": distance.high}
     return {name: value for name, value in known.items() if name != "model"}
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from latestart.experiments.table1 import paper_pndm
 from latestart.experiments.table1.settings import GAUSSIAN, PAPER, Table1Settings
-from latestart.lab.cells import Meter, Outcome, Planned, classes_in_turn, drawn, first_line, measured, plan
+from latestart.lab.cells import Meter, Outcome, Planned, classes_in_turn, drawn, first_line, measured, own_options, plan
 from latestart.lab.grid import FULL, Cell
 from latestart.lab.subjects import Subject
 from latestart.sampling.loop import Result
-from latestart.sampling.names import CURVED, SPENT
+from latestart.sampling.names import CURVED, PRIOR, SPENT, TIMES
 from latestart.sampling.samplers import can_clip
 
 __all__ = ["Entry", "Key", "choosable", "entries", "sample"]
@@ -39,7 +39,8 @@ class Entry:
     @property
     def row(self) -> Key:
         """The row in which it competes."""
-        return self.part, self.planned.cell.sampler, self.number
+        cell = self.planned.cell
+        return self.part, cell.sampler + own_options(cell), self.number
 
 
 def entries(settings: Table1Settings, subject: Subject) -> list[Entry]:
@@ -58,8 +59,19 @@ def _entries(part: str, settings: Table1Settings, subject: Subject) -> Iterator[
         clips = settings.clip if part != PAPER and can_clip(sampler) else (False,)
         for (kind, t_start, spacing), clip in product(ways, clips):
             how = {"prior": settings.prior(kind), "t_start": t_start, "spacing": spacing, "clip": clip}
-            cell = Cell.of(settings, sampler=sampler, nfe=number, **how)
-            yield Entry(part, number, kind, (_on_papers_grid if part == PAPER else _affordable)(cell, subject))
+            for own in _own(sampler, part, spacing, settings):
+                cell = Cell.of(settings, sampler=sampler, nfe=number, **how, **own)
+                yield Entry(part, number, kind, (_on_papers_grid if part == PAPER else _affordable)(cell, subject))
+
+
+def _own(sampler: str, part: str, spacing: str, settings: Table1Settings) -> Iterator[dict[str, Any]]:
+    """The last times of a cell in the part `solvers`, and the options of the prior solver."""
+    lasts = (None, *settings.last) if part == "solvers" and spacing == TIMES[0] else (None,)
+    if sampler != PRIOR:
+        yield from ({"last": last} for last in lasts)
+        return
+    for last, inside, eta, order in product(lasts, settings.insides, settings.eta, settings.order):
+        yield {"last": last, "inside": inside, "eta": eta or None, "order": None if order == 2 else order}
 
 
 def _on_papers_grid(cell: Cell, subject: Subject) -> Planned:

@@ -133,6 +133,7 @@ def _where(part: str, best: Best, gain: Estimate | None) -> str:
     way = [_name(cell.sampler)] if part == BEST else []
     way += [f"t = {cell.t_start:g}"] if late else []
     way += [] if part == PAPER or (late and cell.spacing == "trailing") else [cell.spacing]
+    way += [] if cell.last is None else [f"down to {cell.last}"]
     way += ["clipped"] if cell.clip else []
     shares = f"recall {figures.recall.value:.2f}"
     if late and figures.copied is not None:

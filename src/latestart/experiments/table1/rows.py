@@ -14,7 +14,7 @@ from latestart.experiments.table1.entries import Entry, Key
 from latestart.experiments.table1.published import Published, published
 from latestart.experiments.table1.settings import PAPER, PARTS
 from latestart.lab.cells import Planned, again
-from latestart.lab.grid import FULL, Cell
+from latestart.lab.grid import FULL, OPTIONS, Cell
 from latestart.lab.judge import Figures, over
 from latestart.lab.selection import Choice, choose
 from latestart.records import Record
@@ -46,7 +46,9 @@ class Best:
     def record(self) -> dict[str, Any]:
         """Return all figures, for JSON."""
         names = ("sampler", "nfe", "prior", "t_start", "spacing", "clip", "seed")
-        where = {name: getattr(self.cell, name) for name in names}
+        where = {name: getattr(self.cell, name) for name in names} | {
+            k: v for k, v in self.cell.way.items() if k in OPTIONS
+        }
         return {**where, "among": self.among, "chosen_by": asdict(self.chosen), **self.figures.estimates()}
 
 

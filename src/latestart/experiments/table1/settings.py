@@ -6,6 +6,7 @@ from latestart.checks import PRECISIONS
 from latestart.experiments.table1.published import dataset_of, published
 from latestart.lab.grid import FULL, PLAIN
 from latestart.lab.setup import SweepSetup
+from latestart.sampling.names import PRIOR
 from latestart.sampling.names import SAMPLERS as ALL_SAMPLERS
 from latestart.settings import Settings, seed_setting, setting
 
@@ -60,7 +61,17 @@ class Table1Settings(SweepSetup):
     )
     samplers: tuple[str, ...] = setting(SAMPLERS, "Of the parts `paper` and `exact`.", choices=SAMPLERS)
     solvers: tuple[str, ...] = setting(
-        ("dpm++", "unipc", "deis", "heun", "lms", "ipndm"), "Samplers of the third part.", choices=tuple(ALL_SAMPLERS)
+        ("dpm++", "unipc", "deis", "heun", "lms", "ipndm", PRIOR),
+        "Samplers of the third part.",
+        choices=(*ALL_SAMPLERS, PRIOR),
+    )
+    inside: tuple[str, ...] = setting(
+        (), "Priors inside the prior solver: gaussian, mixture, or files; default: the Gaussian."
+    )
+    eta: tuple[float, ...] = setting((0.0,), "Shares of noise of the prior solver.", least=0, most=1)
+    order: tuple[int, ...] = setting((2,), "Orders of the prior solver: 1, 2.", least=1, most=2)
+    last: tuple[int, ...] = setting(
+        (), "Times of the last evaluation in the third part; beside these, the spacing's own.", least=0
     )
     starts: tuple[str, ...] = setting(tuple(LATE), "Kinds of late start.", choices=tuple(LATE))
     t_start: dict[str, tuple[int, ...]] | None = setting(
@@ -121,9 +132,16 @@ class Table1Settings(SweepSetup):
         return {GAUSSIAN: self.gaussian, MIXTURE: self.mixture}.get(kind) or kind
 
     @property
+    def insides(self) -> tuple[str, ...]:
+        """Names of the priors inside the prior solver."""
+        return tuple(map(self.prior, self.inside or (GAUSSIAN,)))
+
+    @property
     def priors(self) -> tuple[str, ...]:
         """Names of all priors of the cells."""
-        return tuple(dict.fromkeys((FULL, *map(self.prior, self.all_late))))
+        solved = "solvers" in self.parts and PRIOR in self.solvers
+        inside = self.insides if solved else ()
+        return tuple(dict.fromkeys((FULL, *map(self.prior, self.all_late), *inside)))
 
     def times(self, part: str, kind: str, top: int) -> tuple[float, ...]:
         """Return the starts of a kind of late start in a part, on a schedule of `top` times."""
