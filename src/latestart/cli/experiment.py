@@ -15,6 +15,7 @@ from latestart.experiments.initialisations.settings import InitialisationSetting
 from latestart.experiments.late_start.settings import LateStartSettings
 from latestart.experiments.late_training.settings import LateTrainingSettings
 from latestart.experiments.sensitivity.settings import SensitivitySettings
+from latestart.experiments.solvers.settings import SolversSettings
 from latestart.experiments.table1.settings import Table1Settings
 from latestart.experiments.theory.settings import (
     BifurcationSettings,
@@ -33,6 +34,7 @@ EXPERIMENTS: dict[str, tuple[type[Settings], str, str]] = {
     "potential": (PotentialSettings, "theory.potential.PotentialBetween", "mnist --samples 8"),
     "bifurcation": (BifurcationSettings, "theory.bifurcation.Bifurcations", "--leaves 12"),
     "table1": (Table1Settings, "table1.measure.Table1", "mnist --parts paper,exact"),
+    "solvers": (SolversSettings, "solvers.measure.Solvers", "mnist --nfe 3 --starts none,gaussian"),
     "late-start": (LateStartSettings, "late_start.measure.LateStart", "--prior gaussian"),
     "diversity": (DiversitySettings, "diversity.measure.DiversityOfWays", "mnist --samples 1000"),
     "gaussianity": (GaussianitySettings, "gaussianity.measure.EarlyGaussianity", "--samples 1000"),

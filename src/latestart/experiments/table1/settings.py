@@ -11,7 +11,7 @@ from latestart.sampling.names import SAMPLERS as ALL_SAMPLERS
 from latestart.settings import Settings, seed_setting, setting
 
 __all__ = [
-    "GAUSSIAN", "LATE", "LATE_SOLVERS", "MIXTURE", "PAPER", "PARTS", "SAMPLERS", "STARTS", "DemoSettings",
+    "EVERY", "GAUSSIAN", "LATE", "LATE_SOLVERS", "MIXTURE", "PAPER", "PARTS", "SAMPLERS", "STARTS", "DemoSettings",
     "Table1Settings", "start_times",
 ]  # fmt: skip
 
