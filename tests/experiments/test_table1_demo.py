@@ -75,8 +75,8 @@ def test_every_baseline_stands_beside_every_start(tmp_path):
     subject = open_subject(Grid.of_settings(settings, prior=settings.priors), Lab(tmp_path))
     cells = [entry.planned.cell for entry in entries(settings, subject)]
     count = Counter((c.sampler, c.nfe, c.prior) for c in cells)
-    assert len(cells) == len(set(cells)) == 2 * 2 * 20 and SETTINGS.nfe == (3, 5, 10)
-    for sampler in ("ddim", "ddpm"):
+    assert len(cells) == len(set(cells)) == 3 * 2 * 20 and SETTINGS.nfe == (3, 5, 10)
+    for sampler in ("ddim", "ddpm", "prior"):
         assert [count[sampler, 3, kind] for kind in ("none", "isotropic", "gaussian", "mixture")] == [4, 4, 6, 6]
 
 

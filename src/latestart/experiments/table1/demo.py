@@ -1,6 +1,7 @@
 """The main job on real images, as a preset of the table: full noise against late start at equal network evaluations.
 
-For DDIM and DDPM at 3, 5 and 10 evaluations on the shipped MNIST model, the Frechet distance to the training set from
+For DDIM, DDPM and the prior solver at 3, 5 and 10 evaluations on the shipped MNIST model, the Frechet distance to the
+training set from
 
     none        N(0, I) at the top of the schedule, with leading and trailing spacing, clipped and unclipped;
                 the best of the four is the baseline

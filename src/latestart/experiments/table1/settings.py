@@ -59,7 +59,9 @@ class Table1Settings(SweepSetup):
     parts: tuple[str, ...] = setting(
         PARTS, "paper (as the paper did it), exact (at equal evaluations), solvers.", choices=PARTS
     )
-    samplers: tuple[str, ...] = setting(SAMPLERS, "Of the parts `paper` and `exact`.", choices=SAMPLERS)
+    samplers: tuple[str, ...] = setting(
+        SAMPLERS, "Of the parts `paper` and `exact`; prior is of the latter alone.", choices=(*SAMPLERS, PRIOR)
+    )
     solvers: tuple[str, ...] = setting(
         ("dpm++", "unipc", "deis", "heun", "lms", "ipndm", PRIOR),
         "Samplers of the third part.",
@@ -94,6 +96,8 @@ class Table1Settings(SweepSetup):
     def check(self) -> None:
         """Give start times without a kind to every kind; refuse those of kinds that no part has."""
         published(self.dataset)
+        if PAPER in self.parts and PRIOR in self.samplers:
+            raise ValueError(f"samplers: {PRIOR} cannot step over the paper's grid: leave out the part {PAPER}")
         if PAPER in self.parts and min(self.nfe) < 2:
             raise ValueError(f"nfe: expected at least 2 steps on the paper's grid, received {min(self.nfe)}")
         given = dict(self.t_start or {})
@@ -139,7 +143,9 @@ class Table1Settings(SweepSetup):
     @property
     def priors(self) -> tuple[str, ...]:
         """Names of all priors of the cells."""
-        solved = "solvers" in self.parts and PRIOR in self.solvers
+        solved = ("solvers" in self.parts and PRIOR in self.solvers) or (
+            "exact" in self.parts and PRIOR in self.samplers
+        )
         inside = self.insides if solved else ()
         return tuple(dict.fromkeys((FULL, *map(self.prior, self.all_late), *inside)))
 
@@ -171,6 +177,6 @@ class DemoSettings(Settings):
         """The part of the paper's table that the demo measures."""
         return Table1Settings(
             samples=self.samples, seed=self.seed, mixed_precision=self.mixed_precision, parts=("exact",),
-            samplers=("ddim", "ddpm"),
+            samplers=("ddim", "ddpm", PRIOR),
             t_start={PLAIN: (600, 700), GAUSSIAN: (500, 600, 700), MIXTURE: (300, 400, 500)},
         )  # fmt: skip
