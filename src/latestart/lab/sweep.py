@@ -188,11 +188,12 @@ class Sweep:
         return replace(outcome or Outcome("failed", reason), seconds=time.monotonic() - began)
 
     def _check_prior(self, cell: Cell) -> None:
-        """Check once for each model and prior that they are of the same images."""
-        subject, pair = self.subjects[cell.model], (cell.model, cell.prior)
-        if (prior := subject.priors[cell.prior][0]) is not None and pair not in self.checked:
-            check_prior(subject.network, subject.scheduler, prior)
-            self.checked.add(pair)
+        """Check once for each model and prior, of a start or inside, that they are of the same images."""
+        subject = self.subjects[cell.model]
+        for name in filter(None, (cell.prior, cell.within)):
+            if (prior := subject.priors[name][0]) is not None and (cell.model, name) not in self.checked:
+                check_prior(subject.network, subject.scheduler, prior)
+                self.checked.add((cell.model, name))
 
     def _check_table(self) -> None:
         path = self.lab.out / "results.parquet"

@@ -11,7 +11,7 @@ from latestart.denoisers.conditions import Conditions
 from latestart.gaussians.prior import as_prior, as_start
 from latestart.sampling.choose import choose_start
 from latestart.sampling.families import family_of
-from latestart.sampling.guard import LateStarted
+from latestart.sampling.guard import LateStarted, prior_inside
 from latestart.sampling.late_start import checked_scheduler, late_start
 from latestart.sampling.loop import Result, check_level, checked, draw
 from latestart.sampling.matching import check_prior as compare
@@ -58,7 +58,7 @@ def generate(
         batch_size: samples evaluated at once; at most 256 if not given.
         model_kwargs: further conditions, by the names of the network's own arguments, one row for each sample.
         check_prior: compare the prior with the model first, by 64 evaluations that are not counted in `nfe`, and warn
-            where `check` would call the start bad, by 32 more.
+            where `check` would call the start bad, by 32 more; another prior inside the prior solver is compared too.
         first: index of the first sample: a part of a run, made by itself, has the same samples as in the whole.
         progress: show a progress bar, on a terminal.
 
@@ -78,6 +78,9 @@ def generate(
     late = t_start is not None or isinstance(scheduler, LateStarted)
     if prior is None or late:
         check_level(network, scheduler, t_start)
+    inside = prior_inside(scheduler)
+    if inside is not None and inside is not prior and check_prior:
+        compare(network, scheduler, inside.to(network.device), conditions)
     if prior is not None:
         prior = as_start(prior).to(network.device)
         if late and t_start is None:

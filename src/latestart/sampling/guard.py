@@ -20,10 +20,11 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from latestart.gaussians.prior import StartDistribution
 from latestart.sampling.endings import finished
 from latestart.sampling.spacings import round_times, standing_before
 
-__all__ = ["LateStarted", "class_below", "guarded"]
+__all__ = ["LateStarted", "class_below", "guarded", "prior_inside"]
 
 # of the guard and its configuration; all else is that of the scheduler inside
 _STATE = frozenset(
@@ -154,6 +155,12 @@ def guarded(whole: Any, cut: Any, steps: int, mu: float | None, times: list[int]
     late = _around(cut, own | {"late_alphas": None if times is None else whole.alphas_cumprod})
     late.arrange()
     return late
+
+
+def prior_inside(scheduler: Any) -> StartDistribution | None:
+    """The prior inside a scheduler, late-started or not: of the prior solver; None of any other."""
+    found = getattr(scheduler, "prior", None)
+    return found if isinstance(found, StartDistribution) else None
 
 
 def class_below(scheduler: Any) -> type:

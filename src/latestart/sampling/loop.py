@@ -19,11 +19,11 @@ from latestart.checks import whole_number
 from latestart.data import to_unit
 from latestart.denoisers.adapter import Counted, as_network
 from latestart.denoisers.conditions import Conditions
-from latestart.gaussians.prior import StartDistribution, as_start
+from latestart.gaussians.prior import as_start
 from latestart.progress import bar
 from latestart.records import Record
 from latestart.sampling.families import Beta, family_of
-from latestart.sampling.guard import LateStarted
+from latestart.sampling.guard import LateStarted, prior_inside
 from latestart.sampling.late_start import checked_scheduler, late_start, start_level, start_sample, trajectory
 from latestart.sampling.run import Run, initial_sample, rehearse, without_variances
 from latestart.sampling.seeds import GivenNoise, sample_generator
@@ -110,7 +110,7 @@ def draw(
             if step_noise is not None:
                 generators = [GivenNoise(step_noise[:, i], one) for i, one in zip(index, generators)]
             run, z, mine = Run(copy.deepcopy(own), generators), z.to(network.device), conditions[index]
-            if isinstance(getattr(own, "prior", None), StartDistribution):  # the prior solver, which may know classes
+            if prior_inside(own) is not None:  # which may know classes
                 run.scheduler.labels = mine.labels
             start = start_sample(own, prior, z, mine.labels) if late else initial_sample(own, z)
             for t, x in zip(times, trajectory(run, counted, start, mine)):

@@ -21,6 +21,7 @@ from torch import Tensor
 from latestart.denoisers.exact import PointCloud
 from latestart.denoisers.networks import as_model
 from latestart.sampling.endings import finished
+from latestart.sampling.guard import prior_inside
 from latestart.sampling.seeds import sample_generator
 
 __all__ = ["Run", "initial_sample", "rehearse", "uses_variances", "without_variances"]
@@ -118,7 +119,8 @@ def rehearse(scheduler: Any, start: float) -> None:
         ValueError: it fails, or does not arrive, with the error or the distance.
         ImportError: it needs a package that is not installed.
     """
-    shape = tuple(getattr(getattr(scheduler, "prior", None), "shape", SHAPE))
+    inside = prior_inside(scheduler)
+    shape = SHAPE if inside is None else tuple(inside.shape)
     network, name = as_model(PointCloud(torch.zeros(1, *shape)), scheduler), type(scheduler).__name__
     copied = without_variances(copy.deepcopy(scheduler))
     times = [float(t) for t in copied.timesteps]

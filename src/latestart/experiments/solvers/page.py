@@ -26,7 +26,7 @@ __all__ = ["page"]
 
 
 def page(result: Standings, folder: Path) -> Report:
-    """Return a table of the best ways for each number of evaluations, one of the comparisons, and what is missing."""
+    """Return a table of the best for each number of evaluations, the comparisons, and the cells that are missing."""
     settings = result.settings
     facts = facts_of(result, second_features=result.second_features)
     facts["seed"] = f"{settings.seed} to choose, {settings.seed + 1} for the figures"
