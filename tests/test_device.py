@@ -67,15 +67,22 @@ def test_tensors_of_two_devices_do_not_meet_here_either():
     assert own_device().type == "cpu"
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+MIXTURE = ls.Mixture.fit(IMAGES, components=2)
+INSIDE = {"prior": (PRIOR, {}), "prior, noise": (MIXTURE, {"eta": 0.5}), "prior, substeps": (MIXTURE, {"substeps": 2})}
+
+
+@pytest.mark.parametrize("sampler", [*SAMPLERS, *INSIDE])
 def test_samplers_work_where_the_network_is(sampler):
+    """The prior inside the prior solver goes where the samples are."""
+    inside, options = INSIDE.get(sampler, (None, {}))
+    made = make_sampler(sampler.partition(",")[0], SCHEDULER, inside, **options)
     with second_device() as device:
         network, prior = Net().to(device), PRIOR.to(device)
-        late = draw(network, make_sampler(sampler, SCHEDULER), prior, 3, 4, 500, batch_size=2)
-        full = draw(network, make_sampler(sampler, SCHEDULER), None, 3, 4)
+        late = draw(network, made, prior, 3, 4, 500, batch_size=2)
+        full = draw(network, made, None, 3, 4)
         assert late.images.device == full.images.device == device
         mine = late.samples.cpu()
-    apart = draw(Net(), make_sampler(sampler, SCHEDULER), PRIOR, 3, 4, 500, batch_size=2).samples
+    apart = draw(Net(), made, PRIOR, 3, 4, 500, batch_size=2).samples
     torch.testing.assert_close(mine, apart)
 
 
