@@ -311,6 +311,22 @@ def test_generate_samples_with_it():
     assert full.nfe == 3 and full.samples.isfinite().all()
 
 
+def test_generate_refuses_a_prior_inside_that_is_not_the_model_s():
+    prior = OWN.to(dtype=torch.float32)
+    model = ls.as_model(prior, BETA)
+    for wrong in (
+        ls.Gaussian(prior.mean + 100, prior.basis, prior.variances),  # of another range
+        ls.Gaussian(prior.mean, prior.basis, prior.variances * 100),
+    ):
+        solver = make_sampler("prior", BETA, wrong)
+        for start in ({}, {"prior": prior, "t_start": 500}):
+            with pytest.raises(ValueError, match=r"mean|spread"):
+                ls.generate(model, solver, **start, n=2, steps=2)
+        assert ls.generate(model, solver, n=2, steps=2, check_prior=False).nfe == 2
+    with pytest.raises(ValueError, match=r"shape"):
+        ls.generate(model, make_sampler("prior", BETA, ls.Gaussian.fit(torch.randn(20, 3, 2))), n=2, steps=2)
+
+
 def test_classes_reach_the_solver():
     """A class-conditional network from full noise, with the Gaussian of each sample's class inside."""
     g = torch.Generator().manual_seed(3)

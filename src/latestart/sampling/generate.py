@@ -57,8 +57,9 @@ def generate(
         labels: for class-conditional models, a class index or `(n,)` of them.
         batch_size: samples evaluated at once; at most 256 if not given.
         model_kwargs: further conditions, by the names of the network's own arguments, one row for each sample.
-        check_prior: compare the prior with the model first, by 64 evaluations that are not counted in `nfe`, and warn
-            where `check` would call the start bad, by 32 more.
+        check_prior: compare the prior with the model first, and the one inside the prior solver if that is another, by
+            64 evaluations each that are not counted in `nfe`, and warn where `check` would call the start bad, by 32
+            more.
         first: index of the first sample: a part of a run, made by itself, has the same samples as in the whole.
         progress: show a progress bar, on a terminal.
 
@@ -78,6 +79,9 @@ def generate(
     late = t_start is not None or isinstance(scheduler, LateStarted)
     if prior is None or late:
         check_level(network, scheduler, t_start)
+    within = getattr(scheduler, "prior", None)  # of the prior solver
+    if check_prior and within is not None and within is not prior:
+        compare(network, scheduler, within.to(network.device), conditions)
     if prior is not None:
         prior = as_start(prior).to(network.device)
         if late and t_start is None:
