@@ -74,6 +74,14 @@ def test_the_blocks_on_data_from_memory_run():
     assert names["images"].collected().pixels[0, :, 0, 0].tolist() == [127, 127, 127]  # half of black on white
 
 
+def test_the_blocks_on_the_prior_solver_run():
+    (code,) = blocks(README.parent / "docs/solver.md")
+    names = run(code)
+    assert names["full"].nfe == 5 and names["late"].nfe == 3
+    assert names["full"].images.shape == names["late"].images.shape == (16, 1, 28, 28)
+    assert len(names["solver"].timesteps) == 3
+
+
 def test_the_prior_of_ones_own_is_the_gaussian_that_its_words_say():
     code = blocks(README.parent / "docs/priors.md")[-1]
     scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")

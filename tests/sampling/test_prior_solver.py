@@ -197,6 +197,68 @@ def test_made_from_the_configuration_of_any_scheduler():
         PriorMultistepScheduler.from_config(BETA.config)
 
 
+OTHERS = [  # the class that spreads the levels has other settings, or other names of schedules
+    diffusers.DEISMultistepScheduler(),
+    diffusers.SASolverScheduler(),
+    diffusers.EulerDiscreteScheduler(use_karras_sigmas=True),
+    diffusers.CogVideoXDDIMScheduler(),
+    diffusers.CogVideoXDPMScheduler(),
+    diffusers.DDPMScheduler(beta_schedule="sigmoid"),
+    diffusers.DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction"),
+    diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+]
+
+
+@pytest.mark.parametrize("trained", OTHERS, ids=lambda one: type(one).__name__)
+def test_the_levels_are_those_that_the_model_was_trained_with(trained):
+    noise = family_of(trained).noise
+    for solver in (PriorMultistepScheduler(trained, OWN), make_sampler("prior", trained, OWN, "trailing")):
+        again = PriorMultistepScheduler.from_config(solver.config, prior=OWN)
+        for one in (solver, again, late_start(solver, 600, 3)):
+            for t in (5.0, 333.0, 599.0):
+                assert family_of(one).noise.sigma(t) == pytest.approx(noise.sigma(t), rel=1e-4)
+
+
+def test_a_pipeline_is_saved_and_loaded_with_it(tmp_path):
+    shape = (3, 8, 8)
+    prior = ls.Gaussian.fit(torch.rand(60, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1, "diagonal")
+    unet = diffusers.UNet2DModel(
+        sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+    solver = make_sampler("prior", BETA, prior, "trailing")
+
+    def drawn(pipe):
+        pipe.set_progress_bar_config(disable=True)
+        return pipe(
+            batch_size=2, num_inference_steps=3, output_type="np", generator=torch.Generator().manual_seed(0)
+        ).images
+
+    pipe = diffusers.DDPMPipeline(unet, solver)
+    pipe.save_pretrained(tmp_path)
+    known = json.loads((tmp_path / "model_index.json").read_text())
+    assert known["scheduler"] == ["latestart.sampling.prior_solver", "PriorMultistepScheduler"]
+    assert (drawn(diffusers.DDPMPipeline.from_pretrained(tmp_path)) == drawn(pipe)).all()
+    _, trained = ls.load_model(tmp_path)  # the network, and a scheduler of its process
+    assert isinstance(trained, diffusers.DPMSolverMultistepScheduler)
+    assert family_of(trained).noise.sigma(500.0) == family_of(BETA).noise.sigma(500.0)
+
+
+def test_weights_that_a_run_in_inference_mode_kept_can_be_differentiated_through():
+    solver, found = make_sampler("prior", BETA, OWN, "trailing"), []
+    for grad in (False, True):
+        with torch.inference_mode(not grad):
+            start = columns().requires_grad_(grad)
+            solver.set_timesteps(3)
+            net, x = Network(DATA, solver), start
+            for t in solver.timesteps:
+                x = solver.step(net(x, t), t, x).prev_sample
+            found.append(x)
+    torch.testing.assert_close(found[1].detach(), found[0])
+    found[1].sum().backward()
+    assert start.grad.isfinite().all() and start.grad.abs().sum() > 0
+
+
 def test_own_times_and_levels():
     solver = make_sampler("prior", BETA, OWN)
     solver.set_timesteps(timesteps=[700, 300, 40])
@@ -249,6 +311,22 @@ def test_generate_samples_with_it():
     assert full.nfe == 3 and full.samples.isfinite().all()
 
 
+def test_generate_refuses_a_prior_inside_that_is_not_the_model_s():
+    prior = OWN.to(dtype=torch.float32)
+    model = ls.as_model(prior, BETA)
+    for wrong in (
+        ls.Gaussian(prior.mean + 100, prior.basis, prior.variances),  # of another range
+        ls.Gaussian(prior.mean, prior.basis, prior.variances * 100),
+    ):
+        solver = make_sampler("prior", BETA, wrong)
+        for start in ({}, {"prior": prior, "t_start": 500}):
+            with pytest.raises(ValueError, match=r"mean|spread"):
+                ls.generate(model, solver, **start, n=2, steps=2)
+        assert ls.generate(model, solver, n=2, steps=2, check_prior=False).nfe == 2
+    with pytest.raises(ValueError, match=r"shape"):
+        ls.generate(model, make_sampler("prior", BETA, ls.Gaussian.fit(torch.randn(20, 3, 2))), n=2, steps=2)
+
+
 def test_classes_reach_the_solver():
     """A class-conditional network from full noise, with the Gaussian of each sample's class inside."""
     g = torch.Generator().manual_seed(3)
@@ -297,6 +375,15 @@ def test_bad_input_names_what_was_received():
             solver.set_timesteps(sigmas=levels)
     with pytest.raises(ValueError, match="2000 lies outside of"):
         solver.set_timesteps(timesteps=[2000, 10])
+    for steps in (0, -1, 2.5, 1001):
+        with pytest.raises(ValueError, match=f"num_inference_steps={steps}: expected a whole number from 1 to 1000"):
+            solver.set_timesteps(steps)
+    with pytest.raises(ValueError, match=r"mu=0\.3: levels of the kind vp have no shift"):
+        solver.set_timesteps(3, mu=0.3)
+    with pytest.raises(ValueError, match="expected a list of times or levels, received 5"):
+        solver.set_timesteps(timesteps=5)
+    with pytest.raises(ValueError, match="over DPMSolverMultistepScheduler has no setting colour"):
+        PriorMultistepScheduler.from_config(BETA.config, prior=OWN, colour="red")
     with pytest.raises(ValueError, match="received none of them"):
         solver.set_timesteps()
     with pytest.raises(ValueError, match="call set_timesteps first"):
@@ -308,7 +395,11 @@ def test_bad_input_names_what_was_received():
         solver.step(torch.zeros(2, 2, 3), 700, torch.zeros(2, 2, 3))
     with pytest.raises(ValueError, match=r"NaN or infinite at t = 700 \(sigma = 12.02\), step 1 of 2"):
         solver.step(columns() * torch.nan, 700, columns())
+    with pytest.raises(ValueError, match=r"the output has the shape \(9, 1\), the sample \(9, 8\)"):
+        solver.step(columns()[:, :1], 700, columns())
     x = solver.step(columns(), 700, columns()).prev_sample
+    with pytest.raises(ValueError, match="this run has 9 samples, received 1"):
+        solver.step(columns()[:1], 300, x[:1])
     solver.step(columns(), 300, x)
     with pytest.raises(ValueError, match="all 2 steps of this run are done"):
         solver.step(columns(), 300, x)

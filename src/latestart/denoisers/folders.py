@@ -156,6 +156,8 @@ def _own_scheduler(path: Path) -> Path:
 def open_scheduler(place: str | Path) -> Any:
     """A scheduler of diffusers, from a folder or file with its configuration, or the name of its class.
 
+    Of a saved prior solver it is the scheduler that spreads its times, on the process that the model was trained with.
+
     Raises:
         ValueError: there is none, or of a class that diffusers does not have.
     """
@@ -164,9 +166,12 @@ def open_scheduler(place: str | Path) -> Any:
         refusal = f"{place!r} is neither a file, nor a folder with {SETTINGS}, nor a scheduler of diffusers"
         return _class_named(place, diffusers.SchedulerMixin, refusal)()
     settings = _settings(file)
-    name = settings.get("_class_name")
+    spread = settings.get("grid")  # a prior solver's own are those of no other class
+    name = spread or settings.get("_class_name")
     refusal = f"{file} names {name!r}, which is not a scheduler of diffusers"
     kind = _class_named(name, diffusers.SchedulerMixin, refusal)
+    if spread:
+        settings = {key: value for key, value in settings.items() if key in inspect.signature(kind).parameters}
     try:
         return kind.from_config(settings)
     except Exception as error:  # whatever a class makes of settings that are not its own

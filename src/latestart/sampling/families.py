@@ -55,6 +55,9 @@ _TRUNCATED = {
     "lambda_min_clipped": -math.inf,  # already in the length
 }
 
+# Settings of a class that only spreads levels, where another class' would be refused: these have no part in it.
+_SPREADING = {"algorithm_type": "dpmsolver++", "solver_type": "midpoint"}
+
 
 @dataclass(frozen=True)
 class Family(ABC):
@@ -187,7 +190,7 @@ class Beta(Family):
         """The scheduler of the first `steps * (t_start // steps)` betas."""
         if not {"trained_betas", "num_train_timesteps"} <= set(inspect.signature(type(self.scheduler)).parameters):
             raise _cannot(self.scheduler, "its noise schedule cannot be cut")
-        betas = self._betas()
+        betas = self.betas()
         if steps > len(betas):
             raise ValueError(f"{steps} steps are more than the schedule's {len(betas)} times")
         if not 0 < t_start <= len(betas):
@@ -222,7 +225,7 @@ class Beta(Family):
         nearest = round((self.noise.clamped_time(sigma) + 1) / steps)
         return float(steps * min(max(nearest, 1), self.top // steps))
 
-    def _betas(self) -> Tensor:
+    def betas(self) -> Tensor:
         """The betas whose running product gives `alphas_cumprod`: the scheduler's own where they do, bit for bit."""
         alphas_cumprod = self.scheduler.alphas_cumprod.detach().cpu()
         betas = getattr(self.scheduler, "betas", None)
@@ -332,12 +335,26 @@ def level_spreader(trained: Any) -> Any:
         ValueError: its steps cannot be replaced, with the reason.
         TypeError: no scheduler.
     """
+    trained = trained.whole() if isinstance(trained, LateStarted) else trained
     family = _known(trained)
     named = "DPMSolverMultistepScheduler" if hasattr(trained, "alphas_cumprod") and family.grid else family.grid
-    kind: Any = class_below(trained) if named is None else getattr(diffusers, named)
-    if isinstance(trained, kind) and not isinstance(trained, LateStarted):
+    kind: Any = type(trained) if named is None else getattr(diffusers, named)
+    if isinstance(trained, kind):
         return copy.deepcopy(trained)
-    return kind.from_config({**trained.config, "_use_default_values": []})
+    if not isinstance(family, Beta):
+        return kind.from_config({**trained.config, "_use_default_values": []})
+    known = set(inspect.signature(kind).parameters)
+    settings = {name: value for name, value in trained.config.items() if name in known} | _SPREADING
+    try:
+        made = kind(**settings)
+        mine, theirs = (one.alphas_cumprod.cpu().double() for one in (made, trained))
+        same = torch.allclose(mine, theirs, rtol=1e-4, atol=1e-7)
+    except NotImplementedError:  # it does not know the schedule's name
+        same = False
+    if same:
+        return made
+    given = {"trained_betas": family.betas().tolist(), "rescale_betas_zero_snr": False}
+    return kind(**settings | given)
 
 
 def _known(scheduler: Any) -> Family:

@@ -14,6 +14,7 @@ By default the Gaussian of all images is inside, whatever the start: that of a m
 """
 
 import copy
+import inspect
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -112,6 +113,7 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         self._step_index: int | None = None
         self._begin_index: int | None = None
         self._before: Seen | None = None
+        self._rows = 0
 
     def __getattr__(self, name: str) -> Any:
         """The grid's attribute, where this class has none: betas, `alphas_cumprod`, the shift of a flow, ..."""
@@ -149,6 +151,8 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         kind: Any = getattr(diffusers, named, None) if isinstance(named, str) else None
         if kind is None:
             raise ValueError(f"expected a diffusers scheduler's configuration, received one of the class {named!r}")
+        if unknown := sorted(set(changes) - set(inspect.signature(kind).parameters)):
+            raise ValueError(f"{cls.__name__} over {named} has no setting {', '.join(unknown)}")
         known = {name: value for name, value in config.items() if not name.startswith("_")}
         known = {name: value for name, value in known.items() if "grid" not in config or name not in (*OWN, "grid")}
         return cls(kind.from_config(known, **changes), prior, **own)
@@ -231,11 +235,20 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
             mu: the shift of a flow matching schedule that is shifted dynamically.
 
         Raises:
-            ValueError: times or levels that rise, repeat or lie outside of the schedule, or none of them.
+            ValueError: times or levels that rise, repeat or lie outside of the schedule, or none of them; a number of
+                steps that is not whole, below 1 or above that of the schedule's times.
         """
         noise, flow = self.convention.noise, self.convention.noise.kind == "flow"
-        if num_inference_steps is None and timesteps is None and sigmas is None:
+        own_times = timesteps if timesteps is not None else sigmas
+        if own_times is not None and torch.as_tensor(own_times).ndim != 1:
+            raise ValueError(f"expected a list of times or levels, received {own_times!r}")
+        if num_inference_steps is not None:
+            most = len(self) if noise.kind == "vp" else math.inf
+            num_inference_steps = whole_number("num_inference_steps", num_inference_steps, most=most)
+        elif own_times is None:
             raise ValueError("expected the number of steps, own timesteps or own sigmas, received none of them")
+        if mu is not None and not flow:
+            raise ValueError(f"mu={mu!r}: levels of the kind {noise.kind} have no shift")
         if timesteps is not None:
             times = torch.as_tensor(timesteps, dtype=torch.float64)
             levels = torch.as_tensor(noise.sigma(times)).tolist()
@@ -301,7 +314,8 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
             return_dict: False returns a tuple.
 
         Raises:
-            ValueError: an output that is NaN or infinite, with the level; a sample of another shape than the prior's; a
+            ValueError: an output that is NaN or infinite, with the level; a sample of another shape than the prior's;
+                an output of another shape than the sample's, or another number of samples than in the step before; a
                 time that is none of the run's, or a step after the last.
         """
         i = self._index(timestep)
@@ -312,6 +326,11 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         wide = torch.promote_types(sample.dtype, torch.float32)
         if str(self.config.get("variance_type")).startswith("learned"):  # a second half of the channels
             model_output = model_output[:, : sample.shape[1]]
+        if model_output.shape != sample.shape:
+            raise ValueError(f"the output has the shape {tuple(model_output.shape)}, the sample {tuple(sample.shape)}")
+        if self._before is not None and self._rows != len(sample):
+            raise ValueError(f"this run has {self._rows} samples, received {len(sample)}: set the times again")
+        self._rows = len(sample)
         y = sample.to(wide) / self._alpha(s)
         clean = self.convention.to_sample(model_output.to(wide), y, s)
         if not clean.isfinite().all():
@@ -377,8 +396,10 @@ def _falling(levels: list[float]) -> list[float]:
     Raises:
         ValueError: they do not.
     """
-    if not levels or not all(math.inf > s > t > 0 for s, t in pairwise([*levels, 1e-300])):
+    wrong = [(s, t) for s, t in pairwise([*levels, 1e-300]) if not math.inf > s > t > 0]
+    if wrong or not levels:
+        found = f"{wrong[0][0]:.6g} and then {wrong[0][1]:.6g}" if len(levels) > 1 else levels
         raise ValueError(
-            f"expected finite noise levels that fall and stay above 0 up to the last step, received {levels}"
+            f"expected finite noise levels that fall and stay above 0 up to the last step, received {found}"
         )
     return levels

@@ -166,7 +166,9 @@ class Linear(Steps):
     def _factors(self, s: float, t: float, r: float | None, like: Tensor) -> tuple[Tensor, ...]:
         """The factors of z and D, of those of the evaluation at r before if there was one, and of the noise."""
         key = (s, t, r, self.eta, like.dtype, like.device)
-        if key not in self._known:
+        if key in self._known:
+            return self._known[key]
+        with torch.inference_mode(False):  # kept, also for a run that is differentiated
             l, spread = self.prior.variances, self.prior.basis.spread
             found = weights(l, s, t, self.eta)
             slope = torch.zeros_like(l) if r is None else found.second / math.log(s / r)

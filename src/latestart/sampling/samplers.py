@@ -119,7 +119,8 @@ def make_sampler(name: str, trained: Any, prior: Any = None, spacing: str | None
     if unknown := sorted(set(changes) - set(known)):
         raise ValueError(f"{kind.__name__} has no setting {', '.join(unknown)}")
     # from_config takes the new class's own defaults, even of the betas, for the names in this list
-    config = {**trained.config, "_use_default_values": []}
+    source = level_spreader(trained) if name == PRIOR else trained
+    config = {**source.config, "_use_default_values": []}
     if name == PRIOR:
         own = {one: changes.pop(one) for one in _settings(kind) if one in changes}
         return kind(grid.from_config(config, **changes), prior, **own)
