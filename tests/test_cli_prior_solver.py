@@ -84,3 +84,17 @@ def test_a_folder_without_a_prior_and_one_of_other_values_are_refused(tmp_path):
     assert result.exit_code == 2 and "speak of different values" in result.output
     result = _run("sweep", *asked[2:-2], "--nfe", 2, "--prior", "none", "--samples", 8, "--out", tmp_path / "swept")
     assert "speak of different values" in result.output
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--sampler", "ddim", "--eta", 0.9), "inside and eta are settings of the sampler prior, received ddim"),
+        (("--inside", "mixture"), "received none"),
+        (("--prior", "gaussian", "--last", 40), "with a prior, last needs a start: give t-start too"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(tmp_path, asked, said):
+    result = _run("sample", "mnist", *asked, "-n", 1, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and said in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()

@@ -49,8 +49,9 @@ class EfficientNetFeatures:
         network = optional("efficientnet_lite_pytorch", REMEDY).EfficientNet.from_name(EFFICIENTNET)
         network._fc = nn.Identity()
         kept = cache_folder() / f"{EFFICIENTNET}.safetensors"
+        weights = _converted(kept)
         with sound(kept, "network of EfficientNet-Lite0"):
-            network.load_state_dict(_converted(kept))
+            network.load_state_dict(weights)
         self.network = network.eval().to(self.device, memory_format=torch.channels_last)  # a third faster
 
     @torch.inference_mode()
@@ -88,9 +89,12 @@ def package_weights() -> Path:
 def _converted(kept: Path) -> dict[str, Tensor]:
     """Return the weights by name from their safetensors file, which is made where it is missing or damaged."""
     try:
-        return load_tensors(kept, EFFICIENTNET)[0]
-    except (FileNotFoundError, ValueError):
-        convert(package_weights(), kept, SHA256)
+        tensors, metadata = load_tensors(kept, EFFICIENTNET)
+        if metadata.get("sha256") == SHA256:
+            return tensors
+    except (FileNotFoundError, ValueError):  # made again
+        pass
+    convert(package_weights(), kept, SHA256)
     return load_tensors(kept, EFFICIENTNET)[0]
 
 

@@ -680,3 +680,33 @@ def test_a_last_time_that_leaves_no_room_is_refused():
             late_start(diffusers.DDIMScheduler(), 400, 5, last=last)
     with pytest.raises(ValueError, match="its times are no indices of a schedule"):
         late_start(diffusers.FlowMatchEulerDiscreteScheduler(), 500, 5, last=30)
+
+
+def test_a_last_time_beside_levels_or_between_them_is_refused():
+    trained = diffusers.DDPMScheduler(clip_sample=False)
+    for name in ("euler", "dpm++", "unipc", "heun"):
+        for spacing in ("karras", "log-snr", "karras+1"):
+            with pytest.raises(ValueError, match="its spacing spreads levels and not times"):
+                late_start(make_sampler(name, trained, spacing=spacing), 600, 5, last=40)
+    for kind in (diffusers.KDPM2DiscreteScheduler, diffusers.KDPM2AncestralDiscreteScheduler):
+        with pytest.raises(ValueError, match="evaluates between its levels"):
+            late_start(kind.from_config(trained.config), 600, 5, last=40)
+    for scheduler, t in ((diffusers.EDMEulerScheduler(), 0.27), (diffusers.FlowMatchEulerDiscreteScheduler(), 20)):
+        with pytest.raises(ValueError, match="no indices of a schedule"):
+            late_start(scheduler, t, 5, last=30)
+    silent = diffusers.DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    with pytest.raises(ValueError, match="nothing of the image is left at t = 999"):
+        late_start(silent, 1000, 5, last=40)
+
+
+def test_over_chosen_times_every_method_takes_them():
+    """Noise is added at the very times; a time that was not chosen is named."""
+    trained = diffusers.DDIMScheduler(clip_sample=False, prediction_type="v_prediction")
+    late = late_start(trained, 600, 5, last=40)
+    x, eps, t = torch.randn(3, 8), torch.randn(3, 8), late.timesteps[[0, 2, 4]]
+    torch.testing.assert_close(late.add_noise(x, eps, t), trained.add_noise(x, eps, t), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(late.get_velocity(x, eps, t), trained.get_velocity(x, eps, t), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"some of this run's times \[599, 459, 320, 180, 40\], received 500"):
+        late.step(x, 500, x)
+    solver = late_start(make_sampler("dpm++", trained), 600, 5, last=40)
+    assert solver.index_for_timestep(599) == 0 and solver.index_for_timestep(40) == 4

@@ -74,12 +74,13 @@ def test_a_prior_without_variance_is_ddim_and_dpm_solver_with_heun(order, spacin
         scheduler.set_timesteps(6)
     assert mine.timesteps.tolist() == theirs.timesteps.tolist()
     torch.testing.assert_close(mine.sigmas, theirs.sigmas, rtol=1e-5, atol=0)
+    theirs.sigmas = torch.tensor(mine.levels, dtype=F64)  # else its steps are computed in single precision
     net, x = Network(DATA, theirs), columns()
     y = x.clone()
     for t in mine.timesteps:
         x = theirs.step(net(x, t), t, x).prev_sample
         y = mine.step(net(y, t), t, y).prev_sample
-        torch.testing.assert_close(x, y, rtol=2e-5, atol=2e-5)
+        torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
@@ -355,7 +356,7 @@ def test_bad_input_names_what_was_received():
         make_sampler("ddim", BETA, OWN)
     with pytest.raises(TypeError, match="received the class Gaussian"):
         make_sampler("prior", BETA, ls.Gaussian)
-    with pytest.raises(ValueError, match="LCMScheduler cannot be"):
+    with pytest.raises(ValueError, match="LCMScheduler cannot lend its levels to the prior solver"):
         make_sampler("prior", diffusers.LCMScheduler(), OWN)
     with pytest.raises(ValueError, match="PriorMultistepScheduler has no setting colour"):
         make_sampler("prior", BETA, OWN, colour="red")
@@ -393,7 +394,7 @@ def test_bad_input_names_what_was_received():
         solver.step(columns(), 7, columns())
     with pytest.raises(ValueError, match=r"shape \(8,\), received \(2, 2, 3\)"):
         solver.step(torch.zeros(2, 2, 3), 700, torch.zeros(2, 2, 3))
-    with pytest.raises(ValueError, match=r"NaN or infinite at t = 700 \(sigma = 12.02\), step 1 of 2"):
+    with pytest.raises(ValueError, match=r"NaN or infinite at the level sigma = 12\.02, step 1 of 2"):
         solver.step(columns() * torch.nan, 700, columns())
     with pytest.raises(ValueError, match=r"the output has the shape \(9, 1\), the sample \(9, 8\)"):
         solver.step(columns()[:, :1], 700, columns())
@@ -408,3 +409,79 @@ def test_bad_input_names_what_was_received():
 def test_a_level_that_the_network_is_told_of_is_the_level_of_the_step():
     late = late_start(make_sampler("prior", BETA, OWN), 600, 3)
     assert late.levels[0] == pytest.approx(start_level(late), rel=1e-12)
+
+
+def test_classes_survive_late_starts_and_their_copies():
+    parts = [ls.Gaussian(DATA.mean + k, Dense((8,), DATA.basis), DATA.variances) for k in range(3)]
+    labelled = ls.Mixture(parts, labels=[0, 1, 2])
+    labels = torch.tensor([2, 0, 1, 1, 0])
+    late = late_start(make_sampler("prior", BETA, labelled, labels=labels), 600, 3)
+    again = late_start(late, 500, 2)
+    for one in (late, again, copy.deepcopy(late)):
+        assert torch.equal(one.labels, labels)
+    model, z = ls.as_model(parts[2], BETA), torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    ends = [
+        ls.generate(
+            model, make_sampler("prior", BETA, labelled, labels=own), steps=2, noise=z, batch_size=2, check_prior=False
+        ).samples
+        for own in (2, torch.tensor([2, 2, 2, 2, 2]), None)
+    ]
+    torch.testing.assert_close(ends[0], ends[1])
+    assert float((ends[0] - ends[2]).abs().max()) > 0.1
+
+
+def test_a_late_start_of_a_late_start_keeps_the_spacing():
+    made = late_start(make_sampler("prior", BETA, OWN, "karras+1"), 600, 4)
+    assert late_start(made, 600, 4).timesteps.tolist() == made.timesteps.tolist()
+
+
+def test_settings_that_it_would_ignore_are_refused_and_not_kept():
+    for name in ("algorithm_type", "solver_type", "lower_order_final", "thresholding", "euler_at_final"):
+        with pytest.raises(ValueError, match=f"has no setting {name}"):
+            make_sampler("prior", BETA, OWN, **{name: True})
+        assert name not in make_sampler("prior", BETA, OWN).config
+
+
+def test_another_prior_or_setting_takes_effect():
+    solver = make_sampler("prior", BETA, OWN, "trailing")
+    solver.set_timesteps(3)
+    net, x = Network(DATA, solver), columns()
+
+    def first(scheduler):
+        scheduler.set_timesteps(3)
+        return scheduler.step(net(x, 999), 999, x).prev_sample
+
+    before = first(solver)
+    solver.prior = POINT
+    assert not torch.equal(first(solver), before)
+    torch.testing.assert_close(first(solver), first(make_sampler("prior", BETA, POINT, "trailing")))
+
+
+def test_schedules_that_end_at_their_lowest_level():
+    for trained in (
+        diffusers.DPMSolverMultistepScheduler(final_sigmas_type="sigma_min"),
+        diffusers.EDMEulerScheduler(final_sigmas_type="sigma_min"),
+    ):
+        solver = make_sampler("prior", trained, OWN)
+        solver.set_timesteps(4)
+        assert len(solver.levels) == 5 and solver.levels[-1] < solver.levels[-2]
+    late_start(make_sampler("prior", diffusers.DPMSolverMultistepScheduler(final_sigmas_type="sigma_min"), OWN), 600, 4)
+
+
+def test_where_no_signal_is_left_the_prediction_must_say_the_image():
+    silent = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    solver = make_sampler("prior", diffusers.DDIMScheduler(prediction_type="v_prediction", **silent), OWN)
+    solver.set_timesteps(3)
+    assert solver.levels[0] == 1e9
+    with pytest.raises(ValueError, match="a network that predicts the noise says nothing of the image"):
+        make_sampler("prior", diffusers.DDIMScheduler(**silent), OWN).set_timesteps(3)
+
+
+def test_samplers_are_made_from_a_prior_solver():
+    solver = make_sampler("prior", BETA, OWN, "trailing")
+    assert make_sampler("own", solver).prior is OWN
+    assert type(make_sampler("ddim", solver)) is diffusers.DDIMScheduler
+    with pytest.raises(ValueError, match="there is no spacing 'trailng'"):
+        make_sampler("ddim", BETA, "trailng")
+    with pytest.raises(ValueError, match="expected one spacing, received 'trailing' and 'leading'"):
+        make_sampler("ddim", BETA, "trailing", "leading")

@@ -57,6 +57,8 @@ def sample(
         raise ValueError(f"{n} images are too few for {run.count} processes")
     sampler, t_start = usual_sampler(asked.sampler, trained, asked.clip, inside(asked, start), asked.eta), asked.t_start
     if asked.last is not None:
+        if t_start is None and start is not None:
+            raise ValueError("with a prior, last needs a start: give t-start too")
         begin = family_of(trained).top if t_start is None else t_start
         sampler, t_start = late_start(sampler, begin, asked.steps, last=asked.last), None
     result = generate(

@@ -69,9 +69,11 @@ def inside(asked: Started, start: Any) -> Any:
         start: the prior that a late start draws from, or None.
 
     Raises:
-        ValueError: the prior solver from full noise without a prior.
+        ValueError: the prior solver from full noise without a prior, or its settings for another sampler.
     """
     if asked.sampler != PRIOR:
+        if asked.inside is not None or asked.eta:
+            raise ValueError(f"inside and eta are settings of the sampler {PRIOR}, received {asked.sampler or 'none'}")
         return None
     if asked.inside is None and start is not None:
         return start

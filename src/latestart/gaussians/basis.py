@@ -63,7 +63,7 @@ class Basis(ABC):
 
     @abstractmethod
     def inverse(self, c: Tensor) -> Tensor:
-        """The images `(B, *shape)` with the coefficients c: `inverse(forward(x)) = x`, for some bases only weighted."""
+        """The images `(B, *shape)` of weighted coefficients: `inverse(forward(x) * spread(ones)) = x`."""
 
     def spread(self, values: Tensor) -> Tensor:
         """Values `(K,)` or `(B, K)` as factors of the coefficients; by default the layouts are the same."""

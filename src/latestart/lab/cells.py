@@ -253,7 +253,8 @@ def describe(cell: Cell) -> str:
 def own_options(cell: Cell) -> str:
     """Return the options of the prior solver that are not its default ones, each after a comma."""
     order = "" if cell.order is None else f", order {cell.order}"
-    return order + ("" if cell.eta is None else f", eta {cell.eta:g}")
+    inner = "" if cell.substeps is None else f", {cell.substeps} substeps"
+    return order + inner + ("" if cell.eta is None else f", eta {cell.eta:g}")
 
 
 def write_cell(path: Path, planned: Planned, outcome: Outcome) -> None:

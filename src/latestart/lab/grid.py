@@ -1,6 +1,6 @@
 """The grid of a sweep: the cells to measure, from a YAML file, from flags, or from both.
 
-    model x sampler x nfe x prior x t_start x spacing x clip x last x inside x eta x order
+    model x sampler x nfe x prior x t_start x spacing x clip x last x inside x eta x order x substeps
 
 Each axis is a list, or text with commas. A setting that does not apply to a cell is left out of it, so that no cell is
 measured twice: full noise (the prior `none`) has no start; a late start begins at its start, so that of the spacings of
@@ -35,7 +35,7 @@ __all__ = ["FULL", "GAUSSIAN", "OPTIONS", "PLAIN", "Cell", "Grid", "read_grid"]
 
 FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
 GAUSSIAN = "gaussian"  # the one next to a model
-OPTIONS = ("last", "inside", "eta", "order")  # of a cell
+OPTIONS = ("last", "inside", "eta", "order", "substeps")  # of a cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ class Cell:
             noise and isotropic starts for the Gaussian.
         eta: its share of noise; None is none.
         order: its order; None is 2.
+        substeps: its small steps with the prior's own denoiser inside; None for a Gaussian inside.
         samples: number of samples.
         seed: of their noise.
     """
@@ -70,6 +71,7 @@ class Cell:
     inside: str | None = None
     eta: float | None = None
     order: int | None = None
+    substeps: int | None = None
     samples: int
     seed: int
 
@@ -99,7 +101,8 @@ class Cell:
         """Return the arguments of `make_sampler` for the sampler."""
         from latestart.sampling.samplers import clipping  # diffusers is heavy, and a command line needs the grid alone
 
-        own = {name: value for name, value in (("eta", self.eta), ("solver_order", self.order)) if value is not None}
+        known = {"eta": self.eta, "solver_order": self.order, "substeps": self.substeps}
+        own = {name: value for name, value in known.items() if value is not None}
         return {"spacing": self.spacing, **clipping(self.sampler, self.clip), **own}
 
 
@@ -132,6 +135,9 @@ class Grid(Kept, Conditions):
     )
     eta: tuple[float, ...] = setting((0.0,), "Shares of noise of the prior solver.", least=0, most=1)
     order: tuple[int, ...] = setting((2,), "Orders of the prior solver: 1, 2.", least=1, most=2)
+    substeps: tuple[int, ...] = setting(
+        (0,), "Small steps of the prior solver with a mixture's own denoiser inside; 0: its Gaussian.", least=0
+    )
     statistics: str | None = setting(
         None, "Where the feature statistics of the images are kept; default: OUT/statistics.safetensors."
     )
@@ -172,8 +178,8 @@ class Grid(Kept, Conditions):
         if sampler != PRIOR:
             return [{}]
         return [
-            {"inside": inside, "eta": eta or None, "order": None if order == 2 else order}
-            for inside, eta, order in product(self.inside or (None,), self.eta, self.order)
+            {"inside": inside, "eta": eta or None, "order": None if order == 2 else order, "substeps": substeps or None}
+            for inside, eta, order, substeps in product(self.inside or (None,), self.eta, self.order, self.substeps)
         ]
 
     def _starts(self, prior: str) -> tuple[float | None, ...]:

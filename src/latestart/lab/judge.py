@@ -43,7 +43,7 @@ __all__ = [
     "shipped_reference",
 ]  # fmt: skip
 
-SECOND = 5000  # images of a data set whose second features are taken: those of a large network take 0.1 s each
+SECOND_IMAGES = 5000  # images of a data set whose second features are taken: those of a large network take 0.1 s each
 REAL = 2000  # images that samples are compared with one by one
 LEAST = 0.01  # of a distance, for its replicates
 TINY = 1e-12  # of a distance: no division by nothing
@@ -341,7 +341,7 @@ def reference_of(
     beside = None
     if second is not None:
         file = kept.with_name(f"{kept.stem}-{second.name}{kept.suffix}")
-        beside = _kept(_some(data, SECOND), second, file, lab, shown=0)[0]
+        beside = _kept(_some(data, SECOND_IMAGES), second, file, lab, shown=0)[0]
     sets, pixels = None, [data.pixels]
     if unseen is not None:
         size = min(REAL, len(unseen) // 2, len(data))

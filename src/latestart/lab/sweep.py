@@ -74,6 +74,7 @@ COLUMNS = {
         "inside": TEXT,
         "eta": REAL,
         "order": WHOLE,
+        "substeps": WHOLE,
         "samples": WHOLE,
         "seed": WHOLE,
         "features": TEXT,

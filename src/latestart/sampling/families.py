@@ -16,7 +16,7 @@ import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latestart.checks import whole_number
 from latestart.denoisers.conventions import Convention
 from latestart.noise import Kind, Noise, runs_to_noise
 from latestart.sampling.guard import LateStarted, class_below
@@ -124,11 +125,13 @@ class Family(ABC):
             ValueError: a start outside of the schedule or without time for the steps, or settings that forbid it.
         """
 
-    def respaced(self, times: Sequence[int]) -> Any:
-        """A scheduler of the same class whose whole schedule is these falling times, its own being 0 to n - 1.
+    def down_to(self, t_start: float, last: Any, steps: int) -> tuple[Any, list[int]]:
+        """A scheduler of the same class over evenly spread times from the start down to `last`, and these times.
+
+        Its own times are 0 to n - 1.
 
         Raises:
-            ValueError: its times are not indices of a schedule.
+            ValueError: its times are not indices of a schedule; no room for the steps; a spacing of levels.
         """
         raise _cannot(self.scheduler, "its times are no indices of a schedule, which a last one is: set own sigmas")
 
@@ -200,10 +203,20 @@ class Beta(Family):
             raise ValueError(f"t_start={t_start:g} leaves no time for {steps} steps: expected at least {max(steps, 2)}")
         return self._over(betas[:start])
 
-    def respaced(self, times: Sequence[int]) -> Any:
-        """A scheduler over the levels of these times alone (Nichol and Dhariwal 2021, section 4)."""
-        kept = self.scheduler.alphas_cumprod.detach().cpu().double()[list(reversed(times))]
-        return self._over(1 - kept / torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]]))
+    def down_to(self, t_start: float, last: Any, steps: int) -> tuple[Any, list[int]]:
+        """A scheduler over the levels of chosen times alone (Nichol and Dhariwal 2021, section 4)."""
+        if is_curved(self.scheduler):
+            raise _cannot(self.scheduler, f"its spacing spreads levels and not times: leave out last={last!r}")
+        first, last = int(self.first_time(t_start)), whole_number("last", last, 0)
+        if not math.isfinite(self.noise.sigma(float(first))):
+            raise _cannot(
+                self.scheduler, f"nothing of the image is left at t = {first}: with last={last}, start below it"
+            )
+        if first - last < steps - 1 or (steps == 1 and last != first):
+            raise ValueError(f"last={last} leaves no room for {steps} evaluations from t = {first} down to it")
+        times = [round(first + (last - first) * k / max(steps - 1, 1)) for k in range(steps)]
+        kept = self.scheduler.alphas_cumprod.detach().cpu().double()[times[::-1]]
+        return self._over(1 - kept / torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])), times
 
     def _over(self, betas: Tensor) -> Any:
         known = {name: value for name, value in _TRUNCATED.items() if name in self.scheduler.config}
@@ -275,10 +288,6 @@ class FlowMatching(Family):
         tau = t_start / self.top
         if not 0 < tau <= 1:
             raise ValueError(f"t_start={t_start:g} lies outside of the schedule: expected (0, {self.top:g}]")
-        if config.get("invert_sigmas"):
-            raise _cannot(scheduler, "with invert_sigmas=True it runs from data to noise")
-        if config.get("stochastic_sampling"):
-            raise _cannot(scheduler, "with stochastic_sampling=True it serves models distilled to a few steps")
         # stretching the grid to a terminal level would move its beginning too
         late = self._remade({"shift_terminal": None} if "shift_terminal" in config else {})
         if hasattr(scheduler, "set_shift"):
@@ -336,8 +345,8 @@ def level_spreader(trained: Any) -> Any:
         TypeError: no scheduler.
     """
     trained = trained.whole() if isinstance(trained, LateStarted) else trained
-    family = _known(trained)
-    named = "DPMSolverMultistepScheduler" if hasattr(trained, "alphas_cumprod") and family.grid else family.grid
+    family = _known(trained, "lend its levels to the prior solver")
+    named = Beta.grid if hasattr(trained, "alphas_cumprod") and family.grid else family.grid
     kind: Any = type(trained) if named is None else getattr(diffusers, named)
     if isinstance(trained, kind):
         return copy.deepcopy(trained)
@@ -357,8 +366,12 @@ def level_spreader(trained: Any) -> Any:
     return kind(**settings | given)
 
 
-def _known(scheduler: Any) -> Family:
+def _known(scheduler: Any, what: str = "be late-started") -> Family:
     """The family of a scheduler that can be cut and stepped over.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        what: what it is asked to do, for the refusal.
 
     Raises:
         ValueError: there is none, with the reason.
@@ -366,17 +379,21 @@ def _known(scheduler: Any) -> Family:
     """
     bases = [base.__name__ for base in type(scheduler).__mro__]
     if reason := next((_REFUSED[name] for name in bases if name in _REFUSED), None):
-        raise _cannot(scheduler, reason)
+        raise _cannot(scheduler, reason, what)
     if runs_to_noise(scheduler):
-        raise _cannot(scheduler, "it runs from data to noise")
+        raise _cannot(scheduler, "it runs from data to noise", what)
+    if scheduler.config.get("invert_sigmas"):
+        raise _cannot(scheduler, "with invert_sigmas=True it runs from data to noise", what)
+    if scheduler.config.get("stochastic_sampling"):
+        raise _cannot(scheduler, "with stochastic_sampling=True it serves models distilled to a few steps", what)
     try:
         return family_of(scheduler)
     except ValueError as error:
-        raise _cannot(scheduler, "its noise schedule cannot be cut") from error
+        raise _cannot(scheduler, "its noise schedule cannot be cut", what) from error
 
 
-def _cannot(scheduler: Any, reason: str) -> ValueError:
+def _cannot(scheduler: Any, reason: str, what: str = "be late-started") -> ValueError:
     *classes, last = (family.classes for family in FAMILIES)
     return ValueError(
-        f"{type(scheduler).__name__} cannot be late-started: {reason}. Those that can: {', '.join(classes)} and {last}"
+        f"{type(scheduler).__name__} cannot {what}: {reason}. Those that can: {', '.join(classes)} and {last}"
     )

@@ -20,6 +20,9 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from latestart.gaussians.prior import StartDistribution
 from latestart.sampling.endings import finished
 from latestart.sampling.spacings import round_times, standing_before
@@ -31,10 +34,11 @@ _STATE = frozenset(
     ("cut", "late_steps", "late_mu", "late_times", "late_alphas", "late_done", "late_device", "_internal_dict")
 )
 _OWN = _STATE.union(
-    ("set_timesteps", "init_noise_sigma", "arrange", "whole", "timesteps", "alphas_cumprod", "add_noise"),
+    ("set_timesteps", "init_noise_sigma", "arrange", "whole", "timesteps", "alphas_cumprod"),
     ("config", "register_to_config", "save_config", "save_pretrained", "push_to_hub", "to_json_string", "to_json_file"),
 )
 _WATCHED = frozenset(("step", "scale_model_input"))
+_TIMED = {"step": 1, "scale_model_input": 1, "add_noise": 2, "get_velocity": 2, "index_for_timestep": 0}  # place of t
 TOP = 0.99  # pipelines' grids begin at 1, or at 0.999
 
 
@@ -56,6 +60,8 @@ class LateStarted:
         if name.startswith("__") or name in _OWN:
             return object.__getattribute__(self, name)
         value = getattr(object.__getattribute__(self, "cut"), name)
+        if name in _TIMED and self.late_times is not None:
+            value = _translated(self, value, _TIMED[name])
         return _watched(self, value, name) if name in _WATCHED else value
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -108,11 +114,6 @@ class LateStarted:
     def alphas_cumprod(self) -> Any:
         """The schedule that the times belong to."""
         return self.cut.alphas_cumprod if self.late_times is None else self.late_alphas
-
-    def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> Any:
-        """As the scheduler inside does, at times of the run."""
-        own = timesteps if self.late_times is None else timesteps.clone().apply_(self.late_times[::-1].index)
-        return self.cut.add_noise(original_samples, noise, own)
 
     def arrange(self, device: Any = None) -> None:
         """Set the times of the scheduler inside, as if it had never stepped."""
@@ -182,7 +183,7 @@ def _beside(scheduler: Any) -> dict[str, Any]:
 
 
 def _rebuilt(kind: type, config: Mapping[str, Any], inside: dict[str, Any], own: dict[str, Any]) -> Any:
-    beside = {name: inside[name] for name in getattr(kind, "beside_config", ())}
+    beside = {name: inside[name] for name in getattr(kind, "beside_config", ()) if name in inside}
     cut = kind.from_config(config, **beside)  # type: ignore[attr-defined]
     vars(cut).update(inside)
     return _around(cut, own)
@@ -201,19 +202,44 @@ def _watched(late: LateStarted, method: Callable[..., Any], name: str) -> Callab
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
-        if late.late_times is not None and timestep is not None:
-            index = late.late_times[::-1].index(round(float(timestep)))
-            timestep = late.cut.timesteps.new_tensor(index)  # some classes take no bare number
-            args, kwargs = (args[0], timestep, *args[2:]) if len(args) > 1 else args, kwargs
-            kwargs = kwargs | {"timestep": timestep} if "timestep" in kwargs else kwargs
-        _begin(late, timestep)
+        own = timestep if timestep is None or late.late_times is None else _own_time(late, timestep)
+        _begin(late, own)
         result = method(*args, **kwargs)
         if name == "step":
-            result = finished(late.cut, timestep, result)
+            result = finished(late.cut, own, result)
             late.late_done += 1
         return result
 
     return call
+
+
+def _translated(late: LateStarted, method: Callable[..., Any], place: int) -> Callable[..., Any]:
+    """Wrap a method of a scheduler over chosen times, so that it takes the chosen ones."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > place:
+            args = (*args[:place], _own_time(late, args[place]), *args[place + 1 :])
+        for name in ("timestep", "timesteps", "timestep_back"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = _own_time(late, kwargs[name])
+        return method(*args, **kwargs)
+
+    return call
+
+
+def _own_time(late: LateStarted, t: Any) -> Tensor:
+    """The times 0 to n - 1 of the scheduler inside, for times of the whole schedule, a number or `(B,)`.
+
+    Raises:
+        ValueError: one that was not chosen.
+    """
+    chosen = torch.tensor((late.late_times or [])[::-1], dtype=torch.float64)
+    asked = torch.as_tensor(t).detach().cpu().double()
+    index = torch.searchsorted(chosen, asked.contiguous()).clamp(max=len(chosen) - 1)
+    if not torch.equal(chosen[index], asked):
+        raise ValueError(f"expected some of this run's times {late.late_times}, received {asked.tolist()}")
+    return index.to(late.cut.timesteps)  # a tensor: some classes take no bare number
 
 
 def _begin(late: LateStarted, timestep: Any) -> None:

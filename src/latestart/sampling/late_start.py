@@ -61,7 +61,8 @@ def late_start(
 
     Raises:
         ValueError: the kind of scheduler cannot be late-started; `steps` is not a whole number of at least 1; `t_start`
-            lies beyond the schedule, or so low that it leaves no step; `last` leaves no room for the steps above it.
+            lies beyond the schedule, or so low that it leaves no step; `last` leaves no room for the steps above it, or
+            stands beside a spacing of levels or a class that evaluates between its times.
     """
     scheduler = checked_scheduler(scheduler)
     steps, t_start = whole_number("steps", steps), _checked_time(t_start)
@@ -69,10 +70,11 @@ def late_start(
     family = cuttable(getattr(whole, "grid", whole), mu)
     cut, times = family.cut(t_start, steps, mu), None
     if last is not None:
-        times = _spread(family.first_time(t_start), last, steps)
-        cut = family.respaced(times)
+        cut, times = family.down_to(t_start, last, steps)
     late = guarded(whole, whole.over(cut) if hasattr(whole, "over") else cut, steps, mu, times)
     family.check_times(late, family.first_time(t_start, steps) if times is None else times[0])
+    if times is not None and bool((late.cut.timesteps != late.cut.timesteps.round()).any()):
+        raise ValueError(f"{type(whole).__name__} evaluates between its levels, which a last time would not spread")
     rehearse(late, noise_width(late))
     return late
 
@@ -140,18 +142,6 @@ def checked_scheduler(scheduler: Any) -> Any:
     if not hasattr(scheduler, "set_timesteps") or not hasattr(scheduler, "config"):
         raise TypeError(f"expected a diffusers scheduler, received a {type(scheduler).__name__}")
     return scheduler
-
-
-def _spread(begin: float, last: Any, steps: int) -> list[int]:
-    """Whole times, evenly spread from the first down to the last.
-
-    Raises:
-        ValueError: there are not so many between the two.
-    """
-    first, last = math.ceil(begin), whole_number("last", last, 0)
-    if first - last < steps - 1 or (steps == 1 and last != first):
-        raise ValueError(f"last={last} leaves no room for {steps} evaluations from t = {first} down to it")
-    return [round(first + (last - first) * k / max(steps - 1, 1)) for k in range(steps)]
 
 
 def _checked_time(t_start: Any) -> float:

@@ -111,7 +111,7 @@ def draw(
                 generators = [GivenNoise(step_noise[:, i], one) for i, one in zip(index, generators)]
             run, z, mine = Run(copy.deepcopy(own), generators), z.to(network.device), conditions[index]
             if prior_inside(own) is not None:  # which may know classes
-                run.scheduler.labels = mine.labels
+                run.scheduler.labels = _labels_of(own, mine, index, n)
             start = start_sample(own, prior, z, mine.labels) if late else initial_sample(own, z)
             for t, x in zip(times, trajectory(run, counted, start, mine)):
                 if bad := int((~x.isfinite()).sum()):
@@ -122,6 +122,14 @@ def draw(
             parts.append(x)
     spent = (counted.evaluated - before) // n
     return Result(torch.cat(parts), spent, tuple(times), start_level(own))
+
+
+def _labels_of(own: Any, mine: Conditions, index: Tensor, n: int) -> Any:
+    """The classes of some samples for the prior inside: those that are asked for, else the solver's own."""
+    if mine.labels is not None or own.labels is None:
+        return mine.labels
+    labels = torch.as_tensor(own.labels)
+    return labels[index] if labels.shape == (n,) else labels
 
 
 def check_level(model: Any, scheduler: Any, t_start: float | None) -> None:

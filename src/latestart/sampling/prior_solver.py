@@ -34,18 +34,21 @@ from latestart.checks import whole_number
 from latestart.denoisers.conventions import Convention
 from latestart.gaussians.prior import Prior, as_prior
 from latestart.gaussians.priors import load_prior
-from latestart.sampling.families import level_spreader
+from latestart.sampling.families import Beta, FlowMatching, level_spreader
 from latestart.sampling.prior_steps import Seen, Steps, steps_of
 from latestart.sampling.spacings import is_curved
 
-__all__ = ["PRIOR_FILE", "PriorMultistepScheduler"]
+__all__ = ["IGNORED", "PRIOR_FILE", "PriorMultistepScheduler"]
 
 PRIOR_FILE = "prior.safetensors"  # beside a saved configuration
-OWN = ("solver_order", "eta", "substeps", "clip_sample", "clip_sample_range")  # of the configuration; else the grid's
+SOLVER = ("solver_order", "eta", "substeps", "clip_sample", "clip_sample_range")  # its own settings; others: the grid's
+IGNORED = frozenset(  # settings of the steps of a grid, which this solver replaces
+    ("algorithm_type", "solver_type", "lower_order_final", "euler_at_final", "thresholding", "sample_max_value")
+).union(("dynamic_thresholding_ratio",))
 GRIDS = {  # by a setting of the configurations that say no class: those of schedulers that were never saved
-    "trained_betas": "DPMSolverMultistepScheduler",
+    "trained_betas": str(Beta.grid),
     "sigma_data": "EDMEulerScheduler",
-    "shift": "FlowMatchEulerDiscreteScheduler",
+    "shift": str(FlowMatching.grid),
 }
 FAR = 1e9  # stands for a level without any signal: the prior's own part of D there is 1e-9 of the noise
 
@@ -72,7 +75,7 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
     """
 
     config_name = "scheduler_config.json"  # type: ignore[assignment]
-    beside_config = ("prior",)  # of the constructor's arguments, those that are no configuration
+    beside_config = ("prior", "labels", "grid_class")  # of the constructor's arguments, those that are no configuration
     order = 1  # evaluations of a step, as pipelines read it
 
     def __init__(
@@ -92,7 +95,7 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"clip_sample_range={clip_sample_range!r}: expected a number above 0")
         self.grid = level_spreader(trained)
         self.prior: Prior = as_prior(prior, "the prior solver")
-        shared = {name: value for name, value in self.grid.config.items() if not name.startswith("_")}
+        shared = {k: v for k, v in self.grid.config.items() if not k.startswith("_") and k not in IGNORED}
         self.register_to_config(
             **shared
             | {
@@ -109,7 +112,8 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps, self.sigmas = self.grid.timesteps, getattr(self.grid, "sigmas", None)
         self.levels: list[float] = []
         self.labels = labels
-        self._made: dict[torch.device, Steps] = {}  # without classes; shared by all copies
+        self._made: dict[Any, Steps] = {}  # without classes; shared by all copies
+        self._of_classes: tuple[Any, Steps] | None = None
         self._step_index: int | None = None
         self._begin_index: int | None = None
         self._before: Seen | None = None
@@ -128,13 +132,21 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         copied.__dict__.update(copy.deepcopy(vars(self), memo))
         return copied
 
+    @property
+    def grid_class(self) -> type:
+        """The class of the grid: of some spacings one that stands before a class of diffusers."""
+        return type(self.grid)
+
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], prior: Any = None, **changes: Any) -> Self:  # type: ignore[override]
+    def from_config(  # type: ignore[override]
+        cls, config: Mapping[str, Any], prior: Any = None, *, grid_class: Any = None, **changes: Any
+    ) -> Self:
         """The solver of a configuration: one of its own, or that of the scheduler that a model was trained with.
 
         Args:
             config: a scheduler's `config`, or what its file holds.
             prior: as for the constructor.
+            grid_class: that of the grid, where it is another than the configuration's.
             changes: of the configuration, of this solver's or its grid's settings; and `labels`.
 
         Raises:
@@ -144,17 +156,18 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 f"{cls.__name__} needs a prior: give from_config(config, prior=...), or the path of its file"
             )
-        own = {name: config[name] for name in OWN if "grid" in config and name in config}
-        own |= {name: changes.pop(name) for name in (*OWN, "labels") if name in changes}
+        own = {name: config[name] for name in SOLVER if "grid" in config and name in config}
+        own |= {name: changes.pop(name) for name in (*SOLVER, "labels") if name in changes}
         told = next((name for key, name in GRIDS.items() if key in config), None)
         named = config.get("grid", config.get("_class_name", told))
         kind: Any = getattr(diffusers, named, None) if isinstance(named, str) else None
         if kind is None:
             raise ValueError(f"expected a diffusers scheduler's configuration, received one of the class {named!r}")
-        if unknown := sorted(set(changes) - set(inspect.signature(kind).parameters)):
+        kind = kind if grid_class is None else grid_class
+        if unknown := sorted(set(changes) - (set(inspect.signature(kind).parameters) - IGNORED)):
             raise ValueError(f"{cls.__name__} over {named} has no setting {', '.join(unknown)}")
         known = {name: value for name, value in config.items() if not name.startswith("_")}
-        known = {name: value for name, value in known.items() if "grid" not in config or name not in (*OWN, "grid")}
+        known = {name: value for name, value in known.items() if "grid" not in config or name not in (*SOLVER, "grid")}
         return cls(kind.from_config(known, **changes), prior, **own)
 
     @classmethod
@@ -199,7 +212,7 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
 
     def over(self, grid: Any) -> Self:
         """This solver over the times and levels of another grid."""
-        own = {name: self.config[name] for name in OWN}
+        own = {name: self.config[name] for name in SOLVER}
         return type(self)(grid, self.prior, **own, labels=self.labels)
 
     @property
@@ -247,6 +260,8 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
             num_inference_steps = whole_number("num_inference_steps", num_inference_steps, most=most)
         elif own_times is None:
             raise ValueError("expected the number of steps, own timesteps or own sigmas, received none of them")
+        if timesteps is not None and sigmas is not None:
+            raise ValueError("expected own timesteps or own sigmas, received both")
         if mu is not None and not flow:
             raise ValueError(f"mu={mu!r}: levels of the kind {noise.kind} have no shift")
         if timesteps is not None:
@@ -254,8 +269,9 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
             levels = torch.as_tensor(noise.sigma(times)).tolist()
             whole = noise.kind == "vp" and bool((times == times.round()).all())
             self.timesteps = times.to(device, torch.int64 if whole else torch.float32)
-        elif sigmas is not None and not flow:
+        elif sigmas is not None and not (flow and hasattr(self.grid, "scale_noise")):
             levels = [float(sigma) for sigma in sigmas]
+            levels = [tau / (1 - tau) if tau < 1 else math.inf for tau in levels] if flow else levels
             levels = levels[:-1] if levels and levels[-1] == 0 else levels
             times = torch.as_tensor(noise.time(torch.tensor(levels, dtype=torch.float64)))
             self.timesteps = times.to(device, torch.float32)
@@ -269,8 +285,10 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
             levels, last = own[:-1].tolist(), float(own[-1])
             if not is_curved(self.grid):  # exactly those that the network is told of
                 levels = torch.as_tensor(noise.sigma(self.timesteps.cpu().double())).tolist()
-            levels += [last] if last > 0 else []
+            levels += [last] if 0 < last < levels[-1] * (1 - 1e-6) else []  # some end at the level of the last time
         self.levels = _falling([min(level, FAR) for level in levels])
+        if self.levels[0] == FAR and self.convention.prediction == "epsilon":
+            raise ValueError("where no signal is left, a network that predicts the noise says nothing of the image")
         if len(self.levels) == len(self.timesteps):
             self.levels.append(0.0)
         self.sigmas = torch.tensor(self.levels, dtype=torch.float32)
@@ -316,7 +334,7 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: an output that is NaN or infinite, with the level; a sample of another shape than the prior's;
                 an output of another shape than the sample's, or another number of samples than in the step before; a
-                time that is none of the run's, or a step after the last.
+                first time that is none of the run's, or a step after the last.
         """
         i = self._index(timestep)
         if i >= len(self.levels) - 1:
@@ -335,20 +353,20 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         clean = self.convention.to_sample(model_output.to(wide), y, s)
         if not clean.isfinite().all():
             raise ValueError(
-                f"the network's output is NaN or infinite at t = {float(timestep):g} (sigma = {s:.4g}), "
-                f"step {i + 1} of {len(self.levels) - 1}"
+                f"the network's output is NaN or infinite at the level sigma = {s:.4g}, step {i + 1} of "
+                f"{len(self.levels) - 1}"
             )
         if self.config["clip_sample"]:
             bound = self.config["clip_sample_range"]
             clean = clean.clamp(-bound, bound)
-        if t > 0:
+        if i < len(self.levels) - 2:
 
             def white() -> Tensor:
                 return randn_tensor(y.shape, generator=generator, device=y.device, dtype=wide)
 
             y, self._before = steps.step(y, clean, s, t, self._before, white)
         else:
-            y, self._before = clean, None
+            y, self._before = clean + t / s * (y - clean), None  # what is held to the end would become contrast
         self._step_index = i + 1
         x = (y * self._alpha(t)).to(sample.dtype)
         clean = clean.to(sample.dtype)
@@ -381,13 +399,15 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 f"the prior inside is for samples of shape {tuple(self.prior.shape)}, received {tuple(sample.shape)}"
             )
-        c, prior = self.config, self.prior
-        how = {"substeps": c["substeps"], "order": c["solver_order"], "eta": c["eta"]}
+        prior, how = self.prior, {name: self.config[name] for name in ("solver_order", "eta", "substeps")}
         if prior.own_labels(self.labels) is not None:
-            return steps_of(prior.to(sample.device), self.labels, **how)
-        if sample.device not in self._made:
-            self._made[sample.device] = steps_of(prior.to(sample.device), **how)
-        return self._made[sample.device]
+            if self._of_classes is None or self._of_classes[0] is not self.labels:
+                self._of_classes = self.labels, steps_of(prior.to(sample.device), self.labels, **how)
+            return self._of_classes[1]
+        key = (id(prior), sample.device, *how.values())
+        if key not in self._made:
+            self._made[key] = steps_of(prior.to(sample.device), **how)
+        return self._made[key]
 
 
 def _falling(levels: list[float]) -> list[float]:

@@ -13,7 +13,8 @@ the last two evaluations, at r before and at s,
 
 and p = 1/2, where `first = sqrt(1 + t^2 / l) (asinh(sqrt(l) / t) - asinh(sqrt(l) / s))`. As l goes to 0 these are the
 weights of DDIM (without `second`) and of DPM++ 2M, in its form of second order in log sigma; where l is far above s^2
-nothing moves. A step to t = 0 returns D.
+nothing moves. The last step of a run, to t = 0 or to the lowest level of a schedule, is `D + t / s (y - D)`: as t falls
+to 0, a goes to 1, and a rest that is held would integrate to `log(1 / t)`, which is contrast that the data has not.
 
 The reverse SDEs with noise are the same with a larger p. With the share of noise `eta` and `rho = v_t / v_s`, a step is
 
@@ -116,6 +117,16 @@ class Steps(ABC):
     def __init__(self, order: int = 2, eta: float = 0.0) -> None:
         self.order, self.eta = order, eta
 
+    def drawn(self, white: White | None) -> Tensor:
+        """White noise of a step that adds some.
+
+        Raises:
+            ValueError: there is none to draw.
+        """
+        if white is None:
+            raise ValueError(f"eta={self.eta:g} adds noise: expected a function that draws it, received None")
+        return white()
+
     @abstractmethod
     def step(
         self, y: Tensor, clean: Tensor, s: float, t: float, before: Seen | None, white: White | None
@@ -159,8 +170,8 @@ class Linear(Steps):
         if before is not None and of_before:
             for factor, kept in zip(of_before, before.kept):
                 out.addcmul_(factor, kept)
-        if self.eta and white is not None:
-            out.addcmul_(noise, basis.forward(white()))
+        if self.eta:
+            out.addcmul_(noise, basis.forward(self.drawn(white)))
         return mean + basis.inverse(out).to(y), Seen(s, (z, d))
 
     def _factors(self, s: float, t: float, r: float | None, like: Tensor) -> tuple[Tensor, ...]:
@@ -236,7 +247,7 @@ class ByClass(Steps):
         """
         if len(y) != len(self.labels):
             raise ValueError(f"expected the {len(self.labels)} samples whose classes are known, received {len(y)}")
-        noise = white() if white is not None and self.eta else None
+        noise = self.drawn(white) if self.eta else None
         out, kept = torch.empty_like(y), {}
         for name, rows in grouped(self.labels):
             drawn = None if noise is None else lambda rows=rows: noise[rows]
@@ -246,7 +257,7 @@ class ByClass(Steps):
 
 
 def steps_of(
-    prior: Prior, labels: Any = None, substeps: int | None = None, *, order: int = 2, eta: float = 0.0
+    prior: Prior, labels: Any = None, *, solver_order: int = 2, eta: float = 0.0, substeps: int | None = None
 ) -> Steps:
     """Return the steps with a prior inside.
 
@@ -254,13 +265,13 @@ def steps_of(
         prior: a Gaussian; a mixture, of which the Gaussian of all is taken, or with labels that of each class; or
             another denoiser.
         labels: the class of each sample, an index or `(B,)`; of a prior that knows no classes they say nothing.
+        solver_order, eta: as `order` and `eta` of `Steps`.
         substeps: None for a Gaussian inside; a number for the prior's own denoiser, in so many steps.
-        order, eta: as for `Steps`.
 
     Raises:
         ValueError: a class that the prior does not have.
     """
-    known = prior.own_labels(labels)
+    known, order = prior.own_labels(labels), solver_order
     if substeps is not None or not isinstance(prior, Gaussian | Mixture):
         return Inner(prior.for_labels(labels), order, eta, substeps or SUBSTEPS)
     if isinstance(prior, Gaussian):

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from latestart.denoisers.exact import PointCloud
 from latestart.denoisers.networks import as_model
+from latestart.gaussians.basis import Isotropic
+from latestart.gaussians.gaussian import Gaussian
 from latestart.sampling.endings import finished
 from latestart.sampling.guard import prior_inside
 from latestart.sampling.seeds import sample_generator
@@ -27,7 +29,7 @@ from latestart.sampling.seeds import sample_generator
 __all__ = ["Run", "initial_sample", "rehearse", "uses_variances", "without_variances"]
 
 MEMORY = ("timestep_back", "old_pred_original_sample")  # CogVideoX's DPM solver leaves it to the caller
-SHAPE = (1, 5, 3)  # of a sample of a rehearsal, where the scheduler holds no prior of another
+SHAPE = (1, 5, 3)  # of a sample of a rehearsal
 ROWS = 2
 ARRIVED = 0.5  # within which a rehearsal must end, of data that are usually in [-1, 1]
 
@@ -119,16 +121,16 @@ def rehearse(scheduler: Any, start: float) -> None:
         ValueError: it fails, or does not arrive, with the error or the distance.
         ImportError: it needs a package that is not installed.
     """
-    inside = prior_inside(scheduler)
-    shape = SHAPE if inside is None else tuple(inside.shape)
-    network, name = as_model(PointCloud(torch.zeros(1, *shape)), scheduler), type(scheduler).__name__
+    network, name = as_model(PointCloud(torch.zeros(1, *SHAPE)), scheduler), type(scheduler).__name__
     copied = without_variances(copy.deepcopy(scheduler))
+    if prior_inside(scheduler) is not None:  # of other images and classes than these
+        copied.prior, copied.labels = Gaussian(torch.zeros(SHAPE), Isotropic(SHAPE), torch.ones(1)), None
     times = [float(t) for t in copied.timesteps]
     if not all(abs(t) < float("inf") for t in times):
         raise ValueError(f"{name} gives times that are not finite: {times}; with other settings it may not")
     network.convention.noise.sigma(torch.tensor(times))  # raises for a time outside of the schedule, and names it
     generators = [sample_generator(0, k) for k in range(ROWS)]
-    x = start * torch.stack([torch.randn(shape, generator=g) for g in generators])
+    x = start * torch.stack([torch.randn(SHAPE, generator=g) for g in generators])
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")

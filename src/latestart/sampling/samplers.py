@@ -21,9 +21,9 @@ from typing import Any
 import diffusers
 
 from latestart.sampling.families import Family, family_of, level_spreader
-from latestart.sampling.guard import class_below
+from latestart.sampling.guard import class_below, prior_inside
 from latestart.sampling.names import OWN, PRIOR, SAMPLERS, SPACINGS
-from latestart.sampling.prior_solver import PriorMultistepScheduler
+from latestart.sampling.prior_solver import IGNORED, PriorMultistepScheduler
 from latestart.sampling.spacings import spaced
 
 __all__ = ["IPNDM", "SAMPLERS", "can_clip", "clipping", "make_sampler", "sampler_class", "usual_sampler"]
@@ -102,8 +102,13 @@ def make_sampler(name: str, trained: Any, prior: Any = None, spacing: str | None
         ValueError: a name is not known, or not for such a schedule, or the class has no such setting; the prior solver
             without a prior, or a prior for another sampler.
     """
-    if isinstance(prior, str) and prior in SPACINGS:
+    if isinstance(prior, str) and (prior in SPACINGS or name != PRIOR):
+        if spacing is not None:
+            raise ValueError(f"expected one spacing, received {prior!r} and {spacing!r}")
         prior, spacing = None, prior
+    if (inside := prior_inside(trained)) is not None:  # a prior solver: its class, or another over its levels
+        name, prior = (PRIOR, prior or inside) if name == OWN else (name, prior)
+        trained = trained.grid
     if (prior is None) == (name == PRIOR):
         raise ValueError(
             "the prior solver needs a prior: make_sampler('prior', scheduler, prior)"
@@ -112,7 +117,9 @@ def make_sampler(name: str, trained: Any, prior: Any = None, spacing: str | None
         )
     kind: Any = _class_for(name, family_of(trained))
     grid: Any = type(level_spreader(trained)) if name == PRIOR else kind
-    known = {*_settings(kind), *_settings(grid)} - {"self", "trained", "prior"} if name == PRIOR else _settings(kind)
+    known = _settings(kind)
+    if name == PRIOR:
+        known = {*known, *_settings(grid)} - {"self", "trained", "prior"} - IGNORED
     if spacing is not None:
         grid, settings = spaced(grid, spacing)
         changes = {**settings, **changes}

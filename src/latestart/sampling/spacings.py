@@ -23,7 +23,7 @@ from latestart.sampling.names import CURVED, SPACINGS, SPENT, TIMES
 
 __all__ = ["is_curved", "round_times", "spaced", "standing_before"]
 
-_OPTIONS = (*CURVED.values(), "use_beta_sigmas")  # of diffusers' configurations
+_OPTIONS = (*CURVED.values(), "use_beta_sigmas", "use_lu_lambdas")  # of diffusers' configurations
 
 
 def spaced(kind: Any, spacing: str) -> tuple[Any, dict[str, Any]]:

@@ -33,7 +33,7 @@ from latestart.sampling.names import PRIOR
 
 __all__ = ["NOISY", "Group", "Solvers", "Standing", "Standings", "Versus", "group_of"]
 
-NOISY = ("ddpm", "euler-ancestral", "prior, with noise")  # samplers that add noise
+NOISY = ("ddpm", "euler-ancestral")  # the other samplers that add noise
 
 Group = tuple[str, int, str]  # kind of start, evaluations, sampler
 
@@ -152,13 +152,13 @@ class Contest:
 
     def measure(self, progress: Progress | None) -> None:
         """Scan, measure the best of each sampler with all samples, and draw the best again."""
-        scanned = self._measured(self._planned(self.scan), self.light, progress)
+        scanned = self._measured(self._planned(self.scan, self.light), self.light, progress)
         kept: list[Cell] = self.lab.run.firsts(lambda: [cell for cells in self._leading(scanned) for cell in cells])
         full = [replace(cell, samples=self.settings.samples) for cell in kept]
-        self.kept = self._measured(self._planned(full), self.light, progress).planned
+        self.kept = self._measured(self._planned(full, self.light), self.light, progress).planned
 
         def draw(chosen: list[Planned]) -> None:
-            more = {one.key: again(one) for one in chosen}
+            more = {one.key: self._again(one) for one in chosen}
             self._measured(list(more.values()), self.subject, progress)
             self.again |= more
 
@@ -167,7 +167,8 @@ class Contest:
     def standings(self) -> Standings:
         """Return the best of each sampler and the comparisons, and write `results.parquet`."""
         judge, settings = self.subject.judge, self.settings
-        scanned = _groups(self._planned(self.scan))
+        scan = self._planned(self.scan, self.light)
+        scanned = _groups(scan)
         best = {}
         for group, chosen in self._choices():
             drawn = self.again[chosen.key]
@@ -178,7 +179,7 @@ class Contest:
                 best[group] = Standing(
                     cell=drawn.cell, figures=figures, chosen=known.frechet, among=len(scanned[group])
                 )
-        whole = self._sweep([*self._planned(self.scan), *self.kept, *self.again.values()], self.subject)
+        whole = self._sweep([*scan, *self.kept, *self.again.values()], self.subject)
         rows = whole.table()
         whole.write(rows)
         return Standings(
@@ -187,8 +188,11 @@ class Contest:
             versus=list(_compared(best)), rows=rows,
         )  # fmt: skip
 
-    def _planned(self, cells: Iterable[Cell]) -> list[Planned]:
-        return plan(cells, {self.settings.model: self.subject})
+    def _planned(self, cells: Iterable[Cell], subject: Subject) -> list[Planned]:
+        return plan(cells, {self.settings.model: subject})
+
+    def _again(self, chosen: Planned) -> Planned:
+        return replace(again(chosen), second=self.subject.judge.second_features)
 
     def _sweep(self, planned: Sequence[Planned], subject: Subject) -> Sweep:
         unique = list({one.key: one for one in planned}.values())
@@ -244,7 +248,7 @@ def _cells(settings: SolversSettings) -> Iterator[Cell]:
         starts = () if kind == FULL else tuple(map(float, (settings.t_start or {})[kind]))
         axes = {"sampler": settings.samplers, "nfe": settings.nfe, "prior": (settings.prior(kind),)}
         axes |= {"t_start": starts or (1.0,), "spacing": _spacings(settings, kind), "clip": settings.clip}
-        axes |= {name: getattr(settings, name) for name in ("last", "eta", "order")}
+        axes |= {name: getattr(settings, name) for name in ("last", "eta", "order", "substeps")}
         yield from Grid.of_settings(conditions, **axes, inside=settings.insides).cells()
 
 

@@ -87,6 +87,8 @@ def _words(one: Standing) -> Iterator[str]:
     yield cell.spacing if cell.last is None else f"down to {cell.last}"
     if cell.clip:
         yield "clipped"
+    if cell.within is not None and (cell.prior == FULL or cell.within != cell.prior):
+        yield f"{prior_title(cell.within)} inside"
     if own_options(cell):
         yield own_options(cell).removeprefix(", ")
 

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
-from latestart.experiments.table1.settings import EVERY, start_times
-from latestart.lab.grid import FULL
+from latestart.experiments.table1.settings import EVERY, MIXTURE, start_times
+from latestart.lab.grid import FULL, GAUSSIAN
 from latestart.lab.setup import FEWEST, SweepSetup
 from latestart.sampling.names import PRIOR, SAMPLERS, SPACINGS
 from latestart.settings import setting
 
-__all__ = ["GAUSSIAN", "KINDS", "MIXTURE", "SolversSettings"]
+__all__ = ["KINDS", "SolversSettings"]
 
-GAUSSIAN, MIXTURE = "gaussian", "mixture"
 KINDS = (FULL, GAUSSIAN, MIXTURE)
 LATE = {GAUSSIAN: (400, 500, 600, 700), MIXTURE: (200, 300, 400, 500)}  # of 1,000
 
@@ -49,11 +48,16 @@ class SolversSettings(SweepSetup):
     inside: tuple[str, ...] = setting((), "Priors inside the prior solver; default: the Gaussian.")
     eta: tuple[float, ...] = setting((0.0,), "Shares of noise of the prior solver.", least=0, most=1)
     order: tuple[int, ...] = setting((2,), "Orders of the prior solver: 1, 2.", least=1, most=2)
+    substeps: tuple[int, ...] = setting(
+        (0,), "Small steps of the prior solver with a mixture's own denoiser inside; 0: its Gaussian.", least=0
+    )
     scan: int = setting(300, "Samples of the scan.", least=FEWEST)
     keep: int = setting(3, "Ways of each sampler that are measured with all samples.", least=1)
 
     def check(self) -> None:
         """Give start times without a kind to both kinds; refuse those of other kinds."""
+        if self.scan > self.samples:
+            raise ValueError(f"scan: expected at most the {self.samples} samples of a figure, received {self.scan}")
         given = dict(self.t_start or {})
         late = [kind for kind in self.starts if kind != FULL]
         given |= dict.fromkeys(late, given.pop(EVERY)) if EVERY in given else {}

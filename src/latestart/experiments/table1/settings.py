@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from latestart.checks import PRECISIONS
 from latestart.experiments.table1.published import dataset_of, published
-from latestart.lab.grid import FULL, PLAIN
+from latestart.lab.grid import FULL, GAUSSIAN, PLAIN
 from latestart.lab.setup import SweepSetup
 from latestart.sampling.names import PRIOR
 from latestart.sampling.names import SAMPLERS as ALL_SAMPLERS
@@ -19,7 +19,7 @@ PAPER = "paper"  # the part, and the spacing of the paper's grid
 PARTS = (PAPER, "exact", "solvers")
 SAMPLERS = ("ddpm", "ddim", "pndm")  # the paper's
 STARTS = (50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)  # those that the paper chose from
-GAUSSIAN, MIXTURE = "gaussian", "mixture"
+MIXTURE = "mixture"
 LATE = {PLAIN: (600, 700, 800), GAUSSIAN: (400, 500, 600, 700), MIXTURE: (200, 300, 400, 500)}  # of 1,000
 LATE_SOLVERS = {PLAIN: (700,), GAUSSIAN: (500, 600), MIXTURE: (300, 400)}  # six solvers, three spacings of each
 EVERY = "every"  # kind of late start
