@@ -13,7 +13,7 @@ import latestart as ls
 from latestart.cli.experiment import experiment as commands
 from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
-from latestart.evaluation.quality import feature_statistics
+from latestart.evaluation.quality import Estimate, feature_statistics
 from latestart.experiments.solvers.measure import Contest, group_of
 from latestart.experiments.solvers.page import page
 from latestart.experiments.solvers.settings import SolversSettings
@@ -87,6 +87,23 @@ def test_the_best_of_each_sampler_is_drawn_again_with_the_next_seed(found):
         assert replace(chosen[1], seed=6) == one.cell and one.chosen.value == chosen[0]
 
 
+def test_ways_with_more_contrast_than_the_data_are_left_out_where_there_are_others(found, monkeypatch):
+    contest, _ = found
+    group = ("gaussian", 3, "prior")
+    ways = [one for one in contest.kept if group_of(one) == group]
+    best = min(ways, key=lambda one: contest._figures(one).frechet.value)
+    real = Contest._figures
+
+    def flattered(self, planned):
+        figures = real(self, planned)
+        wide = planned.key == best.key or all_wide
+        return replace(figures, variance=Estimate(1.06, 1, 2)) if wide else figures
+
+    monkeypatch.setattr(Contest, "_figures", flattered)
+    for all_wide, expected in ((False, next(one for one in ways if one.key != best.key)), (True, best)):
+        assert dict(contest._choices())[group].key == expected.key
+
+
 def test_the_solver_is_compared_with_the_best_deterministic_one_and_ddpm(found):
     _, standings = found
     pairs = {(one.kind, one.solver, one.other) for one in standings.versus}
@@ -133,8 +150,15 @@ def test_the_command_runs_on_a_folder_of_one_s_own_and_refuses_what_it_cannot_do
     few = ["--nfe", "2", "--starts", "none", "--spacing", "trailing", "--clip", "false", "--samplers", "ddim,prior"]
     result = CliRunner().invoke(commands, ["solvers", *own, *few, "--last", "30", "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
+    assert "the prior and the model speak of different values" in result.output  # the network is not trained
     known = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {one["label"] for one in known["best"]} == {"ddim"} and known["versus"] == []
+    shipped = ["mnist", "--samples", "12", "--scan", "8", "--keep", "1", *few, "--out", str(tmp_path / "shipped")]
+    result = CliRunner().invoke(commands, ["solvers", *shipped])
+    assert result.exit_code == 0, result.output
+    known = json.loads((tmp_path / "shipped" / "results.json").read_text())
     assert {one["label"] for one in known["best"]} == {"ddim", "prior"}
+    assert known["second_features"].startswith("mnist-second") and known["versus"][0]["other"] == "ddim"
     for asked, said in (
         (["--t-start", "mixture=300"], "expected some of none"),
         (["--samplers", "nothing"], "nothing"),

@@ -3,9 +3,12 @@
 For each kind of start and number of evaluations, every way to run each sampler (start, spacing, last level, clipping;
 of the prior solver also the prior inside, the share of noise and the order) is scanned with few samples; the best of
 each sampler are measured with all samples and the same seed; the best of these is drawn again with the next seed, by
-the rule of selection, which finds copies. The prior solver then stands against the sampler that was chosen best among
-the other deterministic ones, and against DDPM, on the noise of that next seed: the ratio of the distances in both
-feature spaces, with the intervals of paired bootstrap replicates.
+the rule of selection, which finds copies. Ways whose samples, before clipping, have more than 1.05 times the variance
+of the data are left out wherever there are others: contrast beyond the data's flatters distances (`docs/solver.md`).
+
+The prior solver then stands against the sampler that was chosen best among the other deterministic ones, and against
+DDPM, on the noise of that next seed: the ratio of the distances in both feature spaces, with the intervals of paired
+bootstrap replicates.
 
 cells/KEY.safetensors    each cell; results.parquet is their table
 
@@ -34,6 +37,8 @@ from latestart.sampling.names import PRIOR
 __all__ = ["NOISY", "Group", "Solvers", "Standing", "Standings", "Versus", "group_of"]
 
 NOISY = ("ddpm", "euler-ancestral")  # the other samplers that add noise
+
+CONTRAST = 1.05  # of the data's variance
 
 Group = tuple[str, int, str]  # kind of start, evaluations, sampler
 
@@ -210,7 +215,7 @@ class Contest:
         """The best ways of each sampler by the scan, for each kind of start and number of evaluations."""
         for members in _groups(scanned.planned).values():
             known = [(one.cell, figures) for one in members if (figures := scanned.outcome(one).figures) is not None]
-            ranked = sorted(known, key=lambda pair: pair[1].frechet.value)
+            ranked = sorted(known, key=lambda pair: (_flattered(pair[1]), pair[1].frechet.value))
             yield [cell for cell, _ in ranked[: self.settings.keep]]
 
     def _choices(self) -> Iterator[tuple[Group, Planned]]:
@@ -219,7 +224,8 @@ class Contest:
         drawn = {key: self._figures(one) for key, one in self.again.items()}
         for group, members in _groups(self.kept).items():
             if scan := [one for one in members if one.key in known]:
-                choice = choose(scan, lambda one: known[one.key], lambda one: drawn.get(one.key))
+                fair = [one for one in scan if not _flattered(known[one.key])]
+                choice = choose(fair or scan, lambda one: known[one.key], lambda one: drawn.get(one.key))
                 yield group, choice.clean or choice.best
 
     def _chosen(self) -> list[Planned]:
@@ -279,6 +285,11 @@ def _compared(best: dict[Group, Standing]) -> Iterator[Versus]:
                 coverage=own.coverage.value - theirs.coverage.value,
                 variance=(_value(own.variance), _value(theirs.variance)),
             )  # fmt: skip
+
+
+def _flattered(figures: Figures) -> bool:
+    """Whether samples have more contrast than the data."""
+    return figures.variance is not None and figures.variance.value > CONTRAST
 
 
 def _value(estimate: Estimate | None) -> float | None:

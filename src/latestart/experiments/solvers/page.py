@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from latestart.experiments.solvers.measure import Standing, Standings
+from latestart.experiments.solvers.measure import CONTRAST, Standing, Standings
 from latestart.lab.cells import own_options
 from latestart.lab.grid import FULL
 from latestart.lab.report import (
@@ -33,7 +33,8 @@ def page(result: Standings, folder: Path) -> Report:
     lines = [
         floor_sentence(result.floor, settings.samples),
         f"every way of a sampler is scanned with {settings.scan} samples, its {settings.keep} best are measured with "
-        "all, and the best of these is drawn again with the next seed",
+        "all, and the best of these is drawn again with the next seed; ways whose samples have more than "
+        f"{CONTRAST:g} times the data's variance are left out where there are others",
         *not_measured(result.rows),
     ]
     tables = [_best(result, nfe) for nfe in settings.nfe] + [_versus(result)]
