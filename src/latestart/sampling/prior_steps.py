@@ -48,6 +48,7 @@ from latestart.gaussians.components import grouped
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.mixture import Mixture
 from latestart.gaussians.prior import Conditioned, Prior
+from latestart.records import Record
 
 __all__ = ["ByClass", "Inner", "Linear", "Seen", "Steps", "Weights", "steps_of", "weights"]
 
@@ -57,8 +58,8 @@ SUBSTEPS = 8  # of `Inner`, between two evaluations
 White = Callable[[], Tensor]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Weights:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Weights(Record):
     """The weights of one step, by direction: float64 `(K,)` each."""
 
     kept: Tensor
@@ -98,8 +99,8 @@ def _log_ratio(variances: Tensor, u: float, t: float) -> Tensor:
     return torch.where(gone < 0.5, torch.log1p(-gone), torch.log((variances + t * t) / (variances + u * u)))
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
+@dataclass(frozen=True, eq=False, repr=False)
+class Seen(Record):
     """One evaluation of the network: its level, and what the steps keep of it for the next one."""
 
     sigma: float
