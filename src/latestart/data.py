@@ -25,8 +25,8 @@ from latestart.datasets.places import Place
 from latestart.datasets.tables import Arrays
 
 __all__ = [
-    "CHUNK", "ImageSet", "Images", "Range", "drawn", "in_unit_range", "load_images", "read_png", "save_png",
-    "stream_images", "tile", "to_floats", "to_pixels", "to_unit", "untile",
+    "CHUNK", "ImageSet", "Images", "Range", "drawn", "in_unit_range", "load_images", "read_png", "require_colours",
+    "save_png", "stream_images", "tile", "to_floats", "to_pixels", "to_unit", "untile",
 ]  # fmt: skip
 
 CHUNK = 1024  # images read at once
@@ -165,6 +165,13 @@ def _same(one: Tensor | None, two: Tensor | None) -> bool:
     if one is None or two is None:
         return one is two
     return one.dtype == two.dtype and torch.equal(one, two)
+
+
+def require_colours(images: Tensor) -> Tensor:
+    """Return images `(B, C, H, W)`; raise `ValueError` unless they have one or three channels."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"expected images (B, C, H, W) of one or three channels, received {tuple(images.shape)}")
+    return images
 
 
 def in_unit_range(images: Tensor) -> Tensor:

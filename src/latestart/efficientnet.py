@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from latestart.checks import optional, whole_number
+from latestart.data import require_colours
 from latestart.device import own_device
 from latestart.files import load_tensors, save_tensors, sound
 
@@ -61,9 +62,8 @@ class EfficientNetFeatures:
         Raises:
             ValueError: images of other than one or three channels.
         """
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f"expected images (B, C, H, W) of one or three channels, received {tuple(images.shape)}")
-        return torch.cat([self._of(part.to(self.device)).cpu() for part in images.split(self.batch_size)])
+        parts = require_colours(images).split(self.batch_size)
+        return torch.cat([self._of(part.to(self.device)).cpu() for part in parts])
 
     def _of(self, images: Tensor) -> Tensor:
         x = nn.functional.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
@@ -87,15 +87,18 @@ def package_weights() -> Path:
 
 
 def _converted(kept: Path) -> dict[str, Tensor]:
-    """Return the weights by name from their safetensors file, which is made where it is missing or damaged."""
-    try:
-        tensors, metadata = load_tensors(kept, EFFICIENTNET)
-        if metadata.get("sha256") == SHA256:
-            return tensors
-    except (FileNotFoundError, ValueError):  # made again
-        pass
-    convert(package_weights(), kept, SHA256)
+    """Return the weights by name from their safetensors file, which is made anew unless it holds the known ones."""
+    if not _holds_known(kept):
+        convert(package_weights(), kept, SHA256)
     return load_tensors(kept, EFFICIENTNET)[0]
+
+
+def _holds_known(kept: Path) -> bool:
+    """Whether there is a file, sound and made of the known weights; any other can be made again, and is."""
+    try:
+        return bool(load_tensors(kept, EFFICIENTNET)[1].get("sha256") == SHA256)
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def convert(source: Path, kept: Path, sha256: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from latestart.checks import ARCHITECTURES, whole_number
-from latestart.data import to_pixels
+from latestart.data import require_colours, to_pixels
 from latestart.device import own_device
 from latestart.files import cast, load_tensors, require_finite, save_tensors, sound
 
@@ -213,9 +213,8 @@ class InceptionFeatures:
         Raises:
             ValueError: images of other than one or three channels.
         """
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f"expected images (B, C, H, W) of one or three channels, received {tuple(images.shape)}")
-        pixels = (to_pixels(part).to(self.device).expand(-1, 3, -1, -1) for part in images.split(self.batch_size))
+        parts = require_colours(images).split(self.batch_size)
+        pixels = (to_pixels(part).to(self.device).expand(-1, 3, -1, -1) for part in parts)
         return torch.cat([self.network(part)[0].cpu() for part in pixels])
 
 

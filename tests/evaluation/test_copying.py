@@ -77,7 +77,7 @@ def test_bad_input(check):
 
 
 def twins(share_of, blank=0):
-    """Sets of noise, of which the first images of all three are one blank picture."""
+    """Three sets of noise; the first images of each are one blank picture."""
     g = torch.Generator().manual_seed(0)
     sets = [torch.rand(400, 1, 8, 8, generator=g) for _ in range(3)]
     for images in sets:

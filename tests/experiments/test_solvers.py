@@ -163,7 +163,7 @@ def test_the_command_runs_on_a_folder_of_one_s_own_and_refuses_what_it_cannot_do
     assert known["second_features"].startswith("mnist-second") and known["versus"][0]["other"] == "ddim"
     for asked, said in (
         (["--t-start", "mixture=300"], "expected some of none"),
-        (["--samplers", "nothing"], "nothing"),
+        (["--samplers", "nothing"], "no samplers 'nothing'"),
         (["--nfe", "1"], "at least 2"),
     ):
         result = CliRunner().invoke(commands, ["solvers", *own, *few, *asked, "--out", str(tmp_path / "no")])

@@ -42,9 +42,10 @@ __all__ = ["IGNORED", "PRIOR_FILE", "PriorMultistepScheduler"]
 
 PRIOR_FILE = "prior.safetensors"  # beside a saved configuration
 SOLVER = ("solver_order", "eta", "substeps", "clip_sample", "clip_sample_range")  # its own settings; others: the grid's
-IGNORED = frozenset(  # settings of the steps of a grid, which this solver replaces
-    ("algorithm_type", "solver_type", "lower_order_final", "euler_at_final", "thresholding", "sample_max_value")
-).union(("dynamic_thresholding_ratio",))
+IGNORED = frozenset((  # settings of the steps of a grid, which this solver replaces
+    "algorithm_type", "solver_type", "lower_order_final", "euler_at_final", "thresholding", "sample_max_value",
+    "dynamic_thresholding_ratio",
+))  # fmt: skip
 GRIDS = {  # by a setting of the configurations that say no class: those of schedulers that were never saved
     "trained_betas": str(Beta.grid),
     "sigma_data": "EDMEulerScheduler",
@@ -251,51 +252,61 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
             ValueError: times or levels that rise, repeat or lie outside of the schedule, or none of them; a number of
                 steps that is not whole, below 1 or above that of the schedule's times.
         """
-        noise, flow = self.convention.noise, self.convention.noise.kind == "flow"
-        own_times = timesteps if timesteps is not None else sigmas
-        if own_times is not None and torch.as_tensor(own_times).ndim != 1:
-            raise ValueError(f"expected a list of times or levels, received {own_times!r}")
-        if num_inference_steps is not None:
-            most = len(self) if noise.kind == "vp" else math.inf
-            num_inference_steps = whole_number("num_inference_steps", num_inference_steps, most=most)
-        elif own_times is None:
-            raise ValueError("expected the number of steps, own timesteps or own sigmas, received none of them")
+        kind = self.convention.noise.kind
+        own = timesteps if timesteps is not None else sigmas
+        if own is not None and torch.as_tensor(own).ndim != 1:
+            raise ValueError(f"expected a list of times or levels, received {own!r}")
         if timesteps is not None and sigmas is not None:
             raise ValueError("expected own timesteps or own sigmas, received both")
-        if mu is not None and not flow:
-            raise ValueError(f"mu={mu!r}: levels of the kind {noise.kind} have no shift")
+        if num_inference_steps is not None:
+            most = len(self) if kind == "vp" else math.inf
+            num_inference_steps = whole_number("num_inference_steps", num_inference_steps, most=most)
+        elif own is None:
+            raise ValueError("expected the number of steps, own timesteps or own sigmas, received none of them")
+        if mu is not None and kind != "flow":
+            raise ValueError(f"mu={mu!r}: levels of the kind {kind} have no shift")
         if timesteps is not None:
-            times = torch.as_tensor(timesteps, dtype=torch.float64)
-            levels = torch.as_tensor(noise.sigma(times)).tolist()
-            whole = noise.kind == "vp" and bool((times == times.round()).all())
-            self.timesteps = times.to(device, torch.int64 if whole else torch.float32)
-        elif sigmas is not None and not (flow and hasattr(self.grid, "scale_noise")):
-            levels = [float(sigma) for sigma in sigmas]
-            levels = [tau / (1 - tau) if tau < 1 else math.inf for tau in levels] if flow else levels
-            levels = levels[:-1] if levels and levels[-1] == 0 else levels
-            times = torch.as_tensor(noise.time(torch.tensor(levels, dtype=torch.float64)))
-            self.timesteps = times.to(device, torch.float32)
+            times, levels = self._of_times(timesteps)
+        elif sigmas is not None and not hasattr(self.grid, "scale_noise"):  # a flow's grid shifts them itself
+            times, levels = self._of_sigmas(sigmas)
         else:
-            options = {"mu": mu, "sigmas": sigmas}
-            given = {name: value for name, value in options.items() if value is not None}
-            self.grid.set_timesteps(num_inference_steps, device=device, **given)
-            self.timesteps = self.grid.timesteps
-            own = torch.as_tensor(self.grid.sigmas, dtype=torch.float64).cpu()
-            own = own / (1 - own) if flow else own
-            levels, last = own[:-1].tolist(), float(own[-1])
-            if not is_curved(self.grid):  # exactly those that the network is told of
-                levels = torch.as_tensor(noise.sigma(self.timesteps.cpu().double())).tolist()
-            levels += [last] if 0 < last < levels[-1] * (1 - 1e-6) else []  # some end at the level of the last time
-        self.levels = _falling([min(level, FAR) for level in levels])
-        if self.levels[0] == FAR and self.convention.prediction == "epsilon":
+            times, levels = self._of_grid(num_inference_steps, sigmas, mu)
+        levels = _falling([min(level, FAR) for level in levels])
+        if levels[0] == FAR and self.convention.prediction == "epsilon":
             raise ValueError("where no signal is left, a network that predicts the noise says nothing of the image")
-        if len(self.levels) == len(self.timesteps):
-            self.levels.append(0.0)
+        self.timesteps, self.levels = times.to(device), levels + [0.0] * (len(levels) == len(times))
         self.sigmas = torch.tensor(self.levels, dtype=torch.float32)
-        if flow:
+        if kind == "flow":
             self.sigmas = self.sigmas / (1 + self.sigmas)
-        self.num_inference_steps = len(self.timesteps)
+        self.num_inference_steps = len(times)
         self._step_index, self._begin_index, self._before = None, None, None
+
+    def _of_times(self, timesteps: Sequence[float]) -> tuple[Tensor, list[float]]:
+        """Own times, and their levels sigma."""
+        noise, times = self.convention.noise, torch.as_tensor(timesteps, dtype=torch.float64)
+        whole = noise.kind == "vp" and bool((times == times.round()).all())
+        return times.to(torch.int64 if whole else torch.float32), torch.as_tensor(noise.sigma(times)).tolist()
+
+    def _of_sigmas(self, sigmas: Sequence[float]) -> tuple[Tensor, list[float]]:
+        """The times of own levels, sigma or a flow's tau, and the levels sigma, without a last one of 0."""
+        noise, levels = self.convention.noise, [float(sigma) for sigma in sigmas]
+        if noise.kind == "flow":
+            levels = [tau / (1 - tau) if tau < 1 else math.inf for tau in levels]
+        levels = levels[:-1] if levels and levels[-1] == 0 else levels
+        return torch.as_tensor(noise.time(torch.tensor(levels, dtype=torch.float64))).float(), levels
+
+    def _of_grid(
+        self, steps: int | None, sigmas: Sequence[float] | None, mu: float | None
+    ) -> tuple[Tensor, list[float]]:
+        """The times and the levels sigma that the grid spreads; a lowest level above 0 is one more."""
+        given = {name: value for name, value in {"mu": mu, "sigmas": sigmas}.items() if value is not None}
+        self.grid.set_timesteps(steps, **given)
+        noise, times = self.convention.noise, self.grid.timesteps
+        spread = torch.as_tensor(self.grid.sigmas, dtype=torch.float64).cpu()
+        *levels, last = (spread / (1 - spread) if noise.kind == "flow" else spread).tolist()
+        if not is_curved(self.grid):  # exactly those that the network is told of
+            levels = torch.as_tensor(noise.sigma(times.cpu().double())).tolist()
+        return times, levels + [last] * (0 < last < levels[-1] * (1 - 1e-6))  # some end at the level of the last time
 
     def index_for_timestep(self, timestep: Any) -> int:
         """The first step from this time.

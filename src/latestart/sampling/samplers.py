@@ -15,7 +15,7 @@ its own, with times in [0, 1] and the prediction of v: it fits no network that w
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import diffusers
@@ -115,25 +115,47 @@ def make_sampler(name: str, trained: Any, prior: Any = None, spacing: str | None
             if prior is None
             else f"the sampler {name!r} has no prior inside: give it to late_start's start_sample, or take 'prior'"
         )
+    if name == PRIOR:
+        return _prior_solver(trained, prior, spacing, changes)
     kind: Any = _class_for(name, family_of(trained))
-    grid: Any = type(level_spreader(trained)) if name == PRIOR else kind
     known = _settings(kind)
-    if name == PRIOR:
-        known = {*known, *_settings(grid)} - {"self", "trained", "prior"} - IGNORED
-    if spacing is not None:
-        grid, settings = spaced(grid, spacing)
-        changes = {**settings, **changes}
-    if unknown := sorted(set(changes) - set(known)):
-        raise ValueError(f"{kind.__name__} has no setting {', '.join(unknown)}")
-    # from_config takes the new class's own defaults, even of the betas, for the names in this list
-    source = level_spreader(trained) if name == PRIOR else trained
-    config = {**source.config, "_use_default_values": []}
-    if name == PRIOR:
-        own = {one: changes.pop(one) for one in _settings(kind) if one in changes}
-        return kind(grid.from_config(config, **changes), prior, **own)
     if "skip_prk_steps" in known:  # PNDM's Runge-Kutta steps cannot be done at 3 steps
         changes = {"skip_prk_steps": True, **changes}
-    return grid.from_config(config, **changes)
+    return _made(kind, trained, spacing, changes, known)
+
+
+def _prior_solver(trained: Any, prior: Any, spacing: str | None, changes: dict[str, Any]) -> Any:
+    """The prior solver over the levels of a scheduler; changes are its own settings, or those of its grid."""
+    own, grid = dict(_settings(PriorMultistepScheduler)), level_spreader(trained)
+    mine = {name: changes.pop(name) for name in list(changes) if name in own and name != "prior"}
+    known = set(_settings(type(grid))) - IGNORED
+    return PriorMultistepScheduler(
+        _made(type(grid), grid, spacing, changes, known, PriorMultistepScheduler), prior, **mine
+    )
+
+
+def _made(
+    kind: Any, source: Any, spacing: str | None, changes: dict[str, Any], known: Collection[str], asked: Any = None
+) -> Any:
+    """A scheduler of a class from another's configuration, with a spacing and changes.
+
+    Args:
+        kind: the class.
+        source: the scheduler whose configuration is taken.
+        spacing, changes: as for `make_sampler`.
+        known: names of the settings that may be changed.
+        asked: the class that a refusal names; None for `kind`.
+
+    Raises:
+        ValueError: no such spacing, or a setting that is not known.
+    """
+    if spacing is not None:
+        kind, settings = spaced(kind, spacing)
+        changes = {**settings, **changes}
+    if unknown := sorted(set(changes) - set(known)):
+        raise ValueError(f"{(asked or kind).__name__} has no setting {', '.join(unknown)}")
+    # from_config takes the new class's own defaults, even of the betas, for the names in this list
+    return kind.from_config({**source.config, "_use_default_values": []}, **changes)
 
 
 def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any = None, eta: float = 0.0) -> Any:
@@ -152,11 +174,12 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any
     family = family_of(trained)
     name = name or family.usual
     kind = _class_for(name, family)
-    inside = prior if name == PRIOR else None
-    spread = type(level_spreader(trained)) if name == PRIOR else kind
-    spacing = "trailing" if "timestep_spacing" in _settings(spread) else None
-    own = {"eta": eta} if name == PRIOR else {}
-    return make_sampler(name, trained, inside, spacing, **clipping(kind, clip), **own)
+    if name == PRIOR:
+        kind, own = type(level_spreader(trained)), {"prior": prior, "eta": eta, "clip_sample": clip}
+    else:
+        own = clipping(kind, clip)
+    spacing = "trailing" if "timestep_spacing" in _settings(kind) else None
+    return make_sampler(name, trained, spacing=spacing, **own)
 
 
 def _class_for(name: str, family: Family) -> type:
