@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler
 from test_sweep import EXACT, PRIOR, Quarters, cell, reference, subject
 
 import latestart as ls
-from latestart.lab.cells import describe, plan, steps_for
+from latestart.lab.cells import plan
 from latestart.lab.experiment import Lab
 from latestart.lab.grid import Grid
 from latestart.lab.judge import Judge
@@ -40,7 +40,7 @@ def test_the_prior_inside_is_the_start_s_or_the_gaussian():
     assert cell(sampler="prior", prior="isotropic", t_start=500.0).within == "gaussian"
     assert cell(sampler="prior", prior="mixture", t_start=500.0).within == "mixture"
     assert cell(sampler="prior", prior="mixture", t_start=500.0, inside="gaussian").within == "gaussian"
-    told = describe(cell(sampler="prior", eta=0.5, order=1, last=40))
+    told = cell(sampler="prior", eta=0.5, order=1, last=40).describe()
     assert told.endswith("trailing, down to t = 40, gaussian inside, order 1, eta 0.5")
 
 
@@ -74,7 +74,7 @@ def test_a_cell_of_its_own_data_is_sampled_exactly(judge, tmp_path):
     assert [row["status"] for row in rows] == ["done"] * 4, [row["reason"] for row in rows]
     assert [row["inside"] for row in rows] == ["gaussian", "gaussian", None, None]
     assert [row["last"] for row in rows] == [None, 40, 40, 40]
-    assert steps_for(asked[2], SCHEDULER) == 2  # Heun evaluates twice at all but the last
+    assert asked[2].steps_for(asked[2].nfe, SCHEDULER) == 2  # Heun evaluates twice at all but the last
     sampler = ls.make_sampler("prior", SCHEDULER, PRIOR, "trailing")
     by_hand = ls.generate(EXACT, sampler, PRIOR, 20, 2, 500.0, check_prior=False, batch_size=7)
     assert rows[0]["frechet"] == pytest.approx(judge(by_hand.samples).frechet.value, rel=1e-9)

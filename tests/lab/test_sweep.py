@@ -24,7 +24,7 @@ from latestart.files import load_tensors, save_tensors
 from latestart.lab import cells as cells_module
 from latestart.lab import judge as judging
 from latestart.lab import sweep as sweeping
-from latestart.lab.cells import Outcome, plan, read_cell, steps_for, write_cell
+from latestart.lab.cells import Outcome, plan, read_cell, write_cell
 from latestart.lab.experiment import Lab
 from latestart.lab.grid import Cell, Grid, read_grid
 from latestart.lab.judge import Judge, Reference, reference_of
@@ -152,7 +152,7 @@ def test_the_table_is_written_as_it_is(judge, undisturbed, tmp_path):
 def test_steps_are_chosen_by_what_the_network_is_asked(sampler, nfe, start):
     asked = cell(sampler=sampler, nfe=nfe, t_start=start)
     try:
-        steps = steps_for(asked, SCHEDULER)
+        steps = asked.steps_for(asked.nfe, SCHEDULER)
     except ValueError as error:
         assert sampler in ("heun", "kdpm2", "pndm") and "cannot spend" in str(error)
         return
@@ -387,7 +387,7 @@ def test_progress_counts_evaluations_as_they_are_made(judge, tmp_path):
     sweep_in(tmp_path, judge).measure(progress=lambda done, total, note: seen.append((done, total, note)))
     assert [done for done, *_ in seen] == sorted(done for done, *_ in seen)
     assert {total for _, total, _ in seen} == {260} and seen[-1][0] == 260
-    assert (7, 260, "exact, ddim, NFE 1, full noise, trailing") in seen  # the first batch of the first cell
+    assert (7, 260, "exact, NFE 1, ddim, full noise, trailing") in seen  # the first batch of the first cell
 
 
 def test_replicates_of_cells_are_paired(judge, undisturbed, tmp_path):

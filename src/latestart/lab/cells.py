@@ -27,14 +27,11 @@ from latestart.lab.grid import Cell
 from latestart.lab.judge import Figures
 from latestart.lab.store import Print, is_of, key_of
 from latestart.lab.subjects import Subject
-from latestart.sampling.families import family_of
-from latestart.sampling.late_start import late_start
 from latestart.sampling.loop import Result, draw
-from latestart.sampling.samplers import make_sampler
 
 __all__ = [
-    "KIND", "VERSION", "Meter", "Metered", "Outcome", "Planned", "again", "describe", "first_line", "measured",
-    "own_options", "plan", "read_cell", "steps_for", "write_cell",
+    "KIND", "VERSION", "Meter", "Metered", "Outcome", "Planned", "again", "first_line", "measured",
+    "plan", "read_cell", "write_cell",
 ]  # fmt: skip
 
 VERSION = 1  # of the cells' files
@@ -125,26 +122,14 @@ def drawn(model: Any, subject: Subject, planned: Planned, n: int, batch_size: in
     """Sample the first `n` images of a cell from its network, which may be watched; classes in turn."""
     cell, steps = planned.cell, planned.steps
     assert steps is not None
-    sampler, start = _sampler(cell, subject.scheduler, _inside(cell, subject)), cell.t_start
-    if cell.last is not None:
-        sampler, start = _down_to(sampler, cell, steps), None
+    begun = cell.begun(subject.scheduler, steps, _inside(cell, subject))
     prior, labels = subject.priors[cell.prior][0], classes_in_turn(model, n)
-    return draw(model, sampler, prior, n, steps, start, cell.seed, labels=labels, batch_size=batch_size)
-
-
-def _sampler(cell: Cell, scheduler: Any, inside: Any) -> Any:
-    return make_sampler(cell.sampler, scheduler, inside, **cell.settings())
+    return draw(model, begun, prior, n, steps, seed=cell.seed, labels=labels, batch_size=batch_size)
 
 
 def _inside(cell: Cell, subject: Subject) -> Any:
     """The prior inside the prior solver; None of another sampler."""
     return None if cell.within is None else subject.priors[cell.within][0]
-
-
-def _down_to(sampler: Any, cell: Cell, steps: int) -> Any:
-    """The sampler over times down to the cell's last, from its start or from the top."""
-    top = family_of(sampler).top if cell.t_start is None else cell.t_start
-    return late_start(sampler, top, steps, last=cell.last)
 
 
 def measured(
@@ -177,40 +162,6 @@ def classes_in_turn(model: Any, n: int) -> Tensor | None:
     return torch.arange(n) % classes if classes else None
 
 
-def steps_for(cell: Cell, scheduler: Any, inside: Any = None) -> int:
-    """Return the number of steps at which a cell's sampler costs the cell's evaluations.
-
-    The sampling loop evaluates once at each of the times that a scheduler sets; no step is free, so there are at most
-    as many steps as evaluations.
-
-    Args:
-        cell: the cell.
-        scheduler: the one that its model was trained with.
-        inside: the prior inside the prior solver.
-
-    Raises:
-        ValueError: the sampler has no such setting, cannot start there, or costs more or fewer at any number of steps.
-    """
-    sampler, counts = _sampler(cell, scheduler, inside), {}
-    for steps in range(cell.nfe, 0, -1):
-        counts[steps] = _evaluations(sampler, cell, steps)
-        if counts[steps] == cell.nfe:
-            return steps
-        if counts[steps] < cell.nfe:
-            break
-    near = ", ".join(f"{counts[steps]} at {steps}" for steps in sorted(counts)[:2])
-    raise ValueError(f"{cell.sampler} cannot spend {cell.nfe} evaluations: it spends {near} steps")
-
-
-def _evaluations(sampler: Any, cell: Cell, steps: int) -> int:
-    if cell.last is not None:
-        return len(_down_to(sampler, cell, steps).timesteps)
-    if cell.t_start is not None:
-        return len(late_start(sampler, cell.t_start, steps).timesteps)
-    sampler.set_timesteps(steps)
-    return len(sampler.timesteps)
-
-
 def plan(cells: Iterable[Cell], subjects: dict[str, Subject]) -> list[Planned]:
     """Return the cells with their keys and steps."""
     return [_planned(cell, subjects[cell.model]) for cell in cells]
@@ -219,7 +170,7 @@ def plan(cells: Iterable[Cell], subjects: dict[str, Subject]) -> list[Planned]:
 def _planned(cell: Cell, subject: Subject) -> Planned:
     steps, reason = None, ""
     try:
-        steps = steps_for(cell, subject.scheduler, _inside(cell, subject))
+        steps = cell.steps_for(cell.nfe, subject.scheduler, _inside(cell, subject))
     except (ValueError, IndexError, ZeroDivisionError) as error:  # some classes cannot set one or two steps
         reason = first_line(error)
     configuration = {
@@ -239,22 +190,6 @@ def again(planned: Planned) -> Planned:
     """Return the same cell with the next seed, as a plan of that seed would have it."""
     seed = planned.cell.seed + 1
     return replace(planned, cell=replace(planned.cell, seed=seed), configuration=planned.configuration | {"seed": seed})
-
-
-def describe(cell: Cell) -> str:
-    """Return a cell in a few words."""
-    start = "full noise" if cell.t_start is None else f"{cell.prior} at t = {cell.t_start:g}"
-    last = "" if cell.last is None else f", down to t = {cell.last}"
-    told = "" if cell.within is None else f", {cell.within} inside{own_options(cell)}"
-    clipped = ", clipped" if cell.clip else ""
-    return f"{cell.model}, {cell.sampler}, NFE {cell.nfe}, {start}, {cell.spacing}{last}{clipped}{told}"
-
-
-def own_options(cell: Cell) -> str:
-    """Return the options of the prior solver that are not its default ones, each after a comma."""
-    order = "" if cell.order is None else f", order {cell.order}"
-    inner = "" if cell.substeps is None else f", {cell.substeps} substeps"
-    return order + inner + ("" if cell.eta is None else f", eta {cell.eta:g}")
 
 
 def write_cell(path: Path, planned: Planned, outcome: Outcome) -> None:
@@ -279,7 +214,7 @@ def read_cell(path: Path, planned: Planned) -> Outcome:
     if (version := metadata.get("version")) != VERSION:
         raise ValueError(f"{path} is a cell of version {version}, expected version {VERSION}")
     if not is_of(metadata.get("configuration"), planned.configuration):
-        raise ValueError(f"{path} holds another cell than {describe(planned.cell)}")
+        raise ValueError(f"{path} holds another cell than {planned.cell.describe()}")
     with sound(path, "cell"):
         if (status := metadata["status"]) not in MEASURED:
             raise ValueError(f"expected a status of {', '.join(MEASURED)}, received {status!r}")

@@ -29,58 +29,27 @@ import yaml
 
 from latestart.lab.setup import Conditions, Kept
 from latestart.sampling.names import PRIOR, SAMPLERS, SPACINGS, TIMES
+from latestart.sampling.ways import FULL, GAUSSIAN, OPTIONS, PLAIN, Way
 from latestart.settings import setting
 
 __all__ = ["FULL", "GAUSSIAN", "OPTIONS", "PLAIN", "Cell", "Grid", "read_grid"]
 
-FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
-GAUSSIAN = "gaussian"  # the one next to a model
-OPTIONS = ("last", "inside", "eta", "order", "substeps")  # of a cell
-
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One way to sample, and the number of samples.
+class Cell(Way):
+    """One way to sample, the model, and the number of samples.
 
     Attributes:
         model: the name of a shipped model, or a folder.
-        sampler: its short name.
         nfe: network evaluations for each sample.
-        prior: `none` (full noise), `isotropic`, `gaussian`, `mixture`, or a file.
-        t_start: where a late start begins, in the scheduler's t; None from full noise.
-        spacing: of the times or of the levels.
-        clip: whether the predicted image is clipped at every step.
-        last: the time of the last evaluation, the others evenly spread from the start to it; None leaves the spacing's.
-        inside: the prior inside the prior solver, by the grid's name for it; None for that of the start, or from full
-            noise and isotropic starts for the Gaussian.
-        eta: its share of noise; None is none.
-        order: its order; None is 2.
-        substeps: its small steps with the prior's own denoiser inside; None for a Gaussian inside.
         samples: number of samples.
         seed: of their noise.
     """
 
     model: str
-    sampler: str
     nfe: int
-    prior: str = FULL
-    t_start: float | None = None
-    spacing: str = TIMES[0]
-    clip: bool = False
-    last: int | None = None
-    inside: str | None = None
-    eta: float | None = None
-    order: int | None = None
-    substeps: int | None = None
     samples: int
     seed: int
-
-    @property
-    def within(self) -> str | None:
-        """The name of the prior inside the prior solver; None for other samplers."""
-        if self.sampler != PRIOR:
-            return None
-        return self.inside or (GAUSSIAN if self.prior in (FULL, PLAIN) else self.prior)
 
     @property
     def way(self) -> dict[str, Any]:
@@ -97,13 +66,9 @@ class Cell:
         """Return the network evaluations of the whole cell."""
         return self.nfe * self.samples
 
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments of `make_sampler` for the sampler."""
-        from latestart.sampling.samplers import clipping  # diffusers is heavy, and a command line needs the grid alone
-
-        known = {"eta": self.eta, "solver_order": self.order, "substeps": self.substeps}
-        own = {name: value for name, value in known.items() if value is not None}
-        return {"spacing": self.spacing, **clipping(self.sampler, self.clip), **own}
+    def describe(self) -> str:
+        """Return a cell in a few words."""
+        return f"{self.model}, NFE {self.nfe}, {super().describe()}"
 
 
 @dataclass(frozen=True, kw_only=True)

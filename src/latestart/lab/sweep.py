@@ -32,7 +32,6 @@ from latestart.lab.cells import (
     Meter,
     Outcome,
     Planned,
-    describe,
     first_line,
     measured,
     plan,
@@ -236,7 +235,7 @@ def own_work(pending: Sequence[Planned], run: Processes, progress: Progress | No
 
 def attempt(planned: Planned, meter: Meter, lab: Lab, act: Callable[[], T]) -> tuple[T | None, str]:
     """Return the result of sampling a cell, or None and the reason of its failure, after a sentence about it."""
-    meter.note, result, reason = describe(planned.cell), None, ""
+    meter.note, result, reason = planned.cell.describe(), None, ""
     try:
         result = act()
     except Exception as error:  # whatever schedulers and devices raise: the other cells are still worth measuring

@@ -19,7 +19,7 @@ from latestart.classifiers.readers import Reader
 from latestart.data import to_pixels, to_unit
 from latestart.evaluation.quality import Estimate
 from latestart.files import load_tensors, save_tensors
-from latestart.lab.cells import Meter, Planned, describe, measured
+from latestart.lab.cells import Meter, Planned, measured
 from latestart.lab.experiment import Lab, Progress
 from latestart.lab.judge import Reading
 from latestart.lab.store import Print, Store, is_of, key_of
@@ -76,7 +76,7 @@ class KeptReadings:
         missing = run.firsts(lambda: [k for k, one in enumerate(planned) if self.found(one) is None])
         work, meter = own_work([planned[k] for k in missing], run, progress)
         tried = {
-            describe(one.cell): attempt(one, meter, self.lab, partial(self._sample, one, meter))[1] for one in work
+            one.cell.describe(): attempt(one, meter, self.lab, partial(self._sample, one, meter))[1] for one in work
         }
         failed = {way: reason for way, reason in tried.items() if reason}
         for theirs in run.gather(failed):  # nobody reads before all is written
@@ -99,7 +99,7 @@ class KeptReadings:
     def _load(self, planned: Planned, path: Path) -> Readings:
         tensors, metadata = load_tensors(path, KIND)
         if not is_of(metadata.get("configuration"), self._configuration(planned)):
-            raise ValueError(f"it holds another way than {describe(planned.cell)}")
+            raise ValueError(f"it holds another way than {planned.cell.describe()}")
         classes = {name: tensors[f"classes.{name}"] for name in self.reader.values}
         second = tensors.get("second") if metadata.get("second") == self.subject.judge.second_features else None
         known = {name: Estimate(*tensors[name].tolist()) for name in ESTIMATES if name in tensors}

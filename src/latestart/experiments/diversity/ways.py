@@ -17,7 +17,7 @@ from typing import Any
 from latestart.denoisers.adapter import as_network
 from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.files import read_json, write_json
-from latestart.lab.cells import Planned, describe, first_line, plan
+from latestart.lab.cells import Planned, first_line, plan
 from latestart.lab.experiment import Lab
 from latestart.lab.grid import Cell
 from latestart.lab.store import Store, key_of
@@ -56,7 +56,7 @@ def planned_ways(
         cells.append(replace(_cell(settings, REFERENCE), nfe=settings.reference, seed=settings.seed + 1))
     planned = plan(dict.fromkeys(cells), {settings.model: subject})
     able = [one for one in planned if one.steps is not None]
-    unable = {describe(one.cell): one.reason for one in planned if one.steps is None}
+    unable = {one.cell.describe(): one.reason for one in planned if one.steps is None}
     if not any(one.cell.nfe == settings.nfe for one in able):
         raise ValueError(f"there is no way to measure, {_first(unable)}")
     return able, unable

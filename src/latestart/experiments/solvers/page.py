@@ -6,7 +6,6 @@ from pathlib import Path
 from rich.table import Table
 
 from latestart.experiments.solvers.measure import CONTRAST, Standing, Standings
-from latestart.lab.cells import own_options
 from latestart.lab.grid import FULL
 from latestart.lab.report import (
     BESIDE,
@@ -90,8 +89,8 @@ def _words(one: Standing) -> Iterator[str]:
         yield "clipped"
     if cell.within is not None and (cell.prior == FULL or cell.within != cell.prior):
         yield f"{prior_title(cell.within)} inside"
-    if own_options(cell):
-        yield own_options(cell).removeprefix(", ")
+    if cell.own_options():
+        yield cell.own_options().removeprefix(", ")
 
 
 def _shares(one: Standing) -> tuple[str, str]:

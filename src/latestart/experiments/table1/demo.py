@@ -26,7 +26,7 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments.table1.measure import Table, open_table
 from latestart.experiments.table1.rows import BEST, Done, Row
 from latestart.experiments.table1.settings import GAUSSIAN, MIXTURE, DemoSettings, Table1Settings
-from latestart.lab.cells import Planned, describe, drawn, plan
+from latestart.lab.cells import Planned, drawn, plan
 from latestart.lab.experiment import Experiment, Lab
 from latestart.lab.grid import FULL, PLAIN, Cell
 from latestart.lab.judge import Figures, Floor, over
@@ -142,5 +142,5 @@ def _order(settings: Table1Settings, done: Done) -> tuple[Any, ...]:
 def _done(table: Table, planned: Planned) -> Figures:
     outcome = table.sweep.outcome(planned)
     if outcome.figures is None:
-        raise ValueError(f"{describe(planned.cell)}: {outcome.status}: {outcome.reason}")
+        raise ValueError(f"{planned.cell.describe()}: {outcome.status}: {outcome.reason}")
     return outcome.figures

@@ -13,7 +13,7 @@ from typing import Any
 
 from latestart.experiments.table1 import paper_pndm
 from latestart.experiments.table1.settings import GAUSSIAN, PAPER, Table1Settings
-from latestart.lab.cells import Meter, Outcome, Planned, classes_in_turn, drawn, first_line, measured, own_options, plan
+from latestart.lab.cells import Meter, Outcome, Planned, classes_in_turn, drawn, first_line, measured, plan
 from latestart.lab.grid import FULL, Cell
 from latestart.lab.subjects import Subject
 from latestart.sampling.loop import Result
@@ -40,7 +40,7 @@ class Entry:
     def row(self) -> Key:
         """The row in which it competes."""
         cell = self.planned.cell
-        return self.part, cell.sampler + own_options(cell), self.number
+        return self.part, cell.sampler + cell.own_options(), self.number
 
 
 def entries(settings: Table1Settings, subject: Subject) -> list[Entry]:
