@@ -308,22 +308,44 @@ class Mixture(Around, Prior):
             dtype: in which means and bases are stored, such as `torch.float16` for half the bytes; they are read back
                 in the mixture's own. What two components share is stored once.
         """
-        tensors: dict[str, Tensor] = {"weights": self.weights}
-        stored: dict[tuple[Any, ...], str] = {}
-        parts = []
-        for k, component in enumerate(self.components):
-            own = component.tensors()
-            names = {name: stored.setdefault(_place(tensor), f"{k}.{name}") for name, tensor in own.items()}
-            tensors |= {
-                names[name]: tensor if name == "variances" else tensor.to(dtype=dtype) for name, tensor in own.items()
-            }
-            parts.append({**component.about(), "tensors": names})
-        for name, tensor in tensors.items():
+        tensors, about = self.tensors(dtype), self.about()
+        save_tensors(path, "mixture", tensors, about)
+
+    def tensors(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Return the tensors that, with `about`, rebuild this mixture; means and bases in a dtype if one is given."""
+        stored = {"weights": self.weights}
+        for names, component in zip(self._names(), self.components):
+            for name, tensor in component.tensors().items():
+                stored[names[name]] = tensor if name == "variances" else tensor.to(dtype=dtype)
+        for name, tensor in stored.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} has values too large for {dtype}")
+        return stored
+
+    def about(self) -> dict[str, Any]:
+        """Return the rest, for JSON."""
+        parts = [{**c.about(), "tensors": names} for names, c in zip(self._names(), self.components)]
         labels = None if self.labels is None else self.labels.tolist()
-        metadata = {"components": parts, "labels": labels, "dtype": str(self.dtype).removeprefix("torch.")}
-        save_tensors(path, "mixture", tensors, metadata)
+        return {"components": parts, "labels": labels, "dtype": str(self.dtype).removeprefix("torch.")}
+
+    @classmethod
+    def restored(cls, tensors: dict[str, Tensor], about: dict[str, Any]) -> "Mixture":
+        """Rebuild a mixture from its `tensors` and `about`."""
+        dtype = getattr(torch, about["dtype"])
+        components = [
+            Gaussian.restored({name: tensors[key] for name, key in part["tensors"].items()}, part, dtype)
+            for part in about["components"]
+        ]
+        return cls(components, tensors["weights"], about["labels"])
+
+    def _names(self) -> list[dict[str, str]]:
+        """The names of each component's tensors in a file, where the same tensor has one name in all of them."""
+        stored: dict[tuple[Any, ...], str] = {}
+        alive = [component.tensors() for component in self.components]  # else one's memory could serve the next
+        return [
+            {name: stored.setdefault(_place(tensor), f"{k}.{name}") for name, tensor in own.items()}
+            for k, own in enumerate(alive)
+        ]
 
     def _shared(self, y: Tensor, sigma: float | Tensor, labels: Tensor | int | None, term: Term) -> Tensor:
         """`sum_k r_k(y, sigma) term_k(y, sigma)`, each term only for the images that have a share of it."""
@@ -408,12 +430,7 @@ def load_mixture(path: str | Path) -> Mixture:
     tensors, metadata = load_tensors(path, "mixture")
     require_finite(path, tensors, ("weights",))
     with sound(path, "mixture"):
-        dtype = getattr(torch, metadata["dtype"])
-        components = [
-            Gaussian.restored({name: tensors[key] for name, key in part["tensors"].items()}, part, dtype)
-            for part in metadata["components"]
-        ]
-        return Mixture(components, tensors["weights"], metadata["labels"])
+        return Mixture.restored(tensors, metadata)
 
 
 def _split(along: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
