@@ -8,7 +8,8 @@ import pickle
 import pytest
 import torch
 
-from latestart.lab.store import Print, Store, fingerprint, formerly, is_of, key_of
+from latestart.fingerprints import Print, fingerprint, formerly, is_of, key_of
+from latestart.lab.store import Store
 
 ONE = fingerprint(torch.arange(6.0), "weights")
 

@@ -21,6 +21,7 @@ from latestart.denoisers.adapter import Counted
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import feature_statistics, frechet
 from latestart.files import load_tensors, save_tensors
+from latestart.fingerprints import fingerprint, formerly
 from latestart.lab import cells as cells_module
 from latestart.lab import judge as judging
 from latestart.lab import sweep as sweeping
@@ -28,7 +29,6 @@ from latestart.lab.cells import Outcome, plan, read_cell, write_cell
 from latestart.lab.experiment import Lab
 from latestart.lab.grid import Cell, Grid, read_grid
 from latestart.lab.judge import Judge, Reference, reference_of
-from latestart.lab.store import fingerprint, formerly
 from latestart.lab.subjects import Subject, weights
 from latestart.lab.sweep import Sweep, add_gains, shares, within
 from latestart.sampling.loop import draw

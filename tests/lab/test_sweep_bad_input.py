@@ -14,11 +14,11 @@ from latestart.data import Images, to_pixels
 from latestart.denoisers.networks import as_model
 from latestart.evaluation.quality import feature_statistics
 from latestart.files import load_tensors, save_tensors
+from latestart.fingerprints import fingerprint
 from latestart.lab.cells import KIND, Outcome, plan, read_cell, write_cell
 from latestart.lab.experiment import Lab
 from latestart.lab.grid import Cell
 from latestart.lab.judge import Judge, Reference, reference_of
-from latestart.lab.store import fingerprint
 from latestart.lab.subjects import Subject
 from latestart.lab.sweep import COLUMNS, Sweep
 

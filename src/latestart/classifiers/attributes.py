@@ -28,7 +28,7 @@ from latestart.device import own_device
 from latestart.evaluation.quality import Estimate
 from latestart.features import Classifier
 from latestart.files import cast, load_tensors, require_finite, save_tensors, sound
-from latestart.lab.store import fingerprint
+from latestart.fingerprints import fingerprint
 from latestart.records import Record
 from latestart.train import Progress, half, one_cycle
 

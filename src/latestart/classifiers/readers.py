@@ -26,7 +26,7 @@ from latestart.evaluation.diversity import (
 )
 from latestart.features import Classifier
 from latestart.files import kind_of
-from latestart.lab.store import fingerprint
+from latestart.fingerprints import fingerprint
 
 __all__ = ["Reader", "Single", "doubtful", "open_reader", "read_all", "reads_labels", "scores_of"]
 

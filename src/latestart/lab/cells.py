@@ -22,10 +22,10 @@ from torch import Tensor
 from latestart.denoisers.adapter import Counted, as_network
 from latestart.evaluation.quality import Estimate
 from latestart.files import load_tensors, save_tensors, sound
+from latestart.fingerprints import Print, is_of, key_of
 from latestart.lab.experiment import Progress
 from latestart.lab.grid import Cell
 from latestart.lab.judge import Figures
-from latestart.lab.store import Print, is_of, key_of
 from latestart.lab.subjects import Subject
 from latestart.sampling.loop import Result, draw
 

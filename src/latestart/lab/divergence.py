@@ -16,8 +16,9 @@ from latestart.data import Images, drawn
 from latestart.denoisers.adapter import as_network
 from latestart.denoisers.networks import from_diffusers
 from latestart.files import load_tensors, require_finite, save_tensors
+from latestart.fingerprints import fingerprint
 from latestart.lab.experiment import Lab
-from latestart.lab.store import Store, fingerprint
+from latestart.lab.store import Store
 from latestart.theory.nats import NatsCurve, nats
 
 __all__ = ["SEEN", "divergence", "kept_divergence", "require_no_classes"]

@@ -29,11 +29,11 @@ from latestart.evaluation.quality import Estimate, FrechetTo, interval
 from latestart.evaluation.variance import variance_over
 from latestart.features import Classifier, ClassifierFeatures, InceptionFeatures
 from latestart.files import load_tensors, require_finite, save_tensors, sound
+from latestart.fingerprints import Print, fingerprint, is_of
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.moments import Moments
 from latestart.lab.experiment import Lab
-from latestart.lab.store import Print, fingerprint, is_of
 from latestart.processes import Processes
 from latestart.records import Record
 

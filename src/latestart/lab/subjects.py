@@ -20,11 +20,12 @@ from latestart.denoisers.adapter import sample_shape
 from latestart.denoisers.wrappers import HalfPrecision, of_velocity
 from latestart.device import own_device
 from latestart.features import ClassifierFeatures
+from latestart.fingerprints import Print, fingerprint
 from latestart.gaussians.priors import load_prior
 from latestart.lab.experiment import Lab
 from latestart.lab.grid import FULL, PLAIN, Grid
 from latestart.lab.judge import Judge, both_sets, few_samples, open_features, reference_of, shipped_reference
-from latestart.lab.store import Print, Store, fingerprint
+from latestart.lab.store import Store
 
 __all__ = [
     "SHIPPED", "Subject", "beside", "open_images", "open_network", "open_prior", "open_subject", "open_subjects",

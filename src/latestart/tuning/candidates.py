@@ -15,7 +15,7 @@ from typing import Any
 from latestart.sampling.families import Beta, Family, family_of
 from latestart.sampling.names import OWN, PRIOR
 from latestart.sampling.samplers import can_clip
-from latestart.sampling.ways import FULL, GAUSSIAN, Way
+from latestart.sampling.ways import GAUSSIAN, Way
 
 __all__ = ["LADDER", "MOST", "MOST_NATS", "candidates", "starts_of"]
 
@@ -93,7 +93,9 @@ def _late(family: Family, solvers: Sequence[str], prior: str, sigma: float) -> I
     beta = isinstance(family, Beta)
 
     def way(sampler: str, **how: Any) -> Way:
-        return Way(sampler=sampler, prior=prior, t_start=family.noise.clamped_time(sigma), inside=_inside(sampler), **how)
+        return Way(
+            sampler=sampler, prior=prior, t_start=family.noise.clamped_time(sigma), inside=_inside(sampler), **how
+        )
 
     for name in solvers:
         yield way(name)

@@ -40,12 +40,12 @@ from latestart.experiments.diversity.results import Result, Way
 from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.experiments.diversity.shares import Data, facts_of, open_data
 from latestart.experiments.diversity.ways import chosen_starts, planned_ways
+from latestart.fingerprints import Print
 from latestart.lab.cells import Planned, again
 from latestart.lab.experiment import Experiment, Lab
 from latestart.lab.grid import FULL, Grid
 from latestart.lab.judge import Figures
 from latestart.lab.selection import Choice, choose, draw_again
-from latestart.lab.store import Print
 from latestart.lab.subjects import open_subject
 
 __all__ = ["DiversityOfWays"]

@@ -19,10 +19,11 @@ from latestart.classifiers.readers import Reader
 from latestart.data import to_pixels, to_unit
 from latestart.evaluation.quality import Estimate
 from latestart.files import load_tensors, save_tensors
+from latestart.fingerprints import Print, is_of, key_of
 from latestart.lab.cells import Meter, Planned, measured
 from latestart.lab.experiment import Lab, Progress
 from latestart.lab.judge import Reading
-from latestart.lab.store import Print, Store, is_of, key_of
+from latestart.lab.store import Store
 from latestart.lab.subjects import Subject
 from latestart.lab.sweep import attempt, own_work
 

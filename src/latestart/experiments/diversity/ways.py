@@ -17,10 +17,11 @@ from typing import Any
 from latestart.denoisers.adapter import as_network
 from latestart.experiments.diversity.settings import DiversitySettings
 from latestart.files import read_json, write_json
+from latestart.fingerprints import key_of
 from latestart.lab.cells import Planned, first_line, plan
 from latestart.lab.experiment import Lab
 from latestart.lab.grid import Cell
-from latestart.lab.store import Store, key_of
+from latestart.lab.store import Store
 from latestart.lab.subjects import Subject
 from latestart.sampling.choose import choose_start
 from latestart.sampling.names import TIMES

@@ -46,10 +46,11 @@ from latestart.evaluation.gaussianity import Gaussianity, Test, gaussianity
 from latestart.experiments.gaussianity.paths import STOPS, early_phase, noised, stops_of, stride_of
 from latestart.experiments.gaussianity.settings import GaussianitySettings
 from latestart.files import write_json
+from latestart.fingerprints import fingerprint, key_of
 from latestart.gaussians.gaussian import Gaussian
 from latestart.lab.divergence import kept_divergence, require_no_classes
 from latestart.lab.experiment import Experiment, Lab
-from latestart.lab.store import Store, fingerprint, key_of, read_kept
+from latestart.lab.store import Store, read_kept
 from latestart.lab.subjects import open_images, open_network, open_prior
 from latestart.noise import Noise
 from latestart.records import Record, plain

@@ -15,6 +15,7 @@ from typing import Any
 from latestart.data import Images
 from latestart.device import own_device
 from latestart.experiments.initialisations.settings import InitialisationSettings, counted
+from latestart.fingerprints import Print, fingerprint
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.flow import Flow, FlowConfig, fit_flow
 from latestart.gaussians.gaussian import Gaussian
@@ -25,7 +26,6 @@ from latestart.gaussians.priors import load_prior
 from latestart.gaussians.reshaped import Box, Reshaped
 from latestart.lab.cells import first_line
 from latestart.lab.experiment import Lab, Progress
-from latestart.lab.store import Print, fingerprint
 from latestart.lab.subjects import Subject, beside, kept_fit, open_prior
 from latestart.sampling.late_start import late_start, start_level
 

@@ -11,8 +11,9 @@ from latestart.diagnosis.case import Settings as Fineness
 from latestart.experiments.late_start.settings import LateStartSettings
 from latestart.features import ClassifierFeatures
 from latestart.files import read_json, write_json
+from latestart.fingerprints import key_of
 from latestart.lab.experiment import Lab
-from latestart.lab.store import Store, key_of
+from latestart.lab.store import Store
 from latestart.lab.subjects import Subject, beside, open_prior
 
 __all__ = ["Level", "critical_levels", "levels_from"]

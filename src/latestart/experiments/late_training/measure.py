@@ -33,13 +33,13 @@ from latestart.denoisers.folders import SIDECAR
 from latestart.device import own_device
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.late_training.settings import LateTrainingSettings
+from latestart.fingerprints import fingerprint
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.mixture import Mixture
 from latestart.lab.cells import plan
 from latestart.lab.experiment import Experiment, Lab, Progress
 from latestart.lab.grid import Cell
 from latestart.lab.judge import Figures, Judge, open_features, reference_of, shipped_judge
-from latestart.lab.store import fingerprint
 from latestart.lab.subjects import Subject, kept_fit, open_network
 from latestart.lab.sweep import Sweep
 from latestart.noise import Noise

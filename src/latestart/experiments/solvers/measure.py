@@ -23,12 +23,12 @@ from typing import Any
 
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.solvers.settings import SolversSettings
+from latestart.fingerprints import Print
 from latestart.lab.cells import Planned, again, plan
 from latestart.lab.experiment import Experiment, Lab, Progress
 from latestart.lab.grid import FULL, Cell, Grid
 from latestart.lab.judge import Figures, Floor, Judge, over, second_over
 from latestart.lab.selection import choose, draw_again
-from latestart.lab.store import Print
 from latestart.lab.subjects import Subject, open_subject
 from latestart.lab.sweep import Sweep
 from latestart.records import Record
