@@ -245,13 +245,13 @@ def describe(cell: Cell) -> str:
     """Return a cell in a few words."""
     start = "full noise" if cell.t_start is None else f"{cell.prior} at t = {cell.t_start:g}"
     last = "" if cell.last is None else f", down to t = {cell.last}"
-    told = "" if cell.within is None else f", {cell.within} inside{own_options(cell)}"
+    told = own_options(cell) if cell.within is None else f", {cell.within} inside{own_options(cell)}"
     clipped = ", clipped" if cell.clip else ""
     return f"{cell.model}, {cell.sampler}, NFE {cell.nfe}, {start}, {cell.spacing}{last}{clipped}{told}"
 
 
 def own_options(cell: Cell) -> str:
-    """Return the options of the prior solver that are not its default ones, each after a comma."""
+    """Return the options of the sampler's own steps that are not its default ones, each after a comma."""
     order = "" if cell.order is None else f", order {cell.order}"
     inner = "" if cell.substeps is None else f", {cell.substeps} substeps"
     return order + inner + ("" if cell.eta is None else f", eta {cell.eta:g}")

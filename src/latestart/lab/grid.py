@@ -53,7 +53,7 @@ class Cell:
         last: the time of the last evaluation, the others evenly spread from the start to it; None leaves the spacing's.
         inside: the prior inside the prior solver, by the grid's name for it; None for that of the start, or from full
             noise and isotropic starts for the Gaussian.
-        eta: its share of noise; None is none.
+        eta: its share of noise, or DDIM's; None is none.
         order: its order; None is 2.
         substeps: its small steps with the prior's own denoiser inside; None for a Gaussian inside.
         samples: number of samples.
