@@ -89,7 +89,7 @@ def test_a_folder_without_a_prior_and_one_of_other_values_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (("--sampler", "ddim", "--eta", 0.9), "inside and eta are settings of the sampler prior, received ddim"),
+        (("--sampler", "dpm++", "--eta", 0.9), "eta is a setting of the samplers prior and ddim, received dpm++"),
         (("--inside", "mixture"), "received none"),
         (("--prior", "gaussian", "--last", 40), "with a prior, last needs a start: give t-start too"),
     ],

@@ -133,7 +133,12 @@ def columns(draws: int = 0, dim: int = DIM) -> Tensor:
 
 
 def error(data: GaussianData, late: Any, network: Network, monkeypatch: Any = None) -> float:
-    """The distance to the data of what a scheduler makes of its late start, exactly.
+    """The distance to the data of what a scheduler makes of its late start, exactly (see `moments`)."""
+    return data.distance(*moments(data, late, network, monkeypatch))
+
+
+def moments(data: GaussianData, late: Any, network: Network, monkeypatch: Any = None) -> tuple[Tensor, Tensor]:
+    """The mean and covariance of what a scheduler makes of its late start, exactly.
 
     With `monkeypatch` the noise of the scheduler's own steps is propagated too.
     """
@@ -146,7 +151,7 @@ def error(data: GaussianData, late: Any, network: Network, monkeypatch: Any = No
         _replace_noise(late, UnitNoise(), monkeypatch)
     x = run(late, network, start_sample(late, data, columns(draws))).double()
     linear = x[1:] - x[0]
-    return data.distance(x[0], linear.T @ linear)
+    return x[0], linear.T @ linear
 
 
 def _replace_noise(scheduler: Any, noise: UnitNoise, monkeypatch: Any) -> None:
@@ -155,7 +160,8 @@ def _replace_noise(scheduler: Any, noise: UnitNoise, monkeypatch: Any) -> None:
     def replaced(shape: Any, *args: Any, **kwargs: Any) -> Tensor:
         return noise(shape, *args, **kwargs) if len(shape) == 2 else randn_tensor(shape, *args, **kwargs)
 
-    monkeypatch.setattr(sys.modules[type(scheduler).__module__], "randn_tensor", replaced, raising=False)
+    for module in {base.__module__ for base in type(scheduler).__mro__}:  # of our own classes, that of diffusers' too
+        monkeypatch.setattr(sys.modules[module], "randn_tensor", replaced, raising=False)
 
 
 def white(n: int, dim: int = DIM, seed: int = 1) -> Tensor:

@@ -2,15 +2,20 @@
 
 import copy
 import math
+import pickle
 
 import diffusers
 import pytest
 import torch
-from oracle import GaussianData, Network, columns, error, run
+from oracle import EDMNetwork, GaussianData, Network, columns, error, moments, run
 
+from latestart.denoisers.exact import PointCloud
+from latestart.denoisers.networks import as_model
 from latestart.noise import Noise
 from latestart.sampling.late_start import late_start, start_sample
+from latestart.sampling.loop import draw
 from latestart.sampling.names import CURVED, SPENT
+from latestart.sampling.noisy_ddim import NoisyDDIMScheduler
 from latestart.sampling.run import Run
 from latestart.sampling.samplers import IPNDM, SAMPLERS, can_clip, clipping, make_sampler, sampler_class
 
@@ -175,3 +180,117 @@ def test_a_sampler_that_can_clip_does_so_when_told_and_only_then(name, clip):
     config = make_sampler(name, TRAINED, **clipping(name, clip)).config
     clips = config.get("clip_sample", False) or (config.get("thresholding", False) and config["sample_max_value"] == 1)
     assert bool(clips) == clip
+
+
+# DDIM with a share of noise
+
+
+def ended(scheduler, monkeypatch):
+    """Mean and covariance of what a scheduler makes of its late start, exactly, its own noise propagated too."""
+    return moments(DATA, scheduler, Network(DATA, scheduler), monkeypatch)
+
+
+@pytest.mark.parametrize("n", [1, 3, 10])
+def test_ddim_with_all_of_the_noise_is_ddpm(n, monkeypatch):
+    """The same mean and covariance after every number of steps, exactly."""
+    noisy = late_start(make_sampler("ddim", TRAINED, eta=1.0), 600, n)
+    ddpm = late_start(make_sampler("ddpm", TRAINED, variance_type="fixed_small"), 600, n)
+    for ours, theirs in zip(ended(noisy, monkeypatch), ended(ddpm, monkeypatch)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_each_step_has_the_mean_and_variance_of_the_formula():
+    """Against Song et al.'s equations 12 and 16, for shares in between."""
+    made = make_sampler("ddim", TRAINED, "trailing", eta=[0.3, 0.8, 0.5])
+    late = late_start(made, 600, 3)
+    noise, x, out = Noise.from_scheduler(TRAINED), torch.ones(1, 2), torch.tensor([[0.5, -0.25]])
+    for t, then, eta in ((599, 399, 0.3), (399, 199, 0.8)):
+        alpha, std, alpha_t, std_t = noise.alpha(t), noise.std(t), noise.alpha(then), noise.std(then)
+        added = eta * std_t / std * math.sqrt(1 - alpha**2 / alpha_t**2)
+        clean = (x - std * out) / alpha
+        mean = alpha_t * clean + math.sqrt(std_t**2 - added**2) * out
+        for row in (0.0, 1.0):
+            found = late.step(out, t, x, variance_noise=torch.full_like(x, row), return_dict=False)[0]
+            torch.testing.assert_close(found, mean + row * added, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", [None, 600])
+def test_ddim_without_a_share_of_noise_is_ddim(start):
+    def sampled(**changes):
+        sampler = make_sampler("ddim", TRAINED, spacing="trailing", **changes)
+        late = late_start(sampler, 1000 if start is None else start, 5)
+        return run(late, Network(DATA, late), start_sample(late, DATA, columns()))
+
+    assert torch.equal(sampled(), sampled(eta=0)) and torch.equal(sampled(), sampled(eta=[0.0] * 5))
+    assert not torch.equal(sampled(), sampled(eta=0.5))
+
+
+def test_the_share_of_noise_is_part_of_the_configuration(tmp_path):
+    for eta in (0.5, [1.0, 0.5, 0.25]):
+        late = late_start(make_sampler("ddim", TRAINED, eta=eta), 600, 3)
+        ends = []
+        for one in (late, copy.deepcopy(late), pickle.loads(pickle.dumps(late)), late_start(late.whole(), 600, 3)):
+            assert one.config["eta"] == eta
+            ends.append(run(one, Network(DATA, one), start_sample(one, DATA, columns()), seed=3))
+        assert all(torch.equal(ends[0], end) for end in ends)
+        late.save_config(tmp_path)
+        loaded = NoisyDDIMScheduler.from_pretrained(tmp_path)
+        assert loaded.config["eta"] == eta and make_sampler("own", loaded).config["eta"] == eta
+        assert "eta" not in make_sampler("dpm++", loaded).config and "eta" not in make_sampler("ddim", loaded).config
+        assert make_sampler("own", loaded, eta=0.1).config["eta"] == 0.1
+
+
+def test_shares_of_noise_that_cannot_be():
+    for eta in (-0.1, 1.5, math.nan, "much", [], [0.5, 2.0], None):
+        with pytest.raises(ValueError, match=r"eta=.*: expected a share of noise from 0 to 1"):
+            make_sampler("ddim", TRAINED, eta=eta)
+    with pytest.raises(ValueError, match=r"eta has the shares of 2 steps, \[0.5, 0.2\], and the run has 3"):
+        late_start(make_sampler("ddim", TRAINED, eta=[0.5, 0.2]), 600, 3)
+    with pytest.raises(ValueError, match="DPMSolverMultistepScheduler has no setting eta"):
+        make_sampler("dpm++", TRAINED, eta=0.5)
+
+
+# DPM-Solver++ with noise
+
+
+def test_dpm_solver_with_noise_converges(monkeypatch):
+    """Between DDPM and DPM++ at few steps, and to the data with more."""
+    late = {n: cut("sde-dpm++", n) for n in (5, 25, 100)}
+    assert {one.config["algorithm_type"] for one in late.values()} == {"sde-dpmsolver++"}
+    errors = {n: error(DATA, one, Network(DATA, one), monkeypatch) for n, one in late.items()}
+    ddpm = error(DATA, cut("ddpm", 5), Network(DATA, cut("ddpm", 5)), monkeypatch)
+    assert error(DATA, cut("dpm++", 5), Network(DATA, cut("dpm++", 5))) < errors[5] < ddpm
+    assert math.log(errors[25] / errors[100]) / math.log(4) > 1.2 and errors[100] < 0.03
+
+
+def test_one_step_of_dpm_solver_with_noise_is_that_of_ddpm():
+    ends = [run(s, Network(DATA, s), start_sample(s, DATA, columns())) for s in (cut("sde-dpm++", 1), cut("ddpm", 1))]
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "changes"), [("sde-dpm++", {}), ("ddim", {"eta": 0.5})])
+def test_noise_of_the_steps_depends_on_the_seed_and_the_index_alone(name, changes):
+    sampler = make_sampler(name, TRAINED, spacing="trailing", **changes)
+    model = as_model(PointCloud(torch.randn(5, 1, 4, 4)), TRAINED)
+    whole = draw(model, sampler, n=5, steps=4, t_start=600, seed=7, batch_size=5).samples
+    parts = draw(model, sampler, n=5, steps=4, t_start=600, seed=7, batch_size=2).samples
+    torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-5)
+    other = draw(model, sampler, n=5, steps=4, t_start=600, seed=8).samples
+    assert not torch.allclose(whole, other)
+
+
+def test_the_algorithm_is_that_of_the_name():
+    """Whatever the scheduler of the model asks for, "own" alone keeps it."""
+    theirs = make_sampler("sde-dpm++", TRAINED)
+    assert make_sampler("dpm++", theirs).config["algorithm_type"] == "dpmsolver++"
+    assert make_sampler("sde-dpm++", theirs).config["algorithm_type"] == "sde-dpmsolver++"
+    assert make_sampler("own", theirs).config["algorithm_type"] == "sde-dpmsolver++"
+
+
+def test_dpm_solver_with_noise_on_levels_of_edm(monkeypatch):
+    trained = diffusers.EDMEulerScheduler()
+    found = []
+    for n in (5, 20, 80):
+        late = late_start(make_sampler("sde-dpm++", trained), math.log(3.0) / 4, n)
+        found.append(error(DATA, late, EDMNetwork(DATA, late), monkeypatch))
+    assert found[2] < 0.4 * found[1] < 0.4 * 0.5 * found[0]

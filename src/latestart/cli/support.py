@@ -69,11 +69,13 @@ def inside(asked: Started, start: Any) -> Any:
         start: the prior that a late start draws from, or None.
 
     Raises:
-        ValueError: the prior solver from full noise without a prior, or its settings for another sampler.
+        ValueError: the prior solver from full noise without a prior, or `inside` or `eta` for a sampler without it.
     """
     if asked.sampler != PRIOR:
-        if asked.inside is not None or asked.eta:
-            raise ValueError(f"inside and eta are settings of the sampler {PRIOR}, received {asked.sampler or 'none'}")
+        if asked.inside is not None:
+            raise ValueError(f"inside is a setting of the sampler {PRIOR}, received {asked.sampler or 'none'}")
+        if asked.eta and asked.sampler not in (None, "ddim", OWN):
+            raise ValueError(f"eta is a setting of the samplers {PRIOR} and ddim, received {asked.sampler}")
         return None
     if asked.inside is None and start is not None:
         return start

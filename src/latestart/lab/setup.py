@@ -57,7 +57,7 @@ class Started(OneModel):
         "Of the prior solver: the prior inside; default: the Gaussian of --prior, else the shipped model's.",
         of="prior",
     )
-    eta: float = setting(0.0, "Of the prior solver: the share of noise.", least=0, most=1)
+    eta: float = setting(0.0, "Of ddim and the prior solver: the share of noise.", least=0, most=1)
     check_prior: bool = setting(True, "Compare the prior with the model first, and refuse one of other values.")
 
 

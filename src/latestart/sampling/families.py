@@ -254,7 +254,11 @@ class EDM(Family):
 
     kind = "edm"
     classes = "EDM schedulers (EDMEuler, EDMDPMSolverMultistep)"
-    samplers: ClassVar = {"euler": "EDMEulerScheduler", "dpm++": "EDMDPMSolverMultistepScheduler"}
+    samplers: ClassVar = {
+        "euler": "EDMEulerScheduler",
+        "dpm++": "EDMDPMSolverMultistepScheduler",
+        "sde-dpm++": "EDMDPMSolverMultistepScheduler",
+    }
 
     def cut(self, t_start: float, steps: int, mu: float | None = None) -> Any:
         """The scheduler whose highest level is that at `t_start`."""

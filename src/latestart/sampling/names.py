@@ -9,7 +9,9 @@ import re
 from collections.abc import Callable, Collection
 from typing import ParamSpec, TypeVar
 
-__all__ = ["CURVED", "ELSEWHERE", "HERE", "OWN", "PRIOR", "SAMPLERS", "SPACINGS", "SPENT", "TIMES", "telling"]
+__all__ = [
+    "ALGORITHMS", "CURVED", "ELSEWHERE", "HERE", "OWN", "PRIOR", "SAMPLERS", "SPACINGS", "SPENT", "TIMES", "telling",
+]  # fmt: skip
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,6 +23,7 @@ SAMPLERS = {
     "ipndm": "LMSDiscreteScheduler",  # with the coefficients of equal steps: `samplers.IPNDM`
     "deis": "DEISMultistepScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
+    "sde-dpm++": "DPMSolverMultistepScheduler",  # with `ALGORITHMS`
     "unipc": "UniPCMultistepScheduler",
     "euler": "EulerDiscreteScheduler",
     "euler-ancestral": "EulerAncestralDiscreteScheduler",
@@ -28,6 +31,7 @@ SAMPLERS = {
     "lms": "LMSDiscreteScheduler",
     "kdpm2": "KDPM2DiscreteScheduler",
 }
+ALGORITHMS = {"dpm++": "dpmsolver++", "sde-dpm++": "sde-dpmsolver++"}  # of one class, the second with noise
 PRIOR = "prior"  # `prior_solver.PriorMultistepScheduler`, with a prior inside, on every family of schedulers
 OWN = "own"  # the model's own scheduler
 TIMES = ("trailing", "leading", "linspace")  # spacings of times
@@ -57,7 +61,7 @@ HERE = {
 ELSEWHERE = {
     "guidance_scale": "guidance is the model's matter: give a function that guides, by ls.as_network",
     "prompt": "give the text encoder's output as model_kwargs={'encoder_hidden_states': ...}",
-    "eta": "set it on the scheduler, as in make_sampler('ddim', scheduler)",
+    "eta": "set it on the scheduler, as in make_sampler('ddim', scheduler, eta=0.5)",
     "output_type": "the images are tensors, result.images in [0, 1]",
 }
 

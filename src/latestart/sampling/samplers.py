@@ -2,7 +2,10 @@
 
 Each family of schedulers has classes of its own (`families.py`); "own" is the class of the model's scheduler.
 
-Two classes are our own. The prior solver has a file to itself (`prior_solver.py`). iPNDM (Zhang and Chen, "Fast
+"sde-dpm++" is the class of "dpm++" with the algorithm that adds noise.
+
+Three classes are our own. The prior solver has a file to itself (`prior_solver.py`), and so has DDIM with a share of
+noise (`noisy_ddim.py`). iPNDM (Zhang and Chen, "Fast
 sampling of diffusion models with exponential integrator", 2023, section 4) is the Adams-Bashforth method in the level
 sigma, with the coefficients of equal steps for any steps, and with the lower orders in place of Runge-Kutta steps at
 the beginning:
@@ -22,7 +25,8 @@ import diffusers
 
 from latestart.sampling.families import Family, family_of, level_spreader
 from latestart.sampling.guard import class_below, prior_inside
-from latestart.sampling.names import OWN, PRIOR, SAMPLERS, SPACINGS
+from latestart.sampling.names import ALGORITHMS, OWN, PRIOR, SAMPLERS, SPACINGS
+from latestart.sampling.noisy_ddim import NoisyDDIMScheduler
 from latestart.sampling.prior_solver import IGNORED, PriorMultistepScheduler
 from latestart.sampling.spacings import spaced
 
@@ -95,7 +99,8 @@ def make_sampler(name: str, trained: Any, prior: Any = None, spacing: str | None
         prior: for "prior", the one inside: a Gaussian, a mixture, another prior that denoises, or the path of a file.
             For others the name of a spacing may stand in this place.
         spacing: of its times or levels (`sampling/spacings.py`); None leaves that of the configuration.
-        changes: of the configuration, such as `clip_sample=True`.
+        changes: of the configuration, such as `clip_sample=True`. DDIM and the prior solver have `eta`, the share of
+            noise from 0 to 1: one number, or a sequence with one for each step.
 
     Raises:
         TypeError: something that is no prior.
@@ -119,9 +124,18 @@ def make_sampler(name: str, trained: Any, prior: Any = None, spacing: str | None
         return _prior_solver(trained, prior, spacing, changes)
     kind: Any = _class_for(name, family_of(trained))
     known = _settings(kind)
+    if kind is diffusers.DDIMScheduler and "eta" in changes:
+        kind, known = NoisyDDIMScheduler, _settings(NoisyDDIMScheduler)
+    if name in ALGORITHMS and _is_stochastic(trained) != (name == "sde-dpm++"):
+        changes = {"algorithm_type": ALGORITHMS[name], **changes}
     if "skip_prk_steps" in known:  # PNDM's Runge-Kutta steps cannot be done at 3 steps
         changes = {"skip_prk_steps": True, **changes}
     return _made(kind, trained, spacing, changes, known)
+
+
+def _is_stochastic(scheduler: Any) -> bool:
+    """Whether the configuration of a scheduler asks DPM solvers for the algorithm that adds noise."""
+    return str(scheduler.config.get("algorithm_type")).startswith("sde")
 
 
 def _prior_solver(trained: Any, prior: Any, spacing: str | None, changes: dict[str, Any]) -> Any:
@@ -154,8 +168,9 @@ def _made(
         changes = {**settings, **changes}
     if unknown := sorted(set(changes) - set(known)):
         raise ValueError(f"{(asked or kind).__name__} has no setting {', '.join(unknown)}")
+    config = {setting: value for setting, value in source.config.items() if setting != "eta" or setting in known}
     # from_config takes the new class's own defaults, even of the betas, for the names in this list
-    return kind.from_config({**source.config, "_use_default_values": []}, **changes)
+    return kind.from_config({**config, "_use_default_values": []}, **changes)
 
 
 def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any = None, eta: float = 0.0) -> Any:
@@ -166,7 +181,7 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any
         trained: the scheduler that the model was trained with.
         clip: whether the predicted image is clipped to [-1, 1] at every step.
         prior: the one inside the prior solver; others have none.
-        eta: the prior solver's share of noise.
+        eta: the share of noise of DDIM or the prior solver; others have none.
 
     Raises:
         ValueError: as `make_sampler`; the class cannot clip, and `clip` is set.
@@ -177,7 +192,7 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any
     if name == PRIOR:
         kind, own = type(level_spreader(trained)), {"prior": prior, "eta": eta, "clip_sample": clip}
     else:
-        own = clipping(kind, clip)
+        own = clipping(kind, clip) | ({"eta": eta} if eta else {})
     spacing = "trailing" if "timestep_spacing" in _settings(kind) else None
     return make_sampler(name, trained, spacing=spacing, **own)
 
