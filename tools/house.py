@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src" / "latestart"
 FLOORS = [
-    {"checks", "device", "progress", "records", "shipped"},
+    {"checks", "device", "fingerprints", "progress", "records", "shipped"},
     {"settings"},
     {"files", "processes", "datasets", "train_config"},
     {"noise", "data"},
@@ -29,6 +29,7 @@ FLOORS = [
     {"lab"},
     {"classifiers"},
     {"diagnosis"},
+    {"tuning"},
     {"experiments"},
     {"cli"},
 ]

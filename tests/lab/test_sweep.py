@@ -387,7 +387,7 @@ def test_progress_counts_evaluations_as_they_are_made(judge, tmp_path):
     sweep_in(tmp_path, judge).measure(progress=lambda done, total, note: seen.append((done, total, note)))
     assert [done for done, *_ in seen] == sorted(done for done, *_ in seen)
     assert {total for _, total, _ in seen} == {260} and seen[-1][0] == 260
-    assert (7, 260, "exact, NFE 1, ddim, full noise, trailing") in seen  # the first batch of the first cell
+    assert (7, 260, "exact, ddim, NFE 1, full noise, trailing") in seen  # the first batch of the first cell
 
 
 def test_replicates_of_cells_are_paired(judge, undisturbed, tmp_path):

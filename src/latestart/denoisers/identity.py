@@ -34,7 +34,7 @@ def identity(model: Any, scheduler: Any) -> dict[str, Any]:
     """
     network, convention = as_network(model), Convention.of(scheduler)
     module = module_of(network)
-    known = {"network": type(module).__name__, "shape": list(network.sample_shape)}
+    known: dict[str, Any] = {"network": type(module).__name__, "shape": list(network.sample_shape)}
     weights = _weights(module)
     if weights:
         known |= {"weights": sum(value.numel() for value in weights), "norms": _norms(weights)}

@@ -68,7 +68,7 @@ class Cell(Way):
 
     def describe(self) -> str:
         """Return a cell in a few words."""
-        return f"{self.model}, NFE {self.nfe}, {super().describe()}"
+        return f"{self.model}, {self.sampler}, NFE {self.nfe}, {self.path()}"
 
 
 @dataclass(frozen=True, kw_only=True)

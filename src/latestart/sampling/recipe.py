@@ -143,7 +143,7 @@ class Recipe(Record):
         return "\n".join(self.card())
 
     def card(self) -> list[str]:
-        """Return the lines of a card: what was chosen, what it gains, how sure that is, what it cost."""
+        """Return the lines of a card: the way, its gain and how sure that is, and the cost of tuning."""
         lines = [f"recipe for {self.nfe} network evaluations: {self.way.describe()} ({self.steps} steps)"]
         lines += [f"  {sentence}" for sentence in self.reason]
         for name, trial in (("recipe", self.chosen), ("best full noise", self.full), ("usual", self.usual)):
@@ -253,7 +253,7 @@ def scheduler_of(known: Mapping[str, Any]) -> Any:
 
 
 def _prior(name: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
-    kinds = {"Gaussian": Gaussian, "Mixture": Mixture}
+    kinds: dict[str, Any] = {"Gaussian": Gaussian, "Mixture": Mixture}
     own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
     return kinds[about["kind"]].restored(own, dict(about))
 

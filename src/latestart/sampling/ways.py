@@ -113,11 +113,15 @@ class Way:
 
     def describe(self) -> str:
         """Return the way in a few words."""
+        return f"{self.sampler}, {self.path()}"
+
+    def path(self) -> str:
+        """Return all but the sampler's name in a few words: start, spacing and options."""
         start = "full noise" if self.t_start is None else f"{self.prior} at t = {self.t_start:g}"
         last = "" if self.last is None else f", down to t = {self.last}"
         told = "" if self.within is None else f", {self.within} inside"
         clipped = ", clipped" if self.clip else ""
-        return f"{self.sampler}, {start}, {self.spacing}{last}{clipped}{told}{self.own_options()}"
+        return f"{start}, {self.spacing}{last}{clipped}{told}{self.own_options()}"
 
     def own_options(self) -> str:
         """Return the options of the sampler that are not its default ones, each after a comma."""
