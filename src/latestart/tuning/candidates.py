@@ -7,8 +7,8 @@ right, a mixture later, for it has taken the first decisions by its weights: on 
 starts of Gaussians lay between 0.004 and 1.3 nats and those of mixtures between 0.5 and 60.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -17,33 +17,78 @@ from latestart.sampling.names import OWN, PRIOR
 from latestart.sampling.samplers import can_clip
 from latestart.sampling.ways import GAUSSIAN, Way
 
-__all__ = ["LADDER", "MOST", "MOST_NATS", "candidates", "starts_of"]
+__all__ = ["LADDER", "MOST", "Candidate", "candidates", "starts_of", "usual"]
 
 MOST = 300  # candidates
 LADDER = {GAUSSIAN: (0.01, 0.1, 1.0), "mixture": (0.1, 0.5, 2.0, 8.0, 32.0)}  # nats at the starts of a prior
-MOST_NATS = 32.0
 SOLVERS = ("ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "deis", "heun", "ipndm", "euler", OWN, PRIOR)
 MULTISTEP = ("dpm++", "unipc", "deis")  # whose levels can be curved, with one more
 LATE = 0.08, 0.04  # times of the last evaluation, as shares of the schedule
+SCOUTS = ("ddpm", "unipc")  # of a late start of a beta-based schedule, beside the prior solver with noise
 
 
-def candidates(scheduler: Any, starts: Mapping[str, Sequence[float]], clip: bool = True) -> list[Way]:
-    """Return the ways to try, each once, those from full noise first.
+@dataclass(frozen=True)
+class Candidate:
+    """A way to sample that is tried.
+
+    Attributes:
+        way: how it samples.
+        steps: of its sampler.
+        group: those that are near to each other: of one start of one prior, or of one solver from full noise.
+        scout: whether it stands for its group in the first round.
+    """
+
+    way: Way
+    steps: int
+    group: str
+    scout: bool
+
+    @property
+    def ours(self) -> bool:
+        """Whether it uses a prior, at its start or inside its solver."""
+        return self.way.t_start is not None or self.way.sampler == PRIOR
+
+
+def candidates(
+    scheduler: Any,
+    nfe: int,
+    starts: Mapping[str, Sequence[float]],
+    inside: Any = None,
+    clip: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Candidate]:
+    """Return the ways to try, each once, those from full noise first; those that cannot spend `nfe` are left out.
 
     Args:
         scheduler: the one that the model was trained with.
-        starts: levels sigma of the late starts, by the names of priors. Without the `gaussian` there is no prior
-            solver from full noise.
+        nfe: network evaluations of a sample.
+        starts: levels sigma of the late starts, by the names of priors.
+        inside: the prior inside the prior solver; without one there is no such solver.
         clip: whether ways that clip the predicted image to [-1, 1] are among them.
+        tell: receives a sentence about each that is left out.
     """
-    family = family_of(scheduler)
-    solvers = [name for name in SOLVERS if name == PRIOR or name in family.samplers or name == _own(family)]
-    found = [*_full(family, solvers, GAUSSIAN in starts)]
-    for name, levels in starts.items():
-        for sigma in levels:
-            found += _late(family, solvers, name, sigma)
-    kept = [way for way in dict.fromkeys(found) if clip or not way.clip]
-    return kept[:MOST]
+    family, found = family_of(scheduler), {}
+    for way, group, scout in _proposed(family, starts, inside is not None):
+        if way.clip and not clip:
+            continue
+        prior = inside if way.within is not None else None
+        try:
+            steps = way.steps_for(nfe, scheduler, prior)
+            if way.t_start is not None and way.last is None:  # the nearest start that so many steps have
+                way = replace(way, t_start=float(family.start_for(family.noise.sigma(way.t_start), steps)))
+            way.begun(scheduler, steps, prior)
+        except (ValueError, IndexError, ZeroDivisionError, ImportError) as error:  # some classes cannot set few steps
+            tell(f"{way.describe()}: {next(iter(str(error).splitlines()), type(error).__name__)}")
+            continue
+        found.setdefault(way, Candidate(way, steps, group, scout))
+    return list(found.values())[:MOST]
+
+
+def usual(scheduler: Any) -> Way:
+    """Return full noise as people run it: DDIM with the default spacing of its class; else the model's own sampler."""
+    if isinstance(family_of(scheduler), Beta):
+        return Way(sampler="ddim", spacing="leading")
+    return Way(sampler=OWN)
 
 
 def starts_of(curve: Any, name: str) -> list[float]:
@@ -63,68 +108,78 @@ def starts_of(curve: Any, name: str) -> list[float]:
     return list(dict.fromkeys(levels))
 
 
+Proposed = tuple[Way, str, bool]  # a way, its group, and whether it is a scout
+
+
+def _proposed(family: Family, starts: Mapping[str, Sequence[float]], solver: bool) -> Iterator[Proposed]:
+    names = [name for name in SOLVERS if name in family.samplers or (name == PRIOR and solver) or name == _own(family)]
+    yield from _full(family, names)
+    for prior, levels in starts.items():
+        for sigma in levels:
+            yield from _late(family, names, prior, float(family.noise.clamped_time(sigma)))
+
+
 def _own(family: Family) -> str:
     """The name of the model's own sampler, where no short name stands for its class."""
     return "" if isinstance(family, Beta) else OWN
 
 
-def _full(family: Family, solvers: Sequence[str], solver: bool) -> Iterator[Way]:
+def _full(family: Family, names: Sequence[str]) -> Iterator[Proposed]:
     """Ways from full noise."""
     beta = isinstance(family, Beta)
-    spacings = ("trailing", "leading") if beta else ("trailing",)
-    for name, spacing in product(solvers, spacings):
-        if name == PRIOR and not solver:
-            continue
-        yield from _clipped(Way(sampler=name, spacing=spacing, inside=_inside(name)))
-        if name == "ddim" and beta:
-            yield from _clipped(Way(sampler=name, spacing=spacing, eta=0.5))
+
+    def way(name: str, **how: Any) -> Way:
+        return Way(sampler=name, inside=_inside(name), **how)
+
+    for name, spacing in product(names, ("trailing", "leading") if beta else ("trailing",)):
+        for clipped in _clips(name):
+            yield way(name, spacing=spacing, clip=clipped), f"full {name}", not clipped
+            if name == "ddim" and beta:
+                yield way(name, spacing=spacing, clip=clipped, eta=0.5), f"full {name}", False
     if not beta:
         return
-    curved = [name for name in (*MULTISTEP, PRIOR) if name in solvers and (solver or name != PRIOR)]
-    for name, spacing in product(curved, ("karras+1", "log-snr+1")):
-        yield Way(sampler=name, spacing=spacing, inside=_inside(name))
-    for name, share in product(("ddim", "dpm++", "unipc", PRIOR), LATE):
-        if name in solvers and (solver or name != PRIOR):
-            yield Way(sampler=name, last=_time(family, share), inside=_inside(name))
+    for name, spacing in product([name for name in (*MULTISTEP, PRIOR) if name in names], ("karras+1", "log-snr+1")):
+        yield way(name, spacing=spacing), f"full {name}", False
+    for name, share in product([name for name in ("ddim", "dpm++", "unipc", PRIOR) if name in names], LATE):
+        yield way(name, last=round(share * family.top)), f"full {name}", False
 
 
-def _late(family: Family, solvers: Sequence[str], prior: str, sigma: float) -> Iterator[Way]:
-    """Ways from one start of one prior; `t_start` still is the level sigma's time, and not cut to a number of steps."""
-    beta = isinstance(family, Beta)
+def _late(family: Family, names: Sequence[str], prior: str, t_start: float) -> Iterator[Proposed]:
+    """Ways from one start of one prior."""
+    beta, group, solver = isinstance(family, Beta), f"{prior} at {t_start:.6g}", PRIOR in names
 
-    def way(sampler: str, **how: Any) -> Way:
-        return Way(
-            sampler=sampler, prior=prior, t_start=family.noise.clamped_time(sigma), inside=_inside(sampler), **how
-        )
+    def way(name: str, scout: bool = False, **how: Any) -> Proposed:
+        start = Way(sampler=name, prior=prior, t_start=t_start, inside=_inside(name), **how)
+        return start, group, scout
 
-    for name in solvers:
-        yield way(name)
-    yield way(PRIOR, order=1, eta=1.0)
+    for name in names:
+        yield way(name, scout=name in SCOUTS or not beta)
+    if solver:
+        yield way(PRIOR, scout=True, order=1, eta=1.0)
     if not beta:
         return
     yield way("ddim", eta=0.5)
-    high, low = (_time(family, share) for share in LATE)
+    high, low = (round(share * family.top) for share in LATE)
     for name in ("ddim", "ddpm", "dpm++", "unipc", PRIOR):
-        yield way(name, last=high)
-    for eta in (None, 1.0):
-        yield way(PRIOR, order=1, eta=eta, last=high)
+        if name in names:
+            yield way(name, last=high)
     for name in ("dpm++", "unipc", PRIOR):
-        yield way(name, last=low)
-    for name, spacing in product(("unipc", PRIOR), ("karras+1", "log-snr+1")):
-        yield replace(way(name, spacing=spacing), order=1 if name == PRIOR else None)
-    for name in ("ddpm", PRIOR):
-        yield way(name, clip=True)
+        if name in names:
+            yield way(name, last=low)
+    for spacing in ("karras+1", "log-snr+1"):
+        yield way("unipc", spacing=spacing)
+        if solver:
+            yield way(PRIOR, spacing=spacing, order=1)
+    if solver:
+        for eta in (None, 1.0):
+            yield way(PRIOR, order=1, eta=eta, last=high)
+        yield way(PRIOR, clip=True)
+    yield way("ddpm", clip=True)
 
 
-def _clipped(way: Way) -> Iterator[Way]:
-    yield way
-    if can_clip(way.sampler) if way.sampler != OWN else False:
-        yield replace(way, clip=True)
+def _clips(name: str) -> tuple[bool, ...]:
+    return (False, True) if name != OWN and can_clip(name) else (False,)
 
 
 def _inside(sampler: str) -> str | None:
     return GAUSSIAN if sampler == PRIOR else None
-
-
-def _time(family: Family, share: float) -> int:
-    return round(share * family.top)

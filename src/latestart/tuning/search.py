@@ -1,0 +1,161 @@
+"""The search: candidates are drawn with common noise and halved in rounds, and the finalists are drawn again.
+
+    round 1    scouts: a few solvers from every start of every prior, and every solver from full noise
+    round 2    all candidates of the starts, and of the solvers from full noise, whose scouts came nearest
+    round 3, 4 the nearest of these, with more samples each
+
+In a round all candidates have equally many samples, of the same noise in all of them, so that differences are known
+better than distances. The noise comes in blocks of 8 that are spread evenly over the leading directions of the images
+(`sampling/probing.py`), and the energy distance of features to those of images that no prior was fitted to leaves out
+the pairs within a block: it has no bias at any number of samples. Of 253 candidates for MNIST in three evaluations, 32
+samples each told the two best starts of eight in both of two draws so; of independent noise in 7 of 12.
+
+Late starts and full noise without a prior are halved apart: the best full noise is what every other way must beat.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from latestart.tuning.candidates import Candidate
+
+__all__ = ["BLOCK", "FINALISTS", "Plan", "Standing", "plan_for", "search"]
+
+FINALISTS = 2  # ways of ours that are drawn again, beside the best full noise
+RIVALS = 1  # ways from full noise without a prior that are drawn again
+STARTS, SOLVERS = 3, 3  # starts, and solvers from full noise, that round 2 looks at in full
+KEPT = ((10, 4), (5, 2))  # ours and full noise that enter rounds 3 and 4
+BLOCK = 8  # samples of even noise
+LEAST, MOST = 4, 32  # blocks of a candidate in round 1
+GROWTH = (1, 1, 2, 4)  # blocks of a candidate in each round, in those of round 1
+SEARCHED = 0.75  # of the budget at most; the rest is for the finalists
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Samples of each round, and of each finalist.
+
+    Attributes:
+        rounds: samples of each candidate in rounds 1 to 4, those of earlier rounds counted.
+        finals: samples of each finalist.
+    """
+
+    rounds: tuple[int, ...]
+    finals: int
+
+
+@dataclass
+class Standing:
+    """A candidate with what the search knows of it."""
+
+    candidate: Candidate
+    round: int = 0
+    samples: int = 0
+    distance: float | None = None
+    out: str = ""
+
+
+@dataclass
+class _Rounds:
+    standings: list[Standing]
+    draw: Callable[[list[tuple[int, int]]], None]
+    distance: Callable[[int, int], float]
+    failed: Callable[[int], str]
+    plan: Plan
+    now: int = field(default=0)
+
+    def play(self, entered: Sequence[int]) -> list[int]:
+        """Draw a round, and return its candidates, nearest first."""
+        self.now += 1
+        samples = self.plan.rounds[self.now - 1]
+        self.draw([(k, samples) for k in entered])
+        for k in entered:
+            one = self.standings[k]
+            if reason := self.failed(k):
+                one.out = reason
+            else:
+                one.round, one.samples, one.distance = self.now, samples, self.distance(k, samples)
+        return sorted((k for k in entered if not self.standings[k].out), key=self._rank)
+
+    def _rank(self, k: int) -> tuple[float, int]:
+        found = self.standings[k].distance
+        assert found is not None
+        return found, k
+
+
+def plan_for(candidates: Sequence[Candidate], samples: int, finalists: int) -> Plan:
+    """Divide a number of samples among the rounds and the finalists.
+
+    Args:
+        candidates: all.
+        samples: that the budget pays for.
+        finalists: sets of samples that are drawn at the end.
+
+    Raises:
+        ValueError: too few samples, with the number that it takes.
+    """
+    least = samples_of(LEAST)
+    needed = most_drawn(candidates, least) + finalists * least[-1]
+    if samples < needed:
+        raise ValueError(f"{samples} samples are too few for one round: it takes {needed}")
+    blocks = LEAST
+    while blocks < MOST and most_drawn(candidates, samples_of(blocks + 1)) <= SEARCHED * samples:
+        blocks += 1
+    rounds = samples_of(blocks)
+    return Plan(rounds, (samples - most_drawn(candidates, rounds)) // finalists)
+
+
+def samples_of(blocks: int) -> tuple[int, ...]:
+    """Return the samples of a candidate in each round, with so many blocks in the first."""
+    return tuple(BLOCK * blocks * growth for growth in GROWTH)
+
+
+def most_drawn(candidates: Sequence[Candidate], rounds: Sequence[int]) -> int:
+    """Return the most samples that the rounds can draw together."""
+    groups: dict[tuple[bool, str], list[Candidate]] = {}
+    for one in candidates:
+        groups.setdefault((one.ours, one.group), []).append(one)
+    scouts = sum(one.scout for one in candidates)
+    total = scouts * rounds[0]
+    for ours, kept in ((True, STARTS), (False, SOLVERS)):
+        sizes = [(len(group), sum(one.scout for one in group)) for (mine, _), group in groups.items() if mine == ours]
+        costs = sorted((n * rounds[1] - known * rounds[0] for n, known in sizes), reverse=True)
+        total += sum(costs[:kept])
+    entered = sum(KEPT[0])
+    total += min(entered, len(candidates)) * (rounds[2] - rounds[1])
+    return total + min(sum(KEPT[1]), len(candidates)) * (rounds[3] - rounds[2])
+
+
+def search(
+    candidates: Sequence[Candidate],
+    plan: Plan,
+    draw: Callable[[list[tuple[int, int]]], None],
+    distance: Callable[[int, int], float],
+    failed: Callable[[int], str] = lambda k: "",
+) -> tuple[list[Standing], list[int], list[int]]:
+    """Search the candidates in rounds.
+
+    Args:
+        candidates: all, with their groups and scouts.
+        plan: samples of the rounds.
+        draw: draws the first n samples of each of some candidates, `(k, n)`, where they are not drawn yet.
+        distance: of the first n samples of candidate k to the images.
+        failed: the reason why candidate k gives no samples, or nothing.
+
+    Returns:
+        What is known of every candidate; and the nearest in the last round, nearest first: of ours, and of full noise.
+    """
+    rounds = _Rounds([Standing(one) for one in candidates], draw, distance, failed, plan)
+
+    def of(ours: bool, some: Sequence[int]) -> list[int]:
+        return [k for k in some if candidates[k].ours == ours]
+
+    ranked = rounds.play([k for k, one in enumerate(candidates) if one.scout])
+    chosen = {
+        ours: list(dict.fromkeys(candidates[k].group for k in of(ours, ranked)))[:kept]
+        for ours, kept in ((True, STARTS), (False, SOLVERS))
+    }
+    entered = [k for k, one in enumerate(candidates) if one.group in chosen[one.ours] and not rounds.standings[k].out]
+    ranked = rounds.play(entered)
+    for mine, theirs in KEPT:
+        ranked = rounds.play([*of(True, ranked)[:mine], *of(False, ranked)[:theirs]])
+    return rounds.standings, of(True, ranked), of(False, ranked)
