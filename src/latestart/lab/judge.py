@@ -34,6 +34,7 @@ from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.moments import Moments
 from latestart.lab.experiment import Lab
 from latestart.lab.store import Print, fingerprint, is_of
+from latestart.network_features import NETWORK, NetworkFeatures
 from latestart.processes import Processes
 from latestart.records import Record
 
@@ -265,20 +266,28 @@ def ratio_replicates(above: tuple[float, Tensor], below: tuple[float, Tensor]) -
     return one / other
 
 
-def open_features(name: str) -> Any:
+def open_features(name: str, model: Any = None, scheduler: Any = None) -> Any:
     """Return an extractor by its name, or from a classifier's file, or from the file of the Inception weights.
+
+    Args:
+        name: "network" for the network's own.
+        model, scheduler: the network and its scheduler; None where none is known.
 
     Raises:
         ImportError: the extra that a named one needs is not installed.
-        ValueError: it is none of these.
+        ValueError: it is none of these, or the network has no features, or there is none.
     """
     path = Path(name)
+    if name == NETWORK and not path.exists():
+        if model is None:
+            raise ValueError("there is no one network here that features could be taken of: name other features")
+        return NetworkFeatures(model, scheduler)
     if name in zoo.features_named() and not path.exists():
         return zoo.features(name)
     if not path.is_file():
         raise ValueError(
-            f"the features {name} are neither known ({', '.join(zoo.features_named())}) nor a classifier's file nor "
-            "that of the Inception weights"
+            f"the features {name} are neither known ({', '.join([*zoo.features_named(), NETWORK])}) nor a classifier's "
+            "file nor that of the Inception weights"
         )
     if path.suffix == ".safetensors":
         return ClassifierFeatures(Classifier.load(path))
