@@ -288,7 +288,7 @@ def test_an_error_of_the_network_is_its_own_and_leaves_no_hook():
 def test_levels_outside_of_the_model_are_refused():
     network = unet()
     for wrong in ((), (0.0,), (1e4,), (math.nan,)):
-        with pytest.raises(ValueError, match="expected at least one noise level from 0.01 to 157.4"):
+        with pytest.raises(ValueError, match=r"expected at least one noise level from 0\.01 to 157\.4"):
             NetworkFeatures(network, DDPM, sigmas=wrong)
     network.max_sigma = 0.25
     assert NetworkFeatures(network, DDPM, sigmas=(0.2,))(images()).isfinite().all()
