@@ -1,13 +1,14 @@
-"""Features of a denoiser itself: pooled activations of its middle block at low noise levels.
+"""Features of a denoiser itself: mean activations of its middle block at a noise level.
 
-    f(x) = concat_k pool h_k,    h_k = middle block of the network at  c_in(sigma_k) (x + sigma_k z),  t(sigma_k)
+    f(x) = concat_k mean h_k,    h_k = middle block of the network at  c_in(sigma_k) (x + sigma_k z),  t(sigma_k)
 
-with x in the model's value range and z one draw of white noise that all images share, so that the features of an image
-depend on the image alone. The pool is the mean over the picture, with the deviation from it. They need no labels and no
-download, and they are there for every network with a middle block: the `mid_block` of a UNet, the middle one of the
-`transformer_blocks` of a transformer. `benchmarks/features.md` says how far they can be trusted.
+with x in the model's value range, the mean over the places of the picture, and z one draw of white noise that all
+images share, so that the features of an image depend on the image alone. They need no labels and no download, and they
+are there for every network with a middle block: the `mid_block` of a UNet, the middle one of the `transformer_blocks`
+of a transformer. `benchmarks/features.md` shows how well distances under them order ways to sample: one level,
+sigma = 0.8, and the mean alone serve as well as more.
 
-An image costs one evaluation of the network for each level: that is counted, although only half of it runs.
+An image costs one evaluation of the network for each level. All of it is counted, although it ends after the block.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ from latestart.features import fingerprint
 __all__ = ["LEVELS", "NETWORK", "WIDTH", "NetworkFeatures", "Values", "default_features", "middle_of", "one_label"]
 
 NETWORK = "network"  # the name that asks for them
-LEVELS = (0.2,)  # noise levels
+LEVELS = (0.8,)  # noise levels
 WIDTH = 256  # features at most, of all levels together
 SEED = 0  # of the noise that all images share, and of the projection
 MIDDLE = ("mid_block", "middle_block")  # of UNets: in diffusers, and before
@@ -58,7 +59,7 @@ class Values:
 
 
 class NetworkFeatures:
-    """Pooled activations of a denoiser's middle block, `(B, F)`; `name` carries a fingerprint of weights and settings.
+    """Mean activations of a denoiser's middle block, `(B, F)`; `name` carries a fingerprint of weights and settings.
 
     Args:
         model: a diffusers network, or whatever `as_network` takes. Features are those of the bare network, in its own
@@ -148,7 +149,7 @@ class NetworkFeatures:
         return rows @ torch.randn(count, self.width, generator=seeded(SEED)).div_(self.width**0.5)
 
     def _of(self, x: Tensor) -> Tensor:
-        return torch.cat([pooled(h) for h in self.activations(x)], 1).cpu()
+        return torch.cat([h.mean(2) for h in self.activations(x)], 1).cpu()
 
     def activations(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the middle block's output at each level, `(B, C, places)`, float32, for samples `(B, *shape)`."""
@@ -227,11 +228,6 @@ def default_features(
 def one_label(labels: Any) -> Any:
     """The class, where one is asked for; None for those of several images, which no single one stands for."""
     return None if labels is None or torch.as_tensor(labels).ndim else labels
-
-
-def pooled(h: Tensor) -> Tensor:
-    """The mean over the places, and the deviation from it, `(B, 2 C)`, of activations `(B, C, places)`."""
-    return torch.cat([h.mean(2), h.std(2, correction=0)], 1)
 
 
 class _Reached(BaseException):
