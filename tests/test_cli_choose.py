@@ -13,6 +13,7 @@ from latestart.gaussians.gaussian import Gaussian
 from latestart.sampling import choose as home
 from latestart.sampling.probing import FEWEST
 from latestart.sampling.samplers import make_sampler
+from tiny import tiny_folder
 
 runner = CliRunner()
 
@@ -48,6 +49,16 @@ def test_the_choice_is_that_of_the_function_with_its_evidence(tmp_path):
     assert len(record["evidence"]) == len(expected.evidence)
     assert f"start at t = {expected.t_start:g}" in result.output
     assert f"{expected.nfe} network evaluations in all" in result.output
+
+
+def test_a_folder_without_features_is_probed_by_its_network(tmp_path):
+    folder = tiny_folder(tmp_path)
+    asked = (folder / "model", "--prior", folder / "prior.safetensors", "--images", folder / "train.npz", "--steps", 2)
+    by_default, by_name = (
+        _run(*asked, "--probes", 200, "--no-check-prior", *more) for more in ((), ("--features", "network"))
+    )
+    assert by_default.exit_code == 0, by_default.output
+    assert "chosen by nats+probe" in by_default.output and by_name.output == by_default.output
 
 
 def test_a_prior_of_other_values_is_refused_unless_it_is_not_compared(tmp_path):

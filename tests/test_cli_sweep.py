@@ -12,7 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from latestart.cli.sweep import sweep
+from latestart.denoisers.folders import load_model
 from latestart.lab.grid import Grid, read_grid
+from latestart.network_features import NetworkFeatures
 from tiny import tiny_folder
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "sweep.yaml"
@@ -130,6 +132,19 @@ def test_torchrun_ends_with_the_table_of_one_process(folder, tmp_path):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.parametrize("asked", [(), ("--features", "network"), ("--second", "network")])
+def test_a_model_without_a_classifier_is_judged_by_its_own_activations(folder, tmp_path, asked):
+    args = ("--model", folder / "model", "--images", folder / "train.npz", "--prior", "none", *asked, *GRID)
+    result = run(*args, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    name = NetworkFeatures(*load_model(folder / "model")).name
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"features: {name}" in report
+    (row,) = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert row["status"] == "done" and row["frechet"] > 0
+    assert row["second"] == (pytest.approx(row["frechet"]) if "--second" in asked else None)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -137,11 +152,10 @@ def test_torchrun_ends_with_the_table_of_one_process(folder, tmp_path):
         (("--nfe", "3,x"), "nfe: expected whole numbers, received 'x'"),
         (("--model", "nowhere"), "nowhere is neither a folder with a diffusers model nor a shipped one"),
         (("--model", "{}/model", "--prior", "none"), "brings no images to hold its samples against"),
-        (("--model", "{}/model", "--prior", "none", "--images", "{}/train.npz"), "brings no features"),
         (("--images", "{}/other.npz"), "(1, 28, 28)"),
         (("--held-out", "{}/unseen.npz"), "held-out images stand beside training images"),
         (("--features", "{}/classifier.safetensors"), "give the training images"),
-        (("--features", "nowhere"), "neither known (mnist, efficientnet-lite0) nor a classifier's file"),
+        (("--features", "nowhere"), "neither known (mnist, efficientnet-lite0, network) nor a classifier's file"),
         (("--features", "{}/train.npz"), "train.npz does not hold the weights of the FID Inception network"),
         (("--features", "{}/prior.safetensors"), "prior.safetensors holds a gaussian of version 1, expected a class"),
         (

@@ -22,7 +22,7 @@ FLOORS = [
     {"gaussians"},
     {"denoisers"},
     {"dynamics", "efficientnet", "features"},
-    {"zoo", "train"},
+    {"network_features", "train", "zoo"},
     {"evaluation"},
     {"theory"},
     {"sampling"},

@@ -26,6 +26,7 @@ _NAMES = {
     "sampling.prior_solver": ("PriorMultistepScheduler",),
     "diagnosis.check": ("check",),
     "evaluation.quality": ("frechet",),
+    "network_features": ("NetworkFeatures", "default_features"),
     "evaluation.copying": ("copying",),
     "evaluation.diversity": ("diversity",),
     "evaluation.gaussianity": ("gaussianity",),

@@ -17,7 +17,7 @@ from latestart.data import require_colours, to_pixels
 from latestart.device import own_device
 from latestart.files import cast, load_tensors, require_finite, save_tensors, sound
 
-__all__ = ["Classifier", "ClassifierFeatures", "InceptionFeatures"]
+__all__ = ["Classifier", "ClassifierFeatures", "InceptionFeatures", "fingerprint"]
 
 
 WIDTH = 128  # features of a classifier, whatever its architecture
@@ -168,7 +168,7 @@ class ClassifierFeatures:
     def __init__(
         self, classifier: Classifier, name: str = "classifier", device: torch.device | str | None = None
     ) -> None:
-        self.name = f"{name}-{_fingerprint(classifier.state_dict().values())}"
+        self.name = f"{name}-{fingerprint(classifier.state_dict().values())}"
         self.classifier = classifier.to(own_device() if device is None else device)
 
     @torch.inference_mode()
@@ -202,7 +202,7 @@ class InceptionFeatures:
 
         with sound(weights, "FID Inception network"):
             network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(weights)).eval()
-        self.name = f"inception-{_fingerprint(network.state_dict().values())}"
+        self.name = f"inception-{fingerprint(network.state_dict().values())}"
         self.device = own_device() if device is None else torch.device(device)
         self.network = network.to(self.device)
 
@@ -236,7 +236,8 @@ def _check_weights(path: Path) -> None:
         )
 
 
-def _fingerprint(tensors: Iterable[Any]) -> str:
+def fingerprint(tensors: Iterable[Any]) -> str:
+    """Eight hexadecimal digits that stand for the values of tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.detach().cpu().float().numpy().tobytes())

@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler, UNet2DModel
 
 from latestart import GaussianMixture, as_model, generate, late_start, zoo
 from latestart.evaluation.kernel import EnergyTo, energy_distance
-from latestart.gaussians.basis import Dense
+from latestart.gaussians.basis import Dense, Isotropic
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.mixture import Mixture
+from latestart.network_features import NetworkFeatures
 from latestart.noise import Noise
 from latestart.sampling.choose import LEVELS, METHODS, WINDOW_IMAGES, choose_start
 from latestart.sampling.late_start import start_level
@@ -154,6 +155,53 @@ def test_the_cost_is_counted(data, images, prior, scheduler):
         assert 0.75 * probes <= drawn <= probes
 
 
+def unet() -> UNet2DModel:
+    torch.manual_seed(0)
+    return UNet2DModel(
+        8, 1, 1, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    ).eval()  # fmt: skip
+
+
+def white(variance: float) -> Gaussian:
+    shape = (1, 8, 8)
+    return Gaussian(torch.zeros(shape), Isotropic(shape), torch.tensor([variance], dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore:the denoiser is worse")  # of random weights it is
+def test_without_features_a_network_probes_with_its_own(scheduler):
+    """By name, by object and by default the same choice; each image and each probe costs one evaluation more."""
+    network, prior = unet(), white(0.1)
+    images = prior.sample(100, torch.Generator().manual_seed(0)).clamp(-1, 1)
+    extract = NetworkFeatures(network, scheduler)
+    by_default, *others = (
+        choose_start(network, scheduler, prior, images, 3, features=features, probes=200, check_prior=False)
+        for features in (None, "network", extract, (network, scheduler))
+    )
+    assert by_default.method == "nats+probe" and all(other == by_default for other in others)
+    drawn = sum(c.samples for c in by_default.evidence)
+    nats = choose_start(network, scheduler, prior, images[:WINDOW_IMAGES], 3, "nats", check_prior=False).nfe
+    assert nats >= WINDOW_IMAGES * LEVELS and by_default.nfe == nats + drawn * 3 + drawn + 100
+    assert extract.evaluated == drawn + 100
+
+
+def test_latents_are_not_clipped_to_pictures(scheduler):
+    """Values far outside of [-1, 1]: the features are those of the samples as they are."""
+    network, prior, told = unet(), white(9.0), []
+    extract = NetworkFeatures(network, scheduler)
+    extract.of_samples = lambda x: told.append(float(x.abs().max())) or NetworkFeatures.of_samples(extract, x)
+    images = prior.sample(40, torch.Generator().manual_seed(0))
+    choose_start(network, scheduler, prior, images, 3, "probe", features=extract, probes=200, check_prior=False)
+    assert told[0] == pytest.approx(float(images.abs().max())) and told[0] > 5
+
+
+def test_an_exact_model_without_features_probes_with_its_values(data, images, prior, scheduler):
+    asked = (as_model(data, scheduler), scheduler, prior, images, STEPS)
+    assert choose_start(*asked, probes=200) == choose_start(*asked, features="values", probes=200)
+    with pytest.raises(ValueError, match="DenoiserModel has no middle block"):
+        choose_start(*asked, features="network")
+
+
 def test_the_sigma_is_where_the_run_begins(data, images, prior, scheduler):
     for method in ("nats", "nats+probe"):
         choice = choose_start(
@@ -232,7 +280,7 @@ def test_bad_input_is_named(data, images, prior, scheduler):
     model = as_model(data, scheduler)
     with pytest.raises(ValueError, match=f"no method 'best'.*{METHODS[0]}"):
         choose_start(model, scheduler, prior, images, STEPS, "best")
-    with pytest.raises(ValueError, match="images and features missing"):
+    with pytest.raises(ValueError, match="compares features of samples and images: images missing"):
         choose_start(model, scheduler, prior, steps=STEPS, method="probe")
     with pytest.raises(ValueError, match=r"at least 10 images.*\(1, 4\)"):
         choose_start(model, scheduler, prior, images[:1], STEPS)

@@ -21,9 +21,11 @@ class ChooseSettings(Pictures, Started):
     images: Path | None = setting(
         None, "Held-out images: a parquet file, a folder or an npz file; default: the shipped ones.", of="file"
     )
-    method: str | None = setting(None, "nats, stability, probe, nats+probe; default: the last, if there are features.")
+    method: str | None = setting(None, "nats, stability, probe, nats+probe; default: the last, if there are images.")
     features: str | None = setting(
-        None, "Features to probe with, of a shipped model or efficientnet-lite0; default: those of the shipped model."
+        None,
+        "Features to probe with, of a shipped model or efficientnet-lite0, or network: the model's own activations; "
+        "default: those of the shipped model, else network.",
     )
     probes: int = setting(2000, "Samples of all probes together.", least=200)
     seed: int = seed_setting("Seed of the noise and of the order of the images.")

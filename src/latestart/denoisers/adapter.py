@@ -96,6 +96,10 @@ class Network(Wrapped):
             raise ValueError(f"the model returned {told} for samples {tuple(x.shape)}")
         return SimpleNamespace(sample=out)
 
+    def bare(self) -> "Network":
+        """The bare network, asked in the same way: without half precision, counting, `DataParallel` or compilation."""
+        return Network(module_of(self.model), self.sample_shape, *self._given)
+
     def eval(self) -> "Network":
         """Put the wrapped network into evaluation mode."""
         if hasattr(self.model, "eval"):

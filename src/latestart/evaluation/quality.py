@@ -22,6 +22,7 @@ from latestart.checks import seeded
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.inputs.front import as_images
+from latestart.network_features import NETWORK, NetworkFeatures
 
 __all__ = [
     "Estimate", "Extractor", "FrechetTo", "as_features", "feature_statistics", "frechet", "interval", "resampled",
@@ -45,14 +46,15 @@ class Estimate:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
-def frechet(a: Any, b: Any, features: str | Extractor) -> float:
+def frechet(a: Any, b: Any, features: str | Extractor | tuple[Any, Any]) -> float:
     """Frechet distance between two sets of images under a named feature extractor.
 
     Args:
         a, b: images, whatever `as_images` takes, floats in [0, 1]; or feature statistics (a `Gaussian`, as
             `feature_statistics` returns).
         features: the name of an extractor ("mnist", "efficientnet-lite0"), or a function from images `(B, C, H, W)` in
-            [0, 1] to features `(B, F)`, such as `features.InceptionFeatures(weights)`.
+            [0, 1] to features `(B, F)`, such as `features.InceptionFeatures(weights)`; or `(model, scheduler)`, for
+            those of the denoiser itself, `NetworkFeatures(model, scheduler)`.
 
     As many images as features, or fewer, are warned of, with the rank of their covariance.
 
@@ -68,10 +70,20 @@ def frechet(a: Any, b: Any, features: str | Extractor) -> float:
     return one.frechet(other)
 
 
-def resolve(features: str | Extractor) -> Extractor:
-    """An extractor by its name; a function is returned as it is."""
+def resolve(features: str | Extractor | tuple[Any, Any]) -> Extractor:
+    """An extractor by its name, or of `(model, scheduler)`; a function is returned as it is.
+
+    Raises:
+        ValueError: a name that is not known, or a tuple of other than two.
+    """
+    if isinstance(features, tuple):
+        if len(features) != 2:
+            raise ValueError(f"expected features of (model, scheduler), received a tuple of {len(features)}")
+        return NetworkFeatures(*features)
     if not isinstance(features, str):
         return features
+    if features == NETWORK:
+        raise ValueError("the network's own features need it: expected features=(model, scheduler)")
     from latestart import zoo
 
     return zoo.features(features)

@@ -13,6 +13,7 @@ processes, and kept in a file that names its extractor and its images: any other
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.moments import Moments
 from latestart.lab.experiment import Lab
+from latestart.network_features import NETWORK, NetworkFeatures
 from latestart.processes import Processes
 from latestart.records import Record
 
@@ -147,16 +149,26 @@ class Judge:
         extract: the feature extractor, with a `name`.
         reference: the data.
         second: the extractor of the reference's second statistics; None where it has none.
+        view: makes images in [0, 1], `(N, C, H, W)`, of samples; by default as pictures, clipped.
+        space: makes features of samples, where they are not those of these images.
 
     Raises:
         ValueError: a second extractor without second statistics, or these without it.
     """
 
-    def __init__(self, extract: Any, reference: Reference, second: Any = None) -> None:
+    def __init__(
+        self,
+        extract: Any,
+        reference: Reference,
+        second: Any = None,
+        view: Callable[[Tensor], Tensor] | None = None,
+        space: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         if (second is None) != (reference.second is None):
             missing = "statistics of the data in it" if reference.second is None else "its extractor"
             raise ValueError(f"the second feature space lacks {missing}")
         self.extract, self.reference, self.second = extract, reference, second
+        self.view, self.space = view or (lambda samples: in_unit_range(to_unit(samples))), space
         self.features: str = extract.name
         self.second_features: str | None = None if second is None else second.name
         self.frechet, self.overlap = FrechetTo(reference.statistics), OverlapWith(reference.real)
@@ -197,9 +209,9 @@ class Judge:
         """
         if not samples.is_floating_point():
             raise ValueError(f"expected samples in the model's value range, received {samples.dtype}")
-        images, total = in_unit_range(to_unit(samples)), self.reference.variance
+        images, total = self.view(samples), self.reference.variance
         return Reading(
-            features=self.extract(images),
+            features=self.extract(images) if self.space is None else self.space(samples),
             second=None if self.second is None else self.second(images),
             copied=None if self.copying is None else self.copying(images).copied,
             variance=None if total is None else variance_over(samples, total),
@@ -265,20 +277,28 @@ def ratio_replicates(above: tuple[float, Tensor], below: tuple[float, Tensor]) -
     return one / other
 
 
-def open_features(name: str) -> Any:
+def open_features(name: str, model: Any = None, scheduler: Any = None) -> Any:
     """Return an extractor by its name, or from a classifier's file, or from the file of the Inception weights.
+
+    Args:
+        name: "network" for the network's own.
+        model, scheduler: the network and its scheduler; None where none is known.
 
     Raises:
         ImportError: the extra that a named one needs is not installed.
-        ValueError: it is none of these.
+        ValueError: it is none of these, or the network has no features, or there is none.
     """
     path = Path(name)
+    if name == NETWORK and not path.exists():
+        if model is None:
+            raise ValueError("there is no one network here that features could be taken of: name other features")
+        return NetworkFeatures(model, scheduler)
     if name in zoo.features_named() and not path.exists():
         return zoo.features(name)
     if not path.is_file():
         raise ValueError(
-            f"the features {name} are neither known ({', '.join(zoo.features_named())}) nor a classifier's file nor "
-            "that of the Inception weights"
+            f"the features {name} are neither known ({', '.join([*zoo.features_named(), NETWORK])}) nor a classifier's "
+            "file nor that of the Inception weights"
         )
     if path.suffix == ".safetensors":
         return ClassifierFeatures(Classifier.load(path))

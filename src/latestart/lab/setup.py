@@ -91,8 +91,8 @@ class Conditions(Sampling):
 
     features: str | None = setting(
         None,
-        "A shipped extractor, efficientnet-lite0, a classifier's file, or that of the Inception weights; default: the "
-        "model's.",
+        "A shipped extractor, efficientnet-lite0, a classifier's file, that of the Inception weights, or network: the "
+        "model's own activations; default: the classifier beside the model, else network.",
     )
     second: str | None = setting(
         None, "A second feature space, named as the first, for a distance beside; default: the shipped model's, if any."

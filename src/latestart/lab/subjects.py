@@ -26,6 +26,7 @@ from latestart.lab.experiment import Lab
 from latestart.lab.grid import FULL, PLAIN, Grid
 from latestart.lab.judge import Judge, both_sets, few_samples, open_features, reference_of, shipped_reference
 from latestart.lab.store import Store
+from latestart.network_features import NetworkFeatures, middle_of
 
 __all__ = [
     "SHIPPED", "Subject", "beside", "open_images", "open_network", "open_prior", "open_subject", "open_subjects",
@@ -65,10 +66,11 @@ def open_subjects(grid: Grid, lab: Lab) -> dict[str, Subject]:
     networks = {name: _opened(name, grid.scheduler) for name in grid.model}
     priors = {name: {prior: _prior(prior, bundle.path) for prior in grid.priors} for name, bundle in bundles.items()}
     if grid.images is None:
-        judges = {name: _own_judge(bundle, grid) for name, bundle in bundles.items()}
+        judges = {name: _own_judge(bundle, grid, networks[name]) for name, bundle in bundles.items()}
     else:
         first = bundles[grid.model[0]]
-        extract, second = _extractor(first, grid), _second(first, grid)
+        own = networks[grid.model[0]]  # all models are judged in one space: that of the first, where it is a network's
+        extract, second = _extractor(first, grid, own), _second(first, grid, own)
         kept = Path(grid.statistics) if grid.statistics else lab.out / "statistics.safetensors"
         reference = reference_of(grid.images, grid.held_out, extract, kept, lab, second)
         judges = dict.fromkeys(grid.model, Judge(extract, reference, second))
@@ -202,18 +204,18 @@ def _prior(name: str, folder: Path) -> tuple[Any, str]:
     return load_prior(path).to(own_device()), fingerprint(path.read_bytes())
 
 
-def _own_judge(bundle: zoo.Bundle, grid: Grid) -> Judge:
+def _own_judge(bundle: zoo.Bundle, grid: Grid, network: tuple[Any, Any]) -> Judge:
     """Return the judge that a model brings along."""
     if not (bundle.path / "features-train.safetensors").is_file():
         raise ValueError(f"{bundle.path} brings no images to hold its samples against: give its training images")
-    extract = _extractor(bundle, grid)
+    extract = _extractor(bundle, grid, network)
     if extract.name != bundle.features.name:
         raise ValueError(
             f"the statistics beside {bundle.path} are of the features {bundle.features.name}, received {extract.name}: "
             "give the training images, to have those of other features computed"
         )
     _refuse_alone(grid.held_out)
-    second, own = _second(bundle, grid), bundle.second
+    second, own = _second(bundle, grid, network), bundle.second
     if second is not None and (own is None or second.name != own.name):
         theirs = "none of second features" if own is None else f"of the second features {own.name}"
         raise ValueError(
@@ -223,15 +225,23 @@ def _own_judge(bundle: zoo.Bundle, grid: Grid) -> Judge:
     return Judge(extract, shipped_reference(bundle), second)
 
 
-def _extractor(bundle: zoo.Bundle, grid: Grid) -> Any:
-    if grid.features is None and not (bundle.path / "classifier.safetensors").is_file():
-        raise ValueError(f"{bundle.path} brings no features: give a shipped model's name, or a file of weights")
-    return _placed(bundle.features if grid.features is None else open_features(grid.features))
+def _extractor(bundle: zoo.Bundle, grid: Grid, network: tuple[Any, Any]) -> Any:
+    """Return the extractor: the one that is named, else the classifier beside the model, else the network itself."""
+    if grid.features is not None:
+        return _placed(open_features(grid.features, *network))
+    if (bundle.path / "classifier.safetensors").is_file():
+        return _placed(bundle.features)
+    if middle_of(network[0]) is None:
+        raise ValueError(
+            f"{bundle.path} brings no features, and its network has no middle block to take them of: give a shipped "
+            "model's name, or a file of weights"
+        )
+    return NetworkFeatures(*network)
 
 
-def _second(bundle: zoo.Bundle, grid: Grid) -> Any:
+def _second(bundle: zoo.Bundle, grid: Grid, network: tuple[Any, Any]) -> Any:
     """Return the second extractor: the one that is named, else the model's own, or None."""
-    return _placed(bundle.second if grid.second is None else open_features(grid.second))
+    return _placed(bundle.second if grid.second is None else open_features(grid.second, *network))
 
 
 def _placed(extract: Any) -> Any:

@@ -45,6 +45,7 @@ from latestart.gaussians.mixture import Mixture
 from latestart.gaussians.prior import as_prior
 from latestart.inputs.front import as_images
 from latestart.inputs.ranges import require_same_range
+from latestart.network_features import NETWORK, NetworkFeatures, Space, Values, default_features, one_label
 from latestart.records import Record
 from latestart.sampling.doubts import doubts_of
 from latestart.sampling.families import family_of
@@ -70,7 +71,7 @@ IMAGES, WINDOW_IMAGES, LEVELS = 96, 32, 16  # for the divergence; a window needs
 FACTOR = 1.6  # between neighbouring levels at most, for integrals to a percent
 APART = 2**32  # probes and the user's own runs draw from different seeds
 
-Features = str | Callable[[Tensor], Tensor]
+Features = str | Callable[[Tensor], Tensor] | tuple[Any, Any]
 Progress = Callable[[int, int, str], None]
 
 
@@ -139,7 +140,8 @@ def choose_start(
 ) -> Choice:
     """Choose where to start sampling.
 
-    It costs about 1,600 evaluations of single images without a probe, and 10,500 with one in five steps.
+    It costs about 1,600 evaluations of single images without a probe, and 10,500 with one in five steps; with the
+    network's own features one more for each image and each probe.
 
     Args:
         model: a diffusers network, an exact model through `as_model`, or a function through `as_network`.
@@ -148,10 +150,11 @@ def choose_start(
         images: anything that `as_images` takes, floats in the model's value range; neither model nor prior may be
             fitted to them. They are taken in an order drawn by the seed.
         steps: of the sampler.
-        method: one of `METHODS`; by default "nats+probe" with images and features, else "nats".
+        method: one of `METHODS`; by default "nats+probe" with images, else "nats".
         features: for probing, the name of a shipped extractor, a function from images `(B, C, H, W)` in [0, 1] to
-            features `(B, F)`, or "values": the samples' own values, for exact models of few dimensions. Distances
-            between pixels say nothing about pictures.
+            features `(B, F)`, "network": the network's own, `NetworkFeatures`, or "values": the samples' own values,
+            for exact models of few dimensions. Distances between pixels say nothing about pictures. By default the
+            network's own, and the values for one without a middle block.
         labels: for class-conditional models, a class index, or those of the images; those that the images bring by
             default.
         probes: samples of all probes together, at least 200; they cost at most `probes * steps` evaluations with a
@@ -165,15 +168,15 @@ def choose_start(
 
     Raises:
         TypeError: something that is no network, scheduler or prior.
-        ValueError: an unknown method; a method without the images or features that it needs; too few images or
-            probes; images or a prior of another shape or range, or images that are not finite; labels that are not
-            classes of the model, or not one for each image; a budget that is not above 0; a scheduler that cannot be
-            late-started.
+        ValueError: an unknown method; a method without the images that it needs; features of a network that has none;
+            too few images or probes; images or a prior of another shape or range, or images that are not finite; labels
+            that are not classes of the model, or not one for each image; a budget that is not above 0; a scheduler that
+            cannot be late-started.
     """
     network, steps = as_network(model), whole_number("steps", steps)
     scheduler = checked_scheduler(scheduler)
     prior = as_prior(prior, "choosing a start").to(network.device)
-    chosen = _method(method, images, features)
+    chosen = _method(method, images)
     if budget is not None and not (math.isfinite(budget) and budget > 0):
         raise ValueError(f"expected a budget above 0 nats, received {budget}")
     values, conditions = _given(network, images, labels, model_kwargs, seed)
@@ -189,7 +192,9 @@ def choose_start(
         return search.by_nats(BUDGET / steps**2 if budget is None else budget)
     if chosen == "stability":
         return search.by_stability()
-    return search.by_probes(_extractor(features), whole_number("probes", probes))
+    extract = _extractor(features, network, scheduler, conditions)
+    space = Space(extract, pictures=bool(search.data.abs().max() <= 1))
+    return search.by_probes(space, whole_number("probes", probes))
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -204,6 +209,7 @@ class _Search(Record):
     seed: int
     progress: Progress
     curve: NatsCurve | None = None
+    extracted: int = 0
 
     def __post_init__(self) -> None:
         self.family = family_of(self.scheduler)
@@ -258,11 +264,11 @@ class _Search(Record):
             )
         return self._choice(self._candidate(sigma), [], how)
 
-    def by_probes(self, extract: Callable[[Tensor], Tensor], probes: int) -> Choice:
+    def by_probes(self, space: Space, probes: int) -> Choice:
         if probes < FEWEST:
             raise ValueError(f"probes={probes}: expected at least {FEWEST}, or a start has too few to be judged by")
         with torch.inference_mode():
-            rows = torch.cat([extract(part) for part in self.data.split(1024)])
+            rows = torch.cat([space(part) for part in self.data.split(1024)])
         to_data = EnergyTo(rows, moment_weights(self.data, self.prior))
         if self.method == "nats+probe":
             self.curve = self._divergence(WINDOW_IMAGES)
@@ -275,9 +281,10 @@ class _Search(Record):
             return math.log(self._at(t_start).sigma / centre, RUNG)
 
         size = block_size(probes, len(rungs))
-        known = Probes(self._prober(extract, size, probes // size), to_data, size)
+        known = Probes(self._prober(space, size, probes // size), to_data, size)
         best = zoom(rungs, start, rung, known, probes // size - LEAST, math.inf if self.curve is None else SPREAD)
         known.level([best], 0)
+        self.extracted = space.evaluated
         seen = {t: replace(self._at(t), distance=known.distance(t), samples=known.samples(t)) for t in known.features}
         how = (
             f"by probes from {len(seen)} starts, samples come nearest to the images from about sigma = "
@@ -344,7 +351,8 @@ class _Search(Record):
         curve, measured = self.curve, self.images is not None
         doubts = () if curve is None else doubts_of(curve, best.sigma, self.noise, measured)
         return Choice(
-            t_start=best.t_start, sigma=best.sigma, method=self.method, nfe=self.model.evaluated, how=how,
+            t_start=best.t_start, sigma=best.sigma, method=self.method,
+            nfe=self.model.evaluated + self.extracted, how=how,
             evidence=tuple(distinct[sigma] for sigma in sorted(distinct, reverse=True)), doubts=doubts,
         )  # fmt: skip
 
@@ -363,25 +371,23 @@ def _given(
     return values[order], Conditions(network, own, kwargs, len(values))[order]
 
 
-def _method(method: str | None, images: Any, features: Features | None) -> str:
-    missing = [name for name, given in (("images", images), ("features", features)) if given is None]
+def _method(method: str | None, images: Any) -> str:
     if method is None:
-        return "nats" if missing else "nats+probe"
+        return "nats" if images is None else "nats+probe"
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r} to choose a start by; there are {', '.join(METHODS)}")
-    if "probe" in method and missing:
-        raise ValueError(
-            f"the method {method!r} compares features of samples and images: {' and '.join(missing)} missing"
-        )
+    if "probe" in method and images is None:
+        raise ValueError(f"the method {method!r} compares features of samples and images: images missing")
     return method
 
 
-def _extractor(features: Any) -> Callable[[Tensor], Tensor]:
-    """From samples in the model's range to features."""
-    if features == "values":
-        return lambda x: x.flatten(1)
-    extract = resolve(features)
-    return lambda x: extract((x.float() / 2 + 0.5).clamp(0, 1))
+def _extractor(features: Any, network: Network, scheduler: Any, conditions: Conditions) -> Any:
+    """The extractor that `choose_start` is asked for."""
+    if features is None:
+        return default_features(network, scheduler, conditions.labels, conditions.kwargs)
+    if isinstance(features, str) and features == NETWORK:
+        return NetworkFeatures(network, scheduler, labels=one_label(conditions.labels), model_kwargs=conditions.kwargs)
+    return Values() if isinstance(features, str) and features == Values.name else resolve(features)
 
 
 def _level(curve: NatsCurve, budget: float) -> tuple[float, str]:

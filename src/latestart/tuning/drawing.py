@@ -23,7 +23,6 @@ from latestart.lab.cells import first_line
 from latestart.lab.judge import Judge, Reading
 from latestart.lab.sweep import shares
 from latestart.processes import Processes
-from latestart.progress import Progress
 from latestart.sampling.loop import draw
 from latestart.sampling.probing import BlockNoise
 from latestart.sampling.ways import Way
