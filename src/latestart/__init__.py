@@ -21,6 +21,8 @@ _NAMES = {
     "denoisers.adapter": ("as_network",),
     "sampling.late_start": ("late_start", "start_sample"),
     "sampling.generate": ("generate",),
+    "sampling.recipe": ("Recipe", "load_recipe"),
+    "tuning.tune": ("tune",),
     "sampling.choose": ("choose_start",),
     "sampling.samplers": ("make_sampler",),
     "sampling.prior_solver": ("PriorMultistepScheduler",),

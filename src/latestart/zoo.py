@@ -37,7 +37,7 @@ from latestart.gaussians.prior import Prior
 from latestart.gaussians.priors import load_prior
 from latestart.shipped import ASSETS, names, require_model
 
-__all__ = ["SECOND", "Bundle", "features", "features_named", "load", "open_model", "pack"]
+__all__ = ["SECOND", "SETS", "Bundle", "features", "features_named", "load", "open_model", "pack"]
 
 SECOND = "second-"  # before the names of the files of the second feature space
 

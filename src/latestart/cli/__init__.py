@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from latestart.cli import analyze, check, choose, experiment, fit, sample, sweep, train
+from latestart.cli import tune as tuning
 from latestart.experiments.table1.settings import DemoSettings
 
 __all__ = ["app", "main"]
@@ -34,6 +35,8 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 for command, example in (
     (experiment.conducting(DemoSettings, "table1.demo.Demo", "out/demo"), "demo --out out/demo"),
+    (tuning.tune, "tune models/mine --images photos/ --steps 5 --out recipe.safetensors"),
+    (tuning.show, "show recipe.safetensors"),
     (fit.fit, "fit photos/ --out prior.safetensors"),
     (check.check, "check mnist --t-start 500"),
     (choose.choose, "choose mnist --steps 3 --sampler ddim"),

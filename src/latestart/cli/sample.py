@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ SHEET = 64  # images on the overview
 class SampleSettings(Started):
     """Sample images from a model, from full noise or from a late start; under `torchrun`, with all its processes."""
 
+    recipe: Path | None = setting(
+        None, "A recipe that `latestart tune` wrote: prior, start, sampler and steps are its own.", of="file"
+    )
     t_start: float | None = setting(
         None, "Start, in the scheduler's t; default: full noise, or with a prior where nats say."
     )
@@ -44,28 +47,27 @@ def sample(
     from latestart.data import save_png, tile, to_pixels
     from latestart.denoisers.wrappers import of_velocity
     from latestart.processes import processes
-    from latestart.sampling.families import family_of
     from latestart.sampling.generate import generate
-    from latestart.sampling.late_start import late_start
-    from latestart.sampling.samplers import usual_sampler
 
+    if asked.recipe is not None and (given := _beside_recipe(asked)):
+        raise ValueError(f"a recipe brings its own way to sample: received {given} beside it")
     network, trained, start, _ = opened(asked, asked.prior, asked.t_start is not None)
-    network, trained = of_velocity(network, trained)
     run = processes()
     mine = run.share(n)
     if not mine:
         raise ValueError(f"{n} images are too few for {run.count} processes")
-    sampler, t_start = usual_sampler(asked.sampler, trained, asked.clip, inside(asked, start), asked.eta), asked.t_start
-    if asked.last is not None:
-        if t_start is None and start is not None:
-            raise ValueError("with a prior, last needs a start: give t-start too")
-        begin = family_of(trained).top if t_start is None else t_start
-        sampler, t_start = late_start(sampler, begin, asked.steps, last=asked.last), None
-    result = generate(
-        network, sampler, start, len(mine), asked.steps, t_start,
-        asked.seed, labels=asked.label, batch_size=asked.batch_size, check_prior=asked.check_prior,
-        first=mine.start, progress=run.first,
-    )  # fmt: skip
+    shared: dict[str, Any] = {
+        "seed": asked.seed, "labels": asked.label, "batch_size": asked.batch_size, "first": mine.start,
+        "progress": run.first,
+    }  # fmt: skip
+    if asked.recipe is not None:
+        result = generate(network, trained, n=len(mine), recipe=asked.recipe, **shared)
+    else:
+        network, trained = of_velocity(network, trained)
+        sampler, t_start = _sampler(asked, trained, start)
+        result = generate(
+            network, sampler, start, len(mine), asked.steps, t_start, check_prior=asked.check_prior, **shared
+        )
     pixels = to_pixels(result.images).cpu()
     for k, image in zip(mine, pixels):
         save_png(out / f"{k:05d}.png", image)
@@ -76,3 +78,24 @@ def sample(
     save_png(sheet, tile(shown, 8, gap=1))
     say(f"{n} images, {result.nfe} network evaluations each, from sigma = {result.sigma:.3g}")
     say(f"wrote {out}/00000.png ... and {sheet}")
+
+
+def _sampler(asked: SampleSettings, trained: Any, start: Any) -> tuple[Any, float | None]:
+    """Return the sampler that is asked for, and the start that it is still to be given."""
+    from latestart.sampling.families import family_of
+    from latestart.sampling.late_start import late_start
+    from latestart.sampling.samplers import usual_sampler
+
+    sampler = usual_sampler(asked.sampler, trained, asked.clip, inside(asked, start), asked.eta)
+    if asked.last is None:
+        return sampler, asked.t_start
+    if asked.t_start is None and start is not None:
+        raise ValueError("with a prior, last needs a start: give t-start too")
+    begin = family_of(trained).top if asked.t_start is None else asked.t_start
+    return late_start(sampler, begin, asked.steps, last=asked.last), None
+
+
+def _beside_recipe(asked: SampleSettings) -> str:
+    """Return the first setting that a recipe would overrule, or nothing."""
+    names = ("prior", "steps", "sampler", "inside", "eta", "t_start", "last", "clip")
+    return next((name for name in names if getattr(asked, name) != getattr(SampleSettings(), name)), "")

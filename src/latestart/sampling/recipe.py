@@ -12,7 +12,7 @@ that one that was changed by hand is refused.
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,8 @@ class Recipe(Record):
 
     def begun(self, scheduler: Any = None) -> Any:
         """Return the scheduler of a run, late-started or not, over the levels of the one that the model has."""
-        return self.way.begun(self.trained() if scheduler is None else scheduler, self.steps, self.inside)
+        trained = self.trained() if scheduler is None else scheduler
+        return self.way.begun(trained, self.steps, self.inside)
 
     def require(self, model: Any, scheduler: Any) -> None:
         """Raise `ValueError` with both unless a model and its scheduler are those that the recipe is for."""
@@ -178,8 +179,7 @@ class Recipe(Record):
 
     def to(self, device: torch.device | str) -> "Recipe":
         """Return the recipe with its priors on a device."""
-        moved = {name: prior.to(device) for name, prior in self.priors.items()}
-        return Recipe(**{**vars(self), "priors": moved})
+        return replace(self, priors={name: prior.to(device) for name, prior in self.priors.items()})
 
     def save(self, path: str | Path) -> Path | None:
         """Write the file, whole or not at all, and the sheet of samples beside it, if there are any.

@@ -67,7 +67,8 @@ def candidates(
         clip: whether ways that clip the predicted image to [-1, 1] are among them.
         tell: receives a sentence about each that is left out.
     """
-    family, found = family_of(scheduler), {}
+    family = family_of(scheduler)
+    found: dict[Way, Candidate] = {}
     for way, group, scout in _proposed(family, starts, inside is not None):
         if way.clip and not clip:
             continue

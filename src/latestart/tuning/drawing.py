@@ -7,7 +7,8 @@ A file is written whole or not at all, so that a run that was killed goes on. Un
 share of the candidates, and reads the files of the others.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from latestart.denoisers.conditions import Conditions
 from latestart.evaluation.kernel import EnergyTo
 from latestart.files import load_tensors, save_tensors
 from latestart.fingerprints import key_of
-from latestart.lab.cells import first_line
+from latestart.lab.cells import Meter, Metered, first_line
 from latestart.lab.judge import Judge, Reading
 from latestart.lab.sweep import shares
+from latestart.network_features import Space
 from latestart.processes import Processes
 from latestart.sampling.loop import draw
 from latestart.sampling.probing import BlockNoise
@@ -53,6 +55,7 @@ class Drawing:
         priors: by name, with the one inside the prior solver.
         candidates: all.
         judge: of the samples.
+        space: makes features of samples.
         energy: the distance to the images' features in the search.
         noise: even noise in blocks.
         conditions: of the samples, in turn.
@@ -60,7 +63,7 @@ class Drawing:
         folder: of the files; None keeps them in memory.
         about: all that the samples depend on beside candidate, range and seed.
         run: the processes.
-        advance: receives evaluations as they are made, and a note.
+        meter: counts the evaluations as they are made.
         batch_size: samples evaluated at once.
     """
 
@@ -69,6 +72,7 @@ class Drawing:
     priors: dict[str, Any]
     candidates: Sequence[Candidate]
     judge: Judge
+    space: Space
     energy: EnergyTo
     noise: BlockNoise
     conditions: Conditions
@@ -76,11 +80,16 @@ class Drawing:
     folder: Path | None
     about: dict[str, Any]
     run: Processes
-    advance: Callable[[int, str], None]
+    meter: Meter
     batch_size: int = 256
     parts: dict[int, list[dict[str, Tensor]]] = field(default_factory=dict)
     drawn: dict[int, int] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def cost(self) -> int:
+        """Return the evaluations of a sample, with those of its features."""
+        return int(self.about["nfe"]) + self.space.cost
 
     def search(self, jobs: list[tuple[int, int]]) -> None:
         """Draw the first n samples of candidates `(k, n)`, as far as they are not drawn yet, by all processes."""
@@ -134,7 +143,7 @@ class Drawing:
         one = self.candidates[k]
         path = self._path("search", one, f"-{first}-{last}")
         if (known := _read(path)) is not None:
-            self.advance((last - first) * self._cost(one), one.way.describe())
+            self.meter.settle((last - first) * self.cost)
             return known if "features" in known else bytes(known["reason"].tolist()).decode()
         try:
             made = self._measured(one, first, last)
@@ -151,16 +160,17 @@ class Drawing:
         x = self._samples(one, last - first, first, self.seed, blocks)
         values = x.flatten(1).double()
         return {
-            "features": self.judge.seen(x), "sum": values.sum(0), "squares": values.square().sum(),
+            "features": self.space(x), "sum": values.sum(0), "squares": values.square().sum(),
         }  # fmt: skip
 
     def _final(self, one: Candidate, samples: int) -> Final | str:
         path = self._path("final", one, f"-{samples}")
         try:
             if (known := _read(path)) is None:
-                x = self._samples(one, samples, 0, self.seed + 1)
-                known = {"samples": x}
+                known = {"samples": self._samples(one, samples, 0, self.seed + 1)}
                 _keep(path, known)
+            else:
+                self.meter.settle(samples * self.cost)
             x = known["samples"]
             return Final(self.judge.read(x), x[:SHOWN])
         except Exception as error:
@@ -169,21 +179,24 @@ class Drawing:
     def _samples(self, one: Candidate, n: int, first: int, seed: int, blocks: Tensor | None = None) -> Tensor:
         """Return samples on the processor, in the model's value range."""
         way, steps = one.way, one.steps
+        self.meter.note = way.describe()
         begun = way.begun(self.scheduler, steps, self._inside(way))
         index = torch.arange(first, first + n)
         mine = self.conditions[index % self.conditions.count] if self.conditions.count else self.conditions
         given: dict[str, Any] = {} if blocks is None else {"noise": blocks[0], "step_noise": blocks[1:]}
-        result = draw(
-            _Told(self.model, self.advance, way.describe()), begun, self.priors.get(way.prior), n, steps, seed=seed,
-            labels=mine.labels, model_kwargs=mine.kwargs, first=first, batch_size=self.batch_size, **given,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of schedulers, about settings that are tried on purpose
+            result = draw(
+                Metered(self.model, self.meter), begun, self.priors.get(way.prior), n, steps, seed=seed,
+                labels=mine.labels, model_kwargs=mine.kwargs, first=first, batch_size=self.batch_size, **given,
+            )  # fmt: skip
+        if result.nfe != int(self.about["nfe"]):
+            raise RuntimeError(f"{result.nfe} evaluations were spent on each sample, expected {self.about['nfe']}")
+        self.meter.settle(n * self.cost)
         return result.samples.cpu()
 
     def _inside(self, way: Way) -> Any:
         return None if way.within is None else self.priors[way.within]
-
-    def _cost(self, one: Candidate) -> int:
-        return int(self.about["nfe"])
 
     def _path(self, where: str, one: Candidate, part: str) -> Path | None:
         if self.folder is None:

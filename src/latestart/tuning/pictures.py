@@ -10,11 +10,13 @@ The network may have been trained on all of them: copies are those that a prior 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from latestart.checks import seeded
 from latestart.data import Images
+from latestart.zoo import SETS, Bundle
 
-__all__ = ["FEWEST", "Pictures", "split"]
+__all__ = ["FEWEST", "Pictures", "of_bundle", "split"]
 
 FEWEST = 800  # images: a quarter held out, of which the threshold of copies takes half, and that is a 1% quantile
 HELD_OUT, JUDGES = 4000, 10_000  # images at most
@@ -22,12 +24,19 @@ HELD_OUT, JUDGES = 4000, 10_000  # images at most
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images in three parts, and how they came about, in words."""
+    """Images in three parts.
+
+    Attributes:
+        fitted, held_out, judge: the parts.
+        how: how they came about, in words.
+        rows: places of those held out, and of those that judge, among all images; None where they were never one set.
+    """
 
     fitted: Images
     held_out: Images
     judge: Images
     how: str
+    rows: tuple[Tensor, Tensor] | None = None
 
     @property
     def count(self) -> int:
@@ -49,5 +58,14 @@ def split(images: Images, seed: int) -> Pictures:
         )
     held, judges = min(HELD_OUT, count // 4), min(JUDGES, count // 4)
     order = torch.randperm(count, generator=seeded(seed))
-    parts = [images[part] for part in order.split([count - held - judges, held, judges])]
-    return Pictures(*parts, f"{len(parts[0])} fitted, {held} held out, {judges} judge, by the seed {seed}")
+    fitted, held_out, judge = order.split([count - held - judges, held, judges])
+    how = f"{len(fitted)} fitted, {held} held out, {judges} judge, by the seed {seed}"
+    return Pictures(images[fitted], images[held_out], images[judge], how, (held_out, judge))
+
+
+def of_bundle(bundle: Bundle) -> Pictures:
+    """Return the images that come with a shipped model: some that it was trained on, and two sets that it was not."""
+    parts = [bundle.images(which) for which in SETS]
+    train, held_out, judge = parts
+    how = f"{len(train)} of its training images, {len(held_out)} held out, {len(judge)} judge"
+    return Pictures(train, held_out, judge, how)

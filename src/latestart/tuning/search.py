@@ -20,8 +20,8 @@ from latestart.tuning.candidates import Candidate
 
 __all__ = ["BLOCK", "FINALISTS", "Plan", "Standing", "plan_for", "search"]
 
-FINALISTS = 2  # ways of ours that are drawn again, beside the best full noise
-RIVALS = 1  # ways from full noise without a prior that are drawn again
+FINALISTS = 3  # ways of ours that are drawn again, beside the best full noise
+RIVALS = 2  # ways from full noise without a prior that are drawn again: the best, and the best that may be chosen
 STARTS, SOLVERS = 3, 3  # starts, and solvers from full noise, that round 2 looks at in full
 KEPT = ((10, 4), (5, 2))  # ours and full noise that enter rounds 3 and 4
 BLOCK = 8  # samples of even noise

@@ -1,4 +1,4 @@
-"""The priors of tuning, fitted to part of the images, and the levels of noise at which a late start from them is tried."""
+"""The priors of tuning, fitted to part of the images, and the noise levels at which late starts from them are tried."""
 
 import logging
 from collections.abc import Mapping
