@@ -213,7 +213,8 @@ class Space:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features `(B, F)` of samples `(B, *shape)` in the model's value range."""
-        if isinstance(self.extract, Values) or (isinstance(self.extract, NetworkFeatures) and not self.pictures):
+        as_they_are = hasattr(self.extract, "of_samples")
+        if as_they_are and not (isinstance(self.extract, NetworkFeatures) and self.pictures):
             return self.extract.of_samples(x)
         return self.extract((x.float() / 2 + 0.5).clamp(0, 1))
 

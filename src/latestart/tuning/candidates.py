@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from latestart.noise import Noise
 from latestart.sampling.families import Beta, Family, family_of
 from latestart.sampling.names import OWN, PRIOR
 from latestart.sampling.samplers import can_clip
@@ -23,6 +24,7 @@ MOST = 300  # candidates
 LADDER = {GAUSSIAN: (0.01, 0.1, 1.0), "mixture": (0.1, 0.5, 2.0, 8.0, 32.0)}  # nats at the starts of a prior
 SOLVERS = ("ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "deis", "heun", "ipndm", "euler", OWN, PRIOR)
 MULTISTEP = ("dpm++", "unipc", "deis")  # whose levels can be curved, with one more
+LOWEST = 0.1  # of the times of the schedule, for starts of a prior that is right at all levels
 LATE = 0.08, 0.04  # times of the last evaluation, as shares of the schedule
 SCOUTS = ("ddpm", "unipc")  # of a late start of a beta-based schedule, beside the prior solver with noise
 
@@ -92,20 +94,30 @@ def usual(scheduler: Any) -> Way:
     return Way(sampler=OWN)
 
 
-def starts_of(curve: Any, name: str) -> list[float]:
+def starts_of(curve: Any, name: str, noise: Noise) -> list[float]:
     """Return the levels sigma at which a prior is wrong by the nats of the ladder, highest first.
+
+    A prior that never is so wrong has the rest of its starts evenly in log sigma from the last of these, or from the
+    middle of the curve's levels, down to a tenth of the schedule's times.
 
     Args:
         curve: its `NatsCurve`.
         name: of the prior, `gaussian` or else a mixture's.
+        noise: the process of the scheduler.
     """
-    levels = []
-    for budget in LADDER[GAUSSIAN if name == GAUSSIAN else "mixture"]:
-        try:
-            levels.append(curve.level(budget).sigma)
-        except ValueError:  # it never is so wrong, or more so at every level
-            end = -1 if float(curve.nats.max()) < budget else 0
-            levels.append(float(curve.sigma[end]))
+    budgets, levels = LADDER[GAUSSIAN if name == GAUSSIAN else "mixture"], []
+    for budget in budgets:
+        if float(curve.nats.max()) >= budget:
+            try:
+                levels.append(curve.level(budget).sigma)
+            except ValueError:  # it is more wrong at every level
+                levels.append(float(curve.sigma[0]))
+    first, last = noise.t_range
+    lowest = max(float(curve.sigma[-1]), noise.sigma(first + LOWEST * (last - first)))
+    rest = len(budgets) - len(levels)
+    high = levels[-1] if levels else max(float(curve.sigma[len(curve.sigma) // 2]), 2 * lowest)
+    if rest and high > lowest:
+        levels += [high * (lowest / high) ** ((k + 1) / rest) for k in range(rest)]
     return list(dict.fromkeys(levels))
 
 

@@ -95,5 +95,5 @@ def levels_of(
         top = min(high, 3 * float(values.flatten(1).double().var(0).sum().sqrt()))
         sigmas = torch.logspace(0, 1, LEVELS, base=max(low, top / REACH) / top, dtype=torch.float64) * top
         curves[name] = nats(denoiser, prior.for_labels(mine.labels), values, sigmas, seed=seed)
-        levels[name] = starts_of(curves[name], name)
+        levels[name] = starts_of(curves[name], name, denoiser.noise)
     return Starts(priors, curves, levels)

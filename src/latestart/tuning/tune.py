@@ -36,7 +36,7 @@ from latestart.inputs.front import as_images
 from latestart.lab.cells import Meter
 from latestart.lab.judge import ESTIMATES, REAL, Figures, Judge, Reference
 from latestart.lab.subjects import kept_fit
-from latestart.network_features import NETWORK, NetworkFeatures, Space, Values, default_features, one_label
+from latestart.network_features import NETWORK, NetworkFeatures, Space, middle_of, one_label
 from latestart.processes import Processes
 from latestart.progress import Progress
 from latestart.records import plain
@@ -53,6 +53,7 @@ from latestart.tuning.drawing import Drawing, Final
 from latestart.tuning.pictures import Pictures, split
 from latestart.tuning.search import BLOCK, FINALISTS, RIVALS, Plan, Standing, plan_for, search
 from latestart.tuning.starts import MIXTURE, Starts, fitted, levels_of
+from latestart.tuning.waves import Waves
 
 __all__ = ["BUDGET", "tune"]
 
@@ -93,7 +94,8 @@ def tune(
         priors: fitted before, by the names `gaussian` and `mixture`, or the paths of their files; by default they are
             fitted to part of the images.
         features: of the figures: the name of an extractor, a function from images `(B, C, H, W)` in [0, 1] to features,
-            "network" or "values"; by default the network's own (`NetworkFeatures`), whose evaluations the budget pays.
+            "network" or "values"; by default the network's own (`NetworkFeatures`), whose evaluations the budget pays,
+            and of models that have none the samples' values with waves of them (`waves.py`).
         labels: for class-conditional models, those of the images; those that they bring by default.
         model_kwargs: further conditions, by the names of the network's own arguments: one row an image, or one for all.
         budget: network evaluations for each number of steps; it is kept to within 2%.
@@ -447,11 +449,11 @@ def _space(
 ) -> Space:
     label = one_label(everyone.labels)
     if features is None:
-        extract: Any = default_features(model, scheduler, label, everyone.kwargs)
-    elif features == NETWORK:
-        extract = NetworkFeatures(model, scheduler, labels=label, model_kwargs=everyone.kwargs)
-    elif features == Values.name:
-        extract = Values()
+        features = Waves.name if middle_of(model) is None else NETWORK
+    if features == NETWORK:
+        extract: Any = NetworkFeatures(model, scheduler, labels=label, model_kwargs=everyone.kwargs)
+    elif features == Waves.name:
+        extract = Waves(pictures.fitted[:SEEN].floats())
     else:
         extract = resolve(features)
     if not hasattr(extract, "name"):
