@@ -184,6 +184,8 @@ class Recipe(Record):
     def save(self, path: str | Path) -> Path | None:
         """Write the file, whole or not at all, and the sheet of samples beside it, if there are any.
 
+        Mixtures are written in half precision; those that `tune` works with are rounded to it before.
+
         Args:
             path: of the file; the sheet is a PNG of the same name: the recipe's samples above, full noise below.
 
@@ -193,7 +195,8 @@ class Recipe(Record):
         tensors: dict[str, Tensor] = {} if self.samples is None else {"samples": self.samples}
         abouts = {}
         for name, prior in self.priors.items():
-            tensors |= {f"{name}/{key}": value for key, value in prior.tensors().items()}
+            own = prior.tensors(torch.float16) if isinstance(prior, Mixture) else prior.tensors()
+            tensors |= {f"{name}/{key}": value for key, value in own.items()}
             abouts[name] = {"kind": type(prior).__name__, **prior.about()}
         trials = {name: getattr(self, name).record() for name in ("chosen", "full", "usual")}
         metadata = {

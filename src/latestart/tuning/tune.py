@@ -31,6 +31,8 @@ from latestart.evaluation.kernel import EnergyTo
 from latestart.evaluation.quality import resolve
 from latestart.fingerprints import Print, fingerprint
 from latestart.gaussians.gaussian import Gaussian
+from latestart.gaussians.mixture import Mixture
+from latestart.gaussians.moments import Moments
 from latestart.gaussians.priors import load_prior
 from latestart.inputs.front import as_images
 from latestart.lab.cells import Meter
@@ -168,7 +170,7 @@ class _Tuning:
         print_ = fingerprint(*(part.pixels for part in (pictures.fitted, pictures.held_out, pictures.judge)))
         given = priors is not None
         made = _opened(priors) if given else _fits(pictures, network, trained, seed, folder, print_, run)
-        made = {name: prior.to(network.device) for name, prior in made.items()}
+        made = {name: _as_kept(prior).to(network.device) for name, prior in made.items()}
         kept, notes = _of_the_model(network, trained, made, held, given)
         counted = Counted(network)
         starts = levels_of(counted, trained, kept, pictures.held_out, held, seed)
@@ -480,14 +482,21 @@ def _judge(pictures: Pictures, space: Space, most: int) -> Judge:
     view = _view(pictures)
     sets = (pictures.fitted[:size], pictures.held_out[:size], pictures.held_out[size : 2 * size])
     values = torch.cat([pictures.fitted[:most].floats(), judging]).flatten(1).double()
+    statistics = Moments(tuple(rows.shape[1:]), "dense", products=torch.float64)
+    statistics.update(rows.double())
     reference = Reference(
-        statistics=Gaussian.fit([rows.double()], basis="dense", dtype=torch.float64), real=rows[:REAL], copying=None,
+        statistics=statistics.gaussian(), real=rows[:REAL], copying=None,
         shape=tuple(judging.shape[1:]), fingerprint=fingerprint(judging), variance=float(values.var(0).sum()),
     )  # fmt: skip
     judge = Judge(space.extract, reference, view=view, space=space)
     train, held_out, second = (view(part.floats()) for part in sets)
     judge.copying = CopyingFrom(train, held_out, second)
     return judge
+
+
+def _as_kept(prior: Any) -> Any:
+    """Return a prior as a recipe's file gives it back."""
+    return prior.rounded() if isinstance(prior, Mixture) else prior
 
 
 def _bounded(pictures: Pictures) -> bool:
