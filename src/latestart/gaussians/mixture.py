@@ -323,7 +323,7 @@ class Mixture(Around, Prior):
         return stored
 
     def rounded(self, dtype: torch.dtype = torch.float16) -> "Mixture":
-        """Return the mixture that a file in `dtype` gives back: tensors of half the bytes, read in the mixture's own."""
+        """Return the mixture that a file in `dtype` gives back, in its own dtype."""
         return Mixture.restored(self.tensors(dtype), self.about())
 
     def about(self) -> dict[str, Any]:

@@ -61,13 +61,18 @@ class Way:
         known = {one.name: getattr(self, one.name) for one in fields(Way)}
         return {name: value for name, value in known.items() if value is not None or name not in OPTIONS}
 
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments of `make_sampler` for the sampler."""
-        from latestart.sampling.samplers import clipping  # diffusers is heavy, and a command line needs ways alone
+    def settings(self, trained: Any) -> dict[str, Any]:
+        """Return the arguments of `make_sampler` for the sampler, over the levels of a scheduler.
+
+        Spacings of times are left out where its class has one of its own alone.
+        """
+        from latestart.sampling.samplers import class_of, clipping, has_times  # heavy: a command line needs ways alone
 
         known = {"eta": self.eta, "solver_order": self.order, "substeps": self.substeps}
         own = {name: value for name, value in known.items() if value is not None}
-        return {"spacing": self.spacing, **clipping(self.sampler, self.clip), **own}
+        timed = self.spacing not in TIMES or has_times(self.sampler, trained)
+        clipped = clipping(class_of(self.sampler, trained), self.clip)
+        return {"spacing": self.spacing if timed else None, **clipped, **own}
 
     def made(self, trained: Any, inside: Any = None) -> Any:
         """Return the sampler, over the levels of the scheduler `trained`, not late-started yet.
@@ -78,7 +83,7 @@ class Way:
         """
         from latestart.sampling.samplers import make_sampler
 
-        return make_sampler(self.sampler, trained, inside, **self.settings())
+        return make_sampler(self.sampler, trained, inside, **self.settings(trained))
 
     def begun(self, trained: Any, steps: int, inside: Any = None) -> Any:
         """Return the scheduler of a run in so many steps: late-started, or from full noise the sampler itself.

@@ -15,7 +15,7 @@ from typing import Any
 from latestart.noise import Noise
 from latestart.sampling.families import Beta, Family, family_of
 from latestart.sampling.names import OWN, PRIOR
-from latestart.sampling.samplers import can_clip
+from latestart.sampling.samplers import can_clip, class_of
 from latestart.sampling.ways import GAUSSIAN, Way
 
 __all__ = ["LADDER", "MOST", "Candidate", "candidates", "starts_of", "usual"]
@@ -145,7 +145,7 @@ def _full(family: Family, names: Sequence[str]) -> Iterator[Proposed]:
         return Way(sampler=name, inside=_inside(name), **how)
 
     for name, spacing in product(names, ("trailing", "leading") if beta else ("trailing",)):
-        for clipped in _clips(name):
+        for clipped in _clips(family, name):
             yield way(name, spacing=spacing, clip=clipped), f"full {name}", not clipped
             if name == "ddim" and beta:
                 yield way(name, spacing=spacing, clip=clipped, eta=0.5), f"full {name}", False
@@ -190,8 +190,8 @@ def _late(family: Family, names: Sequence[str], prior: str, t_start: float) -> I
     yield way("ddpm", clip=True)
 
 
-def _clips(name: str) -> tuple[bool, ...]:
-    return (False, True) if name != OWN and can_clip(name) else (False,)
+def _clips(family: Family, name: str) -> tuple[bool, ...]:
+    return (False, True) if can_clip(class_of(name, family.scheduler)) else (False,)
 
 
 def _inside(sampler: str) -> str | None:

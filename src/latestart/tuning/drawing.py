@@ -18,6 +18,7 @@ from torch import Tensor
 
 from latestart.denoisers.conditions import Conditions
 from latestart.evaluation.kernel import EnergyTo
+from latestart.evaluation.quality import Estimate
 from latestart.files import load_tensors, save_tensors
 from latestart.fingerprints import key_of
 from latestart.lab.cells import Meter, Metered, first_line
@@ -105,9 +106,14 @@ class Drawing:
                     self.parts.setdefault(k, []).append(part)
                     self.drawn[k] = last
 
-    def distance(self, k: int, n: int) -> float:
-        """Return the energy distance of the first n samples of a candidate to the images."""
-        return self.energy.by_blocks(self._rows(k, "features")[:n], BLOCK)[0]
+    def distance(self, k: int, n: int) -> Estimate:
+        """Return the energy distance of the first n samples of a candidate to the images.
+
+        Its interval is 1.96 standard errors of the jackknife over blocks to either side.
+        """
+        value, without = self.energy.by_blocks(self._rows(k, "features")[:n], BLOCK)
+        error = float(((len(without) - 1) * without.var(correction=0)).sqrt())
+        return Estimate(value, value - 1.96 * error, value + 1.96 * error)
 
     def failed(self, k: int) -> str:
         """Return the reason why a candidate gives no samples, or nothing."""

@@ -12,7 +12,7 @@ only where it is better than the best full noise beyond chance (`decision.py`).
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from latestart.denoisers.identity import identity
 from latestart.denoisers.wrappers import of_velocity
 from latestart.evaluation.copying import CopyingFrom
 from latestart.evaluation.kernel import EnergyTo
-from latestart.evaluation.quality import resolve
+from latestart.evaluation.quality import Estimate, resolve
 from latestart.fingerprints import Print, fingerprint
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.mixture import Mixture
@@ -271,7 +271,7 @@ class _Tuning:
             return Trial(
                 way=one.way, steps=one.steps, round=standing.round if standing else 0,
                 samples=standing.samples if standing else 0,
-                distance=None if standing is None or standing.distance is None else _digits(standing.distance),
+                distance=None if standing is None or standing.distance is None else _rounded(standing.distance),
                 figures=figures, out=reason or (standing.out if standing else ""),
             )  # fmt: skip
 
@@ -285,7 +285,7 @@ class _Tuning:
         gain = decision.gain
         return Recipe(
             trial(decision.chosen.candidate), trial(full.candidate), trial(plain_finalist.candidate), nfe=nfe,
-            gain=None if gain is None else type(gain)(*map(_digits, (gain.value, gain.low, gain.high))),
+            gain=None if gain is None else _rounded(gain),
             reason=(*decision.reason, *self.notes),
             priors={name: prior.to("cpu") for name, prior in self.starts.priors.items() if name in needed},
             scheduler={"class": type(self.scheduler).__name__, "config": plain(_config(self.scheduler))},
@@ -525,11 +525,11 @@ def _figures(figures: Figures | None) -> dict[str, Any] | None:
     if figures is None:
         return None
     known = {name: getattr(figures, name) for name in ESTIMATES}
-    return {
-        name: type(one)(*(_digits(value) for value in asdict(one).values()))
-        for name, one in known.items()
-        if one is not None
-    }
+    return {name: _rounded(one) for name, one in known.items() if one is not None}
+
+
+def _rounded(one: Estimate) -> Estimate:
+    return Estimate(*map(_digits, (one.value, one.low, one.high)))
 
 
 def _digits(value: float) -> float:
