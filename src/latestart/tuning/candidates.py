@@ -8,7 +8,7 @@ starts of Gaussians lay between 0.004 and 1.3 nats and those of mixtures between
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -38,12 +38,14 @@ class Candidate:
         steps: of its sampler.
         group: those that are near to each other: of one start of one prior, or of one solver from full noise.
         scout: whether it stands for its group in the first round.
+        begun: the scheduler of its runs.
     """
 
     way: Way
     steps: int
     group: str
     scout: bool
+    begun: Any = field(default=None, compare=False, repr=False)
 
     @property
     def ours(self) -> bool:
@@ -76,15 +78,33 @@ def candidates(
             continue
         prior = inside if way.within is not None else None
         try:
-            steps = way.steps_for(nfe, scheduler, prior)
-            if way.t_start is not None and way.last is None:  # the nearest start that so many steps have
-                way = replace(way, t_start=float(family.start_for(family.noise.sigma(way.t_start), steps)))
-            way.begun(scheduler, steps, prior)
+            planned, steps, begun = _planned(way, nfe, scheduler, prior)
         except (ValueError, IndexError, ZeroDivisionError, ImportError) as error:  # some classes cannot set few steps
             tell(f"{way.describe()}: {next(iter(str(error).splitlines()), type(error).__name__)}")
             continue
-        found.setdefault(way, Candidate(way, steps, group, scout))
+        found.setdefault(planned, Candidate(planned, steps, group, scout, begun))
     return list(found.values())[:MOST]
+
+
+def _planned(way: Way, nfe: int, scheduler: Any, inside: Any) -> tuple[Way, int, Any]:
+    """Return a way from the nearest start that its steps have, these steps, and its scheduler.
+
+    Raises:
+        ValueError: no number of steps costs `nfe` evaluations, or the sampler cannot do this.
+    """
+    steps = nfe
+    for _ in range(2):
+        mine = way
+        if way.t_start is not None and way.last is None:
+            family = family_of(scheduler)
+            mine = replace(way, t_start=float(family.start_for(family.noise.sigma(way.t_start), steps)))
+        begun = mine.begun(scheduler, steps, inside)
+        if way.t_start is None and way.last is None:
+            begun.set_timesteps(steps)
+        if len(begun.timesteps) == nfe:
+            return mine, steps, begun
+        steps = way.steps_for(nfe, scheduler, inside)
+    raise ValueError(f"{way.sampler} spends {len(begun.timesteps)} evaluations in {steps} steps")
 
 
 def usual(scheduler: Any) -> Way:

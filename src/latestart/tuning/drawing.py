@@ -186,7 +186,7 @@ class Drawing:
         """Return samples on the processor, in the model's value range."""
         way, steps = one.way, one.steps
         self.meter.note = way.describe()
-        begun = way.begun(self.scheduler, steps, self._inside(way))
+        begun = way.begun(self.scheduler, steps, self._inside(way)) if one.begun is None else one.begun
         index = torch.arange(first, first + n)
         mine = self.conditions[index % self.conditions.count] if self.conditions.count else self.conditions
         given: dict[str, Any] = {} if blocks is None else {"noise": blocks[0], "step_noise": blocks[1:]}
