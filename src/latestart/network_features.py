@@ -65,7 +65,7 @@ class NetworkFeatures:
         model: a diffusers network, or whatever `as_network` takes. Features are those of the bare network, in its own
             precision, whatever wraps it.
         scheduler: the one that it was trained with, or a sampler over its levels.
-        sigmas: the noise levels.
+        sigmas: the noise levels; by default 0.8, or the highest that the network knows, if that is lower.
         labels: the class that a class-conditional network is given for every image; by default the one that stands for
             no class where the network has such a one (transformers with adaptive norms), else class 0.
         model_kwargs: further conditions by the names of the network's own arguments; the first row of each holds for
@@ -90,7 +90,7 @@ class NetworkFeatures:
         model: Any,
         scheduler: Any,
         *,
-        sigmas: Sequence[float] = LEVELS,
+        sigmas: Sequence[float] | None = None,
         labels: int | Tensor | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         width: int = WIDTH,
@@ -262,12 +262,12 @@ def _stream(given: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Tensor:
     return next((one for one in reversed(streams) if one.shape == shape), streams[-1])
 
 
-def _levels(network: Network, convention: Convention, sigmas: Sequence[float]) -> tuple[float, ...]:
+def _levels(network: Network, convention: Convention, sigmas: Sequence[float] | None) -> tuple[float, ...]:
     """The levels, if they are the scheduler's and not above those that the network knows."""
     low, high = convention.noise.sigma_range
     known = getattr(module_of(network), "max_sigma", None)
     high = high if known is None else min(high, float(known))
-    levels = tuple(float(sigma) for sigma in sigmas)
+    levels = tuple(min(sigma, high) for sigma in LEVELS) if sigmas is None else tuple(float(sigma) for sigma in sigmas)
     if not levels or not all(low <= sigma <= high for sigma in levels):
         raise ValueError(
             f"sigmas={sigmas!r}: expected at least one noise level from {low:.4g} to {high:.4g}, those of the model"
