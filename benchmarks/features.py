@@ -10,14 +10,13 @@ are taken once; both are kept in the folder CACHE.
 The figure is the Spearman rank correlation, over all cells of a set, of the Frechet distances in a space with those
 under the classifier, both to the same images: overall, and within the cells of one number of evaluations, which lie
 nearer to each other. `half of the classifier` is the correlation of the classifier's distances of one half of the
-samples with those of the other: no space can be expected to do better. `regret` is the classifier's distance of the
+samples with those of the other: what the noise of so few samples leaves. `regret` is the classifier's distance of the
 cell that a space calls best, over that of the best; `floor` the distance of other images of the set, as many as
 samples, over that of the best cell.
 
 Levels, pooling, noise and normalisation were chosen on MNIST and CIFAR-10; faces were measured with that choice first,
-and with every other setting afterwards, which changed nothing. Expected of the choice, at one level: above 0.9 on the
-first two, 0.86 on faces. Writes `features.json` and
-`features.md` beside this file.
+and with every other setting afterwards, which left the choice as it was. Expected of the choice, at one level: above
+0.9 on the first two, 0.86 on faces. Writes `features.json` and `features.md` beside this file.
 """
 
 import argparse
