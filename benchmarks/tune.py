@@ -154,7 +154,8 @@ def cell(problem: Problem, nfe: int, work: Path, tell: Callable[[str], None]) ->
         del one["replicates"]
     return {
         "nfe": nfe, "samples": problem.samples, "candidates": len(trials), "spent": recipe.search["spent"],
-        "late": recipe.late, "own": None if recipe.gain is None else vars(recipe.gain), "draws": found, "ratios": ratios,
+        "late": recipe.late, "own": None if recipe.gain is None else vars(recipe.gain), "draws": found,
+        "ratios": ratios,
     }  # fmt: skip
 
 
@@ -185,8 +186,8 @@ def table(work: Path) -> None:
         lines.append(
             f"| {one['problem']} | {one['nfe']} | {one['candidates']} | {draws['recipe']['way']} | "
             f"{draws['recipe']['value']:.4g} | {draws['best']['way']} | {draws['best']['value']:.4g} | "
-            f"{best['value']:.3f} [{best['low']:.3f}, {best['high']:.3f}] | {gain[0]:.2f} [{gain[1]:.2f}, {gain[2]:.2f}] | "
-            f"{'yes' if good else 'no'} |"
+            f"{best['value']:.3f} [{best['low']:.3f}, {best['high']:.3f}] | "
+            f"{gain[0]:.2f} [{gain[1]:.2f}, {gain[2]:.2f}] | {'yes' if good else 'no'} |"
         )
     lines += ["", f"Reached (at most 1.05, or the upper end at most 1.25): {reached} of {len(cells)}. "
               f"Worse than the best full noise beyond the interval: {lost}."]  # fmt: skip
