@@ -126,8 +126,8 @@ def drawn(model: Any, subject: Subject, planned: Planned, n: int, batch_size: in
     cell, steps = planned.cell, planned.steps
     assert steps is not None
     sampler, start = _sampler(cell, subject.scheduler, _inside(cell, subject)), cell.t_start
-    if cell.last is not None:
-        sampler, start = _down_to(sampler, cell, steps), None
+    if cell.last is not None or cell.times is not None:
+        sampler, start = _over_own_times(sampler, cell, steps), None
     prior, labels = subject.priors[cell.prior][0], classes_in_turn(model, n)
     return draw(model, sampler, prior, n, steps, start, cell.seed, labels=labels, batch_size=batch_size)
 
@@ -141,8 +141,10 @@ def _inside(cell: Cell, subject: Subject) -> Any:
     return None if cell.within is None else subject.priors[cell.within][0]
 
 
-def _down_to(sampler: Any, cell: Cell, steps: int) -> Any:
-    """The sampler over times down to the cell's last, from its start or from the top."""
+def _over_own_times(sampler: Any, cell: Cell, steps: int) -> Any:
+    """The sampler over the cell's own times, or down to its last, from its start or from the top."""
+    if cell.times is not None:
+        return late_start(sampler, cell.t_start, steps, times=cell.times)
     top = family_of(sampler).top if cell.t_start is None else cell.t_start
     return late_start(sampler, top, steps, last=cell.last)
 
@@ -192,7 +194,7 @@ def steps_for(cell: Cell, scheduler: Any, inside: Any = None) -> int:
         ValueError: the sampler has no such setting, cannot start there, or costs more or fewer at any number of steps.
     """
     sampler, counts = _sampler(cell, scheduler, inside), {}
-    for steps in range(cell.nfe, 0, -1):
+    for steps in range(cell.nfe, 0, -1) if cell.times is None else (len(cell.times),):
         counts[steps] = _evaluations(sampler, cell, steps)
         if counts[steps] == cell.nfe:
             return steps
@@ -203,8 +205,8 @@ def steps_for(cell: Cell, scheduler: Any, inside: Any = None) -> int:
 
 
 def _evaluations(sampler: Any, cell: Cell, steps: int) -> int:
-    if cell.last is not None:
-        return len(_down_to(sampler, cell, steps).timesteps)
+    if cell.last is not None or cell.times is not None:
+        return len(_over_own_times(sampler, cell, steps).timesteps)
     if cell.t_start is not None:
         return len(late_start(sampler, cell.t_start, steps).timesteps)
     sampler.set_timesteps(steps)
@@ -245,6 +247,7 @@ def describe(cell: Cell) -> str:
     """Return a cell in a few words."""
     start = "full noise" if cell.t_start is None else f"{cell.prior} at t = {cell.t_start:g}"
     last = "" if cell.last is None else f", down to t = {cell.last}"
+    last += "" if cell.times is None else f", at t = {', '.join(f'{t:g}' for t in cell.times)}"
     told = own_options(cell) if cell.within is None else f", {cell.within} inside{own_options(cell)}"
     clipped = ", clipped" if cell.clip else ""
     return f"{cell.model}, {cell.sampler}, NFE {cell.nfe}, {start}, {cell.spacing}{last}{clipped}{told}"
@@ -254,7 +257,8 @@ def own_options(cell: Cell) -> str:
     """Return the options of the sampler's own steps that are not its default ones, each after a comma."""
     order = "" if cell.order is None else f", order {cell.order}"
     inner = "" if cell.substeps is None else f", {cell.substeps} substeps"
-    return order + inner + ("" if cell.eta is None else f", eta {cell.eta:g}")
+    shares = cell.eta if isinstance(cell.eta, tuple) else () if cell.eta is None else (cell.eta,)
+    return order + inner + (f", eta {' '.join(f'{share:g}' for share in shares)}" if shares else "")
 
 
 def write_cell(path: Path, planned: Planned, outcome: Outcome) -> None:

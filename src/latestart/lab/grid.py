@@ -35,7 +35,7 @@ __all__ = ["FULL", "GAUSSIAN", "OPTIONS", "PLAIN", "Cell", "Grid", "read_grid"]
 
 FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
 GAUSSIAN = "gaussian"  # the one next to a model
-OPTIONS = ("last", "inside", "eta", "order", "substeps")  # of a cell
+OPTIONS = ("last", "inside", "eta", "order", "substeps", "times")  # of a cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,10 @@ class Cell:
         last: the time of the last evaluation, the others evenly spread from the start to it; None leaves the spacing's.
         inside: the prior inside the prior solver, by the grid's name for it; None for that of the start, or from full
             noise and isotropic starts for the Gaussian.
-        eta: its share of noise, or DDIM's; None is none.
+        eta: its share of noise, or DDIM's, or one for each step; None is none.
         order: its order; None is 2.
         substeps: its small steps with the prior's own denoiser inside; None for a Gaussian inside.
+        times: of all evaluations, falling from the start; None leaves them to the spacing or to `last`.
         samples: number of samples.
         seed: of their noise.
     """
@@ -69,9 +70,10 @@ class Cell:
     clip: bool = False
     last: int | None = None
     inside: str | None = None
-    eta: float | None = None
+    eta: float | tuple[float, ...] | None = None
     order: int | None = None
     substeps: int | None = None
+    times: tuple[float, ...] | None = None
     samples: int
     seed: int
 
