@@ -94,7 +94,7 @@ def test_axes_are_read_and_checked():
 
 def test_a_cell_has_its_own_times_and_shares_of_noise(judge, tmp_path):
     asked = [
-        cell(sampler="ddim", nfe=3, times=(999.0, 460.0, 90.0), eta=(0.0, 0.5, 0.0)),
+        cell(sampler="ddim", nfe=3, times=(999.0, 460.0, 90.0), shares=(0.0, 0.5, 0.0)),
         cell(sampler="prior", nfe=3, times=(499.0, 300.0, 90.0), prior="gaussian", t_start=500.0),
         cell(sampler="heun", nfe=5, times=(999.0, 460.0, 90.0)),
         cell(sampler="ddim", nfe=4, times=(999.0, 460.0, 90.0)),

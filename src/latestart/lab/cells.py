@@ -257,7 +257,7 @@ def own_options(cell: Cell) -> str:
     """Return the options of the sampler's own steps that are not its default ones, each after a comma."""
     order = "" if cell.order is None else f", order {cell.order}"
     inner = "" if cell.substeps is None else f", {cell.substeps} substeps"
-    shares = cell.eta if isinstance(cell.eta, tuple) else () if cell.eta is None else (cell.eta,)
+    shares = cell.shares or (() if cell.eta is None else (cell.eta,))
     return order + inner + (f", eta {' '.join(f'{share:g}' for share in shares)}" if shares else "")
 
 

@@ -35,7 +35,7 @@ __all__ = ["FULL", "GAUSSIAN", "OPTIONS", "PLAIN", "Cell", "Grid", "read_grid"]
 
 FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
 GAUSSIAN = "gaussian"  # the one next to a model
-OPTIONS = ("last", "inside", "eta", "order", "substeps", "times")  # of a cell
+OPTIONS = ("last", "inside", "eta", "order", "substeps", "times", "shares")  # of a cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +53,11 @@ class Cell:
         last: the time of the last evaluation, the others evenly spread from the start to it; None leaves the spacing's.
         inside: the prior inside the prior solver, by the grid's name for it; None for that of the start, or from full
             noise and isotropic starts for the Gaussian.
-        eta: its share of noise, or DDIM's, or one for each step; None is none.
+        eta: its share of noise, or DDIM's; None is none.
         order: its order; None is 2.
         substeps: its small steps with the prior's own denoiser inside; None for a Gaussian inside.
-        times: of all evaluations, falling from the start; None leaves them to the spacing or to `last`.
+        times: of all steps, falling from the start; None leaves them to the spacing or to `last`.
+        shares: the share of noise of each step, in the place of `eta`.
         samples: number of samples.
         seed: of their noise.
     """
@@ -70,10 +71,11 @@ class Cell:
     clip: bool = False
     last: int | None = None
     inside: str | None = None
-    eta: float | tuple[float, ...] | None = None
+    eta: float | None = None
     order: int | None = None
     substeps: int | None = None
     times: tuple[float, ...] | None = None
+    shares: tuple[float, ...] | None = None
     samples: int
     seed: int
 
@@ -103,7 +105,7 @@ class Cell:
         """Return the arguments of `make_sampler` for the sampler."""
         from latestart.sampling.samplers import clipping  # diffusers is heavy, and a command line needs the grid alone
 
-        known = {"eta": self.eta, "solver_order": self.order, "substeps": self.substeps}
+        known = {"eta": self.shares or self.eta, "solver_order": self.order, "substeps": self.substeps}
         own = {name: value for name, value in known.items() if value is not None}
         return {"spacing": self.spacing, **clipping(self.sampler, self.clip), **own}
 
