@@ -23,6 +23,7 @@ _NAMES = {
     "sampling.generate": ("generate",),
     "sampling.choose": ("choose_start",),
     "sampling.samplers": ("make_sampler",),
+    "sampling.grids": ("grid_times",),
     "sampling.prior_solver": ("PriorMultistepScheduler",),
     "diagnosis.check": ("check",),
     "evaluation.quality": ("frechet",),

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from latestart.cli.options import with_settings
 from latestart.cli.support import inside, look_for, opened, say
 from latestart.lab.setup import Started
+from latestart.sampling.names import MEASURED
 from latestart.settings import seed_setting, setting
 
 __all__ = ["SampleSettings", "sample"]
@@ -26,6 +27,10 @@ class SampleSettings(Started):
     last: int | None = setting(
         None, "Time of the last evaluation, the others evenly spread down to it, of beta-based schedules.", least=0
     )
+    spacing: str | None = setting(
+        None, "gaussian-optimal or gits: times found for this model, prior and start; see the command grid.",
+        choices=MEASURED[:2],
+    )  # fmt: skip
     clip: bool = setting(False, "Clip the predicted image at every step, where the sampler can.")
     label: int | None = setting(None, "The class, for class-conditional models.", least=0)
     batch_size: int = setting(256, "Images evaluated at once.", least=1)
@@ -43,9 +48,11 @@ def sample(
 
     from latestart.data import save_png, tile, to_pixels
     from latestart.denoisers.wrappers import of_velocity
+    from latestart.lab.subjects import open_prior
     from latestart.processes import processes
     from latestart.sampling.families import family_of
     from latestart.sampling.generate import generate
+    from latestart.sampling.grids import grid_times
     from latestart.sampling.late_start import late_start
     from latestart.sampling.samplers import usual_sampler
 
@@ -56,11 +63,20 @@ def sample(
     if not mine:
         raise ValueError(f"{n} images are too few for {run.count} processes")
     sampler, t_start = usual_sampler(asked.sampler, trained, asked.clip, inside(asked, start), asked.eta), asked.t_start
+    if (asked.last is not None or asked.spacing is not None) and t_start is None and start is not None:
+        raise ValueError("with a prior, last and spacing need a start: give t-start too")
     if asked.last is not None:
-        if t_start is None and start is not None:
-            raise ValueError("with a prior, last needs a start: give t-start too")
+        if asked.spacing is not None:
+            raise ValueError("last and spacing are two ways to spread the times: give one of them")
         begin = family_of(trained).top if t_start is None else t_start
         sampler, t_start = late_start(sampler, begin, asked.steps, last=asked.last), None
+    if asked.spacing is not None:
+        known = start if start is not None or asked.spacing != MEASURED[0] else open_prior(asked.model, "gaussian")[0]
+        solver: Any = "ddim" if asked.sampler in (None, "ddim", "euler") else "dpm++"
+        found = grid_times(
+            asked.spacing, trained, asked.steps, t_start, prior=known, model=network, labels=asked.label, solver=solver
+        )
+        sampler, t_start = late_start(sampler, None, asked.steps, times=found.times), None
     result = generate(
         network, sampler, start, len(mine), asked.steps, t_start,
         asked.seed, labels=asked.label, batch_size=asked.batch_size, check_prior=asked.check_prior,

@@ -6,10 +6,25 @@
     entropic-rescaled   equal shares of E|x_0 - D|^2 / sigma^2
     trailing, ...       the spacings of `make_sampler`
 
+`GridTimes.text` writes one as other programs take it:
+
+    diffusers    lists for `set_timesteps(timesteps=...)` or `set_timesteps(sigmas=...)`, where a class takes them:
+                 beta-based ones take levels down to 0, flow matching adds it and shifts what it is given, EDM's take
+                 none
+    comfyui      levels down to 0, between commas: the text of ComfyUI's node ManualSigmas
+    a1111        the same in brackets: the list of the scheduler `custom` of the extension webUI_ExtraSchedulers for
+                 AUTOMATIC1111's web UI and Forge, which takes a list that ends in 0 as it is. Set as many steps as
+                 there are numbers before the 0. A list from exactly 1 to 0 it would stretch to its own levels.
+    json         times, levels, alpha_bar and the name
+
+A level is sigma, for flow matching tau, as the schedulers of these programs count it.
+
 The first four depend on the number of steps and on the start, so that no scheduler's configuration can name them.
 """
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +32,12 @@ from torch import Tensor
 
 from latestart.checks import whole_number
 from latestart.denoisers.adapter import as_network
+from latestart.noise import Kind
 from latestart.records import Record
 from latestart.sampling.families import family_of
 from latestart.sampling.gaussian_grids import Solver, gaussian_optimal
 from latestart.sampling.late_start import checked_scheduler, late_start
-from latestart.sampling.names import MEASURED, SPACINGS
+from latestart.sampling.names import FORMATS, MEASURED, SPACINGS
 from latestart.sampling.samplers import make_sampler
 from latestart.sampling.teacher_grids import entropic, gits
 
@@ -39,14 +55,55 @@ class GridTimes(Record):
         times: falling, one for each step, in the scheduler's t.
         sigma: their noise levels.
         alpha_bar: alpha squared at each.
+        kind: of the process: "vp", "edm" or "flow".
         nfe: network evaluations spent on finding them, over single samples.
+        shift: the constant one that a flow matching scheduler applies to levels that are set; 1 for others.
     """
 
     name: str
     times: tuple[float, ...]
     sigma: tuple[float, ...]
     alpha_bar: tuple[float, ...]
+    kind: Kind
     nfe: int = 0
+    shift: float = 1.0
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The noise levels as schedulers count them: sigma, or `tau = sigma / (1 + sigma)` of flow matching."""
+        if self.kind != "flow":
+            return self.sigma
+        return tuple(1.0 if s == math.inf else s / (1 + s) for s in self.sigma)
+
+    def text(self, form: str = "table") -> str:
+        """The grid in text.
+
+        Args:
+            form: "table", "diffusers", "comfyui", "a1111" or "json" (module docstring).
+
+        Raises:
+            ValueError: another one; levels for another program where the first is infinite.
+        """
+        if form not in FORMATS:
+            raise ValueError(f"there is no form {form!r} of a grid; there are {', '.join(FORMATS)}")
+        if form == "json":
+            known = {name: list(getattr(self, name)) for name in ("times", "levels", "sigma", "alpha_bar")}
+            finite = {name: [value if math.isfinite(value) else None for value in row] for name, row in known.items()}
+            return json.dumps({"name": self.name, "kind": self.kind, **finite, "nfe": self.nfe})
+        if form == "table":
+            rows = [f"{'t':>10} {'sigma':>10} {'alpha_bar':>10}   ({self.name}, {self.nfe} network evaluations)"]
+            for t, sigma, alpha_bar in zip(self.times, self.sigma, self.alpha_bar):
+                rows.append(f"{t:>10.6g} {sigma:>10.4g} {alpha_bar:>10.4g}")
+            return "\n".join(rows)
+        if not all(math.isfinite(level) for level in self.levels):
+            raise ValueError(f"the first level of {self.name} is infinite: start below it, to give levels to others")
+        if form == "diffusers":
+            whole = self.kind == "vp" and all(t == round(t) for t in self.times)
+            times = [int(t) if whole else round(t, 6) for t in self.times]
+            before = [tau / (self.shift - (self.shift - 1) * tau) for tau in self.levels]
+            return f"timesteps = {times}\nsigmas = [{_listed(before)}{', 0.0' * (self.kind == 'vp')}]"
+        listed = f"{_listed(self.levels)}, 0.0"
+        return listed if form == "comfyui" else f"[{listed}]"
 
 
 def grid_times(
@@ -89,9 +146,13 @@ def grid_times(
     found, nfe = _found(name, scheduler, steps, t_start, given, labels, model_kwargs, solver, seed)
     noise = family_of(scheduler).noise
     values = tuple(float(t) for t in found)
-    return GridTimes(
-        name, values, tuple(noise.sigma(t) for t in values), tuple(noise.alpha(t) ** 2 for t in values), nfe
-    )
+    sigmas, alphas = ([float(part(t)) for t in values] for part in (noise.sigma, noise.alpha))
+    shift = float(scheduler.config.get("shift", 1.0)) if noise.kind == "flow" else 1.0
+    return GridTimes(name, values, tuple(sigmas), tuple(alpha**2 for alpha in alphas), noise.kind, nfe, shift)
+
+
+def _listed(levels: Sequence[float]) -> str:
+    return ", ".join(f"{level:.6g}" for level in levels)
 
 
 def _found(
