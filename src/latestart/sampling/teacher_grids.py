@@ -57,7 +57,7 @@ FAR = 1e6  # stands for a level without any signal
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PathCosts(Record):
-    """What single DDIM steps between the levels of a network's paths cost.
+    """The costs of single DDIM steps between the levels of a network's paths.
 
     Attributes:
         times: of the levels, falling, `L` of them.
