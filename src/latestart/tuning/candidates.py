@@ -24,7 +24,7 @@ MOST = 300  # candidates
 LADDER = {GAUSSIAN: (0.01, 0.1, 1.0), "mixture": (0.1, 0.5, 2.0, 8.0, 32.0)}  # nats at the starts of a prior
 SOLVERS = ("ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "deis", "heun", "ipndm", "euler", OWN, PRIOR)
 MULTISTEP = ("dpm++", "unipc", "deis")  # whose levels can be curved, with one more
-LOWEST = 0.1  # of the times of the schedule, for starts of a prior that is right at all levels
+LOWEST, SPAN = 0.1, 8.0  # share of the schedule's times, and of levels above, for starts of a prior that is right there
 LATE = 0.08, 0.04  # times of the last evaluation, as shares of the schedule
 SCOUTS = ("ddpm", "unipc")  # of a late start of a beta-based schedule, beside the prior solver with noise
 
@@ -117,27 +117,27 @@ def usual(scheduler: Any) -> Way:
 def starts_of(curve: Any, name: str, noise: Noise) -> list[float]:
     """Return the levels sigma at which a prior is wrong by the nats of the ladder, highest first.
 
-    A prior that never is so wrong has the rest of its starts evenly in log sigma from the last of these, or from the
-    middle of the curve's levels, down to a tenth of the schedule's times.
+    A prior that is not wrong by all of these has as many starts, evenly in log sigma, from the highest level that the
+    ladder gives down to that at a tenth of the schedule's times.
 
     Args:
         curve: its `NatsCurve`.
         name: of the prior, `gaussian` or else a mixture's.
         noise: the process of the scheduler.
     """
-    budgets, levels = LADDER[GAUSSIAN if name == GAUSSIAN else "mixture"], []
+    budgets = LADDER[GAUSSIAN if name == GAUSSIAN else "mixture"]
+    levels = []
     for budget in budgets:
         if float(curve.nats.max()) >= budget:
             try:
                 levels.append(curve.level(budget).sigma)
             except ValueError:  # it is more wrong at every level
                 levels.append(float(curve.sigma[0]))
-    first, last = noise.t_range
-    lowest = max(float(curve.sigma[-1]), noise.sigma(first + LOWEST * (last - first)))
-    rest = len(budgets) - len(levels)
-    high = levels[-1] if levels else max(float(curve.sigma[len(curve.sigma) // 2]), 2 * lowest)
-    if rest and high > lowest:
-        levels += [high * (lowest / high) ** ((k + 1) / rest) for k in range(rest)]
+    if len(levels) < len(budgets):
+        first, last = noise.t_range
+        low = max(min(noise.sigma(first + LOWEST * (last - first)), *levels, 1e300), float(curve.sigma[-1]))
+        high = min(max(SPAN * low, *levels, 0.0), float(curve.sigma[0]))
+        levels = [high * (low / high) ** (k / (len(budgets) - 1)) for k in range(len(budgets))]
     return list(dict.fromkeys(levels))
 
 

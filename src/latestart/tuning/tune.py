@@ -62,7 +62,7 @@ __all__ = ["BUDGET", "tune"]
 BUDGET = 60_000  # evaluations for each number of steps
 COMPARED = 1500  # images that the search compares samples with
 SHARE = 20  # of the budget, the part that the features of the images may cost
-KNOWN = 0.02  # nats at the lowest level below which a prior is all that there is to know of the images
+KNOWN, MOST_KNOWN = 0.02, 0.1  # nats below which a prior is all that there is to know of the images, with its error
 FORMAT = 1  # of the search: another one would find another recipe
 SEEN = 512  # images whose leading directions the noise is spread over
 
@@ -431,7 +431,8 @@ def _known(starts: Starts, network: Network) -> tuple[str, ...]:
                 f"{int(curve.worse.sum())} of {len(curve.worse)} noise levels the network denoises them worse than "
                 "their own Gaussian does"
             )
-        if float(curve.nats.max()) < max(KNOWN, 3 * float(curve.error.max())):
+        peak = int(curve.nats.argmax())
+        if float(curve.nats[peak]) < min(KNOWN + 3 * float(curve.error[peak]), MOST_KNOWN):
             notes.append(
                 f"the images are as good as samples of the {name} itself ({float(curve.nats.max()):.2g} nats at the "
                 "lowest level): there is nothing left for the network to decide, and a late start gains by the prior "
