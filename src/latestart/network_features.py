@@ -320,7 +320,7 @@ def _levels(network: Network, convention: Convention, sigmas: Sequence[float]) -
 
 
 def _conditions(network: Network, labels: Any, kwargs: Mapping[str, Any] | None) -> Conditions:
-    """What the network is given for every image: one class, and the first row of everything else."""
+    """Return the conditions of every image: one class, and the first row of everything else."""
     if labels is not None and torch.as_tensor(labels).ndim:
         raise ValueError(
             f"features are taken with one class for every image: expected one label, received {len(labels)}"

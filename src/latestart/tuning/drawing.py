@@ -155,7 +155,7 @@ class Drawing:
         return made
 
     def _measured(self, one: Candidate, first: int, last: int) -> dict[str, Tensor]:
-        """Draw samples by even noise, of which each block's number gives the seed of later steps."""
+        """Draw samples by even noise; the number of each block gives the seed of later steps."""
         blocks = torch.cat([self.noise(b) for b in range(first // BLOCK, last // BLOCK)], 1)
         x = self._samples(one, last - first, first, self.seed, blocks)
         values = x.flatten(1).double()
