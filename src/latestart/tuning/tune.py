@@ -43,7 +43,7 @@ from latestart.records import plain
 from latestart.sampling.families import cuttable, family_of
 from latestart.sampling.late_start import checked_scheduler
 from latestart.sampling.loop import check_level
-from latestart.sampling.matching import check_shape, match
+from latestart.sampling.matching import Match, check_shape, match
 from latestart.sampling.probing import BlockNoise
 from latestart.sampling.recipe import Recipe, Trial
 from latestart.sampling.ways import GAUSSIAN, Way
@@ -414,10 +414,15 @@ def _of_the_model(
         if found.agrees:
             kept[name] = prior
         elif not given:
-            raise ValueError(f"the images are not those of the model: {found.sentence}")
+            raise ValueError(f"the images are not those of the model: {_seen(found)}")
         else:
-            notes.append(f"the prior {name!r} is of other images than the model, and was left out: {found.sentence}")
+            notes.append(f"the prior {name!r} is of other images than the model, and was left out: {_seen(found)}")
     return kept, tuple(notes)
+
+
+def _seen(found: Match) -> str:
+    """Return the comparison of a prior with the model in words, without the advice to leave it out."""
+    return found.sentence.partition("; check_prior=")[0]
 
 
 def _known(starts: Starts, network: Network) -> tuple[str, ...]:
