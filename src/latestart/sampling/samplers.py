@@ -23,14 +23,17 @@ from typing import Any
 
 import diffusers
 
-from latestart.sampling.families import Family, family_of, level_spreader
+from latestart.sampling.families import Beta, Family, family_of, level_spreader
 from latestart.sampling.guard import class_below, prior_inside
 from latestart.sampling.names import ALGORITHMS, OWN, PRIOR, SAMPLERS, SPACINGS
 from latestart.sampling.noisy_ddim import NoisyDDIMScheduler
 from latestart.sampling.prior_solver import IGNORED, PriorMultistepScheduler
 from latestart.sampling.spacings import spaced
 
-__all__ = ["IPNDM", "SAMPLERS", "can_clip", "clipping", "make_sampler", "sampler_class", "usual_sampler"]
+__all__ = [
+    "IPNDM", "SAMPLERS", "can_clip", "class_for", "clipping", "make_sampler", "sampler_class", "spreads_times",
+    "usual_sampler",
+]  # fmt: skip
 
 ADAMS_BASHFORTH = (
     (1.0,),
@@ -67,9 +70,22 @@ def sampler_class(name: str, samplers: Mapping[str, str] = SAMPLERS) -> type:
     return IPNDM if name == "ipndm" else getattr(diffusers, samplers[name])
 
 
-def can_clip(name: str) -> bool:
-    """Whether the class of the sampler called `name` can clip the predicted image to [-1, 1] at every step."""
-    return any(setting in _settings(sampler_class(name)) for setting in ("clip_sample", "thresholding"))
+def can_clip(name: str, family: Family | None = None) -> bool:
+    """Whether the class of the sampler called `name` can clip the predicted image to [-1, 1] at every step.
+
+    Args:
+        name: a short name.
+        family: that of the schedule; by default the beta-based one.
+    """
+    kind = sampler_class(name) if family is None else class_for(name, family)
+    return any(setting in _settings(kind) for setting in ("clip_sample", "thresholding"))
+
+
+def spreads_times(name: str, family: Family) -> bool:
+    """Whether the sampler called `name` has a choice of times: those of beta-based schedules have."""
+    if name == PRIOR:
+        return isinstance(family, Beta)
+    return "timestep_spacing" in _settings(class_for(name, family))
 
 
 def clipping(sampler: str | type, clip: bool) -> dict[str, Any]:
@@ -122,7 +138,7 @@ def make_sampler(name: str, trained: Any, prior: Any = None, spacing: str | None
         )
     if name == PRIOR:
         return _prior_solver(trained, prior, spacing, changes)
-    kind: Any = _class_for(name, family_of(trained))
+    kind: Any = class_for(name, family_of(trained))
     known = _settings(kind)
     if kind is diffusers.DDIMScheduler and "eta" in changes:
         kind, known = NoisyDDIMScheduler, _settings(NoisyDDIMScheduler)
@@ -188,7 +204,7 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any
     """
     family = family_of(trained)
     name = name or family.usual
-    kind = _class_for(name, family)
+    kind = class_for(name, family)
     if name == PRIOR:
         kind, own = type(level_spreader(trained)), {"prior": prior, "eta": eta, "clip_sample": clip}
     else:
@@ -197,7 +213,12 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any
     return make_sampler(name, trained, spacing=spacing, **own)
 
 
-def _class_for(name: str, family: Family) -> type:
+def class_for(name: str, family: Family) -> type:
+    """The class of the sampler called `name`, or the model's own, for a family of schedules.
+
+    Raises:
+        ValueError: the name is not known, or not for such a schedule.
+    """
     if name == OWN:
         return class_below(family.scheduler)
     if name in SAMPLERS and name not in family.samplers:

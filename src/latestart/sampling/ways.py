@@ -61,13 +61,23 @@ class Way:
         known = {one.name: getattr(self, one.name) for one in fields(Way)}
         return {name: value for name, value in known.items() if value is not None or name not in OPTIONS}
 
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments of `make_sampler` for the sampler."""
-        from latestart.sampling.samplers import clipping  # diffusers is heavy, and a command line needs ways alone
+    def settings(self, trained: Any = None) -> dict[str, Any]:
+        """Return the arguments of `make_sampler` for the sampler.
+
+        Args:
+            trained: the scheduler that the model was trained with; None stands for a beta-based one. The first spacing
+                is left out of classes that have no choice of times, as those of other families.
+        """
+        from latestart.sampling.families import family_of  # diffusers is heavy, and a command line needs ways alone
+        from latestart.sampling.samplers import class_for, clipping, spreads_times
 
         known = {"eta": self.eta, "solver_order": self.order, "substeps": self.substeps}
         own = {name: value for name, value in known.items() if value is not None}
-        return {"spacing": self.spacing, **clipping(self.sampler, self.clip), **own}
+        if trained is None:
+            return {"spacing": self.spacing, **clipping(self.sampler, self.clip), **own}
+        family = family_of(trained)
+        spacing = self.spacing if self.spacing != TIMES[0] or spreads_times(self.sampler, family) else None
+        return {"spacing": spacing, **clipping(class_for(self.sampler, family), self.clip), **own}
 
     def made(self, trained: Any, inside: Any = None) -> Any:
         """Return the sampler, over the levels of the scheduler `trained`, not late-started yet.
@@ -78,7 +88,7 @@ class Way:
         """
         from latestart.sampling.samplers import make_sampler
 
-        return make_sampler(self.sampler, trained, inside, **self.settings())
+        return make_sampler(self.sampler, trained, inside, **self.settings(trained))
 
     def begun(self, trained: Any, steps: int, inside: Any = None) -> Any:
         """Return the scheduler of a run in so many steps: late-started, or from full noise the sampler itself.

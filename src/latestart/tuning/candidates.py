@@ -135,7 +135,7 @@ def _full(family: Family, names: Sequence[str]) -> Iterator[Proposed]:
         return Way(sampler=name, inside=_inside(name), **how)
 
     for name, spacing in product(names, ("trailing", "leading") if beta else ("trailing",)):
-        for clipped in _clips(name):
+        for clipped in _clips(name, family):
             yield way(name, spacing=spacing, clip=clipped), f"full {name}", not clipped
             if name == "ddim" and beta:
                 yield way(name, spacing=spacing, clip=clipped, eta=0.5), f"full {name}", False
@@ -180,8 +180,8 @@ def _late(family: Family, names: Sequence[str], prior: str, t_start: float) -> I
     yield way("ddpm", clip=True)
 
 
-def _clips(name: str) -> tuple[bool, ...]:
-    return (False, True) if name != OWN and can_clip(name) else (False,)
+def _clips(name: str, family: Family) -> tuple[bool, ...]:
+    return (False, True) if name != OWN and can_clip(name, family) else (False,)
 
 
 def _inside(sampler: str) -> str | None:
