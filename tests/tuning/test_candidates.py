@@ -1,6 +1,7 @@
 """The candidates of tuning: full noise by every solver among them, each of exactly the evaluations asked for."""
 
 import math
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,9 @@ from scipy.optimize import brentq
 from latestart import as_model
 from latestart.sampling.generate import draw
 from latestart.theory.nats import NatsCurve
+from latestart.tuning import candidates as home
 from latestart.tuning.candidates import LADDER, MOST, candidates, starts_of, usual
-from tuned import counted
+from tuned import counted, few
 from two_clusters import CLUSTERS, MATCHED
 
 FAMILIES = {
@@ -25,17 +27,18 @@ SOLVERS = {
     "EDM": {"euler", "dpm++", "sde-dpm++", "own", "prior"},
     "flow": {"euler", "heun", "own", "prior"},
 }
-STARTS = {"gaussian": [3.0, 1.0, 0.4], "mixture": [1.0, 0.4, 0.2, 0.1]}
+STARTS = {"gaussian": [1.0], "mixture": [0.4]}
 PRIORS = {"gaussian": MATCHED, "mixture": CLUSTERS}
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
+@cache
 def _of(name, nfe, **given):
     return candidates(FAMILIES[name], nfe, STARTS, MATCHED, **given)
 
 
 @every_family
-@pytest.mark.parametrize("nfe", [1, 2, 3, 5, 10])
+@pytest.mark.parametrize("nfe", [1, 2, 5, 10])
 def test_every_group_has_a_scout_and_none_is_there_twice(name, nfe):
     found = _of(name, nfe)
     assert 0 < len(found) <= MOST
@@ -48,17 +51,17 @@ def test_every_group_has_a_scout_and_none_is_there_twice(name, nfe):
 
 @every_family
 def test_full_noise_with_every_solver_of_the_family_is_among_them(name):
-    for nfe in (3, 5):
-        full = {one.way.sampler for one in _of(name, nfe) if one.way.t_start is None}
-        assert full == SOLVERS[name]
+    full = {one.way.sampler for one in _of(name, 5) if one.way.t_start is None}
+    assert full == SOLVERS[name]
     late = {one.way.sampler for one in _of(name, 5) if one.way.t_start is not None}
     assert late == SOLVERS[name]
-    assert {one.way.sampler for one in candidates(FAMILIES[name], 5, STARTS)} == SOLVERS[name] - {"prior"}
+    assert {one.way.sampler for one in candidates(FAMILIES[name], 5, {})} == SOLVERS[name] - {"prior"}
 
 
 def test_at_an_even_number_of_evaluations_heun_is_told_to_be_left_out():
     told = []
-    assert "heun" not in {one.way.sampler for one in _of("beta", 4, tell=told.append)}
+    found = candidates(FAMILIES["beta"], 4, {}, tell=told.append)
+    assert found and "heun" not in {one.way.sampler for one in found}
     assert any(sentence.startswith("heun, full noise") and "cannot spend 4" in sentence for sentence in told)
 
 
@@ -72,21 +75,23 @@ def test_without_clipping_none_clips():
     assert not any(one.way.clip for one in _of("beta", 5, clip=False))
 
 
-def test_of_very_many_starts_full_noise_is_kept_and_no_more_than_the_most():
-    levels = torch.logspace(0.5, -1, 20).tolist()
-    few, many = _of("beta", 5), candidates(FAMILIES["beta"], 5, {"gaussian": levels, "mixture": levels}, MATCHED)
-    assert len(many) == MOST
-    full = [[one for one in some if one.way.t_start is None] for some in (few, many)]
-    assert full[0] == full[1]
+def test_the_ladder_is_within_the_most_and_of_more_starts_full_noise_is_kept(monkeypatch):
+    whole = _of("beta", 5)
+    full = [one for one in whole if one.way.t_start is None]
+    starts = sum(map(len, LADDER.values()))
+    assert len(full) + starts * (len(whole) - len(full)) / 2 <= MOST  # two starts are in the whole
+    monkeypatch.setattr(home, "MOST", len(full) + 3)
+    some = candidates(FAMILIES["beta"], 5, STARTS, MATCHED)
+    assert some[: len(full)] == full and len(some) == len(full) + 3
 
 
 @every_family
-@pytest.mark.parametrize("nfe", [3, 10])
+@pytest.mark.parametrize("nfe", [5, 10])
 def test_each_spends_the_evaluations_that_were_asked_for(name, nfe):
     scheduler = FAMILIES[name]
     model, found = as_model(CLUSTERS, scheduler), _of(name, nfe)
-    stride = 7 if name == "beta" else 3  # coprime to the order in which starts take turns
-    for one in found[::stride]:
+    plain = [one for one in found if not one.way.clip]  # pictures alone can be clipped by a threshold
+    for one in plain[:: 4 if name == "beta" else 2]:
         begun = one.way.begun(scheduler, one.steps, MATCHED if one.way.within else None)
         with counted(model) as calls:
             result = draw(model, begun, PRIORS.get(one.way.prior), 2, one.steps)
@@ -95,7 +100,8 @@ def test_each_spends_the_evaluations_that_were_asked_for(name, nfe):
 
 
 def test_a_start_below_the_schedule_is_put_at_its_lowest_times():
-    found = candidates(FAMILIES["beta"], 5, {"mixture": [1e-6]}, MATCHED)
+    with few(("ddim", "unipc")):
+        found = candidates(FAMILIES["beta"], 5, {"mixture": [1e-6]})
     late = {one.way.t_start for one in found if one.way.t_start is not None}
     assert late and min(late) == 5
 
