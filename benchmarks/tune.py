@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from problems import exact_problems
 from torch import Tensor
 
 import latestart as ls
@@ -36,6 +35,7 @@ from latestart.lab.subjects import open_network
 from latestart.sampling.loop import draw
 from latestart.sampling.recipe import Recipe, Trial
 from latestart.tuning.decision import CONTRAST
+from problems import exact_problems
 
 HERE = Path(__file__).parent
 STEPS = (3, 5, 10)
@@ -67,17 +67,24 @@ class Problem:
 
 
 class Energy:
-    """The energy distance with replicates, as `FrechetTo` has them."""
+    """The energy distance with its bias at so many samples, as the Frechet distance has one, and with replicates.
+
+    Without it, that of samples of the data themselves is 0 on average, and a ratio of two such means nothing. With
+    `W` the mean distance within the data, n samples and m of the data, the bias is `W (1 / n + 1 / m)`.
+    """
 
     def __init__(self, reference: Tensor) -> None:
-        self.to = EnergyTo(reference)
+        self.to, self.count = EnergyTo(reference), len(reference)
 
     def __call__(self, rows: Tensor) -> float:
-        return self.to(rows)
+        return self.to(rows) + self._bias(len(rows))
 
     def replicates(self, rows: Tensor) -> Tensor:
         values = self.to.replicates(rows, 100)
         return values - values.mean() + self(rows)
+
+    def _bias(self, count: int) -> float:
+        return self.to.within * (1 / count + 1 / self.count)
 
 
 def of_network(name: str, images: str, unseen: str, limit: int | None, samples: int) -> Problem:

@@ -34,7 +34,7 @@ __all__ = [
     "IPNDM",
     "SAMPLERS",
     "can_clip",
-    "class_of",
+    "class_for",
     "clipping",
     "has_times",
     "make_sampler",
@@ -85,16 +85,9 @@ def can_clip(sampler: str | type) -> bool:
 
 def has_times(name: str, trained: Any) -> bool:
     """Whether the class of a sampler over the levels of `trained` has the spacings of times."""
-    return "timestep_spacing" in _settings(type(level_spreader(trained)) if name == PRIOR else class_of(name, trained))
-
-
-def class_of(name: str, trained: Any) -> type:
-    """The class of the sampler called `name` in the family of the scheduler `trained`.
-
-    Raises:
-        ValueError: the name is not known, or not for such a schedule.
-    """
-    return _class_for(name, family_of(trained))
+    return "timestep_spacing" in _settings(
+        type(level_spreader(trained)) if name == PRIOR else class_for(name, family_of(trained))
+    )
 
 
 def clipping(sampler: str | type, clip: bool) -> dict[str, Any]:
@@ -147,7 +140,7 @@ def make_sampler(name: str, trained: Any, prior: Any = None, spacing: str | None
         )
     if name == PRIOR:
         return _prior_solver(trained, prior, spacing, changes)
-    kind: Any = _class_for(name, family_of(trained))
+    kind: Any = class_for(name, family_of(trained))
     known = _settings(kind)
     if kind is diffusers.DDIMScheduler and "eta" in changes:
         kind, known = NoisyDDIMScheduler, _settings(NoisyDDIMScheduler)
@@ -214,7 +207,7 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any
     """
     family = family_of(trained)
     name = name or family.usual
-    kind = _class_for(name, family)
+    kind = class_for(name, family)
     if name == PRIOR:
         kind, own = type(level_spreader(trained)), {"prior": prior, "eta": eta, "clip_sample": clip}
     else:
@@ -223,7 +216,12 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any
     return make_sampler(name, trained, spacing=spacing, **own)
 
 
-def _class_for(name: str, family: Family) -> type:
+def class_for(name: str, family: Family) -> type:
+    """The class of the sampler called `name`, or the model's own, for a family of schedules.
+
+    Raises:
+        ValueError: the name is not known, or not for such a schedule.
+    """
     if name == OWN:
         return class_below(family.scheduler)
     if name in SAMPLERS and name not in family.samplers:

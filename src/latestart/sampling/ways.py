@@ -75,12 +75,13 @@ class Way:
 
         Spacings of times are left out where its class has one of its own alone.
         """
-        from latestart.sampling.samplers import class_of, clipping, has_times  # heavy: a command line needs ways alone
+        from latestart.sampling.families import family_of  # heavy: a command line needs ways alone
+        from latestart.sampling.samplers import class_for, clipping, has_times
 
         known = {"eta": self.shares or self.eta, "solver_order": self.order, "substeps": self.substeps}
         own = {name: value for name, value in known.items() if value is not None}
         timed = self.spacing not in TIMES or has_times(self.sampler, trained)
-        clipped = clipping(class_of(self.sampler, trained), self.clip)
+        clipped = clipping(class_for(self.sampler, family_of(trained)), self.clip)
         return {"spacing": self.spacing if timed else None, **clipped, **own}
 
     def made(self, trained: Any, inside: Any = None) -> Any:

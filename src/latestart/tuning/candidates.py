@@ -7,6 +7,7 @@ right, a mixture later, for it has taken the first decisions by its weights: on 
 starts of Gaussians lay between 0.004 and 1.3 nats and those of mixtures between 0.5 and 60.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -15,7 +16,7 @@ from typing import Any
 from latestart.noise import Noise
 from latestart.sampling.families import Beta, Family, family_of
 from latestart.sampling.names import OWN, PRIOR
-from latestart.sampling.samplers import can_clip, class_of
+from latestart.sampling.samplers import can_clip, class_for
 from latestart.sampling.ways import GAUSSIAN, Way
 
 __all__ = ["LADDER", "MOST", "Candidate", "candidates", "starts_of", "usual"]
@@ -73,7 +74,7 @@ def candidates(
     """
     family = family_of(scheduler)
     found: dict[Way, Candidate] = {}
-    for way, group, scout in _proposed(family, starts, inside is not None):
+    for way, group, scout in _proposed(family, nfe, starts, inside is not None):
         if way.clip and not clip:
             continue
         prior = inside if way.within is not None else None
@@ -144,12 +145,13 @@ def starts_of(curve: Any, name: str, noise: Noise) -> list[float]:
 Proposed = tuple[Way, str, bool]  # a way, its group, and whether it is a scout
 
 
-def _proposed(family: Family, starts: Mapping[str, Sequence[float]], solver: bool) -> Iterator[Proposed]:
+def _proposed(family: Family, nfe: int, starts: Mapping[str, Sequence[float]], solver: bool) -> Iterator[Proposed]:
     names = [name for name in SOLVERS if name in family.samplers or (name == PRIOR and solver) or name == _own(family)]
+    lowest = float(max(nfe, 2)) if isinstance(family, Beta) else -math.inf  # a step takes a time of the schedule
     yield from _full(family, names)
     for prior, levels in starts.items():
         for sigma in levels:
-            yield from _late(family, names, prior, float(family.noise.clamped_time(sigma)))
+            yield from _late(family, names, prior, max(float(family.noise.clamped_time(sigma)), lowest))
 
 
 def _own(family: Family) -> str:
@@ -211,7 +213,7 @@ def _late(family: Family, names: Sequence[str], prior: str, t_start: float) -> I
 
 
 def _clips(family: Family, name: str) -> tuple[bool, ...]:
-    return (False, True) if can_clip(class_of(name, family.scheduler)) else (False,)
+    return (False, True) if can_clip(class_for(name, family)) else (False,)
 
 
 def _inside(sampler: str) -> str | None:

@@ -45,7 +45,7 @@ from latestart.records import plain
 from latestart.sampling.families import cuttable, family_of
 from latestart.sampling.late_start import checked_scheduler
 from latestart.sampling.loop import check_level
-from latestart.sampling.matching import check_shape, match
+from latestart.sampling.matching import Match, check_shape, match
 from latestart.sampling.probing import BlockNoise
 from latestart.sampling.recipe import Recipe, Trial
 from latestart.sampling.ways import GAUSSIAN, Way
@@ -151,7 +151,7 @@ class _Tuning:
     seed: int
     folder: Path | None
     run: Processes
-    shared: int
+    parts: int
     notes: tuple[str, ...]
     print: Print
     tell: Callable[[str], None]
@@ -176,13 +176,16 @@ class _Tuning:
         starts = levels_of(counted, trained, kept, pictures.held_out, held, seed)
         notes += _known(starts, network)
         space = _space(model, scheduler, network, features, everyone, pictures)
-        most = max(2 * COMPARED, 200) if space.cost == 0 else max(200, budget // SHARE // space.cost)
-        judge = _judge(pictures, space, most)
-        shared = starts.nfe + space.evaluated
+        judge = _judge(pictures, space, _judging(budget, space))
         return cls(
             counted, trained, scheduler, identity(model, scheduler), pictures, starts, judge, space, judged, seed,
-            folder, run, math.ceil(shared / parts), notes, print_, tell,
+            folder, run, parts, notes, print_, tell,
         )  # fmt: skip
+
+    def shared(self, budget: int) -> int:
+        """Return the evaluations of the nats, and of the features of the images that judge, for a number of steps."""
+        images = min(_judging(budget, self.space), len(self.pictures.judge))
+        return math.ceil((self.starts.nfe + images * self.space.cost) / self.parts)
 
     def recipe(self, nfe: int, budget: int, prefer: str | None, batch_size: int, meter: Meter) -> Recipe:
         """Search, draw the finalists again, and decide."""
@@ -194,15 +197,19 @@ class _Tuning:
         plain_way = self._usual(nfe)
         ours = FINALISTS if prefer is None else 2 * FINALISTS
         cost = nfe + self.space.cost
-        count = (budget - self.shared) // cost
+        shared = self.shared(budget)
+        count = (budget - shared) // cost
         try:
             plan = plan_for(found, count, ours + RIVALS + 1)
         except ValueError as error:
-            needed = int(str(error).rsplit(" ", 1)[-1]) * cost + self.shared
+            samples = int(str(error).rsplit(" ", 1)[-1])
+            needed = samples * cost + shared
+            while needed < (more := samples * cost + self.shared(needed)):  # a larger budget pays for more images
+                needed = more
             raise ValueError(
                 f"budget={budget}: {len(found)} candidates of {nfe} evaluations take at least {needed} for one round"
             ) from error
-        meter.settle(self.shared)
+        meter.settle(shared)
         drawing = self._drawing(nfe, found, batch_size, meter)
         standings, mine, theirs = search(found, plan, drawing.search, drawing.distance, drawing.failed)
         mine, clean = ([k for k in some if not _too_bright(drawing.variance(k))] for some in (mine, theirs))
@@ -214,7 +221,7 @@ class _Tuning:
         finals = drawing.final(list(range(len(ways))), samples, ways)
         finalists = [self._finalist(one, final) for one, final in zip(ways, finals)]
         decision = decide(finalists, prefer)
-        total = (spent + samples * len(ways)) * cost + self.shared
+        total = (spent + samples * len(ways)) * cost + shared
         return self._made(nfe, decision, finalists, finals, standings, plan, samples, total, budget, prefer, plain_way)
 
     def _reaches(self, sigma: float | None) -> bool:
@@ -411,10 +418,15 @@ def _of_the_model(
         if found.agrees:
             kept[name] = prior
         elif not given:
-            raise ValueError(f"the images are not those of the model: {found.sentence}")
+            raise ValueError(f"the images are not those of the model: {_seen(found)}")
         else:
-            notes.append(f"the prior {name!r} is of other images than the model, and was left out: {found.sentence}")
+            notes.append(f"the prior {name!r} is of other images than the model, and was left out: {_seen(found)}")
     return kept, tuple(notes)
+
+
+def _seen(found: Match) -> str:
+    """Return the comparison of a prior with the model in words, without the advice to leave it out."""
+    return found.sentence.partition("; check_prior=")[0]
 
 
 def _known(starts: Starts, network: Network) -> tuple[str, ...]:
@@ -503,6 +515,11 @@ def _as_kept(prior: Any) -> Any:
 def _bounded(pictures: Pictures) -> bool:
     """Whether the images are pictures in [-1, 1]."""
     return bool(pictures.judge[:SEEN].floats().abs().max() <= 1)
+
+
+def _judging(budget: int, space: Space) -> int:
+    """Return the most images that judge, whose features the budget pays for."""
+    return max(2 * COMPARED, 200) if space.cost == 0 else max(200, budget // SHARE // space.cost)
 
 
 def _view(pictures: Pictures) -> Callable[[Tensor], Tensor]:
