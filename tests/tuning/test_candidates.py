@@ -38,7 +38,7 @@ def _of(name, nfe, **given):
 
 
 @every_family
-@pytest.mark.parametrize("nfe", [1, 2, 5, 10])
+@pytest.mark.parametrize("nfe", [2, 5])
 def test_every_group_has_a_scout_and_none_is_there_twice(name, nfe):
     found = _of(name, nfe)
     assert 0 < len(found) <= MOST
