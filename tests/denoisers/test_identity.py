@@ -9,8 +9,11 @@ from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler, FlowMatch
 
 from latestart import as_model, as_network
 from latestart.denoisers.adapter import Counted
+from latestart.denoisers.around import Around
 from latestart.denoisers.identity import differences, identity
 from latestart.denoisers.wrappers import HalfPrecision
+from latestart.gaussians.gaussian import Gaussian
+from tuned import checks
 from two_clusters import CLUSTERS, SCHEDULER, gaussian, worse
 
 
@@ -103,3 +106,11 @@ def test_a_function_is_known_by_its_answers():
     half, third = (as_network(lambda x, t, k=k: k * x, shape=(4,)) for k in (1 / 2, 1 / 3))
     known = identity(half, SCHEDULER)
     assert _told(half, known=known) == [] and _told(third, known=known)
+
+
+def test_the_gaussian_that_a_network_is_around_is_part_of_it():
+    one, other = (Around(UNET, Gaussian.fit(k * checks(200), dtype=torch.float32), SCHEDULER) for k in (1, 0.5))
+    known = identity(one, SCHEDULER)
+    assert _told(one, known=known) == []
+    assert [told for told in _told(other, known=known) if "around" in told]
+    assert _told(UNET, known=known)
