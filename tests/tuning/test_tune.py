@@ -15,6 +15,7 @@ from latestart.evaluation.quality import FrechetTo
 from latestart.gaussians.basis import Isotropic
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.mixture import Mixture
+from latestart.tuning import drawing as home
 from rendezvous import together
 from tuned import clusters, counted, few, saved
 from two_clusters import CLUSTERS, LABELS, SCHEDULER, Conditional, gaussian, rng
@@ -120,6 +121,26 @@ def test_a_budget_too_small_for_one_round_is_refused_and_the_named_one_is_enough
     assert recipe.features.startswith("network-")
     assert abs(spent - needed) <= 0.02 * needed and abs(recipe.search["spent"] - spent) <= 0.02 * needed
     assert recipe.samples.shape == (2, 32, 1, 4, 4)
+
+
+def test_what_fails_is_left_out_with_its_reason_and_its_evaluations_are_counted(monkeypatch, tmp_path):
+    whole = home.draw
+
+    def failing(model, scheduler, *args, **given):
+        result = whole(model, scheduler, *args, **given)
+        if type(scheduler).__name__ == "EulerDiscreteScheduler" or "UniPC" in type(scheduler).__name__:
+            raise FloatingPointError("4 values of the samples are NaN")
+        return result
+
+    monkeypatch.setattr(home, "draw", failing)
+    recipe, spent = tuned(folder=tmp_path / "parts")
+    sound(recipe)
+    assert abs(spent - BUDGET) <= 0.02 * BUDGET and abs(recipe.search["spent"] - spent) <= 0.02 * BUDGET
+    failed = [one for one in recipe.evidence if "4 values of the samples are NaN" in one.out]
+    assert {one.way.sampler for one in failed} == {"euler", "unipc"}
+    assert all(one.distance is None and one.samples == 0 and one.figures is None for one in failed)
+    again, _ = tuned(folder=tmp_path / "parts")
+    assert saved(again, tmp_path / "again") == saved(recipe, tmp_path / "once")
 
 
 # The same recipe, however it was found.
@@ -244,6 +265,16 @@ def test_rows_of_model_kwargs_go_with_their_images():
     assert (drawn[:, 0] > 0).double().mean() > 0.9
 
 
+def test_a_class_conditional_model_needs_the_labels_of_the_images():
+    with pytest.raises(ValueError, match="it has classes, and the images bring no labels: give those too"):
+        tuned(Conditional())
+
+
+def test_levels_that_follow_the_size_of_images_have_no_way_and_this_is_said():
+    with pytest.raises(ValueError, match=r"no way to sample this model in 3 evaluations: .*dynamic"):
+        tuned(scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True))
+
+
 def test_rows_of_model_kwargs_that_are_not_one_an_image_are_refused():
     with pytest.raises(ValueError, match="3"):
         tuned(Which(), model_kwargs={"which": torch.ones(3, 1)})
@@ -308,6 +339,7 @@ def test_a_scheduler_distilled_to_a_few_steps():
         ({"steps": ()}, "expected at least one number of steps"),
         ({"steps": 0}, "steps=0"),
         ({"budget": 0}, "budget=0"),
+        ({"batch_size": 0}, "batch_size=0"),
         ({"features": "beauty"}, "beauty"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
