@@ -1,5 +1,7 @@
 """The commands `tune`, `show` and `sample --recipe`: from a folder and images to samples, and mistakes in one line."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from latestart.data import load_images, read_png, to_pixels
 from latestart.denoisers.folders import load_model, save_model
 from latestart.gaussians.gaussian import Gaussian
 from latestart.sampling.recipe import load_recipe
+from latestart.tuning import tune as home
 from tuned import bytes_of, checks, few, trained_unet
 
 runner = CliRunner()
@@ -44,8 +47,8 @@ def run(*args):
 
 
 def tune(place, out, *args, images="images.npz", steps=(3,), budget=BUDGET):
-    asked = [part for one in steps for part in ("--steps", one)]
-    return run("tune", place / "model", "--images", place / images, *asked, "--budget", budget, "--out", out, *args)
+    asked = ("--steps", ",".join(map(str, steps)), "--budget", budget, "--out", out)
+    return run("tune", place / "model", "--images", place / images, *asked, *args)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +155,23 @@ def test_mistakes_are_one_line_and_leave_nothing(place, tmp_path, args, given, m
     assert "Traceback" not in result.output
     assert not out.exists() and not out.with_suffix(".png").exists()
     assert not (tmp_path / "recipe.safetensors.parts").exists(), sorted(tmp_path.rglob("*"))
+
+
+def test_several_steps_give_a_file_for_each(made, place, tmp_path, monkeypatch):
+    recipe, asked = load_recipe(made[0]), []
+
+    def found(network, trained, images, steps, **given):
+        asked.append((steps, given["budget"]))
+        return {nfe: replace(recipe, nfe=nfe) for nfe in steps}
+
+    monkeypatch.setattr(home, "tune", found)
+    result = tune(place, tmp_path / "recipe.safetensors", steps=(3, 5))
+    assert result.exit_code == 0 and asked == [((3, 5), BUDGET)], result.output
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        "recipe-3.png", "recipe-3.safetensors", "recipe-5.png", "recipe-5.safetensors",
+    ]  # fmt: skip
+    for nfe in (3, 5):
+        assert load_recipe(tmp_path / f"recipe-{nfe}.safetensors").nfe == nfe
 
 
 def test_a_prior_of_another_shape_is_refused(place, tmp_path):

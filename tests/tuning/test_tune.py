@@ -16,6 +16,7 @@ from latestart.gaussians.basis import Isotropic
 from latestart.gaussians.gaussian import Gaussian
 from latestart.gaussians.mixture import Mixture
 from latestart.tuning import drawing as home
+from latestart.tuning.decision import BELOW
 from rendezvous import together
 from tuned import clusters, counted, few, saved
 from two_clusters import CLUSTERS, LABELS, SCHEDULER, Conditional, gaussian, rng
@@ -82,8 +83,8 @@ def test_it_spends_its_budget_to_two_hundredths_as_counted_on_the_network(known)
 
 
 def test_a_recipe_for_each_number_of_steps():
-    with few(("ddim", "unipc")):
-        found, spent = tuned(steps=(2, 3), budget=BUDGET)
+    with few(("ddim",)):
+        found, spent = tuned(steps=(2, 3))
     assert list(found) == [2, 3] and abs(spent - 2 * BUDGET) <= 0.04 * BUDGET
     model = ls.as_model(CLUSTERS, SCHEDULER)
     for nfe, recipe in found.items():
@@ -114,8 +115,6 @@ def test_a_budget_too_small_for_one_round_is_refused_and_the_named_one_is_enough
         with pytest.raises(ValueError, match=r"budget=500: \d+ candidates of 3 evaluations take at least \d+") as told:
             run(budget=500)
         needed = int(re.search(r"at least (\d+)", str(told.value))[1])
-        with pytest.raises(ValueError, match=f"take at least {needed}"):
-            run(budget=needed - 1)
         recipe, spent = run(budget=needed)
     sound(recipe)
     assert recipe.features.startswith("network-")
@@ -169,8 +168,6 @@ def test_a_run_that_was_killed_goes_on_and_finds_the_same_recipe(known, tmp_path
     assert saved(again, tmp_path / "again") == saved(recipe, tmp_path / "once")
     assert last < 0.6 * spent and last + extra < 2.2 * spent  # each run makes the nats again, and no more than one part
     assert not list(folder.rglob(".*"))
-    _, seen = tuned(folder=folder)
-    assert seen < 0.3 * spent
     other, seen = tuned(folder=folder, seed=1)  # whose samples are others
     assert abs(seen - BUDGET) <= 0.02 * BUDGET and saved(other, tmp_path / "other") != saved(recipe, tmp_path / "once")
 
@@ -215,8 +212,10 @@ def test_progress_ends_at_the_budget(known):
     ids=["edm", "flow", "sample"],
 )
 def test_every_family_and_a_network_that_predicts_the_sample(scheduler, tmp_path):
-    recipe, spent = tuned(scheduler=scheduler)
+    recipe, spent = tuned(scheduler=scheduler, prefer="recall")
     sound(recipe)
+    mine, theirs = (one.figures["recall"].value for one in (recipe.chosen, recipe.full))
+    assert mine >= theirs - BELOW and recipe.search["prefer"] == "recall"
     assert recipe.late and recipe.gain.low > 1.5
     assert abs(spent - BUDGET) <= 0.02 * BUDGET
     recipe.save(tmp_path / "recipe.safetensors")
