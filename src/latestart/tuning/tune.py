@@ -63,7 +63,7 @@ BUDGET = 60_000  # evaluations for each number of steps
 COMPARED = 1500  # images that the search compares samples with
 SHARE = 20  # of the budget, the part that the features of the images may cost
 KNOWN, MOST_KNOWN = 0.02, 0.1  # nats below which a prior is all that there is to know of the images, with its error
-FORMAT = 1  # of the search: another one would find another recipe
+FORMAT = 2  # of the search: another one would find another recipe
 SEEN = 512  # images whose leading directions the noise is spread over
 
 
@@ -124,7 +124,7 @@ def tune(
         raise ValueError("expected at least one number of steps, received none")
     if prefer not in (None, *PREFERENCES):
         raise ValueError(f"prefer={prefer!r}: expected {' or '.join(PREFERENCES)}, or None for the lowest distance")
-    budget = whole_number("budget", budget)
+    budget, batch_size = whole_number("budget", budget), whole_number("batch_size", batch_size)
     network, trained = of_velocity(as_network(model), checked_scheduler(scheduler))
     tuning = _Tuning.opened(
         as_network(network), trained, scheduler, model, images, priors, features, labels, model_kwargs, seed,
@@ -174,7 +174,7 @@ class _Tuning:
         kept, notes = _of_the_model(network, trained, made, held, given)
         counted = Counted(network)
         starts = levels_of(counted, trained, kept, pictures.held_out, held, seed)
-        notes += _known(starts, network)
+        notes += _known(starts, network, pictures)
         space = _space(model, scheduler, network, features, everyone, pictures)
         judge = _judge(pictures, space, _judging(budget, space))
         return cls(
@@ -191,9 +191,19 @@ class _Tuning:
         """Search, draw the finalists again, and decide."""
         inside, bounded = self.starts.priors.get(GAUSSIAN), _bounded(self.pictures)
         levels = {name: [s for s in some if self._reaches(s)] for name, some in self.starts.levels.items()}
-        found = candidates(self.trained, nfe, levels, inside, bounded, self.tell)
+        reasons: list[str] = []
+
+        def tell(reason: str) -> None:
+            reasons.append(reason)
+            self.tell(reason)
+
+        found = candidates(self.trained, nfe, levels, inside, bounded, tell)
         if not self._reaches(None):
             found = [one for one in found if one.way.t_start is not None]
+        if not found:
+            raise ValueError(
+                f"there is no way to sample this model in {nfe} evaluations: {next(iter(reasons), 'it has no start')}"
+            )
         plain_way = self._usual(nfe)
         ours = FINALISTS if prefer is None else 2 * FINALISTS
         cost = nfe + self.space.cost
@@ -216,12 +226,12 @@ class _Tuning:
         ways = [found[k] for k in (*mine[:ours], *dict.fromkeys((*theirs[:1], *clean[:1])))]
         if plain_way is not None and plain_way.way not in [one.way for one in ways]:
             ways.append(plain_way)
-        spent = sum(drawing.drawn.values())
-        samples = (count - spent) // max(1, len(ways))
+        spent = drawing.spent + shared
+        samples = max(0, budget - spent) // cost // max(1, len(ways))
         finals = drawing.final(list(range(len(ways))), samples, ways)
         finalists = [self._finalist(one, final) for one, final in zip(ways, finals)]
         decision = decide(finalists, prefer)
-        total = (spent + samples * len(ways)) * cost + shared
+        total = spent + samples * len(ways) * cost
         return self._made(nfe, decision, finalists, finals, standings, plan, samples, total, budget, prefer, plain_way)
 
     def _reaches(self, sigma: float | None) -> bool:
@@ -429,7 +439,7 @@ def _seen(found: Match) -> str:
     return found.sentence.partition("; check_prior=")[0]
 
 
-def _known(starts: Starts, network: Network) -> tuple[str, ...]:
+def _known(starts: Starts, network: Network, pictures: Pictures) -> tuple[str, ...]:
     """Return what the nats say of model and priors, in sentences.
 
     Raises:
@@ -438,10 +448,12 @@ def _known(starts: Starts, network: Network) -> tuple[str, ...]:
     notes = []
     for name, curve in starts.curves.items():
         if name == GAUSSIAN and float(curve.worse.double().mean()) > 0.5:
+            unknown = network.classes and pictures.held_out.labels is None
             raise ValueError(
                 "the images are not those of the model, or it is not trained: at "
                 f"{int(curve.worse.sum())} of {len(curve.worse)} noise levels the network denoises them worse than "
                 "their own Gaussian does"
+                f"{'; it has classes, and the images bring no labels: give those too' if unknown else ''}"
             )
         peak = int(curve.nats.argmax())
         if float(curve.nats[peak]) < min(KNOWN + 3 * float(curve.error[peak]), MOST_KNOWN):
