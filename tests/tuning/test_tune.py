@@ -279,6 +279,17 @@ def test_rows_of_model_kwargs_that_are_not_one_an_image_are_refused():
         tuned(Which(), model_kwargs={"which": torch.ones(3, 1)})
 
 
+@pytest.mark.parametrize("made", ["late", "inside"])
+def test_a_late_started_scheduler_or_one_with_a_prior_inside_stands_for_the_whole(made, tmp_path):
+    late, inside = ls.late_start(SCHEDULER, 300, 3), ls.make_sampler("prior", SCHEDULER, CLUSTERS.gaussian())
+    model = ls.as_model(CLUSTERS, SCHEDULER)
+    with few(("ddim",)):
+        recipe, _ = tuned(model, late if made == "late" else inside)
+    recipe.save(tmp_path / "recipe.safetensors")
+    assert ls.generate(model, recipe=tmp_path / "recipe.safetensors", n=2).nfe == 3
+    assert ls.generate(model, SCHEDULER, recipe=recipe, n=2).nfe == 3
+
+
 # Where a late start cannot help, it is said, and why.
 
 
@@ -289,7 +300,7 @@ def test_a_network_trained_below_a_level_alone():
     assert recipe.late and recipe.gain is None
     told = str(recipe)
     assert "trained on noise levels up to sigma = 2 only: full noise cannot be sampled" in told
-    assert "no full noise to compare with" in told
+    assert "no full noise to compare with" in told and "best full noise:" not in told and "usual:" not in told
     assert all(one.way.t_start is not None for one in recipe.evidence)
     noise = ls.Noise.from_scheduler(SCHEDULER)
     assert all(noise.sigma(one.way.t_start - 1) <= 2.0 for one in recipe.evidence)

@@ -43,6 +43,7 @@ from latestart.processes import Processes
 from latestart.progress import Progress
 from latestart.records import plain
 from latestart.sampling.families import cuttable, family_of
+from latestart.sampling.guard import LateStarted, prior_inside
 from latestart.sampling.late_start import checked_scheduler
 from latestart.sampling.loop import check_level
 from latestart.sampling.matching import Match, check_shape, match
@@ -125,7 +126,8 @@ def tune(
     if prefer not in (None, *PREFERENCES):
         raise ValueError(f"prefer={prefer!r}: expected {' or '.join(PREFERENCES)}, or None for the lowest distance")
     budget, batch_size = whole_number("budget", budget), whole_number("batch_size", batch_size)
-    network, trained = of_velocity(as_network(model), checked_scheduler(scheduler))
+    scheduler = _whole(checked_scheduler(scheduler))
+    network, trained = of_velocity(as_network(model), scheduler)
     tuning = _Tuning.opened(
         as_network(network), trained, scheduler, model, images, priors, features, labels, model_kwargs, seed,
         None if folder is None else Path(folder), run or Processes(), len(asked), budget, tell,
@@ -314,14 +316,15 @@ class _Tuning:
                 "finals": samples, "format": FORMAT,
             },
             evidence=tuple(evidence),
-            samples=self._shown(drawn, finals, decision.chosen.candidate.way, full.candidate.way),
+            samples=self._shown(drawn, finals, decision),
         )  # fmt: skip
 
-    def _shown(self, drawn: dict[Way, int], finals: list[Final | str], one: Way, other: Way) -> Tensor | None:
+    def _shown(self, drawn: dict[Way, int], finals: list[Final | str], decision: Decision) -> Tensor | None:
         """Return a few samples of the chosen way and of full noise as bytes; None of what are no pictures."""
         if len(self.network.sample_shape) != 3 or self.network.sample_shape[0] not in (1, 3):
             return None
-        parts = [final.shown for way in (one, other) if isinstance(final := finals[drawn[way]], Final)]
+        shown = [one.candidate.way for one in (decision.chosen, decision.full) if one is not None]
+        parts = [final.shown for way in shown if isinstance(final := finals[drawn[way]], Final)]
         if len(parts) < 2 or not _bounded(self.pictures):
             return None
         return torch.stack([to_pixels(to_unit(part)) for part in parts])
@@ -332,10 +335,15 @@ def key_text(known: Mapping[str, Any]) -> str:
     return str(fingerprint(str(plain(dict(known)))))
 
 
+def _whole(scheduler: Any) -> Any:
+    """Return the scheduler over the whole schedule, of a late-started one or one with a prior inside too."""
+    whole = scheduler.whole() if isinstance(scheduler, LateStarted) else scheduler
+    return whole if prior_inside(whole) is None else whole.grid
+
+
 def _refuse_distilled(scheduler: Any) -> None:
     try:
-        grid = getattr(scheduler, "grid", scheduler)
-        cuttable(grid, 1.0 if family_of(grid).shifts else None)
+        cuttable(scheduler, 1.0 if family_of(scheduler).shifts else None)
     except ValueError as error:
         raise ValueError(f"there is nothing to tune here, sample the model as it is: {error}") from error
 
