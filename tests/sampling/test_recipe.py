@@ -27,7 +27,7 @@ WAY = Way(sampler="ddpm", prior="mixture", t_start=250.0)
 INSIDE = Way(sampler="prior", prior="mixture", t_start=250.0, inside="gaussian", order=1, eta=1.0)
 PRIORS = {
     "gaussian": Gaussian.fit(checks(200)),
-    "mixture": Mixture.fit(checks(200), components=3),
+    "mixture": Mixture.fit(checks(200), components=3).rounded(),  # as tune works with it
 }
 
 
@@ -42,7 +42,14 @@ UNET = unet()
 
 def trial(way, value, **others):
     figures = {"frechet": Estimate(value, value - 0.1, value + 0.1), "recall": Estimate(0.5, 0.4, 0.6)}
-    known = {"way": way, "steps": 5, "round": 4, "samples": 128, "distance": value / 3, "figures": figures}
+    known = {
+        "way": way,
+        "steps": 5,
+        "round": 4,
+        "samples": 128,
+        "distance": Estimate(value / 3, value / 4, value / 2),
+        "figures": figures,
+    }
     return Trial(**known | others)
 
 

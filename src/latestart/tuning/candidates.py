@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
+import torch
+
 from latestart.noise import Noise
 from latestart.sampling.families import Beta, Family, family_of
 from latestart.sampling.names import OWN, PRIOR
@@ -138,7 +140,8 @@ def starts_of(curve: Any, name: str, noise: Noise) -> list[float]:
         first, last = noise.t_range
         low = max(min(noise.sigma(first + LOWEST * (last - first)), *levels, 1e300), float(curve.sigma[-1]))
         high = min(max(SPAN * low, *levels, 0.0), float(curve.sigma[0]))
-        levels = [high * (low / high) ** (k / (len(budgets) - 1)) for k in range(len(budgets))]
+        shares = torch.linspace(0, 1, len(budgets), dtype=torch.float64).tolist() if len(budgets) > 1 else [1.0]
+        levels = [high * (low / high) ** share for share in shares]
     return list(dict.fromkeys(levels))
 
 
