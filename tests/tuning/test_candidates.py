@@ -26,8 +26,8 @@ FAMILIES = {
 }
 SOLVERS = {
     "beta": {"ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "deis", "heun", "ipndm", "euler", "prior"},
-    "EDM": {"euler", "dpm++", "sde-dpm++", "own", "prior"},
-    "flow": {"euler", "heun", "own", "prior"},
+    "EDM": {"euler", "dpm++", "sde-dpm++", "prior"},
+    "flow": {"euler", "heun", "prior"},
 }
 NOISE = Noise.from_scheduler(FAMILIES["beta"])
 STARTS = {"gaussian": [1.0], "mixture": [0.4]}

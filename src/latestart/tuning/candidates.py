@@ -17,6 +17,7 @@ import torch
 
 from latestart.noise import Noise
 from latestart.sampling.families import Beta, Family, family_of
+from latestart.sampling.guard import class_below
 from latestart.sampling.names import OWN, PRIOR
 from latestart.sampling.samplers import can_clip, class_for
 from latestart.sampling.ways import GAUSSIAN, Way
@@ -159,7 +160,8 @@ def _proposed(family: Family, nfe: int, starts: Mapping[str, Sequence[float]], s
 
 def _own(family: Family) -> str:
     """The name of the model's own sampler, where no short name stands for its class."""
-    return "" if isinstance(family, Beta) else OWN
+    known = isinstance(family, Beta) or class_below(family.scheduler).__name__ in family.samplers.values()
+    return "" if known else OWN
 
 
 def _full(family: Family, names: Sequence[str]) -> Iterator[Proposed]:
