@@ -103,7 +103,7 @@ def cells(samples: int) -> Iterator[Cell]:
 
 def measure(bundle: Any, cell: Cell, judge: Callable[[Tensor], Figures]) -> Measured:
     prior = {FULL: lambda: None, "gaussian": lambda: bundle.prior, "mixture": lambda: bundle.mixture}[cell.prior]()
-    sampler = make_sampler("ddim", bundle.scheduler, **cell.settings())
+    sampler = make_sampler("ddim", bundle.scheduler, **cell.settings(bundle.scheduler))
     return cell, judge(generate(bundle.model, sampler, prior, cell.samples, cell.nfe, cell.t_start).samples.cpu())
 
 

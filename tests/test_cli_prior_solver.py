@@ -91,7 +91,8 @@ def test_a_folder_without_a_prior_and_one_of_other_values_are_refused(tmp_path):
     [
         (("--sampler", "dpm++", "--eta", 0.9), "eta is a setting of the samplers prior and ddim, received dpm++"),
         (("--inside", "mixture"), "received none"),
-        (("--prior", "gaussian", "--last", 40), "with a prior, last needs a start: give t-start too"),
+        (("--prior", "gaussian", "--last", 40), "with a prior, last and spacing need a start"),
+        (("--spacing", "gits", "--last", 40), "two ways to spread the times"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(tmp_path, asked, said):

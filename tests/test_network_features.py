@@ -286,6 +286,7 @@ def test_levels_outside_of_the_model_are_refused():
         with pytest.raises(ValueError, match=r"expected at least one noise level from 0\.01 to 157\.4"):
             NetworkFeatures(network, DDPM, sigmas=wrong)
     network.max_sigma = 0.25
+    assert NetworkFeatures(network, DDPM).sigmas == (0.25,)
     assert NetworkFeatures(network, DDPM, sigmas=(0.2,))(images()).isfinite().all()
     with pytest.raises(ValueError, match=r"sigmas=\[0.3\]: .* to 0.25"):
         NetworkFeatures(network, DDPM, sigmas=[0.3])

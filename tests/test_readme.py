@@ -82,6 +82,12 @@ def test_the_blocks_on_the_prior_solver_run():
     assert len(names["solver"].timesteps) == 3
 
 
+def test_the_blocks_on_grids_run():
+    (code,) = blocks(README.parent / "docs/grids.md")
+    names = run(code)
+    assert names["full"].nfe == 5 and names["full"].timesteps == names["grid"].times
+
+
 def test_the_prior_of_ones_own_is_the_gaussian_that_its_words_say():
     code = blocks(README.parent / "docs/priors.md")[-1]
     scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")

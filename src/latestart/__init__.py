@@ -25,6 +25,7 @@ _NAMES = {
     "tuning.tune": ("tune",),
     "sampling.choose": ("choose_start",),
     "sampling.samplers": ("make_sampler",),
+    "sampling.grids": ("grid_times",),
     "sampling.prior_solver": ("PriorMultistepScheduler",),
     "diagnosis.check": ("check",),
     "evaluation.quality": ("frechet",),

@@ -75,7 +75,7 @@ class NetworkFeatures:
         model: a diffusers network, or whatever `as_network` takes. Features are those of the bare network, in its own
             precision, whatever wraps it.
         scheduler: the one that it was trained with, or a sampler over its levels.
-        sigmas: the noise levels.
+        sigmas: the noise levels; by default 0.8, or the highest that the network knows, if that is lower.
         labels: the class that a class-conditional network is given for every image; by default the one that stands for
             no class where the network has such a one (transformers with adaptive norms), else class 0.
         model_kwargs: further conditions by the names of the network's own arguments; the first row of each holds for
@@ -100,7 +100,7 @@ class NetworkFeatures:
         model: Any,
         scheduler: Any,
         *,
-        sigmas: Sequence[float] = LEVELS,
+        sigmas: Sequence[float] | None = None,
         labels: int | Tensor | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         width: int = WIDTH,
@@ -213,7 +213,8 @@ class Space:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features `(B, F)` of samples `(B, *shape)` in the model's value range."""
-        if isinstance(self.extract, Values) or (isinstance(self.extract, NetworkFeatures) and not self.pictures):
+        as_they_are = hasattr(self.extract, "of_samples")
+        if as_they_are and not (isinstance(self.extract, NetworkFeatures) and self.pictures):
             return self.extract.of_samples(x)
         return self.extract((x.float() / 2 + 0.5).clamp(0, 1))
 
@@ -306,12 +307,12 @@ def _stream(given: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Tensor:
     return next((one for one in reversed(streams) if one.shape == shape), streams[-1])
 
 
-def _levels(network: Network, convention: Convention, sigmas: Sequence[float]) -> tuple[float, ...]:
+def _levels(network: Network, convention: Convention, sigmas: Sequence[float] | None) -> tuple[float, ...]:
     """The levels, if they are the scheduler's and not above those that the network knows."""
     low, high = convention.noise.sigma_range
     known = getattr(module_of(network), "max_sigma", None)
     high = high if known is None else min(high, float(known))
-    levels = tuple(float(sigma) for sigma in sigmas)
+    levels = tuple(min(sigma, high) for sigma in LEVELS) if sigmas is None else tuple(float(sigma) for sigma in sigmas)
     if not levels or not all(low <= sigma <= high for sigma in levels):
         raise ValueError(
             f"sigmas={sigmas!r}: expected at least one noise level from {low:.4g} to {high:.4g}, those of the model"
@@ -320,7 +321,7 @@ def _levels(network: Network, convention: Convention, sigmas: Sequence[float]) -
 
 
 def _conditions(network: Network, labels: Any, kwargs: Mapping[str, Any] | None) -> Conditions:
-    """What the network is given for every image: one class, and the first row of everything else."""
+    """The conditions for every image: one class, and the first row of everything else."""
     if labels is not None and torch.as_tensor(labels).ndim:
         raise ValueError(
             f"features are taken with one class for every image: expected one label, received {len(labels)}"

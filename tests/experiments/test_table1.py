@@ -234,7 +234,7 @@ def test_one_clipped_step_is_that_of_the_clipped_prediction(subject, name, start
             samples=20,
             seed=0,
         )
-        sampler = make_sampler(name, SCHEDULER, **cell.settings())
+        sampler = make_sampler(name, SCHEDULER, **cell.settings(SCHEDULER))
         return draw(outside, sampler, None if start is None else PRIOR, 20, 1, start).samples
 
     plain = drawn(False)

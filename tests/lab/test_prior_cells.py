@@ -90,3 +90,21 @@ def test_axes_are_read_and_checked():
         with pytest.raises(ValueError, match=next(iter(values))):
             Grid.read(values)
     assert asdict(replace(cell(), last=40))["last"] == 40
+
+
+def test_a_cell_has_its_own_times_and_shares_of_noise(judge, tmp_path):
+    asked = [
+        cell(sampler="ddim", nfe=3, times=(999.0, 460.0, 90.0), shares=(0.0, 0.5, 0.0)),
+        cell(sampler="prior", nfe=3, times=(499.0, 300.0, 90.0), prior="gaussian", t_start=500.0),
+        cell(sampler="heun", nfe=5, times=(999.0, 460.0, 90.0)),
+        cell(sampler="ddim", nfe=4, times=(999.0, 460.0, 90.0)),
+    ]
+    assert asked[0].describe().endswith("trailing, at t = 999, 460, 90, eta 0 0.5 0")
+    subjects = {"exact": subject(judge)}
+    sweep = Sweep(plan(asked, subjects), subjects, Lab(tmp_path), 7)
+    sweep.measure()
+    rows = sweep.table()
+    assert [row["status"] for row in rows] == ["done"] * 3 + ["unavailable"], [row["reason"] for row in rows]
+    again = Sweep(plan(asked, subjects), subjects, Lab(tmp_path), 7)
+    again.measure()
+    assert [row["frechet"] for row in again.table()] == [row["frechet"] for row in rows]

@@ -253,7 +253,7 @@ def test_few_samples_of_the_second_features_are_warned_of(both):
 
 
 def test_names_of_no_features_are_refused_with_those_that_there_are():
-    with pytest.raises(ValueError, match=r"neither known \(mnist, efficientnet-lite0\)"):
+    with pytest.raises(ValueError, match=r"neither known \(mnist, efficientnet-lite0, network\)"):
         open_features("nothing")
 
 

@@ -157,7 +157,7 @@ def test_steps_are_chosen_by_what_the_network_is_asked(sampler, nfe, start):
         assert sampler in ("heun", "kdpm2", "pndm") and "cannot spend" in str(error)
         return
     counted = Counted(EXACT)
-    draw(counted, make_sampler(sampler, SCHEDULER, **asked.settings()), None, 4, steps, start)
+    draw(counted, make_sampler(sampler, SCHEDULER, **asked.settings(SCHEDULER)), None, 4, steps, start)
     assert counted.evaluated == 4 * nfe
     assert steps == {"heun": (nfe + 1) // 2, "kdpm2": (nfe + 1) // 2, "pndm": nfe - 1}.get(sampler, nfe)
 
@@ -498,7 +498,7 @@ def test_what_does_not_apply_is_left_out():
 def test_the_default_grid_has_every_way_from_full_noise(sampler):
     cells = Grid(sampler=(sampler,)).cells()
     assert len(cells) <= 18
-    assert all(make_sampler(sampler, SCHEDULER, **one.settings()) for one in cells if one.nfe == 3)
+    assert all(make_sampler(sampler, SCHEDULER, **one.settings(SCHEDULER)) for one in cells if one.nfe == 3)
     for nfe in (3, 5, 10):
         ways = [[(c.spacing, c.clip) for c in cells if c.nfe == nfe and c.t_start == start] for start in (None, 500.0)]
         clips = (False, True) if can_clip(sampler) else (False,)

@@ -700,6 +700,87 @@ def test_a_last_time_beside_levels_or_between_them_is_refused():
         late_start(silent, 1000, 5, last=40)
 
 
+def test_own_times_are_the_general_form_of_a_last_one():
+    made = make_sampler("dpm++", diffusers.DDPMScheduler(clip_sample=False))
+    by_last, own = late_start(made, 600, 5, last=40), late_start(made, None, 5, times=(599, 459, 320, 180, 40))
+    ends = [run(s, Network(DATA, s), start_sample(s, DATA, columns())) for s in (by_last, own)]
+    assert torch.equal(*ends) and torch.equal(by_last.timesteps, own.timesteps)
+    again = late_start(made, 600, 5, times=own.timesteps)
+    assert torch.equal(again.timesteps, own.timesteps) and again.whole().config == made.config
+
+
+@pytest.mark.parametrize("name", [*(name for name in SAMPLERS if name not in ("kdpm2", "pndm")), "prior"])
+@pytest.mark.parametrize("top", [600, 1000])
+def test_uneven_times_come_to_the_data(name, top, monkeypatch):
+    """Each sampler over times that fall as a square, from full noise too: at each of them, and nearer with more."""
+    trained = diffusers.DDPMScheduler(clip_sample=False)
+    inside = ls.Gaussian(DATA.mean, Dense((8,), DATA.basis), DATA.variances)
+    made = make_sampler(name, trained, inside if name == "prior" else None)
+    errors = []
+    for n in (6, 48):
+        times = sorted({round((top - 1) * (k / n) ** 2) for k in range(1, n + 1)}, reverse=True)
+        late = late_start(made, None, len(times), times=times)
+        assert list(dict.fromkeys(late.timesteps.tolist())) == times
+        errors.append(error(DATA, late, Network(DATA, late), monkeypatch))
+    assert errors[1] < 0.5 * errors[0] or errors[0] < 0.02
+
+
+@pytest.mark.parametrize(
+    ("made", "network"),
+    [
+        *((make_sampler(name, diffusers.EDMEulerScheduler()), EDMNetwork) for name in ("euler", "dpm++")),
+        *(
+            (kind(shift=3.0), lambda data, late: Network(data, late, "flow"))
+            for kind in (diffusers.FlowMatchEulerDiscreteScheduler, diffusers.FlowMatchHeunDiscreteScheduler)
+        ),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_own_times_of_edm_and_flow_matching(made, network):
+    noise = Noise.from_scheduler(made)
+    inside = ls.Gaussian(DATA.mean, Dense((8,), DATA.basis), DATA.variances)
+    for sampler in (made, make_sampler("prior", made, inside)):
+        errors = []
+        for n in (6, 48):
+            levels = 3.0 * (torch.arange(n, 0, -1, dtype=torch.float64) / n) ** 3 + 0.002
+            times = noise.time(levels).tolist()
+            late = late_start(sampler, None, n, times=times)
+            assert start_level(late) == pytest.approx(3.002, rel=1e-4)
+            stands = torch.tensor([float(t) for t in dict.fromkeys(late.timesteps.tolist())], dtype=torch.float64)
+            torch.testing.assert_close(stands, torch.tensor(times, dtype=torch.float64), rtol=1e-5, atol=1e-5)
+            again = copy.deepcopy(late)
+            again.set_timesteps(n)
+            ends = [run(s, network(DATA, s), start_sample(s, DATA, columns())) for s in (late, again)]
+            assert torch.equal(*ends)
+            errors.append(error(DATA, late, network(DATA, late)))
+            assert late.whole().config == sampler.config
+        assert errors[1] < 0.5 * errors[0] or errors[0] < 0.02
+
+
+def test_own_times_that_cannot_be():
+    trained = diffusers.DDIMScheduler(clip_sample=False)
+    for times, said in (
+        ((500, 300), "expected one for each of 3 steps, received 2"),
+        ((300, 500, 100), "expected falling times of the schedule, from 999 to 0"),
+        ((500, 500, 100), "expected falling times"),
+        ((1000, 500, 100), "expected falling times"),
+        ((500, 100, -1), "expected falling times"),
+        ((500, 100.5, 2), "t = 100.5: expected whole times"),
+        ((500, "low", 2), "expected falling numbers"),
+        (500, "expected falling numbers"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            late_start(trained, None, 3, times=times)
+    with pytest.raises(ValueError, match="t_start=600 begins at t = 599, and times at 500"):
+        late_start(trained, 600, 3, times=(500, 300, 100))
+    with pytest.raises(ValueError, match="expected own times or a last one"):
+        late_start(trained, 501, 3, times=(500, 300, 100), last=40)
+    with pytest.raises(ValueError, match="spreads levels and not times"):
+        late_start(make_sampler("dpm++", trained, "karras"), None, 3, times=(500, 300, 100))
+    with pytest.raises(ValueError, match="expected falling times of the schedule, from 1000 to 0"):
+        late_start(diffusers.FlowMatchEulerDiscreteScheduler(), None, 2, times=(1001, 3))
+
+
 def test_over_chosen_times_every_method_takes_them():
     """Noise is added at the very times; a time that was not chosen is named."""
     trained = diffusers.DDIMScheduler(clip_sample=False, prediction_type="v_prediction")

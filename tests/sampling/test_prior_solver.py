@@ -11,9 +11,11 @@ import torch
 from oracle import EDMNetwork, GaussianData, Network, columns, run
 
 import latestart as ls
+from latestart.denoisers.networks import as_model
 from latestart.gaussians.basis import Dense, Diagonal
 from latestart.sampling.families import EDM, FAMILIES, Beta, FlowMatching, family_of
 from latestart.sampling.late_start import late_start, start_level, start_sample
+from latestart.sampling.loop import draw
 from latestart.sampling.names import SPACINGS
 from latestart.sampling.prior_solver import PRIOR_FILE, PriorMultistepScheduler
 from latestart.sampling.samplers import make_sampler
@@ -95,6 +97,31 @@ def test_a_prior_without_variance_is_ddim_with_the_same_noise(eta):
         x = theirs.step(net(x, t), t, x, eta=eta, generator=generators[0]).prev_sample
         y = mine.step(net(y, t), t, y, generator=generators[1]).prev_sample
         torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)
+
+
+def test_a_share_of_noise_for_each_step():
+    """Equal shares are one number; the prior's own data keeps its distribution whatever the shares."""
+    gaussian = ls.Gaussian(torch.zeros(1, 4, 4), Diagonal((1, 4, 4)), torch.ones(16))
+    model = as_model(gaussian, BETA)
+
+    def sampled(eta, steps=3):
+        solver = make_sampler("prior", BETA, gaussian, eta=eta)
+        return draw(model, solver, gaussian, n=4, steps=steps, t_start=600, seed=1).samples
+
+    assert torch.equal(sampled(0.4), sampled([0.4, 0.4, 0.4])) and torch.equal(sampled(0.0), sampled((0, 0, 0.9)))
+    assert not torch.allclose(sampled([1.0, 0.0, 0.0]), sampled([0.0, 1.0, 0.0]), atol=1e-2)
+    wide = draw(
+        model, make_sampler("prior", BETA, gaussian, eta=[1.0, 0.5, 0.0, 0.0]), gaussian, n=4000, steps=4, t_start=600
+    ).samples
+    last = family_of(BETA).noise.sigma(149.0)  # whose evaluation alone loses variance
+    assert float(wide.var()) == pytest.approx(1 / (1 + last**2), rel=0.02)
+    for solver in (make_sampler("prior", BETA, gaussian, eta=[1.0, 0.5]),):
+        assert copy.deepcopy(solver).config["eta"] == [1.0, 0.5]
+        assert PriorMultistepScheduler.from_config(solver.config, gaussian).config["eta"] == [1.0, 0.5]
+        with pytest.raises(ValueError, match=r"eta has the shares of 2 steps, \[1.0, 0.5\], and the run has 3"):
+            late_start(solver, 600, 3)
+    with pytest.raises(ValueError, match="expected a share of noise from 0 to 1, or one for each step"):
+        make_sampler("prior", BETA, gaussian, eta=[0.5, 1.2])
 
 
 def test_the_variance_by_direction_is_right_at_the_last_evaluation():

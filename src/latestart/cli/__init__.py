@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latestart.cli import analyze, check, choose, experiment, fit, sample, sweep, train
+from latestart.cli import analyze, check, choose, experiment, fit, grid, sample, sweep, train
 from latestart.cli import tune as tuning
 from latestart.experiments.table1.settings import DemoSettings
 
@@ -40,6 +40,7 @@ for command, example in (
     (fit.fit, "fit photos/ --out prior.safetensors"),
     (check.check, "check mnist --t-start 500"),
     (choose.choose, "choose mnist --steps 3 --sampler ddim"),
+    (grid.grid, "grid mnist --steps 5 --format comfyui"),
     (sample.sample, "sample mnist --t-start 400 --steps 5 --out out/samples"),
     (sweep.sweep, "sweep examples/sweep.yaml --out out/sweep"),
     (analyze.analyze, "analyze mnist --quick"),

@@ -109,9 +109,9 @@ def show(path: Annotated[Path, typer.Argument(help="A recipe that `latestart tun
             "Candidates, the nearest of the search first", "way", "round", "samples", "distance", "Frechet", ""
         )
         drawn = [trial for trial in recipe.evidence if trial.round >= 3 or trial.figures]
-        for trial in sorted(drawn, key=lambda one: (-one.round, one.distance if one.distance is not None else 1e300)):
+        for trial in sorted(drawn, key=lambda one: (-one.round, one.distance.value if one.distance else 1e300)):
             frechet = "-" if trial.figures is None else str(trial.figures["frechet"])
-            distance = "-" if trial.distance is None else f"{trial.distance:.4g}"
+            distance = "-" if trial.distance is None else str(trial.distance)
             made.add_row(
                 trial.way.describe(), str(trial.round or "-"), str(trial.samples or "-"), distance, frechet, trial.out
             )

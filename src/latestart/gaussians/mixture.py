@@ -322,6 +322,10 @@ class Mixture(Around, Prior):
                 raise ValueError(f"{name} has values too large for {dtype}")
         return stored
 
+    def rounded(self, dtype: torch.dtype = torch.float16) -> "Mixture":
+        """Return the mixture that a file in `dtype` gives back, in its own dtype."""
+        return Mixture.restored(self.tensors(dtype), self.about())
+
     def about(self) -> dict[str, Any]:
         """Return the rest, for JSON."""
         parts = [{**c.about(), "tensors": names} for names, c in zip(self._names(), self.components)]

@@ -74,6 +74,8 @@ COLUMNS = {
         "eta": REAL,
         "order": WHOLE,
         "substeps": WHOLE,
+        "times": pa.list_(REAL),
+        "shares": pa.list_(REAL),
         "samples": WHOLE,
         "seed": WHOLE,
         "features": TEXT,

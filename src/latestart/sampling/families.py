@@ -16,7 +16,7 @@ import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -125,15 +125,21 @@ class Family(ABC):
             ValueError: a start outside of the schedule or without time for the steps, or settings that forbid it.
         """
 
-    def down_to(self, t_start: float, last: Any, steps: int) -> tuple[Any, list[int]]:
-        """A scheduler of the same class over evenly spread times from the start down to `last`, and these times.
-
-        Its own times are 0 to n - 1.
+    def down_to(self, t_start: float, last: Any, steps: int) -> list[float]:
+        """Evenly spread times from the start down to `last`.
 
         Raises:
-            ValueError: its times are not indices of a schedule; no room for the steps; a spacing of levels.
+            ValueError: its times are not indices of a schedule; no room for the steps.
         """
-        raise _cannot(self.scheduler, "its times are no indices of a schedule, which a last one is: set own sigmas")
+        raise _cannot(self.scheduler, "its times are no indices of a schedule, which a last one is: give own times")
+
+    @abstractmethod
+    def over(self, times: Sequence[float]) -> Any:
+        """A scheduler of the same class whose runs stand at chosen falling times alone; the guard sets them.
+
+        Raises:
+            ValueError: a spacing of levels, or times that are none of the schedule's.
+        """
 
     def first_time(self, t_start: float, steps: int = 1) -> float:
         """The first time of a run of `steps` steps from `t_start`."""
@@ -203,20 +209,26 @@ class Beta(Family):
             raise ValueError(f"t_start={t_start:g} leaves no time for {steps} steps: expected at least {max(steps, 2)}")
         return self._over(betas[:start])
 
-    def down_to(self, t_start: float, last: Any, steps: int) -> tuple[Any, list[int]]:
-        """A scheduler over the levels of chosen times alone (Nichol and Dhariwal 2021, section 4)."""
-        if is_curved(self.scheduler):
-            raise _cannot(self.scheduler, f"its spacing spreads levels and not times: leave out last={last!r}")
+    def down_to(self, t_start: float, last: Any, steps: int) -> list[float]:
+        """Whole times from `t_start - 1` down to `last`."""
         first, last = int(self.first_time(t_start)), whole_number("last", last, 0)
-        if not math.isfinite(self.noise.sigma(float(first))):
-            raise _cannot(
-                self.scheduler, f"nothing of the image is left at t = {first}: with last={last}, start below it"
-            )
         if first - last < steps - 1 or (steps == 1 and last != first):
             raise ValueError(f"last={last} leaves no room for {steps} evaluations from t = {first} down to it")
-        times = [round(first + (last - first) * k / max(steps - 1, 1)) for k in range(steps)]
-        kept = self.scheduler.alphas_cumprod.detach().cpu().double()[times[::-1]]
-        return self._over(1 - kept / torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])), times
+        return [float(round(first + (last - first) * k / max(steps - 1, 1))) for k in range(steps)]
+
+    def over(self, times: Sequence[float]) -> Any:
+        """A scheduler over the levels of chosen times alone (Nichol and Dhariwal 2021, section 4).
+
+        Its own times are 0 to n - 1.
+        """
+        if is_curved(self.scheduler):
+            raise _cannot(self.scheduler, "its spacing spreads levels and not times: leave out own and last times")
+        if wrong := [t for t in times if t != round(t)]:
+            raise ValueError(f"t = {wrong[0]:g}: expected whole times of a schedule with betas")
+        if not math.isfinite(self.noise.sigma(float(times[0]))):
+            raise _cannot(self.scheduler, f"nothing of the image is left at t = {times[0]:g}: start below it")
+        kept = self.scheduler.alphas_cumprod.detach().cpu().double()[[int(t) for t in reversed(times)]]
+        return self._over(1 - kept / torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]]))
 
     def _over(self, betas: Tensor) -> Any:
         known = {name: value for name, value in _TRUNCATED.items() if name in self.scheduler.config}
@@ -269,6 +281,10 @@ class EDM(Family):
             raise _cannot(self.scheduler, "with continuous times it needs Karras, exponential or beta levels")
         return self._remade({"sigma_max": sigma})
 
+    def over(self, times: Sequence[float]) -> Any:
+        """The scheduler whose highest level is that of the first time."""
+        return self._remade({"sigma_max": self.noise.sigma(times[0])})
+
 
 @dataclass(frozen=True)
 class FlowMatching(Family):
@@ -286,22 +302,26 @@ class FlowMatching(Family):
 
     def cut(self, t_start: float, steps: int, mu: float | None = None) -> Any:
         """The scheduler whose grid, before the shift, begins where the shift leads to `t_start`."""
-        scheduler, config = self.scheduler, self.scheduler.config
-        if hasattr(scheduler, "alphas_cumprod"):
-            raise _cannot(scheduler, "with use_flow_sigmas=True its levels do not follow its betas")
+        scheduler, config, late = self.scheduler, self.scheduler.config, self.over((t_start,))
         tau = t_start / self.top
         if not 0 < tau <= 1:
             raise ValueError(f"t_start={t_start:g} lies outside of the schedule: expected (0, {self.top:g}]")
-        # stretching the grid to a terminal level would move its beginning too
-        late = self._remade({"shift_terminal": None} if "shift_terminal" in config else {})
-        if hasattr(scheduler, "set_shift"):
-            late.set_shift(scheduler.shift)
         shift = scheduler.shift if hasattr(scheduler, "set_shift") else config["shift"]
         if mu is not None:
             shift = math.exp(mu) if config["time_shift_type"] == "exponential" else mu
         # set_timesteps spreads its times evenly between these two, and shifts them afterwards
         late.sigma_max = tau / (shift - (shift - 1) * tau)
         late.sigma_min = late.sigma_max / steps
+        return late
+
+    def over(self, times: Sequence[float]) -> Any:
+        """The scheduler with its shift, but without a terminal level: to stretch the grid to it moves its beginning."""
+        scheduler, config = self.scheduler, self.scheduler.config
+        if hasattr(scheduler, "alphas_cumprod"):
+            raise _cannot(scheduler, "with use_flow_sigmas=True its levels do not follow its betas")
+        late = self._remade({"shift_terminal": None} if "shift_terminal" in config else {})
+        if hasattr(scheduler, "set_shift"):
+            late.set_shift(scheduler.shift)
         return late
 
 

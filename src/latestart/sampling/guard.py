@@ -8,8 +8,8 @@ guard. All attributes and methods are those of `cut`, except
     set_timesteps       accepts only the number of steps of the late start, or a pipeline's grid over the whole schedule
                         with that number of steps
     step                the first of a run resets `cut`; the last ends without noise (`endings.py`)
-    timesteps           of a scheduler over chosen times alone, whose own are 0 to n - 1, the chosen ones; `step` and
-                        `scale_model_input` take these, and `alphas_cumprod` is that of the whole schedule
+    timesteps           of a beta-based scheduler over chosen times alone, whose own are 0 to n - 1, the chosen ones;
+                        `step` and `scale_model_input` take these, and `alphas_cumprod` is that of the whole schedule
     init_noise_sigma    1: pipelines multiply their first sample by it, and that is a start sample already
 """
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from latestart.gaussians.prior import StartDistribution
+from latestart.noise import Noise
 from latestart.sampling.endings import finished
 from latestart.sampling.spacings import round_times, standing_before
 
@@ -31,8 +32,8 @@ __all__ = ["LateStarted", "class_below", "guarded", "prior_inside"]
 
 # of the guard and its configuration; all else is that of the scheduler inside
 _STATE = frozenset(
-    ("cut", "late_steps", "late_mu", "late_times", "late_alphas", "late_done", "late_device", "_internal_dict")
-)
+    ("cut", "late_steps", "late_mu", "late_times", "late_own", "late_alphas", "late_done", "late_device")
+).union(("_internal_dict",))
 _OWN = _STATE.union(
     ("set_timesteps", "init_noise_sigma", "arrange", "whole", "timesteps", "alphas_cumprod"),
     ("config", "register_to_config", "save_config", "save_pretrained", "push_to_hub", "to_json_string", "to_json_file"),
@@ -49,6 +50,7 @@ class LateStarted:
     late_steps: int
     late_mu: float | None
     late_times: list[int] | None
+    late_own: list[float] | None
     late_alphas: Any
     late_done: int
     late_device: Any
@@ -118,8 +120,11 @@ class LateStarted:
     def arrange(self, device: Any = None) -> None:
         """Set the times of the scheduler inside, as if it had never stepped."""
         options = {} if self.late_mu is None else {"mu": self.late_mu}
-        self.cut.set_timesteps(self.late_steps, device=device, **options)
-        round_times(self.cut)
+        if self.late_own is not None:
+            _set_times(self.cut, self.late_own, device, options)
+        else:
+            self.cut.set_timesteps(self.late_steps, device=device, **options)
+            round_times(self.cut)
         if self.late_times is not None:
             _end_at(self.cut, self.late_alphas[0])
         self.late_device, self.late_done = device, 0
@@ -142,7 +147,7 @@ class LateStarted:
         return _rebuilt, (class_below(self), dict(self.cut.config), inside, own)
 
 
-def guarded(whole: Any, cut: Any, steps: int, mu: float | None, times: list[int] | None = None) -> Any:
+def guarded(whole: Any, cut: Any, steps: int, mu: float | None, times: list[float] | None = None) -> Any:
     """Put the guard around a scheduler and set its times.
 
     Args:
@@ -150,10 +155,13 @@ def guarded(whole: Any, cut: Any, steps: int, mu: float | None, times: list[int]
         cut: one of the same class over the last times.
         steps: the only number of steps.
         mu: the shift of a flow matching scheduler that is shifted dynamically.
-        times: falling times of the whole schedule, where `cut` is over these alone.
+        times: falling times of the whole schedule, where its runs stand at these alone. Where they are indices of
+            betas, `cut` has these betas alone.
     """
-    own = {"late_steps": steps, "late_mu": mu, "late_times": times, "_internal_dict": whole.config}
-    late = _around(cut, own | {"late_alphas": None if times is None else whole.alphas_cumprod})
+    alphas = getattr(whole, "alphas_cumprod", None) if times is not None and _is_beta_based(cut) else None
+    indices = None if times is None or alphas is None else [int(t) for t in times]
+    own = {"late_steps": steps, "late_mu": mu, "late_times": indices, "_internal_dict": whole.config}
+    late = _around(cut, own | {"late_alphas": alphas, "late_own": times if alphas is None else None})
     late.arrange()
     return late
 
@@ -167,6 +175,24 @@ def prior_inside(scheduler: Any) -> StartDistribution | None:
 def class_below(scheduler: Any) -> type:
     """The scheduler's class, below the guard where it is late-started already."""
     return type(scheduler).__mro__[2] if isinstance(scheduler, LateStarted) else type(scheduler)
+
+
+def _is_beta_based(scheduler: Any) -> bool:
+    return Noise.from_scheduler(getattr(scheduler, "grid", scheduler)).kind == "vp"
+
+
+def _set_times(cut: Any, times: list[float], device: Any, options: dict[str, Any]) -> None:
+    """Let a scheduler whose times are levels stand at chosen ones: sigma of EDM, tau of flow matching."""
+    if prior_inside(cut) is not None:
+        cut.set_timesteps(timesteps=times, device=device)
+        return
+    cut.set_timesteps(len(times), device=device, **options)
+    own = torch.tensor(times, dtype=torch.float64)
+    levels = torch.as_tensor(Noise.from_scheduler(cut).std(own))
+    if len(cut.timesteps) > len(times):  # Heun stands twice at every level but its first
+        own, levels = (torch.cat([part[:1], part[1:].repeat_interleave(2)]) for part in (own, levels))
+    cut.timesteps = own.to(cut.timesteps)
+    cut.sigmas = torch.cat([levels.to(cut.sigmas), cut.sigmas[-1:]])
 
 
 def _end_at(cut: Any, alpha_bar: Any) -> None:

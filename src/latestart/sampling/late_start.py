@@ -20,7 +20,8 @@ Source: Raya and Ambrogioni, "Spontaneous symmetry breaking in generative diffus
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -31,7 +32,7 @@ from latestart.denoisers.conditions import Conditions
 from latestart.denoisers.networks import predict
 from latestart.gaussians.prior import as_start
 from latestart.noise import refuse_kinds
-from latestart.sampling.families import cuttable, family_of
+from latestart.sampling.families import Family, cuttable, family_of
 from latestart.sampling.guard import LateStarted, guarded
 from latestart.sampling.names import telling
 from latestart.sampling.run import Run, rehearse
@@ -41,7 +42,13 @@ __all__ = ["checked_scheduler", "late_start", "noise_width", "start_level", "sta
 
 @telling
 def late_start(
-    scheduler: Any, t_start: float | None, steps: int, *, mu: float | None = None, last: int | None = None
+    scheduler: Any,
+    t_start: float | None,
+    steps: int,
+    *,
+    mu: float | None = None,
+    last: int | None = None,
+    times: Sequence[float] | None = None,
 ) -> Any:
     """The same kind of scheduler over [0, t_start), its times set for `steps` steps.
 
@@ -55,26 +62,38 @@ def late_start(
         mu: the shift of a flow matching scheduler with `use_dynamic_shifting`.
         last: of a beta-based scheduler, the time of the last evaluation, a whole number: the others are spread evenly
             from `t_start - 1` down to it. None spreads them as trailing times.
+        times: the times of all steps, falling; the first is the start. They are whole numbers from
+            `num_train_timesteps - 1` to 0 for beta-based schedulers, and in the scheduler's own time for others. Then
+            `t_start` is None, or the start that the first time belongs to. `sampling/grids.py` finds some.
 
     Returns:
         An instance of the scheduler's class. `set_timesteps(steps, device)` may be called again, with the same number.
 
     Raises:
         ValueError: the kind of scheduler cannot be late-started; `steps` is not a whole number of at least 1; `t_start`
-            lies beyond the schedule, or so low that it leaves no step; `last` leaves no room for the steps above it, or
-            stands beside a spacing of levels or a class that evaluates between its times.
+            lies beyond the schedule, or so low that it leaves no step; `last` leaves no room for the steps above it;
+            `times` that rise, repeat, lie outside of the schedule, are another number than `steps`, or do not begin at
+            `t_start`; either beside the other, a spacing of levels or a class that evaluates between its times.
     """
     scheduler = checked_scheduler(scheduler)
-    steps, t_start = whole_number("steps", steps), _checked_time(t_start)
+    steps = whole_number("steps", steps)
     whole = scheduler.whole() if isinstance(scheduler, LateStarted) else scheduler
     family = cuttable(getattr(whole, "grid", whole), mu)
-    cut, times = family.cut(t_start, steps, mu), None
-    if last is not None:
-        cut, times = family.down_to(t_start, last, steps)
-    late = guarded(whole, whole.over(cut) if hasattr(whole, "over") else cut, steps, mu, times)
-    family.check_times(late, family.first_time(t_start, steps) if times is None else times[0])
-    if times is not None and bool((late.cut.timesteps != late.cut.timesteps.round()).any()):
-        raise ValueError(f"{type(whole).__name__} evaluates between its levels, which a last time would not spread")
+    chosen: list[float] | None
+    if times is not None:
+        chosen = _checked_times(times, family, t_start, steps, last)
+        cut, first = family.over(chosen), chosen[0]
+    else:
+        t_start = _checked_time(t_start)
+        chosen = None if last is None else family.down_to(t_start, last, steps)
+        cut = family.cut(t_start, steps, mu)
+        if chosen is not None:
+            cut = family.over(chosen)
+        first = family.first_time(t_start, steps) if chosen is None else chosen[0]
+    late = guarded(whole, whole.over(cut) if hasattr(whole, "over") else cut, steps, mu, chosen)
+    family.check_times(late, first)
+    if late.late_times is not None and bool((late.cut.timesteps != late.cut.timesteps.round()).any()):
+        raise ValueError(f"{type(whole).__name__} evaluates between its levels, which own times would not spread")
     rehearse(late, noise_width(late))
     return late
 
@@ -142,6 +161,26 @@ def checked_scheduler(scheduler: Any) -> Any:
     if not hasattr(scheduler, "set_timesteps") or not hasattr(scheduler, "config"):
         raise TypeError(f"expected a diffusers scheduler, received a {type(scheduler).__name__}")
     return scheduler
+
+
+def _checked_times(times: Any, family: Family, t_start: float | None, steps: int, last: Any) -> list[float]:
+    """Own times of a run: falling, as many as its steps, from its start."""
+    if last is not None:
+        raise ValueError(f"expected own times or a last one, received times={list(times)} and last={last!r}")
+    try:
+        chosen = [float(t) for t in times]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"times={times!r}: expected falling numbers in the scheduler's own time") from error
+    if len(chosen) != steps:
+        raise ValueError(f"times={chosen}: expected one for each of {steps} steps, received {len(chosen)}")
+    low, high = family.noise.t_range
+    ends = max(low, family.lowest), high
+    if not all(ends[0] <= t <= ends[1] for t in chosen) or any(a <= b for a, b in pairwise(chosen)):
+        raise ValueError(f"times={chosen}: expected falling times of the schedule, from {ends[1]:g} to {ends[0]:g}")
+    begun = chosen[0] if t_start is None else family.first_time(_checked_time(t_start))
+    if not math.isclose(begun, chosen[0], rel_tol=1e-6):
+        raise ValueError(f"t_start={t_start:g} begins at t = {begun:g}, and times at {chosen[0]:g}")
+    return chosen
 
 
 def _checked_time(t_start: Any) -> float:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection
 from typing import ParamSpec, TypeVar
 
 __all__ = [
-    "ALGORITHMS", "CURVED", "ELSEWHERE", "HERE", "OWN", "PRIOR", "SAMPLERS", "SPACINGS", "SPENT", "TIMES", "telling",
+    "ALGORITHMS", "CURVED", "ELSEWHERE", "FORMATS", "HERE", "MEASURED", "OWN", "PRIOR", "SAMPLERS", "SPACINGS", "SPENT",
+    "TIMES", "telling",
 ]  # fmt: skip
 
 P = ParamSpec("P")
@@ -38,6 +39,8 @@ TIMES = ("trailing", "leading", "linspace")  # spacings of times
 CURVED = {"karras": "use_karras_sigmas", "log-snr": "use_exponential_sigmas"}  # spacings of levels
 SPENT = {f"{name}+1": name for name in CURVED}  # one level more
 SPACINGS = (*TIMES, *CURVED, *SPENT)
+FORMATS = ("table", "diffusers", "comfyui", "a1111", "json")  # of a grid in text
+MEASURED = ("gaussian-optimal", "gits", "entropic", "entropic-rescaled")  # grids that depend on steps and start
 
 HERE = {
     "num_inference_steps": "steps",

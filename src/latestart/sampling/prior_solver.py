@@ -35,6 +35,7 @@ from latestart.denoisers.conventions import Convention
 from latestart.gaussians.prior import Prior, as_prior
 from latestart.gaussians.priors import load_prior
 from latestart.sampling.families import Beta, FlowMatching, level_spreader
+from latestart.sampling.noisy_ddim import Eta, check_count, checked_eta, share_at
 from latestart.sampling.prior_steps import Seen, Steps, steps_of
 from latestart.sampling.spacings import is_curved
 
@@ -63,7 +64,8 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         prior: a Gaussian, a mixture (its Gaussian of all is taken, or that of each class where `labels` are given), any
             other prior that denoises, or the path of a file.
         solver_order: 1, or 2, which extrapolates by the last two evaluations.
-        eta: the share of noise, from 0 (deterministic) to 1 (the time reversal of the noising).
+        eta: the share of noise, from 0 (deterministic) to 1 (the time reversal of the noising), or a sequence with one
+            for each step of a run; the last step adds none.
         substeps: None for a Gaussian inside; a number puts the prior's own denoiser inside, moved in so many steps
             between two evaluations of the network. A prior without a Gaussian has 8 if not given.
         clip_sample: clip the predicted image at every step, to [-clip_sample_range, clip_sample_range].
@@ -84,14 +86,12 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         trained: Any,
         prior: Any,
         solver_order: int = 2,
-        eta: float = 0.0,
+        eta: Eta = 0.0,
         substeps: int | None = None,
         clip_sample: bool = False,
         clip_sample_range: float = 1.0,
         labels: Any = None,
     ) -> None:
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta={eta!r}: expected a share of noise from 0 to 1")
         if not clip_sample_range > 0:
             raise ValueError(f"clip_sample_range={clip_sample_range!r}: expected a number above 0")
         self.grid = level_spreader(trained)
@@ -102,7 +102,7 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
             | {
                 "grid": type(self.grid).__name__,
                 "solver_order": whole_number("solver_order", solver_order, most=2),
-                "eta": float(eta),
+                "eta": checked_eta(eta),
                 "substeps": None if substeps is None else whole_number("substeps", substeps),
                 "clip_sample": bool(clip_sample),
                 "clip_sample_range": float(clip_sample_range),
@@ -114,7 +114,7 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         self.levels: list[float] = []
         self.labels = labels
         self._made: dict[Any, Steps] = {}  # without classes; shared by all copies
-        self._of_classes: tuple[Any, Steps] | None = None
+        self._of_classes: tuple[Any, float, Steps] | None = None
         self._step_index: int | None = None
         self._begin_index: int | None = None
         self._before: Seen | None = None
@@ -250,7 +250,8 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
 
         Raises:
             ValueError: times or levels that rise, repeat or lie outside of the schedule, or none of them; a number of
-                steps that is not whole, below 1 or above that of the schedule's times.
+                steps that is not whole, below 1 or above that of the schedule's times, or another than that of the
+                shares of noise.
         """
         kind = self.convention.noise.kind
         own = timesteps if timesteps is not None else sigmas
@@ -271,6 +272,7 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
             times, levels = self._of_sigmas(sigmas)
         else:
             times, levels = self._of_grid(num_inference_steps, sigmas, mu)
+        check_count(self.config["eta"], len(times))
         levels = _falling([min(level, FAR) for level in levels])
         if levels[0] == FAR and self.convention.prediction == "epsilon":
             raise ValueError("where no signal is left, a network that predicts the noise says nothing of the image")
@@ -351,7 +353,7 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
         if i >= len(self.levels) - 1:
             raise ValueError(f"all {len(self.levels) - 1} steps of this run are done: set the times again")
         s, t = self.levels[i], self.levels[i + 1]
-        steps = self._stepping(sample)
+        steps = self._stepping(sample, share_at(self.config["eta"], i))
         wide = torch.promote_types(sample.dtype, torch.float32)
         if str(self.config.get("variance_type")).startswith("learned"):  # a second half of the channels
             model_output = model_output[:, : sample.shape[1]]
@@ -404,17 +406,17 @@ class PriorMultistepScheduler(SchedulerMixin, ConfigMixin):
     def _alpha(self, sigma: float) -> float:
         return self.convention.noise.alpha_at(sigma)
 
-    def _stepping(self, sample: Tensor) -> Steps:
-        """The steps of samples like this one."""
+    def _stepping(self, sample: Tensor, eta: float) -> Steps:
+        """The steps of samples like this one, with a share of noise."""
         if tuple(sample.shape[1:]) != tuple(self.prior.shape):
             raise ValueError(
                 f"the prior inside is for samples of shape {tuple(self.prior.shape)}, received {tuple(sample.shape)}"
             )
-        prior, how = self.prior, {name: self.config[name] for name in ("solver_order", "eta", "substeps")}
+        prior, how = self.prior, {name: self.config[name] for name in ("solver_order", "substeps")} | {"eta": eta}
         if prior.own_labels(self.labels) is not None:
-            if self._of_classes is None or self._of_classes[0] is not self.labels:
-                self._of_classes = self.labels, steps_of(prior.to(sample.device), self.labels, **how)
-            return self._of_classes[1]
+            if self._of_classes is None or self._of_classes[0] is not self.labels or self._of_classes[1] != eta:
+                self._of_classes = self.labels, eta, steps_of(prior.to(sample.device), self.labels, **how)
+            return self._of_classes[2]
         key = (id(prior), sample.device, *how.values())
         if key not in self._made:
             self._made[key] = steps_of(prior.to(sample.device), **how)

@@ -33,6 +33,7 @@ Sources: exponential integrators, Hochbruck and Ostermann 2010, with the linear 
 diffusion models Lu et al. 2022 (DPM-Solver++, arXiv 2211.01095) and Zheng et al. 2023 (DPM-Solver-v3, 2310.13268).
 """
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -82,7 +83,7 @@ def weights(variances: Tensor, s: float, t: float, eta: float = 0.0) -> Weights:
     # (1 + log(1 - f) / log(rho)) / 2, whose last term is eta^2 where rho is 1
     churned = torch.where(gone > 1e-12, torch.log1p(-fresh) / log_rho.clamp(max=-1e-300), fresh.new_tensor(eta**2))
     p = 0.5 * (1 + (churned if 0 < eta < 1 else torch.full_like(gone, eta**2)))
-    nodes, shares = np.polynomial.legendre.leggauss(NODES)
+    nodes, shares = _gauss_legendre()
     half = 0.5 * math.log(s / t)
     first, second = torch.zeros_like(gone), torch.zeros_like(gone)
     for node, share in zip((half * (nodes - 1)).tolist(), (half * shares).tolist()):  # u - log s, from the top down
@@ -91,6 +92,12 @@ def weights(variances: Tensor, s: float, t: float, eta: float = 0.0) -> Weights:
         second += value * node
     noise = torch.sqrt((variances + t * t) * fresh)
     return Weights(kept=torch.exp(p * log_rho), first=first, second=second, noise=noise)
+
+
+@functools.cache
+def _gauss_legendre() -> tuple[Any, Any]:
+    """Nodes and weights on [-1, 1]."""
+    return np.polynomial.legendre.leggauss(NODES)
 
 
 def _log_ratio(variances: Tensor, u: float, t: float) -> Tensor:

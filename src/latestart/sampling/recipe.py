@@ -45,7 +45,8 @@ class Trial(Record):
         steps: of its sampler.
         round: the last round of the search that it was drawn in, from 1; 0 for one that was drawn at the end alone.
         samples: number of its samples in the search.
-        distance: of these to the images, by which the search compared it with the others; None where it failed.
+        distance: energy distance of these to the images, by which the search compared it with the others; None where
+            it failed or was not drawn.
         figures: names to figures of the final draw, with a fresh seed; None where it was not drawn again.
         out: the reason why it cannot be chosen, or nothing.
     """
@@ -54,22 +55,28 @@ class Trial(Record):
     steps: int
     round: int
     samples: int
-    distance: float | None = None
+    distance: Estimate | None = None
     figures: Mapping[str, Estimate] | None = None
     out: str = ""
 
     def record(self) -> dict[str, Any]:
         """Return the trial for JSON."""
         figures = None if self.figures is None else {name: asdict(one) for name, one in self.figures.items()}
-        rest = {name: getattr(self, name) for name in ("steps", "round", "samples", "distance", "out")}
-        return {"way": self.way.record(), **rest, "figures": figures}
+        rest = {name: getattr(self, name) for name in ("steps", "round", "samples", "out")}
+        return {
+            "way": self.way.record(),
+            **rest,
+            "distance": self.distance and asdict(self.distance),
+            "figures": figures,
+        }
 
     @classmethod
     def read(cls, known: Mapping[str, Any]) -> "Trial":
         """Return the trial of what `record` gave."""
         figures = known["figures"] and {name: Estimate(**one) for name, one in known["figures"].items()}
-        rest = {name: known[name] for name in ("steps", "round", "samples", "distance", "out")}
-        return cls(way=Way(**known["way"]), figures=figures, **rest)
+        rest = {name: known[name] for name in ("steps", "round", "samples", "out")}
+        distance = known["distance"] and Estimate(**known["distance"])
+        return cls(way=Way(**known["way"]), distance=distance, figures=figures, **rest)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -184,6 +191,8 @@ class Recipe(Record):
     def save(self, path: str | Path) -> Path | None:
         """Write the file, whole or not at all, and the sheet of samples beside it, if there are any.
 
+        Mixtures are written in half precision; those that `tune` works with are rounded to it before.
+
         Args:
             path: of the file; the sheet is a PNG of the same name: the recipe's samples above, full noise below.
 
@@ -193,7 +202,8 @@ class Recipe(Record):
         tensors: dict[str, Tensor] = {} if self.samples is None else {"samples": self.samples}
         abouts = {}
         for name, prior in self.priors.items():
-            tensors |= {f"{name}/{key}": value for key, value in prior.tensors().items()}
+            own = prior.tensors(torch.float16) if isinstance(prior, Mixture) else prior.tensors()
+            tensors |= {f"{name}/{key}": value for key, value in own.items()}
             abouts[name] = {"kind": type(prior).__name__, **prior.about()}
         trials = {name: getattr(self, name).record() for name in ("chosen", "full", "usual")}
         metadata = {

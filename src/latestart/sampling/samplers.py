@@ -30,7 +30,17 @@ from latestart.sampling.noisy_ddim import NoisyDDIMScheduler
 from latestart.sampling.prior_solver import IGNORED, PriorMultistepScheduler
 from latestart.sampling.spacings import spaced
 
-__all__ = ["IPNDM", "SAMPLERS", "can_clip", "clipping", "make_sampler", "sampler_class", "usual_sampler"]
+__all__ = [
+    "IPNDM",
+    "SAMPLERS",
+    "can_clip",
+    "class_for",
+    "clipping",
+    "has_times",
+    "make_sampler",
+    "sampler_class",
+    "usual_sampler",
+]
 
 ADAMS_BASHFORTH = (
     (1.0,),
@@ -67,9 +77,17 @@ def sampler_class(name: str, samplers: Mapping[str, str] = SAMPLERS) -> type:
     return IPNDM if name == "ipndm" else getattr(diffusers, samplers[name])
 
 
-def can_clip(name: str) -> bool:
-    """Whether the class of the sampler called `name` can clip the predicted image to [-1, 1] at every step."""
-    return any(setting in _settings(sampler_class(name)) for setting in ("clip_sample", "thresholding"))
+def can_clip(sampler: str | type) -> bool:
+    """Whether a sampler, by its name or class, can clip the predicted image to [-1, 1] at every step."""
+    known = _settings(sampler_class(sampler) if isinstance(sampler, str) else sampler)
+    return any(setting in known for setting in ("clip_sample", "thresholding"))
+
+
+def has_times(name: str, trained: Any) -> bool:
+    """Whether the class of a sampler over the levels of `trained` has the spacings of times."""
+    return "timestep_spacing" in _settings(
+        type(level_spreader(trained)) if name == PRIOR else class_for(name, family_of(trained))
+    )
 
 
 def clipping(sampler: str | type, clip: bool) -> dict[str, Any]:
@@ -122,7 +140,7 @@ def make_sampler(name: str, trained: Any, prior: Any = None, spacing: str | None
         )
     if name == PRIOR:
         return _prior_solver(trained, prior, spacing, changes)
-    kind: Any = _class_for(name, family_of(trained))
+    kind: Any = class_for(name, family_of(trained))
     known = _settings(kind)
     if kind is diffusers.DDIMScheduler and "eta" in changes:
         kind, known = NoisyDDIMScheduler, _settings(NoisyDDIMScheduler)
@@ -168,7 +186,8 @@ def _made(
         changes = {**settings, **changes}
     if unknown := sorted(set(changes) - set(known)):
         raise ValueError(f"{(asked or kind).__name__} has no setting {', '.join(unknown)}")
-    config = {setting: value for setting, value in source.config.items() if setting != "eta" or setting in known}
+    own = inspect.signature(kind.__init__).parameters  # of others diffusers warns, and leaves them out
+    config = {name: value for name, value in source.config.items() if name in own or name in known}
     # from_config takes the new class's own defaults, even of the betas, for the names in this list
     return kind.from_config({**config, "_use_default_values": []}, **changes)
 
@@ -188,16 +207,21 @@ def usual_sampler(name: str | None, trained: Any, clip: bool = False, prior: Any
     """
     family = family_of(trained)
     name = name or family.usual
-    kind = _class_for(name, family)
+    kind = class_for(name, family)
     if name == PRIOR:
         kind, own = type(level_spreader(trained)), {"prior": prior, "eta": eta, "clip_sample": clip}
     else:
         own = clipping(kind, clip) | ({"eta": eta} if eta else {})
-    spacing = "trailing" if "timestep_spacing" in _settings(kind) else None
+    spacing = "trailing" if has_times(name, trained) else None
     return make_sampler(name, trained, spacing=spacing, **own)
 
 
-def _class_for(name: str, family: Family) -> type:
+def class_for(name: str, family: Family) -> type:
+    """The class of the sampler called `name`, or the model's own, for a family of schedules.
+
+    Raises:
+        ValueError: the name is not known, or not for such a schedule.
+    """
     if name == OWN:
         return class_below(family.scheduler)
     if name in SAMPLERS and name not in family.samplers:

@@ -14,6 +14,7 @@ and 10 with `log-snr`, .07 and .04 with `log-snr+1`; from full noise either may 
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ import torch
 from latestart.noise import Noise
 from latestart.sampling.names import CURVED, SPACINGS, SPENT, TIMES
 
-__all__ = ["is_curved", "round_times", "spaced", "standing_before"]
+__all__ = ["is_curved", "round_times", "spaced", "standing_before", "whole_times"]
 
 _OPTIONS = (*CURVED.values(), "use_beta_sigmas", "use_lu_lambdas")  # of diffusers' configurations
 
@@ -78,6 +79,22 @@ def round_times(scheduler: Any) -> None:
     if hasattr(scheduler, "alphas_cumprod") and is_curved(scheduler) and not times.is_floating_point():
         nearest = Noise.from_scheduler(scheduler).time(scheduler.sigmas[: len(times)])
         scheduler.timesteps = nearest.round().to(times)
+
+
+def whole_times(times: Sequence[float]) -> list[float]:
+    """Whole times near some falling ones: they fall by one at least, end at 0 or above, and begin where those do.
+
+    Raises:
+        ValueError: there is no room for them.
+    """
+    found = [float(round(t)) for t in times]
+    for i in range(1, len(found)):
+        found[i] = min(found[i], found[i - 1] - 1)
+    for least, i in enumerate(reversed(range(len(found)))):
+        found[i] = max(found[i], float(least))
+    if found[0] != round(times[0]):
+        raise ValueError(f"no room for {len(found)} whole times from t = {times[0]:g} down to 0")
+    return found
 
 
 @functools.cache

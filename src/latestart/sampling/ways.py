@@ -17,7 +17,7 @@ __all__ = ["FULL", "GAUSSIAN", "OPTIONS", "PLAIN", "Way"]
 
 FULL, PLAIN = "none", "isotropic"  # N(0, I) at the top of the schedule, and at a late start
 GAUSSIAN = "gaussian"  # the Gaussian of all images
-OPTIONS = ("last", "inside", "eta", "order", "substeps")
+OPTIONS = ("last", "inside", "eta", "order", "substeps", "times", "shares")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class Way:
         eta: the share of noise of the prior solver and of DDIM; None is none.
         order: the prior solver's order; None is 2.
         substeps: its small steps with the prior's own denoiser inside; None for a Gaussian inside.
+        times: of all steps, falling from the start; None leaves them to the spacing or to `last`.
+        shares: the share of noise of each step, in the place of `eta`.
     """
 
     sampler: str
@@ -48,6 +50,13 @@ class Way:
     eta: float | None = None
     order: int | None = None
     substeps: int | None = None
+    times: tuple[float, ...] | None = None
+    shares: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("times", "shares"):  # lists, as JSON has them
+            if isinstance(several := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(several))
 
     @property
     def within(self) -> str | None:
@@ -61,13 +70,19 @@ class Way:
         known = {one.name: getattr(self, one.name) for one in fields(Way)}
         return {name: value for name, value in known.items() if value is not None or name not in OPTIONS}
 
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments of `make_sampler` for the sampler."""
-        from latestart.sampling.samplers import clipping  # diffusers is heavy, and a command line needs ways alone
+    def settings(self, trained: Any) -> dict[str, Any]:
+        """Return the arguments of `make_sampler` for the sampler, over the levels of a scheduler.
 
-        known = {"eta": self.eta, "solver_order": self.order, "substeps": self.substeps}
+        Spacings of times are left out where its class has one of its own alone.
+        """
+        from latestart.sampling.families import family_of  # heavy: a command line needs ways alone
+        from latestart.sampling.samplers import class_for, clipping, has_times
+
+        known = {"eta": self.shares or self.eta, "solver_order": self.order, "substeps": self.substeps}
         own = {name: value for name, value in known.items() if value is not None}
-        return {"spacing": self.spacing, **clipping(self.sampler, self.clip), **own}
+        timed = self.spacing not in TIMES or has_times(self.sampler, trained)
+        clipped = clipping(class_for(self.sampler, family_of(trained)), self.clip)
+        return {"spacing": self.spacing if timed else None, **clipped, **own}
 
     def made(self, trained: Any, inside: Any = None) -> Any:
         """Return the sampler, over the levels of the scheduler `trained`, not late-started yet.
@@ -78,7 +93,7 @@ class Way:
         """
         from latestart.sampling.samplers import make_sampler
 
-        return make_sampler(self.sampler, trained, inside, **self.settings())
+        return make_sampler(self.sampler, trained, inside, **self.settings(trained))
 
     def begun(self, trained: Any, steps: int, inside: Any = None) -> Any:
         """Return the scheduler of a run in so many steps: late-started, or from full noise the sampler itself.
@@ -99,7 +114,7 @@ class Way:
                 steps.
         """
         sampler, counts = self.made(trained, inside), {}
-        for steps in range(nfe, 0, -1):
+        for steps in range(nfe, 0, -1) if self.times is None else (len(self.times),):
             begun = self._from_start(sampler, steps)
             if begun is sampler:
                 sampler.set_timesteps(steps)
@@ -119,6 +134,7 @@ class Way:
         """Return all but the sampler's name in a few words: start, spacing and options."""
         start = "full noise" if self.t_start is None else f"{self.prior} at t = {self.t_start:g}"
         last = "" if self.last is None else f", down to t = {self.last}"
+        last += "" if self.times is None else f", at t = {', '.join(f'{t:g}' for t in self.times)}"
         told = "" if self.within is None else f", {self.within} inside"
         clipped = ", clipped" if self.clip else ""
         return f"{start}, {self.spacing}{last}{clipped}{told}{self.own_options()}"
@@ -127,12 +143,15 @@ class Way:
         """Return the options of the sampler that are not its default ones, each after a comma."""
         order = "" if self.order is None else f", order {self.order}"
         inner = "" if self.substeps is None else f", {self.substeps} substeps"
-        return order + inner + ("" if self.eta is None else f", eta {self.eta:g}")
+        shares = self.shares or (() if self.eta is None else (self.eta,))
+        return order + inner + (f", eta {' '.join(f'{share:g}' for share in shares)}" if shares else "")
 
     def _from_start(self, sampler: Any, steps: int) -> Any:
         from latestart.sampling.families import family_of
         from latestart.sampling.late_start import late_start
 
+        if self.times is not None:
+            return late_start(sampler, self.t_start, steps, times=self.times)
         if self.last is None and self.t_start is None:
             return sampler
         top = family_of(sampler).top if self.t_start is None else self.t_start

@@ -7,14 +7,16 @@ right, a mixture later, for it has taken the first decisions by its weights: on 
 starts of Gaussians lay between 0.004 and 1.3 nats and those of mixtures between 0.5 and 60.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
+from latestart.noise import Noise
 from latestart.sampling.families import Beta, Family, family_of
 from latestart.sampling.names import OWN, PRIOR
-from latestart.sampling.samplers import can_clip
+from latestart.sampling.samplers import can_clip, class_for
 from latestart.sampling.ways import GAUSSIAN, Way
 
 __all__ = ["LADDER", "MOST", "Candidate", "candidates", "starts_of", "usual"]
@@ -23,6 +25,7 @@ MOST = 300  # candidates
 LADDER = {GAUSSIAN: (0.01, 0.1, 1.0), "mixture": (0.1, 0.5, 2.0, 8.0, 32.0)}  # nats at the starts of a prior
 SOLVERS = ("ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "deis", "heun", "ipndm", "euler", OWN, PRIOR)
 MULTISTEP = ("dpm++", "unipc", "deis")  # whose levels can be curved, with one more
+LOWEST, SPAN = 0.1, 8.0  # share of the schedule's times, and of levels above, for starts of a prior that is right there
 LATE = 0.08, 0.04  # times of the last evaluation, as shares of the schedule
 SCOUTS = ("ddpm", "unipc")  # of a late start of a beta-based schedule, beside the prior solver with noise
 
@@ -36,12 +39,14 @@ class Candidate:
         steps: of its sampler.
         group: those that are near to each other: of one start of one prior, or of one solver from full noise.
         scout: whether it stands for its group in the first round.
+        begun: the scheduler of its runs.
     """
 
     way: Way
     steps: int
     group: str
     scout: bool
+    begun: Any = field(default=None, compare=False, repr=False)
 
     @property
     def ours(self) -> bool:
@@ -69,20 +74,38 @@ def candidates(
     """
     family = family_of(scheduler)
     found: dict[Way, Candidate] = {}
-    for way, group, scout in _proposed(family, starts, inside is not None):
+    for way, group, scout in _proposed(family, nfe, starts, inside is not None):
         if way.clip and not clip:
             continue
         prior = inside if way.within is not None else None
         try:
-            steps = way.steps_for(nfe, scheduler, prior)
-            if way.t_start is not None and way.last is None:  # the nearest start that so many steps have
-                way = replace(way, t_start=float(family.start_for(family.noise.sigma(way.t_start), steps)))
-            way.begun(scheduler, steps, prior)
+            planned, steps, begun = _planned(way, nfe, scheduler, prior)
         except (ValueError, IndexError, ZeroDivisionError, ImportError) as error:  # some classes cannot set few steps
             tell(f"{way.describe()}: {next(iter(str(error).splitlines()), type(error).__name__)}")
             continue
-        found.setdefault(way, Candidate(way, steps, group, scout))
+        found.setdefault(planned, Candidate(planned, steps, group, scout, begun))
     return list(found.values())[:MOST]
+
+
+def _planned(way: Way, nfe: int, scheduler: Any, inside: Any) -> tuple[Way, int, Any]:
+    """Return a way from the nearest start that its steps have, these steps, and its scheduler.
+
+    Raises:
+        ValueError: no number of steps costs `nfe` evaluations, or the sampler cannot do this.
+    """
+    steps = nfe
+    for _ in range(2):
+        mine = way
+        if way.t_start is not None and way.last is None:
+            family = family_of(scheduler)
+            mine = replace(way, t_start=float(family.start_for(family.noise.sigma(way.t_start), steps)))
+        begun = mine.begun(scheduler, steps, inside)
+        if way.t_start is None and way.last is None:
+            begun.set_timesteps(steps)
+        if len(begun.timesteps) == nfe:
+            return mine, steps, begun
+        steps = way.steps_for(nfe, scheduler, inside)
+    raise ValueError(f"{way.sampler} spends {len(begun.timesteps)} evaluations in {steps} steps")
 
 
 def usual(scheduler: Any) -> Way:
@@ -92,32 +115,43 @@ def usual(scheduler: Any) -> Way:
     return Way(sampler=OWN)
 
 
-def starts_of(curve: Any, name: str) -> list[float]:
+def starts_of(curve: Any, name: str, noise: Noise) -> list[float]:
     """Return the levels sigma at which a prior is wrong by the nats of the ladder, highest first.
+
+    A prior that is not wrong by all of these has as many starts, evenly in log sigma, from the highest level that the
+    ladder gives down to that at a tenth of the schedule's times.
 
     Args:
         curve: its `NatsCurve`.
         name: of the prior, `gaussian` or else a mixture's.
+        noise: the process of the scheduler.
     """
+    budgets = LADDER[GAUSSIAN if name == GAUSSIAN else "mixture"]
     levels = []
-    for budget in LADDER[GAUSSIAN if name == GAUSSIAN else "mixture"]:
-        try:
-            levels.append(curve.level(budget).sigma)
-        except ValueError:  # it never is so wrong, or more so at every level
-            end = -1 if float(curve.nats.max()) < budget else 0
-            levels.append(float(curve.sigma[end]))
+    for budget in budgets:
+        if float(curve.nats.max()) >= budget:
+            try:
+                levels.append(curve.level(budget).sigma)
+            except ValueError:  # it is more wrong at every level
+                levels.append(float(curve.sigma[0]))
+    if len(levels) < len(budgets):
+        first, last = noise.t_range
+        low = max(min(noise.sigma(first + LOWEST * (last - first)), *levels, 1e300), float(curve.sigma[-1]))
+        high = min(max(SPAN * low, *levels, 0.0), float(curve.sigma[0]))
+        levels = [high * (low / high) ** (k / (len(budgets) - 1)) for k in range(len(budgets))]
     return list(dict.fromkeys(levels))
 
 
 Proposed = tuple[Way, str, bool]  # a way, its group, and whether it is a scout
 
 
-def _proposed(family: Family, starts: Mapping[str, Sequence[float]], solver: bool) -> Iterator[Proposed]:
+def _proposed(family: Family, nfe: int, starts: Mapping[str, Sequence[float]], solver: bool) -> Iterator[Proposed]:
     names = [name for name in SOLVERS if name in family.samplers or (name == PRIOR and solver) or name == _own(family)]
+    lowest = float(max(nfe, 2)) if isinstance(family, Beta) else -math.inf  # a step takes a time of the schedule
     yield from _full(family, names)
     for prior, levels in starts.items():
         for sigma in levels:
-            yield from _late(family, names, prior, float(family.noise.clamped_time(sigma)))
+            yield from _late(family, names, prior, max(float(family.noise.clamped_time(sigma)), lowest))
 
 
 def _own(family: Family) -> str:
@@ -133,7 +167,7 @@ def _full(family: Family, names: Sequence[str]) -> Iterator[Proposed]:
         return Way(sampler=name, inside=_inside(name), **how)
 
     for name, spacing in product(names, ("trailing", "leading") if beta else ("trailing",)):
-        for clipped in _clips(name):
+        for clipped in _clips(family, name):
             yield way(name, spacing=spacing, clip=clipped), f"full {name}", not clipped
             if name == "ddim" and beta:
                 yield way(name, spacing=spacing, clip=clipped, eta=0.5), f"full {name}", False
@@ -178,8 +212,8 @@ def _late(family: Family, names: Sequence[str], prior: str, t_start: float) -> I
     yield way("ddpm", clip=True)
 
 
-def _clips(name: str) -> tuple[bool, ...]:
-    return (False, True) if name != OWN and can_clip(name) else (False,)
+def _clips(family: Family, name: str) -> tuple[bool, ...]:
+    return (False, True) if can_clip(class_for(name, family)) else (False,)
 
 
 def _inside(sampler: str) -> str | None:

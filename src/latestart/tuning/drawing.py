@@ -18,6 +18,7 @@ from torch import Tensor
 
 from latestart.denoisers.conditions import Conditions
 from latestart.evaluation.kernel import EnergyTo
+from latestart.evaluation.quality import Estimate
 from latestart.files import load_tensors, save_tensors
 from latestart.fingerprints import key_of
 from latestart.lab.cells import Meter, Metered, first_line
@@ -105,9 +106,14 @@ class Drawing:
                     self.parts.setdefault(k, []).append(part)
                     self.drawn[k] = last
 
-    def distance(self, k: int, n: int) -> float:
-        """Return the energy distance of the first n samples of a candidate to the images."""
-        return self.energy.by_blocks(self._rows(k, "features")[:n], BLOCK)[0]
+    def distance(self, k: int, n: int) -> Estimate:
+        """Return the energy distance of the first n samples of a candidate to the images.
+
+        Its interval is 1.96 standard errors of the jackknife over blocks to either side.
+        """
+        value, without = self.energy.by_blocks(self._rows(k, "features")[:n], BLOCK)
+        error = float(((len(without) - 1) * without.var(correction=0)).sqrt())
+        return Estimate(value, value - 1.96 * error, value + 1.96 * error)
 
     def failed(self, k: int) -> str:
         """Return the reason why a candidate gives no samples, or nothing."""
@@ -155,7 +161,7 @@ class Drawing:
         return made
 
     def _measured(self, one: Candidate, first: int, last: int) -> dict[str, Tensor]:
-        """Draw samples by even noise, of which each block's number gives the seed of later steps."""
+        """Draw samples by even noise, and return what the search needs of them."""
         blocks = torch.cat([self.noise(b) for b in range(first // BLOCK, last // BLOCK)], 1)
         x = self._samples(one, last - first, first, self.seed, blocks)
         values = x.flatten(1).double()
@@ -180,7 +186,7 @@ class Drawing:
         """Return samples on the processor, in the model's value range."""
         way, steps = one.way, one.steps
         self.meter.note = way.describe()
-        begun = way.begun(self.scheduler, steps, self._inside(way))
+        begun = way.begun(self.scheduler, steps, self._inside(way)) if one.begun is None else one.begun
         index = torch.arange(first, first + n)
         mine = self.conditions[index % self.conditions.count] if self.conditions.count else self.conditions
         given: dict[str, Any] = {} if blocks is None else {"noise": blocks[0], "step_noise": blocks[1:]}

@@ -45,7 +45,7 @@ class Pictures:
 
 
 def split(images: Images, seed: int) -> Pictures:
-    """Split images into half for the priors, a quarter held out, and a quarter to judge by; what is over is fitted.
+    """Split images into half for the priors, a quarter held out, and a quarter to judge by; the rest is fitted too.
 
     Raises:
         ValueError: fewer than 800 images.

@@ -16,6 +16,7 @@ Late starts and full noise without a prior are halved apart: the best full noise
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from latestart.evaluation.quality import Estimate
 from latestart.tuning.candidates import Candidate
 
 __all__ = ["BLOCK", "FINALISTS", "Plan", "Standing", "plan_for", "search"]
@@ -50,7 +51,7 @@ class Standing:
     candidate: Candidate
     round: int = 0
     samples: int = 0
-    distance: float | None = None
+    distance: Estimate | None = None
     out: str = ""
 
 
@@ -58,7 +59,7 @@ class Standing:
 class _Rounds:
     standings: list[Standing]
     draw: Callable[[list[tuple[int, int]]], None]
-    distance: Callable[[int, int], float]
+    distance: Callable[[int, int], Estimate]
     failed: Callable[[int], str]
     plan: Plan
     now: int = field(default=0)
@@ -79,7 +80,7 @@ class _Rounds:
     def _rank(self, k: int) -> tuple[float, int]:
         found = self.standings[k].distance
         assert found is not None
-        return found, k
+        return found.value, k
 
 
 def plan_for(candidates: Sequence[Candidate], samples: int, finalists: int) -> Plan:
@@ -129,7 +130,7 @@ def search(
     candidates: Sequence[Candidate],
     plan: Plan,
     draw: Callable[[list[tuple[int, int]]], None],
-    distance: Callable[[int, int], float],
+    distance: Callable[[int, int], Estimate],
     failed: Callable[[int], str] = lambda k: "",
 ) -> tuple[list[Standing], list[int], list[int]]:
     """Search the candidates in rounds.

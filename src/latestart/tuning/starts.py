@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 MIXTURE = "mixture"
 SIZES = (5, 10, 30, 100)  # components that are tried, as far as there are 20 images for each
-DENSE = 1024  # values of an image up to which the mixture's components have a covariance of their own in all of them
-RANK = 64  # of larger images
+DENSE = 128  # values of an image up to which the components of a mixture have a covariance in all of them
+RANK = 64  # directions of the components of larger images
 IMAGES, LEVELS = 64, 24  # for the nats
 REACH = 1000.0  # from the highest to the lowest level of the nats
 
@@ -95,5 +95,5 @@ def levels_of(
         top = min(high, 3 * float(values.flatten(1).double().var(0).sum().sqrt()))
         sigmas = torch.logspace(0, 1, LEVELS, base=max(low, top / REACH) / top, dtype=torch.float64) * top
         curves[name] = nats(denoiser, prior.for_labels(mine.labels), values, sigmas, seed=seed)
-        levels[name] = starts_of(curves[name], name)
+        levels[name] = starts_of(curves[name], name, denoiser.noise)
     return Starts(priors, curves, levels)

@@ -12,7 +12,7 @@ only where it is better than the best full noise beyond chance (`decision.py`).
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,22 +28,24 @@ from latestart.denoisers.identity import identity
 from latestart.denoisers.wrappers import of_velocity
 from latestart.evaluation.copying import CopyingFrom
 from latestart.evaluation.kernel import EnergyTo
-from latestart.evaluation.quality import resolve
+from latestart.evaluation.quality import Estimate, resolve
 from latestart.fingerprints import Print, fingerprint
 from latestart.gaussians.gaussian import Gaussian
+from latestart.gaussians.mixture import Mixture
+from latestart.gaussians.moments import Moments
 from latestart.gaussians.priors import load_prior
 from latestart.inputs.front import as_images
 from latestart.lab.cells import Meter
 from latestart.lab.judge import ESTIMATES, REAL, Figures, Judge, Reference
 from latestart.lab.subjects import kept_fit
-from latestart.network_features import NETWORK, NetworkFeatures, Space, Values, default_features, one_label
+from latestart.network_features import NETWORK, NetworkFeatures, Space, middle_of, one_label
 from latestart.processes import Processes
 from latestart.progress import Progress
 from latestart.records import plain
 from latestart.sampling.families import cuttable, family_of
 from latestart.sampling.late_start import checked_scheduler
 from latestart.sampling.loop import check_level
-from latestart.sampling.matching import check_shape, match
+from latestart.sampling.matching import Match, check_shape, match
 from latestart.sampling.probing import BlockNoise
 from latestart.sampling.recipe import Recipe, Trial
 from latestart.sampling.ways import GAUSSIAN, Way
@@ -53,13 +55,14 @@ from latestart.tuning.drawing import Drawing, Final
 from latestart.tuning.pictures import Pictures, split
 from latestart.tuning.search import BLOCK, FINALISTS, RIVALS, Plan, Standing, plan_for, search
 from latestart.tuning.starts import MIXTURE, Starts, fitted, levels_of
+from latestart.tuning.waves import Waves
 
 __all__ = ["BUDGET", "tune"]
 
 BUDGET = 60_000  # evaluations for each number of steps
 COMPARED = 1500  # images that the search compares samples with
 SHARE = 20  # of the budget, the part that the features of the images may cost
-KNOWN = 0.02  # nats at the lowest level below which a prior is all that there is to know of the images
+KNOWN, MOST_KNOWN = 0.02, 0.1  # nats below which a prior is all that there is to know of the images, with its error
 FORMAT = 1  # of the search: another one would find another recipe
 SEEN = 512  # images whose leading directions the noise is spread over
 
@@ -93,7 +96,8 @@ def tune(
         priors: fitted before, by the names `gaussian` and `mixture`, or the paths of their files; by default they are
             fitted to part of the images.
         features: of the figures: the name of an extractor, a function from images `(B, C, H, W)` in [0, 1] to features,
-            "network" or "values"; by default the network's own (`NetworkFeatures`), whose evaluations the budget pays.
+            "network" or "values"; by default the network's own (`NetworkFeatures`), whose evaluations the budget pays,
+            and of models that have none the samples' values with waves of them (`waves.py`).
         labels: for class-conditional models, those of the images; those that they bring by default.
         model_kwargs: further conditions, by the names of the network's own arguments: one row an image, or one for all.
         budget: network evaluations for each number of steps; it is kept to within 2%.
@@ -147,7 +151,7 @@ class _Tuning:
     seed: int
     folder: Path | None
     run: Processes
-    shared: int
+    parts: int
     notes: tuple[str, ...]
     print: Print
     tell: Callable[[str], None]
@@ -166,19 +170,22 @@ class _Tuning:
         print_ = fingerprint(*(part.pixels for part in (pictures.fitted, pictures.held_out, pictures.judge)))
         given = priors is not None
         made = _opened(priors) if given else _fits(pictures, network, trained, seed, folder, print_, run)
-        made = {name: prior.to(network.device) for name, prior in made.items()}
+        made = {name: _as_kept(prior).to(network.device) for name, prior in made.items()}
         kept, notes = _of_the_model(network, trained, made, held, given)
         counted = Counted(network)
         starts = levels_of(counted, trained, kept, pictures.held_out, held, seed)
         notes += _known(starts, network)
         space = _space(model, scheduler, network, features, everyone, pictures)
-        most = max(2 * COMPARED, 200) if space.cost == 0 else max(200, budget // SHARE // space.cost)
-        judge = _judge(pictures, space, most)
-        shared = starts.nfe + space.evaluated
+        judge = _judge(pictures, space, _judging(budget, space))
         return cls(
             counted, trained, scheduler, identity(model, scheduler), pictures, starts, judge, space, judged, seed,
-            folder, run, math.ceil(shared / parts), notes, print_, tell,
+            folder, run, parts, notes, print_, tell,
         )  # fmt: skip
+
+    def shared(self, budget: int) -> int:
+        """Return the evaluations of the nats, and of the features of the images that judge, for a number of steps."""
+        images = min(_judging(budget, self.space), len(self.pictures.judge))
+        return math.ceil((self.starts.nfe + images * self.space.cost) / self.parts)
 
     def recipe(self, nfe: int, budget: int, prefer: str | None, batch_size: int, meter: Meter) -> Recipe:
         """Search, draw the finalists again, and decide."""
@@ -190,15 +197,19 @@ class _Tuning:
         plain_way = self._usual(nfe)
         ours = FINALISTS if prefer is None else 2 * FINALISTS
         cost = nfe + self.space.cost
-        count = (budget - self.shared) // cost
+        shared = self.shared(budget)
+        count = (budget - shared) // cost
         try:
             plan = plan_for(found, count, ours + RIVALS + 1)
         except ValueError as error:
-            needed = int(str(error).rsplit(" ", 1)[-1]) * cost + self.shared
+            samples = int(str(error).rsplit(" ", 1)[-1])
+            needed = samples * cost + shared
+            while needed < (more := samples * cost + self.shared(needed)):  # a larger budget pays for more images
+                needed = more
             raise ValueError(
                 f"budget={budget}: {len(found)} candidates of {nfe} evaluations take at least {needed} for one round"
             ) from error
-        meter.settle(self.shared)
+        meter.settle(shared)
         drawing = self._drawing(nfe, found, batch_size, meter)
         standings, mine, theirs = search(found, plan, drawing.search, drawing.distance, drawing.failed)
         mine, clean = ([k for k in some if not _too_bright(drawing.variance(k))] for some in (mine, theirs))
@@ -210,7 +221,7 @@ class _Tuning:
         finals = drawing.final(list(range(len(ways))), samples, ways)
         finalists = [self._finalist(one, final) for one, final in zip(ways, finals)]
         decision = decide(finalists, prefer)
-        total = (spent + samples * len(ways)) * cost + self.shared
+        total = (spent + samples * len(ways)) * cost + shared
         return self._made(nfe, decision, finalists, finals, standings, plan, samples, total, budget, prefer, plain_way)
 
     def _reaches(self, sigma: float | None) -> bool:
@@ -267,7 +278,7 @@ class _Tuning:
             return Trial(
                 way=one.way, steps=one.steps, round=standing.round if standing else 0,
                 samples=standing.samples if standing else 0,
-                distance=None if standing is None or standing.distance is None else _digits(standing.distance),
+                distance=None if standing is None or standing.distance is None else _rounded(standing.distance),
                 figures=figures, out=reason or (standing.out if standing else ""),
             )  # fmt: skip
 
@@ -281,7 +292,7 @@ class _Tuning:
         gain = decision.gain
         return Recipe(
             trial(decision.chosen.candidate), trial(full.candidate), trial(plain_finalist.candidate), nfe=nfe,
-            gain=None if gain is None else type(gain)(*map(_digits, (gain.value, gain.low, gain.high))),
+            gain=None if gain is None else _rounded(gain),
             reason=(*decision.reason, *self.notes),
             priors={name: prior.to("cpu") for name, prior in self.starts.priors.items() if name in needed},
             scheduler={"class": type(self.scheduler).__name__, "config": plain(_config(self.scheduler))},
@@ -407,10 +418,15 @@ def _of_the_model(
         if found.agrees:
             kept[name] = prior
         elif not given:
-            raise ValueError(f"the images are not those of the model: {found.sentence}")
+            raise ValueError(f"the images are not those of the model: {_seen(found)}")
         else:
-            notes.append(f"the prior {name!r} is of other images than the model, and was left out: {found.sentence}")
+            notes.append(f"the prior {name!r} is of other images than the model, and was left out: {_seen(found)}")
     return kept, tuple(notes)
+
+
+def _seen(found: Match) -> str:
+    """Return the comparison of a prior with the model in words, without the advice to leave it out."""
+    return found.sentence.partition("; check_prior=")[0]
 
 
 def _known(starts: Starts, network: Network) -> tuple[str, ...]:
@@ -427,7 +443,8 @@ def _known(starts: Starts, network: Network) -> tuple[str, ...]:
                 f"{int(curve.worse.sum())} of {len(curve.worse)} noise levels the network denoises them worse than "
                 "their own Gaussian does"
             )
-        if float(curve.nats.max()) < max(KNOWN, 3 * float(curve.error.max())):
+        peak = int(curve.nats.argmax())
+        if float(curve.nats[peak]) < min(KNOWN + 3 * float(curve.error[peak]), MOST_KNOWN):
             notes.append(
                 f"the images are as good as samples of the {name} itself ({float(curve.nats.max()):.2g} nats at the "
                 "lowest level): there is nothing left for the network to decide, and a late start gains by the prior "
@@ -447,11 +464,11 @@ def _space(
 ) -> Space:
     label = one_label(everyone.labels)
     if features is None:
-        extract: Any = default_features(model, scheduler, label, everyone.kwargs)
-    elif features == NETWORK:
-        extract = NetworkFeatures(model, scheduler, labels=label, model_kwargs=everyone.kwargs)
-    elif features == Values.name:
-        extract = Values()
+        features = Waves.name if middle_of(model) is None else NETWORK
+    if features == NETWORK:
+        extract: Any = NetworkFeatures(model, scheduler, labels=label, model_kwargs=everyone.kwargs)
+    elif features == Waves.name:
+        extract = Waves(pictures.fitted[:SEEN].floats())
     else:
         extract = resolve(features)
     if not hasattr(extract, "name"):
@@ -478,8 +495,10 @@ def _judge(pictures: Pictures, space: Space, most: int) -> Judge:
     view = _view(pictures)
     sets = (pictures.fitted[:size], pictures.held_out[:size], pictures.held_out[size : 2 * size])
     values = torch.cat([pictures.fitted[:most].floats(), judging]).flatten(1).double()
+    statistics = Moments(tuple(rows.shape[1:]), "dense", products=torch.float64)
+    statistics.update(rows.double())
     reference = Reference(
-        statistics=Gaussian.fit([rows.double()], basis="dense", dtype=torch.float64), real=rows[:REAL], copying=None,
+        statistics=statistics.gaussian(), real=rows[:REAL], copying=None,
         shape=tuple(judging.shape[1:]), fingerprint=fingerprint(judging), variance=float(values.var(0).sum()),
     )  # fmt: skip
     judge = Judge(space.extract, reference, view=view, space=space)
@@ -488,9 +507,19 @@ def _judge(pictures: Pictures, space: Space, most: int) -> Judge:
     return judge
 
 
+def _as_kept(prior: Any) -> Any:
+    """Return a prior as a recipe's file gives it back."""
+    return prior.rounded() if isinstance(prior, Mixture) else prior
+
+
 def _bounded(pictures: Pictures) -> bool:
     """Whether the images are pictures in [-1, 1]."""
     return bool(pictures.judge[:SEEN].floats().abs().max() <= 1)
+
+
+def _judging(budget: int, space: Space) -> int:
+    """Return the most images that judge, whose features the budget pays for."""
+    return max(2 * COMPARED, 200) if space.cost == 0 else max(200, budget // SHARE // space.cost)
 
 
 def _view(pictures: Pictures) -> Callable[[Tensor], Tensor]:
@@ -514,11 +543,11 @@ def _figures(figures: Figures | None) -> dict[str, Any] | None:
     if figures is None:
         return None
     known = {name: getattr(figures, name) for name in ESTIMATES}
-    return {
-        name: type(one)(*(_digits(value) for value in asdict(one).values()))
-        for name, one in known.items()
-        if one is not None
-    }
+    return {name: _rounded(one) for name, one in known.items() if one is not None}
+
+
+def _rounded(one: Estimate) -> Estimate:
+    return Estimate(*map(_digits, (one.value, one.low, one.high)))
 
 
 def _digits(value: float) -> float:
