@@ -16,7 +16,7 @@ __all__ = ["draw", "page"]
 
 SHEET = "samples.png"
 SHARES = ("recall", "precision", "copied")
-CAPTION = 44  # characters of a line below a block of the sheet
+CAPTION = 38  # characters of a line below a block of the sheet
 
 
 def page(result: Shown, folder: Path) -> Report:
@@ -107,4 +107,4 @@ def draw(path: Path, result: Shown) -> None:
 
 def _caption(trial: Trial) -> str:
     distance = (trial.figures or {}).get("frechet")
-    return textwrap.fill(f"{trial.way.describe()}: FD {named(distance).split(' ')[0]}", CAPTION)
+    return f"{textwrap.fill(trial.way.describe(), CAPTION)}\nFD {named(distance).split(' ')[0]}"
