@@ -12,7 +12,7 @@ import latestart as ls
 from latestart.cli import app
 from tuned import few
 
-BUDGET = 9000
+BUDGET = 14_000
 
 
 def _run(folder, *more):
@@ -59,7 +59,8 @@ def test_the_figures_are_those_of_the_recipe(shown):
         assert "DDIM as people run it" in text and "best full noise" in text and "new images" in text
         assert f"tuning cost {row['search']['spent']:,} for 3 network evaluations" in text
         assert "latestart sample mnist --recipe " in text and "recipe-3.safetensors -n 64" in text
-    assert report.count("| 3 |") == 4 and "machine: " in report and "latestart" in report
+    assert report.count("| 3 |") == 3 and report.count("| **3** |") == 1
+    assert "machine: " in report and "latestart" in report
 
 
 def test_the_sheet_shows_the_same_seeds_in_each_way(shown):
@@ -91,11 +92,3 @@ def test_a_demo_that_was_cut_off_goes_on(shown, tmp_path):
     }
     assert (folder / "recipe-3.safetensors").read_bytes() == before and victim.is_file()
     assert json.loads((folder / "results.json").read_text())["resumed"]
-
-
-def test_a_budget_too_small_is_one_line_with_what_it_takes(tmp_path):
-    with few(solvers=("ddim", "ddpm")):
-        result = CliRunner().invoke(app, ["demo", "--steps", "3", "--budget", "10", "--out", str(tmp_path / "out")])
-    assert result.exit_code == 2
-    assert "take at least" in result.output.replace("\n", " ")
-    assert not (tmp_path / "out" / "results.json").exists()
