@@ -14,6 +14,7 @@ import latestart as ls
 from latestart.data import Images, save_png
 from latestart.train import train
 from latestart.train_config import TrainConfig
+from tuned import few
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -27,18 +28,38 @@ def run(code, **names):
     return names
 
 
-def test_the_first_block_runs_on_no_files_at_all(tmp_path, monkeypatch, capsys):
+def test_the_block_on_the_shipped_model_runs_on_no_files_at_all(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names = run(blocks()[0])
+    names = run(blocks()[1])
     assert names["result"].images.shape == (64, 1, 28, 28) and names["result"].nfe == 3
     assert capsys.readouterr().out == f"{names['result']}\n"
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_second_block_runs_on_a_model_of_ones_own(tmp_path, monkeypatch, bars_model, dtype):
+def test_the_first_block_tunes_a_model_of_ones_own(monkeypatch, bars_model, capsys):
     model, bars = bars_model
-    code = blocks()[1].replace('("my-model")', f'("my-model", torch_dtype=torch.{str(dtype).removeprefix("torch.")})')
+    monkeypatch.chdir(model)
+    with few(solvers=("ddim", "ddpm")):
+        names = run(blocks()[0].replace("steps=5)", "steps=5, budget=12_000)"))
+    recipe, result = names["recipe"], names["result"]
+    assert capsys.readouterr().out == f"{recipe}\n"
+    assert result.nfe == recipe.nfe == 5 and result.images.shape == (64, 3, 8, 8)
+    assert ls.load_recipe("recipe.safetensors").way == recipe.way and Path("recipe.png").is_file()
+    assert (result.images.mean(0) - bars.float().mean(0) / 255).square().mean().sqrt() < 0.12
+
+
+def test_the_page_leads_with_tuning_on_the_shipped_model_and_then_on_ones_own():
+    text = README.read_text()
+    order = ("latestart tune mnist --steps 5", "latestart sample mnist --recipe", "latestart tune models/mine --images")
+    places = [text.index(command) for command in (*order, "ls.tune(", "## What it gains")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_block_on_late_start_runs_on_a_model_of_ones_own(monkeypatch, bars_model, dtype):
+    model, bars = bars_model
+    (code,) = blocks(README.parent / "docs/late-start.md")
+    code = code.replace('("my-model")', f'("my-model", torch_dtype=torch.{str(dtype).removeprefix("torch.")})')
     monkeypatch.chdir(model)
     names = run(code)
     assert names["result"].images.shape == (64, 3, 8, 8)
@@ -55,8 +76,8 @@ def test_the_second_block_runs_on_a_model_of_ones_own(tmp_path, monkeypatch, bar
 def bars_model(tmp_path_factory):
     """A folder with a model and its photos: a bright bar, somewhere in the upper or the lower half."""
     folder = tmp_path_factory.mktemp("readme")
-    bars = torch.zeros(300, 3, 8, 8, dtype=torch.uint8)
-    for k in range(300):
+    bars = torch.zeros(840, 3, 8, 8, dtype=torch.uint8)
+    for k in range(840):
         bars[k, :, k % 2 * 4 + k % 3] = 255
         save_png(folder / f"photos/{k}.png", bars[k])
     config = TrainConfig(steps=150, batch_size=16, channels=(16, 16), learning_rate=3e-3, ema_decay=0.9)

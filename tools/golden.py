@@ -25,7 +25,8 @@ import numpy as np
 import pandas as pd
 
 RUNS = {
-    "demo": "demo --samples 130",
+    "demo": "demo --steps 2 --budget 20000",
+    "table1-demo": "experiment table1 --preset demo --nfe 3 --samples 130",
     "check": "check mnist --t-start 500 -n 64",
     "choose": "choose mnist --steps 3 --probes 300 --out {out}/choice.json",
     "analyze": "analyze mnist --quick --limit 300",

@@ -1,4 +1,4 @@
-"""The demo: the table's cells and rule on the shipped model, its figures as they were, and a picture."""
+"""The preset `demo`: the table's cells and rule on the shipped model, its figures, and a picture."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ from latestart.evaluation.quality import Estimate
 from latestart.experiments.table1 import demo
 from latestart.experiments.table1.entries import Entry, entries
 from latestart.experiments.table1.rows import rows, winners
-from latestart.experiments.table1.settings import DemoSettings, Table1Settings
+from latestart.experiments.table1.settings import Table1Settings
 from latestart.lab.cells import Planned
 from latestart.lab.experiment import Lab
 from latestart.lab.grid import Cell, Grid
@@ -22,7 +22,7 @@ from latestart.lab.judge import Figures
 from latestart.lab.subjects import open_subject
 
 SOME = Estimate(0.5, 0.4, 0.6)
-SETTINGS = DemoSettings().table
+SETTINGS = Table1Settings(preset="demo")
 
 
 def _figures(value, copied=SOME, replicates=None):
@@ -107,12 +107,10 @@ def test_a_replicate_near_nothing_leaves_the_ratio_finite():
 
 def test_the_command_writes_its_figures_and_its_picture_and_goes_on(tmp_path, monkeypatch):
     """The whole path on a part of the table: DDIM at 3 evaluations, 130 samples."""
-    some = {"samplers": ("ddim",), "nfe": (3,), "t_start": {"isotropic": (600,), "gaussian": (500,), "mixture": (300,)}}
-    whole = DemoSettings.table.fget
-    small = property(lambda settings: Table1Settings(**{**vars(whole(settings)), **some}))
-    monkeypatch.setattr(DemoSettings, "table", small)
+    some = ["--samplers", "ddim", "--nfe", "3", "--t-start", "isotropic=600;gaussian=500;mixture=300"]
+    asked = ["experiment", "table1", "--preset", "demo", "--out", str(tmp_path), "--samples", "130", *some]
     monkeypatch.setattr(demo, "STEPS", 12)
-    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--samples", "130"])
+    result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "results.json").read_text())
     names = {"sampler", "nfe", "prior", "spacing", "clip", "t_start", "frechet", "low", "high", "samples", "seed"}
@@ -148,6 +146,19 @@ def test_the_command_writes_its_figures_and_its_picture_and_goes_on(tmp_path, mo
     assert pixels.float().std() > 10
     assert "gain on best full noise" in result.output and "recall, mixture" in result.output
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
-    assert CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--samples", "130"]).exit_code == 0
+    assert CliRunner().invoke(app, asked).exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == stamps
     assert json.loads((tmp_path / "results.json").read_text()) == written
+
+
+def test_the_preset_fixes_what_its_table_needs():
+    assert SETTINGS.parts == ("exact",) and SETTINGS.samplers == ("ddim", "ddpm", "prior")
+    assert SETTINGS.t_start == {"isotropic": (600, 700), "gaussian": (500, 600, 700), "mixture": (300, 400, 500)}
+    own = Table1Settings(preset="demo", samplers=("ddpm",), nfe=(4,), t_start={"gaussian": (450,)}, samples=200)
+    assert (own.samplers, own.nfe, own.t_start, own.samples) == (("ddpm",), (4,), {"gaussian": (450,)}, 200)
+    for wrong in ({"parts": ("paper",)}, {"starts": ("gaussian",)}, {"clip": (True,)}, {"budget": 10}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: the preset demo has its own, received"):
+            Table1Settings(preset="demo", **wrong)
+    with pytest.raises(ValueError, match="samplers: the preset demo has ddim, ddpm, prior, received pndm"):
+        Table1Settings(preset="demo", samplers=("pndm",))
+    assert Table1Settings().parts == ("paper", "exact", "solvers")

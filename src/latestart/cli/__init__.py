@@ -9,7 +9,7 @@ import typer
 
 from latestart.cli import analyze, check, choose, experiment, fit, grid, sample, sweep, train
 from latestart.cli import tune as tuning
-from latestart.experiments.table1.settings import DemoSettings
+from latestart.experiments.demo.settings import DemoSettings
 
 __all__ = ["app", "main"]
 
@@ -34,7 +34,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 for command, example in (
-    (experiment.conducting(DemoSettings, "table1.demo.Demo", "out/demo"), "demo --out out/demo"),
+    (experiment.conducting(DemoSettings, "demo.measure.Demo", "out/demo"), "demo --out out/demo"),
     (tuning.tune, "tune models/mine --images photos/ --steps 5 --out recipe.safetensors"),
     (tuning.show, "show recipe.safetensors"),
     (fit.fit, "fit photos/ --out prior.safetensors"),

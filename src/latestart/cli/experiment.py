@@ -33,7 +33,7 @@ EXPERIMENTS: dict[str, tuple[type[Settings], str, str]] = {
     "sphere": (SphereSettings, "theory.sphere.Spheres", "--dims 2,8,32,128 --radius 4"),
     "potential": (PotentialSettings, "theory.potential.PotentialBetween", "mnist --samples 8"),
     "bifurcation": (BifurcationSettings, "theory.bifurcation.Bifurcations", "--leaves 12"),
-    "table1": (Table1Settings, "table1.measure.Table1", "mnist --parts paper,exact"),
+    "table1": (Table1Settings, "table1.presets.ByPreset", "mnist --parts paper,exact"),
     "solvers": (SolversSettings, "solvers.measure.Solvers", "mnist --nfe 3 --starts none,gaussian"),
     "late-start": (LateStartSettings, "late_start.measure.LateStart", "--prior gaussian"),
     "diversity": (DiversitySettings, "diversity.measure.DiversityOfWays", "mnist --samples 1000"),

@@ -113,6 +113,7 @@ def _features(asked: TuneSettings, shipped: Any) -> Any:
 def show(path: Annotated[Path, typer.Argument(help="A recipe that `latestart tune` wrote.")]) -> None:
     """Print the card of a recipe: the way, its gain and how sure that is, its cost, and the nearest candidates."""
     with friendly():
+        look_for(None, path)
         from latestart.lab.report import show as print_tables
         from latestart.lab.report import table
         from latestart.sampling.recipe import load_recipe

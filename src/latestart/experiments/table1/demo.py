@@ -1,4 +1,4 @@
-"""The main job on real images, as a preset of the table: full noise against late start at equal network evaluations.
+"""The preset `demo` of the table: every way to start beside every other, at equal network evaluations.
 
 For DDIM, DDPM and the prior solver at 3, 5 and 10 evaluations on the shipped MNIST model, the Frechet distance to the
 training set from
@@ -25,7 +25,7 @@ from torch import Tensor
 from latestart.evaluation.quality import Estimate
 from latestart.experiments.table1.measure import Table, open_table
 from latestart.experiments.table1.rows import BEST, Done, Row
-from latestart.experiments.table1.settings import GAUSSIAN, MIXTURE, DemoSettings, Table1Settings
+from latestart.experiments.table1.settings import GAUSSIAN, MIXTURE, Table1Settings
 from latestart.lab.cells import Planned, drawn, plan
 from latestart.lab.experiment import Experiment, Lab
 from latestart.lab.grid import FULL, PLAIN, Cell
@@ -40,21 +40,21 @@ STEPS = 100  # of DDIM from full noise
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Shown(Record):
-    """The cells of the demo, and what late starts gain.
+    """The cells of the preset, and what late starts gain.
 
     Attributes:
         settings: as given.
         features: name of the features of the distance.
-        floor: of test images.
+        floor: of images that the model has not seen; None where there are none.
         tried: the cells to choose from, with their figures.
         again: the cells that were drawn again, with their figures; last DDIM from full noise in 100 steps.
         rows: the best of each kind, by sampler and evaluations.
         images: `(16, C, H, W)` in [0, 1] of each cell that was drawn again.
     """
 
-    settings: DemoSettings
+    settings: Table1Settings
     features: str
-    floor: Floor
+    floor: Floor | None
     tried: list[Done]
     again: list[tuple[Cell, Figures]]
     rows: list[Row]
@@ -65,9 +65,9 @@ class Shown(Record):
         tried = ((entry.planned.cell, figures) for entry, figures in self.tried)
         earned = ({"sampler": row.sampler, "nfe": row.nfe} | plain(gains(row)) for row in self.rows)
         return {
-            "model": self.settings.table.model,
+            "model": self.settings.model,
             "features": self.features,
-            "floor": {"samples": self.floor.images, "frechet": self.floor.frechet.value},
+            "floor": self.floor and {"samples": self.floor.images, "frechet": self.floor.frechet.value},
             "tried": [_record(*one) for one in tried],
             "rows": [_record(*one) for one in self.again],
             "gains": list(earned),
@@ -97,19 +97,19 @@ def gains(row: Row) -> dict[str, Estimate]:
     }
 
 
-class Demo(Experiment[DemoSettings, Shown]):
+class Demo(Experiment[Table1Settings, Shown]):
     """The gain of a late start on the shipped MNIST model."""
 
     shown_by = "demo_page.page"
 
-    def measure(self, settings: DemoSettings, lab: Lab) -> Shown | None:
+    def measure(self, settings: Table1Settings, lab: Lab) -> Shown | None:
         """Measure every cell that is missing; those that failed before are tried again.
 
         Raises:
             ValueError: a cell has failed.
         """
-        table = open_table(settings.table, lab)
-        cell = Cell.of(settings.table, sampler="ddim", nfe=STEPS, seed=settings.seed + 1)
+        table = open_table(settings, lab)
+        cell = Cell.of(settings, sampler="ddim", nfe=STEPS, seed=settings.seed + 1)
         reference = plan([cell], table.sweep.subjects)
         with lab.bar("sampling") as advance:
             table.measure(retry=True, progress=advance)
@@ -119,10 +119,9 @@ class Demo(Experiment[DemoSettings, Shown]):
         again = [*table.again.values(), *reference]
         figures = {one.key: _done(table, one) for one in (*table.sweep.planned, *again)}
         subject, floor = table.subject, table.subject.judge.floor(settings.samples)
-        assert floor is not None  # a shipped model comes with test images
         return Shown(
             settings=settings, features=subject.judge.features, floor=floor,
-            tried=sorted(table.measured(), key=partial(_order, settings.table)),
+            tried=sorted(table.measured(), key=partial(_order, settings)),
             again=[(one.cell, figures[one.key]) for one in again],
             rows=[row for row in table.rows() if row.part != BEST],
             images={

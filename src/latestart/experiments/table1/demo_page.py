@@ -1,4 +1,4 @@
-"""The page of the demo: one table of all ways to start, and the first images of the best of each."""
+"""The page of the preset `demo`: one table of all ways to start, and the first images of the best of each."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -32,7 +32,7 @@ def page(result: Shown, folder: Path) -> Report:
     """Draw the picture, and return the table with its sentences."""
     draw(folder / "samples.png", result)
     settings, (_, reference) = result.settings, result.again[-1]
-    facts = setup_facts(settings.table, chosen=True) | {"features": result.features}
+    facts = setup_facts(settings, chosen=True) | {"features": result.features}
     lines = [
         f"{settings.samples} samples a figure, seed {settings.seed} to choose and {settings.seed + 1} for the best of "
         f"each kind, features {result.features}",
@@ -60,7 +60,7 @@ def _table(result: Shown) -> Table:
         made.add_row(title, *(_lowest(result, row, FULL, spacing=spacing, clip=clip) for row in rows))
     for kind, title in LATE.items():
         made.add_section()
-        for t in result.settings.table.times("exact", kind, 1000):
+        for t in result.settings.times("exact", kind, 1000):
             made.add_row(f"{title} at t = {t:g} *", *(_lowest(result, row, kind, t_start=t) for row in rows))
     made.add_section()
     for kind, title in BEST.items():

@@ -1,17 +1,17 @@
-"""The settings of the paper's table, and those of the demo. Nothing heavy is imported."""
+"""The settings of the paper's table and of its presets. Nothing heavy is imported."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
-from latestart.checks import PRECISIONS
 from latestart.experiments.table1.published import dataset_of, published
 from latestart.lab.grid import FULL, GAUSSIAN, PLAIN
 from latestart.lab.setup import SweepSetup
 from latestart.sampling.names import PRIOR
 from latestart.sampling.names import SAMPLERS as ALL_SAMPLERS
-from latestart.settings import Settings, seed_setting, setting
+from latestart.settings import flag_of, setting
 
 __all__ = [
-    "EVERY", "GAUSSIAN", "LATE", "LATE_SOLVERS", "MIXTURE", "PAPER", "PARTS", "SAMPLERS", "STARTS", "DemoSettings",
+    "DEMO", "EVERY", "GAUSSIAN", "LATE", "LATE_SOLVERS", "MIXTURE", "PAPER", "PARTS", "SAMPLERS", "STARTS",
     "Table1Settings", "start_times",
 ]  # fmt: skip
 
@@ -23,6 +23,16 @@ MIXTURE = "mixture"
 LATE = {PLAIN: (600, 700, 800), GAUSSIAN: (400, 500, 600, 700), MIXTURE: (200, 300, 400, 500)}  # of 1,000
 LATE_SOLVERS = {PLAIN: (700,), GAUSSIAN: (500, 600), MIXTURE: (300, 400)}  # six solvers, three spacings of each
 EVERY = "every"  # kind of late start
+DEMO = "demo"  # the preset
+PRESET: dict[str, Any] = {  # its settings; the first four are fixed, the others are defaults
+    "parts": ("exact",),
+    "starts": tuple(LATE),
+    "clip": (False, True),
+    "budget": None,
+    "samplers": ("ddim", "ddpm", PRIOR),
+    "t_start": {PLAIN: (600, 700), GAUSSIAN: (500, 600, 700), MIXTURE: (300, 400, 500)},
+}
+FIXED = ("parts", "starts", "clip", "budget")
 
 
 def start_times(text: str) -> dict[str, tuple[int, ...]]:
@@ -56,6 +66,11 @@ class Table1Settings(SweepSetup):
     )
     gaussian: str | None = setting(None, "File of the Gaussian; default: the one next to the model.", of="file")
     mixture: str | None = setting(None, "File of the mixture; default: the one next to the model.", of="file")
+    preset: str = setting(
+        PAPER,
+        "paper, or demo: DDIM, DDPM and the prior solver at equal evaluations, every way to start in one table.",
+        choices=(PAPER, DEMO),
+    )
     parts: tuple[str, ...] = setting(
         PARTS, "paper (as the paper did it), exact (at equal evaluations), solvers.", choices=PARTS
     )
@@ -96,6 +111,8 @@ class Table1Settings(SweepSetup):
     def check(self) -> None:
         """Give start times without a kind to every kind; refuse those of kinds that no part has."""
         published(self.dataset)
+        if self.preset == DEMO:
+            self._preset()
         if PAPER in self.parts and PRIOR in self.samplers:
             raise ValueError(f"samplers: {PRIOR} cannot step over the paper's grid: leave out the part {PAPER}")
         if PAPER in self.parts and min(self.nfe) < 2:
@@ -115,6 +132,19 @@ class Table1Settings(SweepSetup):
                     f"t-start: expected start times of at least 1, in the scheduler's t, received {times} for {kind}"
                 )
         object.__setattr__(self, "t_start", given)
+
+    def _preset(self) -> None:
+        """Give the settings that were left alone the values of the demo; refuse others of those that it fixes."""
+        for one in fields(self):
+            if one.name not in PRESET:
+                continue
+            given, own = getattr(self, one.name), PRESET[one.name]
+            if given == one.default:
+                object.__setattr__(self, one.name, own)
+            elif one.name in FIXED and given != own:
+                raise ValueError(f"{flag_of(one)}: the preset {DEMO} has its own, received {given}")
+        if odd := sorted(set(self.samplers) - set(PRESET["samplers"])):
+            raise ValueError(f"samplers: the preset {DEMO} has {', '.join(PRESET['samplers'])}, received {odd[0]}")
 
     @property
     def dataset(self) -> str | None:
@@ -156,27 +186,3 @@ class Table1Settings(SweepSetup):
         if part == PAPER:  # whose highest time is the last of the schedule
             return tuple(float(min(round(t * top / 1000), top - 1)) for t in STARTS)
         return tuple(float(round(t * top / 1000)) for t in (LATE_SOLVERS if part == "solvers" else LATE)[kind])
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoSettings(Settings):
-    """Show the gain of a late start on the shipped MNIST model: a table, a picture, the figures.
-
-    Each cell is kept the moment it is done: a demo that was cut off goes on.
-    """
-
-    samples: int = setting(500, "Images of each figure.", least=130)  # more than the features
-    seed: int = seed_setting("Seed of the noise that the best is chosen with; the next is that of its figures.")
-    mixed_precision: str = setting(
-        "no", "bf16: networks in half precision, faster where the machine has it; no: in their own.",
-        choices=PRECISIONS,
-    )  # fmt: skip
-
-    @property
-    def table(self) -> Table1Settings:
-        """The part of the paper's table that the demo measures."""
-        return Table1Settings(
-            samples=self.samples, seed=self.seed, mixed_precision=self.mixed_precision, parts=("exact",),
-            samplers=("ddim", "ddpm", PRIOR),
-            t_start={PLAIN: (600, 700), GAUSSIAN: (500, 600, 700), MIXTURE: (300, 400, 500)},
-        )  # fmt: skip

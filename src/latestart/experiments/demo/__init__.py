@@ -1,0 +1,1 @@
+"""The demo: the shipped model, tuned for a few evaluations: the command `latestart demo`."""
