@@ -14,6 +14,7 @@ from latestart.tuning.search import (
     MOST,
     Plan,
     most_drawn,
+    nearest,
     plan_for,
     samples_of,
     search,
@@ -161,3 +162,14 @@ def test_where_all_fail_nothing_is_kept():
     table.broken = dict.fromkeys(range(len(candidates)), "no")
     standings, mine, theirs = table.searched(candidates)
     assert mine == theirs == [] and all(one.out == "no" for one in standings if one.candidate.scout)
+
+
+def test_the_nearest_late_start_of_each_prior_is_kept():
+    def late(prior):
+        return Candidate(Way(sampler="ddim", prior=prior, t_start=300.0), 3, prior, True)
+
+    some = [*(late("gaussian") for _ in range(4)), late("mixture"), Candidate(Way(sampler="prior"), 3, "full", True)]
+    assert nearest([0, 1, 2, 3, 4, 5], 3, some) == [0, 1, 4]
+    assert nearest([5, 4, 0, 1], 2, some) == [4, 0]
+    assert nearest([5, 4, 0, 1], 3, some) == [5, 4, 0]
+    assert nearest([0, 4, 5], 1, some) == [0]

@@ -10,7 +10,9 @@ better than distances. The noise comes in blocks of 8 that are spread evenly ove
 the pairs within a block: it has no bias at any number of samples. Of 253 candidates for MNIST in three evaluations, 32
 samples each told the two best starts of eight in both of two draws so; of independent noise in 7 of 12.
 
-Late starts and full noise without a prior are halved apart: the best full noise is what every other way must beat.
+Late starts and full noise without a prior are halved apart: the best full noise is what every other way must beat. The
+nearest late start of each prior stays in every round and among the finalists: priors are further from each other than
+few samples tell. On MNIST in ten evaluations, 24 samples each preferred one Gaussian to the mixture that is better.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ from dataclasses import dataclass, field
 from latestart.evaluation.quality import Estimate
 from latestart.tuning.candidates import Candidate
 
-__all__ = ["BLOCK", "FINALISTS", "Plan", "Standing", "plan_for", "search"]
+__all__ = ["BLOCK", "FINALISTS", "Plan", "Standing", "nearest", "plan_for", "search"]
 
 FINALISTS = 3  # ways of ours that are drawn again, beside the best full noise
 RIVALS = 2  # ways from full noise without a prior that are drawn again: the best, and the best that may be chosen
@@ -84,6 +86,22 @@ class _Rounds:
         found = self.standings[k].distance
         assert found is not None
         return found.value, k
+
+
+def nearest(ranked: Sequence[int], number: int, candidates: Sequence[Candidate]) -> list[int]:
+    """Return the nearest of some candidates, the first late start of each prior among them.
+
+    Args:
+        ranked: the candidates, nearest first.
+        number: of those that are kept.
+        candidates: all.
+    """
+    firsts: dict[str, int] = {}
+    for k in ranked:
+        if (way := candidates[k].way).t_start is not None:
+            firsts.setdefault(way.prior, k)
+    kept = list(dict.fromkeys([*list(firsts.values())[:number], *ranked]))[:number]
+    return sorted(kept, key=list(ranked).index)
 
 
 def plan_for(candidates: Sequence[Candidate], samples: int, finalists: int) -> Plan:
@@ -155,12 +173,15 @@ def search(
         return [k for k in some if candidates[k].ours == ours]
 
     ranked = rounds.play([k for k, one in enumerate(candidates) if one.scout])
+    heads: dict[tuple[bool, str], int] = {}  # the nearest scout of each group
+    for k in ranked:
+        heads.setdefault((candidates[k].ours, candidates[k].group), k)
     chosen = {
-        ours: list(dict.fromkeys(candidates[k].group for k in of(ours, ranked)))[:kept]
+        ours: {candidates[k].group for k in nearest(of(ours, list(heads.values())), kept, candidates)}
         for ours, kept in ((True, plan.starts), (False, SOLVERS))
     }
     entered = [k for k, one in enumerate(candidates) if one.group in chosen[one.ours] and not rounds.standings[k].out]
     ranked = rounds.play(entered)
     for mine, theirs in KEPT:
-        ranked = rounds.play([*of(True, ranked)[:mine], *of(False, ranked)[:theirs]])
+        ranked = rounds.play([*nearest(of(True, ranked), mine, candidates), *of(False, ranked)[:theirs]])
     return rounds.standings, of(True, ranked), of(False, ranked)

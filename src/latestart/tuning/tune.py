@@ -54,7 +54,7 @@ from latestart.tuning.candidates import Candidate, candidates, usual
 from latestart.tuning.decision import CONTRAST, PREFERENCES, Decision, Finalist, decide
 from latestart.tuning.drawing import Drawing, Final
 from latestart.tuning.pictures import Pictures, split
-from latestart.tuning.search import BLOCK, FINALISTS, RIVALS, Plan, Standing, plan_for, search
+from latestart.tuning.search import BLOCK, FINALISTS, RIVALS, Plan, Standing, nearest, plan_for, search
 from latestart.tuning.starts import MIXTURE, Starts, fitted, levels_of
 from latestart.tuning.waves import Waves
 
@@ -64,7 +64,7 @@ BUDGET = 60_000  # evaluations for each number of steps
 COMPARED = 1500  # images that the search compares samples with
 SHARE = 20  # of the budget, the part that the features of the images may cost
 KNOWN, MOST_KNOWN = 0.02, 0.1  # nats below which a prior is all that there is to know of the images, with its error
-FORMAT = 2  # of the search: another one would find another recipe
+FORMAT = 3  # of the search: another one would find another recipe
 SEEN = 512  # images whose leading directions the noise is spread over
 
 
@@ -225,7 +225,7 @@ class _Tuning:
         drawing = self._drawing(nfe, found, batch_size, meter)
         standings, mine, theirs = search(found, plan, drawing.search, drawing.distance, drawing.failed)
         mine, clean = ([k for k in some if not _too_bright(drawing.variance(k))] for some in (mine, theirs))
-        ways = [found[k] for k in (*mine[:ours], *dict.fromkeys((*theirs[:1], *clean[:1])))]
+        ways = [found[k] for k in (*nearest(mine, ours, found), *dict.fromkeys((*theirs[:1], *clean[:1])))]
         if plain_way is not None and plain_way.way not in [one.way for one in ways]:
             ways.append(plain_way)
         spent = drawing.spent + shared
