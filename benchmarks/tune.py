@@ -139,7 +139,7 @@ def cell(problem: Problem, nfe: int, work: Path, tell: Callable[[str], None]) ->
             try:
                 rows, variance = drawn(problem, trial, priors, n, SEED)
                 swept[key] = [problem.distance(rows), variance]
-            except (ValueError, FloatingPointError, RuntimeError) as error:
+            except Exception as error:  # whatever schedulers do with settings that they were not made for
                 swept[key] = [1e300, 1.0]
                 tell(f"{trial.way.describe()}: {error}")
             write_json(work / f"sweep-{nfe}.json", swept)

@@ -26,8 +26,8 @@ FAMILIES = {
 }
 SOLVERS = {
     "beta": {"ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "deis", "heun", "ipndm", "euler", "prior"},
-    "EDM": {"euler", "dpm++", "sde-dpm++", "own", "prior"},
-    "flow": {"euler", "heun", "own", "prior"},
+    "EDM": {"euler", "dpm++", "sde-dpm++", "prior"},
+    "flow": {"euler", "heun", "prior"},
 }
 NOISE = Noise.from_scheduler(FAMILIES["beta"])
 STARTS = {"gaussian": [1.0], "mixture": [0.4]}
@@ -36,12 +36,12 @@ every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 @cache
-def _of(name, nfe, **given):
-    return candidates(FAMILIES[name], nfe, STARTS, MATCHED, **given)
+def _of(name, nfe):
+    return candidates(FAMILIES[name], nfe, STARTS, MATCHED)
 
 
 @every_family
-@pytest.mark.parametrize("nfe", [1, 2, 5, 10])
+@pytest.mark.parametrize("nfe", [2, 5])
 def test_every_group_has_a_scout_and_none_is_there_twice(name, nfe):
     found = _of(name, nfe)
     assert 0 < len(found) <= MOST
@@ -74,8 +74,10 @@ def test_noise_between_ddim_and_ddpm_is_tried_from_everywhere():
 
 
 def test_without_clipping_none_clips():
-    assert any(one.way.clip for one in _of("beta", 5))
-    assert not any(one.way.clip for one in _of("beta", 5, clip=False))
+    with few(("ddpm", "dpm++", "prior")):
+        clips, never = (candidates(FAMILIES["beta"], 2, STARTS, MATCHED, clip) for clip in (True, False))
+    assert {one.way.sampler for one in clips if one.way.clip} == {"ddpm", "dpm++", "prior"}
+    assert never == [one for one in clips if not one.way.clip]
 
 
 def test_the_ladder_is_within_the_most_and_of_more_starts_full_noise_is_kept(monkeypatch):
@@ -83,15 +85,17 @@ def test_the_ladder_is_within_the_most_and_of_more_starts_full_noise_is_kept(mon
     full = [one for one in whole if one.way.t_start is None]
     starts = sum(map(len, LADDER.values()))
     assert len(full) + starts * (len(whole) - len(full)) / 2 <= MOST  # two starts are in the whole
-    monkeypatch.setattr(home, "MOST", len(full) + 3)
-    some = candidates(FAMILIES["beta"], 5, STARTS, MATCHED)
-    assert some[: len(full)] == full and len(some) == len(full) + 3
+    with few(("ddim", "unipc")):
+        whole = candidates(FAMILIES["beta"], 2, STARTS)
+        full = [one for one in whole if one.way.t_start is None]
+        monkeypatch.setattr(home, "MOST", len(full) + 3)
+        some = candidates(FAMILIES["beta"], 2, STARTS)
+    assert some == whole[: len(full) + 3] and some[: len(full)] == full
 
 
 @every_family
-@pytest.mark.parametrize("nfe", [5, 10])
-def test_each_spends_the_evaluations_that_were_asked_for(name, nfe):
-    scheduler = FAMILIES[name]
+def test_each_spends_the_evaluations_that_were_asked_for(name):
+    nfe, scheduler = 5, FAMILIES[name]
     model, found = as_model(CLUSTERS, scheduler), _of(name, nfe)
     plain = [one for one in found if not one.way.clip]  # pictures alone can be clipped by a threshold
     for one in plain[:: 4 if name == "beta" else 2]:

@@ -125,3 +125,9 @@ def test_where_nothing_may_be_chosen_the_reasons_are_told():
         decide(finalists((late(10), copying)))
     with pytest.raises(ValueError, match="none was drawn"):
         decide([])
+
+
+def test_where_full_noise_failed_the_reason_is_told():
+    found = decide([Finalist(FULL, None, "failed: NaN"), Finalist(late(20), figures(2.0))])
+    assert found.chosen.candidate == late(20)
+    assert found.reason == ("there is no full noise to compare with: failed: NaN",)

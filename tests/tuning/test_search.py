@@ -123,7 +123,7 @@ def test_no_more_is_drawn_than_planned(shape):
 def test_the_plan_is_within_the_samples_and_leaves_finalists_their_part(samples):
     candidates = made()
     plan = plan_for(candidates, samples, 6)
-    spent = most_drawn(candidates, plan.rounds)
+    spent = most_drawn(candidates, plan.rounds, plan.starts)
     assert spent + 6 * plan.finals <= samples < spent + 6 * (plan.finals + 1)
     assert all(n % BLOCK == 0 for n in plan.rounds)
     assert [n / plan.rounds[0] for n in plan.rounds] == list(GROWTH)

@@ -1,6 +1,8 @@
 """The command `tune` finds the best few evaluations of a model in one step; `show` prints what it found."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,7 +68,7 @@ def tune(
     else:
         images, priors = of_bundle(shipped), priors or {"gaussian": shipped.prior, "mixture": shipped.mixture}
     run, parts = processes(), out.with_name(f"{out.name}.parts")
-    with bar("tuning", run.first) as advance:
+    with bar("tuning", run.first) as advance, _emptied_if_refused(parts):
         found = find(
             network, trained, images, asked.steps, priors=priors, features=_features(asked, shipped),
             budget=asked.budget, prefer=asked.prefer, seed=asked.seed, folder=parts, batch_size=asked.batch_size,
@@ -80,6 +82,18 @@ def tune(
         say(str(recipe))
         say(f"wrote {path}" + (f" and {sheet}" if sheet else ""))
     shutil.rmtree(parts, ignore_errors=True)
+
+
+@contextmanager
+def _emptied_if_refused(parts: Path) -> Iterator[None]:
+    """Remove the folder of a run that was refused, unless an earlier run has left it."""
+    before = parts.exists()
+    try:
+        yield
+    except ValueError:
+        if not before:
+            shutil.rmtree(parts, ignore_errors=True)
+        raise
 
 
 def _features(asked: TuneSettings, shipped: Any) -> Any:

@@ -40,6 +40,8 @@ def identity(model: Any, scheduler: Any) -> dict[str, Any]:
         known |= {"weights": sum(value.numel() for value in weights), "norms": _norms(weights)}
     else:
         known |= {"answer": _answer(network, scheduler)}
+    if (gaussian := getattr(module, "gaussian", None)) is not None:  # that a network is around is none of its weights
+        known |= {"around": _norms([gaussian.mean, gaussian.variances])}
     return {**known, "process": _process(convention.noise), "prediction": convention.prediction}
 
 
@@ -50,7 +52,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
         if one.get(name) != other.get(name):
             found.append(f"the {what} {one.get(name)}, received {other.get(name)}")
     if not found:
-        for name, limit in (("norms", NORM), ("answer", ANSWER)):
+        for name, limit in (("norms", NORM), ("answer", ANSWER), ("around", NORM)):
             if not _near(one.get(name), other.get(name), limit):
                 shown = (f"{_shown(known.get(name))}" for known in (one, other))
                 found.append(f"a {one['network']} with {name} {' and not '.join(shown)}: its weights are others")

@@ -154,6 +154,8 @@ class Recipe(Record):
         lines = [f"recipe for {self.nfe} network evaluations: {self.way.describe()} ({self.steps} steps)"]
         lines += [f"  {sentence}" for sentence in self.reason]
         for name, trial in (("recipe", self.chosen), ("best full noise", self.full), ("usual", self.usual)):
+            if name != "recipe" and self.late and trial.way == self.way:
+                continue  # there is no full noise
             told = ", ".join(f"{what} {figure}" for what, figure in (trial.figures or {}).items())
             lines.append(f"  {name}: {trial.way.describe()}: {told}")
         lines.append(

@@ -31,16 +31,9 @@ from latestart.sampling.prior_solver import IGNORED, PriorMultistepScheduler
 from latestart.sampling.spacings import spaced
 
 __all__ = [
-    "IPNDM",
-    "SAMPLERS",
-    "can_clip",
-    "class_for",
-    "clipping",
-    "has_times",
-    "make_sampler",
-    "sampler_class",
+    "IPNDM", "SAMPLERS", "can_clip", "class_for", "clipping", "has_times", "make_sampler", "sampler_class",
     "usual_sampler",
-]
+]  # fmt: skip
 
 ADAMS_BASHFORTH = (
     (1.0,),

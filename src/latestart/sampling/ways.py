@@ -73,14 +73,14 @@ class Way:
     def settings(self, trained: Any) -> dict[str, Any]:
         """Return the arguments of `make_sampler` for the sampler, over the levels of a scheduler.
 
-        Spacings of times are left out where its class has one of its own alone.
+        The first spacing, trailing times, is left out of classes that have no choice of times.
         """
         from latestart.sampling.families import family_of  # heavy: a command line needs ways alone
         from latestart.sampling.samplers import class_for, clipping, has_times
 
         known = {"eta": self.shares or self.eta, "solver_order": self.order, "substeps": self.substeps}
         own = {name: value for name, value in known.items() if value is not None}
-        timed = self.spacing not in TIMES or has_times(self.sampler, trained)
+        timed = self.spacing != TIMES[0] or has_times(self.sampler, trained)
         clipped = clipping(class_for(self.sampler, family_of(trained)), self.clip)
         return {"spacing": self.spacing if timed else None, **clipped, **own}
 

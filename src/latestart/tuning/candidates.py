@@ -13,8 +13,11 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
+import torch
+
 from latestart.noise import Noise
 from latestart.sampling.families import Beta, Family, family_of
+from latestart.sampling.guard import class_below
 from latestart.sampling.names import OWN, PRIOR
 from latestart.sampling.samplers import can_clip, class_for
 from latestart.sampling.ways import GAUSSIAN, Way
@@ -138,7 +141,8 @@ def starts_of(curve: Any, name: str, noise: Noise) -> list[float]:
         first, last = noise.t_range
         low = max(min(noise.sigma(first + LOWEST * (last - first)), *levels, 1e300), float(curve.sigma[-1]))
         high = min(max(SPAN * low, *levels, 0.0), float(curve.sigma[0]))
-        levels = [high * (low / high) ** (k / (len(budgets) - 1)) for k in range(len(budgets))]
+        shares = torch.linspace(0, 1, len(budgets), dtype=torch.float64).tolist() if len(budgets) > 1 else [1.0]
+        levels = [high * (low / high) ** share for share in shares]
     return list(dict.fromkeys(levels))
 
 
@@ -156,7 +160,8 @@ def _proposed(family: Family, nfe: int, starts: Mapping[str, Sequence[float]], s
 
 def _own(family: Family) -> str:
     """The name of the model's own sampler, where no short name stands for its class."""
-    return "" if isinstance(family, Beta) else OWN
+    known = isinstance(family, Beta) or class_below(family.scheduler).__name__ in family.samplers.values()
+    return "" if known else OWN
 
 
 def _full(family: Family, names: Sequence[str]) -> Iterator[Proposed]:

@@ -79,7 +79,8 @@ def decide(finalists: Sequence[Finalist], prefer: str | None = None) -> Decision
             raise ValueError(
                 f"no way to sample this model may be chosen: {'; '.join(out.values()) or 'none was drawn'}"
             )
-        told = "there is no full noise to compare with: the network cannot be sampled from it"
+        failed = [one.reason for one in finalists if not one.candidate.ours and one.reason]
+        told = f"there is no full noise to compare with: {failed[0] if failed else 'the network cannot be sampled so'}"
         return Decision(finalists[ours[0][1]], None, None, (told,), out)
     clean = next((k for _, k in rivals if k not in out), rivals[0][1])  # where all are barred, the best is as it was
     return Decision(finalists[clean], full, None, tuple(_why_not(finalists, gains, out)), out)

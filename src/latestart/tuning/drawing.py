@@ -86,11 +86,17 @@ class Drawing:
     parts: dict[int, list[dict[str, Tensor]]] = field(default_factory=dict)
     drawn: dict[int, int] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
+    wasted: int = 0
 
     @property
     def cost(self) -> int:
         """Return the evaluations of a sample, with those of its features."""
         return int(self.about["nfe"]) + self.space.cost
+
+    @property
+    def spent(self) -> int:
+        """Return the evaluations of the search so far, with those of candidates that failed."""
+        return sum(self.drawn.values()) * self.cost + self.wasted
 
     def search(self, jobs: list[tuple[int, int]]) -> None:
         """Draw the first n samples of candidates `(k, n)`, as far as they are not drawn yet, by all processes."""
@@ -100,8 +106,9 @@ class Drawing:
         for others in self.run.gather(found):
             for j, part in others.items():
                 k, _, last = todo[j]
-                if isinstance(part, str):
-                    self.reasons[k] = part
+                if "reason" in part:
+                    self.reasons[k] = bytes(part["reason"].tolist()).decode()
+                    self.wasted += int(part["spent"])
                 else:
                     self.parts.setdefault(k, []).append(part)
                     self.drawn[k] = last
@@ -145,18 +152,18 @@ class Drawing:
     def _rows(self, k: int, name: str) -> Tensor:
         return torch.cat([part[name] for part in self.parts[k]])
 
-    def _part(self, k: int, first: int, last: int) -> dict[str, Tensor] | str:
+    def _part(self, k: int, first: int, last: int) -> dict[str, Tensor]:
         one = self.candidates[k]
         path = self._path("search", one, f"-{first}-{last}")
         if (known := _read(path)) is not None:
-            self.meter.settle((last - first) * self.cost)
-            return known if "features" in known else bytes(known["reason"].tolist()).decode()
+            self.meter.settle(int(known["spent"]) if "reason" in known else (last - first) * self.cost)
+            return known
         try:
             made = self._measured(one, first, last)
         except Exception as error:  # whatever schedulers do with settings that they were not made for
-            reason = first_line(error)
-            _keep(path, {"reason": torch.tensor(list(reason.encode()), dtype=torch.uint8)})
-            return reason
+            spent, reason = self.meter.running, list(first_line(error).encode())
+            made = {"reason": torch.tensor(reason, dtype=torch.uint8), "spent": torch.tensor(spent)}
+            self.meter.settle(spent)
         _keep(path, made)
         return made
 

@@ -23,12 +23,13 @@ __all__ = ["BLOCK", "FINALISTS", "Plan", "Standing", "plan_for", "search"]
 
 FINALISTS = 3  # ways of ours that are drawn again, beside the best full noise
 RIVALS = 2  # ways from full noise without a prior that are drawn again: the best, and the best that may be chosen
-STARTS, SOLVERS = 3, 3  # starts, and solvers from full noise, that round 2 looks at in full
+STARTS, FEWER, SOLVERS = 3, 2, 3  # starts, fewer of them, and solvers from full noise, that round 2 looks at in full
 KEPT = ((10, 4), (5, 2))  # ours and full noise that enter rounds 3 and 4
 BLOCK = 8  # samples of even noise
-LEAST, MOST = 4, 32  # blocks of a candidate in round 1
+LEAST, MOST = 3, 32  # blocks of a candidate in round 1
+ENOUGH = 4  # of them; with less, round 2 looks at fewer starts
 GROWTH = (1, 1, 2, 4)  # blocks of a candidate in each round, in those of round 1
-SEARCHED = 0.75  # of the budget at most; the rest is for the finalists
+SEARCHED = 0.7  # of the budget at most; the rest is for the finalists
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,12 @@ class Plan:
     Attributes:
         rounds: samples of each candidate in rounds 1 to 4, those of earlier rounds counted.
         finals: samples of each finalist.
+        starts: that round 2 looks at.
     """
 
     rounds: tuple[int, ...]
     finals: int
+    starts: int = STARTS
 
 
 @dataclass
@@ -95,14 +98,15 @@ def plan_for(candidates: Sequence[Candidate], samples: int, finalists: int) -> P
         ValueError: too few samples, with the number that it takes.
     """
     least = samples_of(LEAST)
-    needed = most_drawn(candidates, least) + finalists * least[-1]
+    needed = most_drawn(candidates, least, FEWER) + finalists * least[-1]
     if samples < needed:
         raise ValueError(f"{samples} samples are too few for one round: it takes {needed}")
-    blocks = LEAST
-    while blocks < MOST and most_drawn(candidates, samples_of(blocks + 1)) <= SEARCHED * samples:
-        blocks += 1
-    rounds = samples_of(blocks)
-    return Plan(rounds, (samples - most_drawn(candidates, rounds)) // finalists)
+    for starts, fewest in ((STARTS, ENOUGH), (FEWER, LEAST)):
+        for blocks in range(MOST, fewest - 1, -1):
+            rounds = samples_of(blocks)
+            if (drawn := most_drawn(candidates, rounds, starts)) <= SEARCHED * samples:
+                return Plan(rounds, (samples - drawn) // finalists, starts)
+    return Plan(least, (samples - most_drawn(candidates, least, FEWER)) // finalists, FEWER)
 
 
 def samples_of(blocks: int) -> tuple[int, ...]:
@@ -110,14 +114,14 @@ def samples_of(blocks: int) -> tuple[int, ...]:
     return tuple(BLOCK * blocks * growth for growth in GROWTH)
 
 
-def most_drawn(candidates: Sequence[Candidate], rounds: Sequence[int]) -> int:
-    """Return the most samples that the rounds can draw together."""
+def most_drawn(candidates: Sequence[Candidate], rounds: Sequence[int], starts: int = STARTS) -> int:
+    """Return the most samples that the rounds can draw together, where round 2 looks at so many starts."""
     groups: dict[tuple[bool, str], list[Candidate]] = {}
     for one in candidates:
         groups.setdefault((one.ours, one.group), []).append(one)
     scouts = sum(one.scout for one in candidates)
     total = scouts * rounds[0]
-    for ours, kept in ((True, STARTS), (False, SOLVERS)):
+    for ours, kept in ((True, starts), (False, SOLVERS)):
         sizes = [(len(group), sum(one.scout for one in group)) for (mine, _), group in groups.items() if mine == ours]
         costs = sorted((n * rounds[1] - known * rounds[0] for n, known in sizes), reverse=True)
         total += sum(costs[:kept])
@@ -153,7 +157,7 @@ def search(
     ranked = rounds.play([k for k, one in enumerate(candidates) if one.scout])
     chosen = {
         ours: list(dict.fromkeys(candidates[k].group for k in of(ours, ranked)))[:kept]
-        for ours, kept in ((True, STARTS), (False, SOLVERS))
+        for ours, kept in ((True, plan.starts), (False, SOLVERS))
     }
     entered = [k for k, one in enumerate(candidates) if one.group in chosen[one.ours] and not rounds.standings[k].out]
     ranked = rounds.play(entered)

@@ -43,6 +43,7 @@ from latestart.processes import Processes
 from latestart.progress import Progress
 from latestart.records import plain
 from latestart.sampling.families import cuttable, family_of
+from latestart.sampling.guard import LateStarted, prior_inside
 from latestart.sampling.late_start import checked_scheduler
 from latestart.sampling.loop import check_level
 from latestart.sampling.matching import Match, check_shape, match
@@ -63,7 +64,7 @@ BUDGET = 60_000  # evaluations for each number of steps
 COMPARED = 1500  # images that the search compares samples with
 SHARE = 20  # of the budget, the part that the features of the images may cost
 KNOWN, MOST_KNOWN = 0.02, 0.1  # nats below which a prior is all that there is to know of the images, with its error
-FORMAT = 1  # of the search: another one would find another recipe
+FORMAT = 2  # of the search: another one would find another recipe
 SEEN = 512  # images whose leading directions the noise is spread over
 
 
@@ -124,8 +125,9 @@ def tune(
         raise ValueError("expected at least one number of steps, received none")
     if prefer not in (None, *PREFERENCES):
         raise ValueError(f"prefer={prefer!r}: expected {' or '.join(PREFERENCES)}, or None for the lowest distance")
-    budget = whole_number("budget", budget)
-    network, trained = of_velocity(as_network(model), checked_scheduler(scheduler))
+    budget, batch_size = whole_number("budget", budget), whole_number("batch_size", batch_size)
+    scheduler = _whole(checked_scheduler(scheduler))
+    network, trained = of_velocity(as_network(model), scheduler)
     tuning = _Tuning.opened(
         as_network(network), trained, scheduler, model, images, priors, features, labels, model_kwargs, seed,
         None if folder is None else Path(folder), run or Processes(), len(asked), budget, tell,
@@ -174,7 +176,7 @@ class _Tuning:
         kept, notes = _of_the_model(network, trained, made, held, given)
         counted = Counted(network)
         starts = levels_of(counted, trained, kept, pictures.held_out, held, seed)
-        notes += _known(starts, network)
+        notes += _known(starts, network, pictures)
         space = _space(model, scheduler, network, features, everyone, pictures)
         judge = _judge(pictures, space, _judging(budget, space))
         return cls(
@@ -191,9 +193,19 @@ class _Tuning:
         """Search, draw the finalists again, and decide."""
         inside, bounded = self.starts.priors.get(GAUSSIAN), _bounded(self.pictures)
         levels = {name: [s for s in some if self._reaches(s)] for name, some in self.starts.levels.items()}
-        found = candidates(self.trained, nfe, levels, inside, bounded, self.tell)
+        reasons: list[str] = []
+
+        def tell(reason: str) -> None:
+            reasons.append(reason)
+            self.tell(reason)
+
+        found = candidates(self.trained, nfe, levels, inside, bounded, tell)
         if not self._reaches(None):
             found = [one for one in found if one.way.t_start is not None]
+        if not found:
+            raise ValueError(
+                f"there is no way to sample this model in {nfe} evaluations: {next(iter(reasons), 'it has no start')}"
+            )
         plain_way = self._usual(nfe)
         ours = FINALISTS if prefer is None else 2 * FINALISTS
         cost = nfe + self.space.cost
@@ -216,12 +228,12 @@ class _Tuning:
         ways = [found[k] for k in (*mine[:ours], *dict.fromkeys((*theirs[:1], *clean[:1])))]
         if plain_way is not None and plain_way.way not in [one.way for one in ways]:
             ways.append(plain_way)
-        spent = sum(drawing.drawn.values())
-        samples = (count - spent) // max(1, len(ways))
+        spent = drawing.spent + shared
+        samples = max(0, budget - spent) // cost // max(1, len(ways))
         finals = drawing.final(list(range(len(ways))), samples, ways)
         finalists = [self._finalist(one, final) for one, final in zip(ways, finals)]
         decision = decide(finalists, prefer)
-        total = (spent + samples * len(ways)) * cost + shared
+        total = spent + samples * len(ways) * cost
         return self._made(nfe, decision, finalists, finals, standings, plan, samples, total, budget, prefer, plain_way)
 
     def _reaches(self, sigma: float | None) -> bool:
@@ -304,14 +316,15 @@ class _Tuning:
                 "finals": samples, "format": FORMAT,
             },
             evidence=tuple(evidence),
-            samples=self._shown(drawn, finals, decision.chosen.candidate.way, full.candidate.way),
+            samples=self._shown(drawn, finals, decision),
         )  # fmt: skip
 
-    def _shown(self, drawn: dict[Way, int], finals: list[Final | str], one: Way, other: Way) -> Tensor | None:
+    def _shown(self, drawn: dict[Way, int], finals: list[Final | str], decision: Decision) -> Tensor | None:
         """Return a few samples of the chosen way and of full noise as bytes; None of what are no pictures."""
         if len(self.network.sample_shape) != 3 or self.network.sample_shape[0] not in (1, 3):
             return None
-        parts = [final.shown for way in (one, other) if isinstance(final := finals[drawn[way]], Final)]
+        shown = [one.candidate.way for one in (decision.chosen, decision.full) if one is not None]
+        parts = [final.shown for way in shown if isinstance(final := finals[drawn[way]], Final)]
         if len(parts) < 2 or not _bounded(self.pictures):
             return None
         return torch.stack([to_pixels(to_unit(part)) for part in parts])
@@ -322,10 +335,15 @@ def key_text(known: Mapping[str, Any]) -> str:
     return str(fingerprint(str(plain(dict(known)))))
 
 
+def _whole(scheduler: Any) -> Any:
+    """Return the scheduler over the whole schedule, of a late-started one or one with a prior inside too."""
+    whole = scheduler.whole() if isinstance(scheduler, LateStarted) else scheduler
+    return whole if prior_inside(whole) is None else whole.grid
+
+
 def _refuse_distilled(scheduler: Any) -> None:
     try:
-        grid = getattr(scheduler, "grid", scheduler)
-        cuttable(grid, 1.0 if family_of(grid).shifts else None)
+        cuttable(scheduler, 1.0 if family_of(scheduler).shifts else None)
     except ValueError as error:
         raise ValueError(f"there is nothing to tune here, sample the model as it is: {error}") from error
 
@@ -429,7 +447,7 @@ def _seen(found: Match) -> str:
     return found.sentence.partition("; check_prior=")[0]
 
 
-def _known(starts: Starts, network: Network) -> tuple[str, ...]:
+def _known(starts: Starts, network: Network, pictures: Pictures) -> tuple[str, ...]:
     """Return what the nats say of model and priors, in sentences.
 
     Raises:
@@ -438,10 +456,12 @@ def _known(starts: Starts, network: Network) -> tuple[str, ...]:
     notes = []
     for name, curve in starts.curves.items():
         if name == GAUSSIAN and float(curve.worse.double().mean()) > 0.5:
+            unknown = network.classes and pictures.held_out.labels is None
             raise ValueError(
                 "the images are not those of the model, or it is not trained: at "
                 f"{int(curve.worse.sum())} of {len(curve.worse)} noise levels the network denoises them worse than "
                 "their own Gaussian does"
+                f"{'; it has classes, and the images bring no labels: give those too' if unknown else ''}"
             )
         peak = int(curve.nats.argmax())
         if float(curve.nats[peak]) < min(KNOWN + 3 * float(curve.error[peak]), MOST_KNOWN):
