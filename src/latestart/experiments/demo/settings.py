@@ -15,5 +15,5 @@ class DemoSettings(Settings):
     """
 
     steps: tuple[int, ...] = setting((3, 5, 10), "Network evaluations of an image, a recipe for each.", least=1)
-    budget: int = setting(80_000, "Network evaluations that tuning may cost, for each number of steps.", least=1)
+    budget: int = setting(60_000, "Network evaluations that tuning may cost, for each number of steps.", least=1)
     seed: int = seed_setting("Seed of the search; the next is that of the figures.")
