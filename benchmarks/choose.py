@@ -61,7 +61,7 @@ HERE = Path(__file__).parent
 SAMPLERS, STEPS = ("ddpm", "ddim", "dpm++"), (3, 5, 10)
 CHOICES = ("cheapest", "images")
 DECIDED = ("mnist", "two", "eight")
-VERSION = 2  # of the choices
+VERSION = 3  # of the choices
 EXACT_STARTS = (25, 50, 100, 150, 200, 250, 300, 350, 400, 500, 600)
 COMPONENTS = {"hypercube": 16, "twenty": 10, "uneven": 2}  # of the mixtures of exact problems
 SWEPT = 10_000  # samples a start of the sweep that the cost is compared with
@@ -241,7 +241,8 @@ def summary(found: list[dict[str, Any]], how: str) -> str:
     points = sum(r[how]["difference"][0] <= 0.1 * abs(r["best_distance"]) for r in found)
     nfe = [r[how]["nfe"] for r in found]
     return (
-        f"{ten} of {len(found)} cells within 10% or the interval, {five} within 5% or the interval, {points} within 10% by the point alone; the worst ratio "
+        f"{ten} of {len(found)} cells within 10% or the interval, {five} within 5% or the interval, {points} "
+        "within 10% by the point alone; the worst ratio "
         f"among the differences whose interval is above 0 is {max(sure, default=1.0):.3f}; {min(nfe):,} to "
         f"{max(nfe):,} evaluations, at most {max(r[how]['share_of_sweep'] for r in found):.2%} of a sweep"
     )

@@ -73,8 +73,11 @@ class Reference:
     @torch.inference_mode()
     def samples(self, block: int) -> Tensor:
         """Return the model's samples of a block, `(size, *shape)`."""
-        places, levels = range(0, LONG * FINE + 1, FINE), self.levels[::FINE]
-        noise = [self._between(block, *ends) for ends in pairwise(places)] if self.brownian else None
+        levels = self.levels[::FINE]
+        noise = None
+        if self.brownian:
+            walked = self._walk(block)[::FINE]
+            noise = [(v - w) / math.sqrt(t**-2 - s**-2) for (s, t), (w, v) in zip(pairwise(levels), pairwise(walked))]
         path = list(flow(self._model, self._path(block)[0][0], levels, noise))
         gaps = [(d - self.prior(y, sigma)).flatten(1).double().square().sum(1) for sigma, (y, d) in zip(levels, path)]
         self.gaps[block] = torch.stack(gaps, 1).cpu()
@@ -85,21 +88,19 @@ class Reference:
         k = max(k for k, level in enumerate(self.levels) if level >= sigma * (1 - 1e-9) or k == 0)
         y_k, d_k = self._path(block)[k]
         above = self._path(block)[k - 1][1] if k else d_k
-        noise = self._fresh(block, 0).to(y_k) if self.brownian else None
+        noise = None
+        if self.brownian and sigma < self.levels[k]:
+            noise = (self._walk(block, [sigma])[0] - self._walk(block)[k]) / math.sqrt(sigma**-2 - self.levels[k] ** -2)
         return Start(_step(y_k, d_k, above, self.levels[max(k - 1, 0)], self.levels[k], sigma, noise))
 
     def step_noise(self, block: int, levels: Sequence[float]) -> Tensor | None:
         """Return the noise of the steps of a run over these levels, `(steps - 1, size, *shape)`; None without any."""
         if not self.brownian or len(levels) < 2:
             return None
-        logs = torch.tensor(self.levels).log()
-        first = next((k for k, level in enumerate(self.levels) if level <= levels[0]), len(self.levels) - 1)
-        places = [first] + [int((logs - math.log(max(s, 1e-12))).abs().argmin()) for s in levels[1:]]
-        found = [
-            self._between(block, a, b) if b > a else self._fresh(block, k)
-            for k, (a, b) in enumerate(pairwise(places), 1)
-        ]
-        return torch.stack(found)
+        walked = self._walk(block, levels)
+        return torch.stack([
+            (v - w) / math.sqrt(t**-2 - s**-2) for (s, t), (w, v) in zip(pairwise(levels), pairwise(walked))
+        ])  # fmt: skip
 
     def curve(self) -> NatsCurve:
         """Return the divergence `KL(model || prior)`, on the model's samples of all blocks so far."""
@@ -127,16 +128,32 @@ class Reference:
             self.walks[block] = white + torch.einsum("wk,w...->k...", slow, left)
         return self.walks[block]
 
-    def _between(self, block: int, first: int, last: int) -> Tensor:
-        """The increment between two levels, of unit variance."""
-        snr = torch.tensor(self.levels[first : last + 1], dtype=torch.float64) ** -2
-        widths = snr.diff().sqrt()
-        parts = self._increments(block)[first:last]
-        return torch.einsum("k,k...->...", (widths / widths.norm()).to(parts), parts)
+    def _walk(self, block: int, levels: Sequence[float] | None = None) -> list[Tensor]:
+        """The Brownian path W at levels, 0 at the first of the grid's; at all of the grid's own by default.
 
-    def _fresh(self, block: int, draw: int) -> Tensor:
-        generator = sample_generator(self.seed, 2**20 + 64 * block + draw)
-        return torch.randn(self.noise(block).shape[1:], generator=generator)
+        Between two known places a and b of snr it is drawn from its bridge, of mean linear and of variance
+        `(snr - a) (b - snr) / (b - a)`, by noise that depends on the block and the place in `levels`.
+        """
+        snr = torch.tensor(self.levels, dtype=torch.float64) ** -2
+        parts = self._increments(block)
+        steps = snr.diff().sqrt().to(parts).view(-1, *[1] * (parts.ndim - 1)) * parts
+        grid = [torch.zeros_like(parts[0]), *steps.cumsum(0)]
+        if levels is None:
+            return grid
+        found: list[Tensor] = []
+        last, w = 0.0, grid[0]
+        for j, at in enumerate(sigma**-2 for sigma in levels):
+            k = max(int((snr <= at).sum()) - 1, 0)
+            a, w = (float(snr[k]), grid[k]) if snr[k] >= last else (last, w)
+            fresh = torch.randn(w.shape, generator=sample_generator(self.seed, 2**20 + 64 * block + j))
+            if k + 1 < len(grid):
+                b, v = float(snr[k + 1]), grid[k + 1]
+                w = w + (at - a) / (b - a) * (v - w) + math.sqrt(max(0.0, (at - a) * (b - at) / (b - a))) * fresh
+            else:
+                w = w + math.sqrt(max(0.0, at - a)) * fresh
+            last = at
+            found.append(w)
+        return found
 
 
 class Start:
