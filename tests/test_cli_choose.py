@@ -58,7 +58,7 @@ def test_a_folder_without_features_is_probed_by_its_network(tmp_path):
         _run(*asked, "--probes", 200, "--no-check-prior", *more) for more in ((), ("--features", "network"))
     )
     assert by_default.exit_code == 0, by_default.output
-    assert "chosen by nats+probe" in by_default.output and by_name.output == by_default.output
+    assert "chosen by probe" in by_default.output and by_name.output == by_default.output
 
 
 def test_a_prior_of_other_values_is_refused_unless_it_is_not_compared(tmp_path):

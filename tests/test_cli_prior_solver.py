@@ -45,15 +45,13 @@ def test_sample_does_what_generate_does(tmp_path, asked, prior, t_start, options
 
 
 def test_choose_asks_for_the_solver_s_own_start(tmp_path):
-    asked = ("--sampler", "prior", "--steps", 3, "--method", "nats+probe", "--probes", 400, "--features", "mnist")
+    asked = ("--sampler", "prior", "--steps", 3, "--method", "probe", "--probes", 400, "--features", "mnist")
     result = _run("choose", "mnist", *asked, "--out", tmp_path / "choice.json")
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "choice.json").read_text())
     sampler = ls.make_sampler("prior", SHIPPED.scheduler, SHIPPED.prior, "trailing")
     images = SHIPPED.images("heldout-a")
-    expected = ls.choose_start(
-        SHIPPED.model, sampler, SHIPPED.prior, images, 3, "nats+probe", features="mnist", probes=400
-    )
+    expected = ls.choose_start(SHIPPED.model, sampler, SHIPPED.prior, images, 3, "probe", features="mnist", probes=400)
     assert record["t_start"] == expected.t_start
     assert {one["t_start"] for one in record["evidence"]} == {one.t_start for one in expected.evidence}
 

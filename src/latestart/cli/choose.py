@@ -21,7 +21,7 @@ class ChooseSettings(Pictures, Started):
     images: Path | None = setting(
         None, "Held-out images: a parquet file, a folder or an npz file; default: the shipped ones.", of="file"
     )
-    method: str | None = setting(None, "nats, stability, probe, nats+probe; default: the last, if there are images.")
+    method: str = setting("probe", "probe, nats or stability.")
     features: str | None = setting(
         None,
         "Features to probe with, of a shipped model or efficientnet-lite0, or network: the model's own activations; "

@@ -1,26 +1,20 @@
 """Choice of the start of sampling for a model, a prior, a scheduler and a number of steps.
 
 Two errors meet. A prior is the wronger the later one starts, by the divergence of the noised data from it, in nats
-(`theory/nats.py`), which needs no sampling; a sampler is the wronger the longer the way that it has to go in few steps,
-which only sampling tells. So
+(`theory/nats.py`); a sampler is the wronger the longer the way that it has to go in few steps, which only sampling
+tells. No budget of nats weighs one against the other: one Gaussian is best started where it is wrong by 0.004 to 1.3
+nats, a mixture, which has taken the first decisions by its weights, where it is wrong by 0.1 to 60. So
 
+    probe       a few samples from each of many starts, and the energy distance of their features to those of a target;
+                from starts about the best one, at which a parabola through the distances is lowest (`probing.py`)
     nats        the level at which the divergence reaches a budget; without images, that of the prior's samples from the
                 model's distribution, KL(prior || model), by the same identity with the roles exchanged
     stability   the level at which the central fixed point of the network loses its stability, or comes nearest to it
-    probe       a few samples from each of many starts; the energy distance of their features to those of images; then
-                from starts about the best one, at which a parabola through the distances is lowest (`probing.py`)
-    nats+probe  the same about the level of the budget, which counts as a measurement of its own: the noisier the
-                probes, the nearer to it is the choice
 
-The budget is 5 / steps^2 nats: with fewer steps it pays to start later, from a prior that is more wrong. On a network
-for MNIST that predicts the noise, by 512 samples a start, DDIM was best from t = 500, 550 and 600 of 1,000 in 3, 5 and
-10 steps, where one Gaussian is wrong by 0.6, 0.2 and 0.06 nats; two small exact mixtures went the same way. None of
-these cells is among those that `benchmarks/choose.py` reports.
-
-On six further exact mixtures (2 to 20 clusters in 2 to 24 dimensions), three samplers and 3, 5 and 10 steps, the best
-level lay 0.4 +- 1.9 rungs (factors of 1.16) above that of the budget. There the choice was within 5% of the best start
-in 82% of 108 runs with deterministic samplers and within 15% in 96%; in 54% and 87% of 54 runs with DDPM. Its own noise
-limits it: in 10 steps, where it starts highest, these are 11% and 61%.
+The target of a probe is the model's own samples, by a long run from the same noise (`reference.py`): then a few dozen
+samples a start tell it, for what is common to both is no noise. With images, they are the target as soon as the model's
+own samples differ from them beyond chance: a network that errs on its long way may come nearer to the data from a late
+start than by itself. Where they do not differ, the images would only add noise of their own.
 """
 
 import itertools
@@ -49,12 +43,24 @@ from latestart.network_features import NETWORK, NetworkFeatures, Space, Values, 
 from latestart.records import Record
 from latestart.sampling.doubts import doubts_of
 from latestart.sampling.families import family_of
-from latestart.sampling.late_start import checked_scheduler, late_start, start_level
+from latestart.sampling.late_start import checked_scheduler, late_start, noise_width, start_level
 from latestart.sampling.loop import draw
 from latestart.sampling.matching import check_prior as require_match
 from latestart.sampling.matching import check_shape
 from latestart.sampling.names import telling
-from latestart.sampling.probing import FEWEST, LEAST, BlockNoise, Probes, block_size, moment_weights, zoom
+from latestart.sampling.probing import (
+    DRAWS,
+    FEWEST,
+    LEAST,
+    BlockNoise,
+    OwnSamples,
+    Probes,
+    block_size,
+    moment_weights,
+    zoom,
+)
+from latestart.sampling.reference import Reference
+from latestart.sampling.run import rehearse
 from latestart.sampling.seeds import sample_generator
 from latestart.theory.levels import enough
 from latestart.theory.nats import NatsCurve, nats
@@ -62,12 +68,16 @@ from latestart.theory.stability import NoCrossing, crossing
 
 __all__ = ["METHODS", "Candidate", "Choice", "choose_start"]
 
-METHODS = ("nats", "stability", "probe", "nats+probe")
-BUDGET = 5.0  # nats at the start, times the square of the number of steps; measured, see above
+METHODS = ("probe", "nats", "stability")
+BUDGET = 5.0  # nats at the start, times the square of the number of steps
 RUNG = 1.8**0.25  # between neighbouring levels of the ladder of starts
-SPREAD = 2.5  # of the best level about that of the budget, in rungs; on six exact mixtures it was 1.9
-PROBES = 2000  # samples of all probes together
-IMAGES, WINDOW_IMAGES, LEVELS = 96, 32, 16  # for the divergence; a window needs it less exactly
+PROBES = 1000  # samples of all probes together, where images may be the target
+OWN, OWN_EVALUATIONS = 400, 3000  # where they are the model's own: samples at most, and their evaluations
+LONG_RUNS = 96  # samples of the model that are compared with images
+BEYOND = 2.0  # standard errors by which they must differ
+EVEN = 16  # samples in a block, at least, where the steps draw noise: spread the more evenly
+TOP = 2.0  # of the data's width, where the long runs begin
+IMAGES, LEVELS = 96, 16  # for the divergence
 FACTOR = 1.6  # between neighbouring levels at most, for integrals to a percent
 APART = 2**32  # probes and the user's own runs draw from different seeds
 
@@ -127,11 +137,11 @@ def choose_start(
     prior: Any,
     images: Any = None,
     steps: int = 5,
-    method: str | None = None,
+    method: str = METHODS[0],
     *,
     features: Features | None = None,
     labels: Tensor | int | None = None,
-    probes: int = PROBES,
+    probes: int | None = None,
     budget: float | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     check_prior: bool = True,
@@ -140,8 +150,8 @@ def choose_start(
 ) -> Choice:
     """Choose where to start sampling.
 
-    It costs about 1,600 evaluations of single images without a probe, and 10,500 with one in five steps; with the
-    network's own features one more for each image and each probe.
+    In five steps it costs about 3,500 evaluations of single images, and with images 8,500; with the network's own
+    features one more for each image and each sample. By nats it costs about 1,600.
 
     Args:
         model: a diffusers network, an exact model through `as_model`, or a function through `as_network`.
@@ -150,7 +160,7 @@ def choose_start(
         images: anything that `as_images` takes, floats in the model's value range; neither model nor prior may be
             fitted to them. They are taken in an order drawn by the seed.
         steps: of the sampler.
-        method: one of `METHODS`; by default "nats+probe" with images, else "nats".
+        method: one of `METHODS`.
         features: for probing, the name of a shipped extractor, a function from images `(B, C, H, W)` in [0, 1] to
             features `(B, F)`, "network": the network's own, `NetworkFeatures`, or "values": the samples' own values,
             for exact models of few dimensions. Distances between pixels say nothing about pictures. By default the
@@ -158,7 +168,7 @@ def choose_start(
         labels: for class-conditional models, a class index, or those of the images; those that the images bring by
             default.
         probes: samples of all probes together, at least 200; they cost at most `probes * steps` evaluations with a
-            first-order sampler.
+            first-order sampler. By default 1,000 with images, and without at most 400 and 3,000 evaluations.
         budget: nats at the start, for the method "nats"; by default 5 / steps^2.
         model_kwargs: further conditions, by the names of the network's own arguments: one row an image, or without
             images rows that are taken in turn.
@@ -168,7 +178,7 @@ def choose_start(
 
     Raises:
         TypeError: something that is no network, scheduler or prior.
-        ValueError: an unknown method; a method without the images that it needs; features of a network that has none;
+        ValueError: an unknown method; features of a network that has none;
             too few images or probes; images or a prior of another shape or range, or images that are not finite; labels
             that are not classes of the model, or not one for each image; a budget that is not above 0; a scheduler that
             cannot be late-started.
@@ -176,7 +186,8 @@ def choose_start(
     network, steps = as_network(model), whole_number("steps", steps)
     scheduler = checked_scheduler(scheduler)
     prior = as_prior(prior, "choosing a start").to(network.device)
-    chosen = _method(method, images)
+    if method not in METHODS:
+        raise ValueError(f"there is no method {method!r} to choose a start by; there are {', '.join(METHODS)}")
     if budget is not None and not (math.isfinite(budget) and budget > 0):
         raise ValueError(f"expected a budget above 0 nats, received {budget}")
     values, conditions = _given(network, images, labels, model_kwargs, seed)
@@ -184,16 +195,18 @@ def choose_start(
         require_same_range(values, getattr(prior, "value_range", None), "the prior")
     search = _Search(
         model=Counted(network), scheduler=scheduler, prior=prior, images=values, steps=steps, conditions=conditions,
-        method=chosen, seed=seed, progress=progress or (lambda *_: None),
+        method=method, seed=seed, progress=progress or (lambda *_: None),
     )  # fmt: skip
     search.require_match(check_prior)
-    search.progress(0, 1, chosen.partition("+")[0])
-    if chosen == "nats":
+    search.progress(0, 1, method)
+    if method == "nats":
         return search.by_nats(BUDGET / steps**2 if budget is None else budget)
-    if chosen == "stability":
+    if method == "stability":
         return search.by_stability()
     extract = _extractor(features, network, scheduler, conditions)
     space = Space(extract, pictures=bool(search.data.abs().max() <= 1))
+    if probes is None:
+        probes = PROBES if values is not None else max(FEWEST, min(OWN, OWN_EVALUATIONS // steps))
     return search.by_probes(space, whole_number("probes", probes))
 
 
@@ -236,8 +249,8 @@ class _Search(Record):
         curve = self.curve = self._divergence()
         sigma, found = _level(curve, budget)
         how = f"{'KL(prior || model)' if self.images is None else 'KL(data || prior)'} {found}"
-        centre, rungs = self._ladder()
-        return self._choice(self._candidate(sigma), [self._candidate(centre * RUNG**rung) for rung in rungs], how)
+        beside = [self._candidate(sigma * RUNG**rung) for rung in range(-4, 5, 2)]
+        return self._choice(self._candidate(sigma), beside, how)
 
     def by_stability(self) -> Choice:
         """Central differences: each product with the Jacobian is two evaluations that are counted."""
@@ -267,37 +280,86 @@ class _Search(Record):
     def by_probes(self, space: Space, probes: int) -> Choice:
         if probes < FEWEST:
             raise ValueError(f"probes={probes}: expected at least {FEWEST}, or a start has too few to be judged by")
-        with torch.inference_mode():
-            rows = torch.cat([space(part) for part in self.data.split(1024)])
-        to_data = EnergyTo(rows, moment_weights(self.data, self.prior))
-        if self.method == "nats+probe":
-            self.curve = self._divergence(WINDOW_IMAGES)
-        centre, rungs = self._ladder()
+        bottom, top = self._range(self.data, 1)
+        centre, rungs = bottom, range(0, math.ceil(math.log(top / bottom, RUNG)) + 4, 4)
 
         def start(rung: float) -> float:
-            return self._candidate(centre * RUNG**rung).t_start
+            return self._candidate(min(centre * RUNG**rung, self._highest())).t_start
 
         def rung(t_start: float) -> float:
             return math.log(self._at(t_start).sigma / centre, RUNG)
 
-        size = block_size(probes, len(rungs))
-        known = Probes(self._prober(space, size, probes // size), to_data, size)
-        best = zoom(rungs, start, rung, known, probes // size - LEAST, math.inf if self.curve is None else SPREAD)
+        brownian = self._draws_noise(top)
+        size = max(block_size(probes, len(rungs)), EVEN if brownian else 1)
+        least, done = 2 if brownian and self.images is None else LEAST, itertools.count()
+        total, reference = max(probes // size, least * len(rungs)), self._reference(size, top, brownian)
+
+        def own(number: int) -> Tensor:
+            return space(reference.samples(number))
+
+        def block(t_start: float, number: int) -> Tensor:
+            self.progress(next(done), total, f"probing t = {t_start:g}")
+            return space(self._probed(reference, t_start, number, size))
+
+        target, what = self._target(OwnSamples(own), space, size)
+        known = Probes(block, target, size, least)
+        best = zoom(rungs, start, rung, known, total - least)
         known.level([best], 0)
-        self.extracted = space.evaluated
+        self.extracted, self.curve = space.evaluated, reference.curve()
         seen = {t: replace(self._at(t), distance=known.distance(t), samples=known.samples(t)) for t in known.features}
         how = (
-            f"by probes from {len(seen)} starts, samples come nearest to the images from about sigma = "
+            f"by probes from {len(seen)} starts, samples come nearest to {what} from about sigma = "
             f"{seen[best].sigma:.4g}: energy distance {seen[best].distance:.4g} with {seen[best].samples} samples"
         )
         return self._choice(seen[best], seen.values(), how)
 
-    def _ladder(self) -> tuple[float, range]:
-        """The level of rung 0, and the rungs to begin with: about the budget, or over all levels of the images."""
-        if self.curve is not None:
-            return _level(self.curve, BUDGET / self.steps**2)[0], range(-4, 5, 2)
-        bottom, top = self._range(self.data, 1)
-        return bottom, range(0, math.ceil(math.log(top / bottom, RUNG)) + 4, 4)
+    def _draws_noise(self, width: float) -> bool:
+        """Whether the sampler's steps draw noise, in a run from as much noise as the data are wide."""
+        late = late_start(self.scheduler, self.family.start_for(width, self.steps), self.steps)
+        return rehearse(late, noise_width(late))
+
+    def _reference(self, size: int, width: float, brownian: bool) -> Reference:
+        """Long runs of the model, and the prior's starts that go with them."""
+        mine = self.conditions.turned(size)
+        noise = BlockNoise(self.data, size, DRAWS if brownian else 1, APART + self.seed)
+        low, bottom = self.noise.sigma_range[0], 0.05 * float(self.data.double().var(0).mean().sqrt())
+
+        def given(sigma: float, z: Tensor) -> Tensor:
+            return self.prior.noised(sigma).push(z.to(self.prior.mean), self.prior.own_labels(mine.labels))
+
+        return Reference(
+            self._denoiser(size), self.prior.for_labels(mine.labels), given, noise,
+            (min(TOP * width, self._highest()), max(bottom, low * (1 + 1e-6))), brownian,
+            APART + self.seed,
+        )  # fmt: skip
+
+    def _highest(self) -> float:
+        """The highest level that scheduler and network know."""
+        known = getattr(self.model, "max_sigma", None)
+        return min(0.999 * self.noise.sigma_range[1], math.inf if known is None else known)
+
+    def _target(self, own: OwnSamples, space: Space, size: int) -> tuple[Any, str]:
+        """The images, where the model's own samples differ from them beyond chance, else these samples."""
+        if self.images is None:
+            return own, "the model's own"
+        with torch.inference_mode():
+            rows = torch.cat([space(part) for part in self.images.split(1024)])
+        to_images, count = EnergyTo(rows, moment_weights(self.images, self.prior)), max(LEAST, LONG_RUNS // size)
+        value, without = to_images.by_blocks(own.rows(count), size)
+        error = math.sqrt((count - 1) * float(without.var(correction=0)))
+        if value > BEYOND * error:
+            return to_images, "the images"
+        return own, "the model's own, which differ from the images no more than by chance,"
+
+    def _probed(self, reference: Reference, t_start: float, number: int, size: int) -> Tensor:
+        """A block of samples from a start, of the same noise for every start, in the steps as well."""
+        late, mine = late_start(self.scheduler, t_start, self.steps), self.conditions.turned(size)
+        levels = [self.noise.sigma(float(t)) for t in late.timesteps]
+        return draw(
+            self.model, self.scheduler, reference.start(number, levels[0]), size, self.steps, t_start,
+            APART + self.seed * 2**16 + number, reference.noise(number)[0], mine.labels, size, model_kwargs=mine.kwargs,
+            step_noise=reference.step_noise(number, levels),
+        ).samples  # fmt: skip
 
     def _range(self, data: Tensor, reach: float = 10) -> tuple[float, float]:
         """From where a value of the data is seen three times as well as without noise to `reach` times all of it."""
@@ -305,25 +367,9 @@ class _Search(Record):
         bottom = max(0.3 * float(width.mean().sqrt()), low)
         return bottom, min(max(reach * float(width.sum().sqrt()), 10 * bottom), high)
 
-    def _prober(self, extract: Callable[[Tensor], Tensor], size: int, total: int) -> Callable[[float, int], Tensor]:
-        noise, done = BlockNoise(self.data, size, self.steps + 1, APART + self.seed), itertools.count()
-
-        def block(t_start: float, number: int) -> Tensor:
-            """The same noise for every start, in the steps as well: it depends on the seed and the block's number."""
-            self.progress(next(done), total, f"probing t = {t_start:g}")
-            seed, mine = APART + self.seed * 2**16 + number, self.conditions.turned(size)
-            first, later = noise(number).split([1, noise.draws - 1])
-            drawn = draw(
-                self.model, self.scheduler, self.prior, size, self.steps, t_start, seed, first[0], mine.labels,
-                size, model_kwargs=mine.kwargs, step_noise=later,
-            )  # fmt: skip
-            return extract(drawn.samples)
-
-        return block
-
-    def _divergence(self, most: int = IMAGES) -> NatsCurve:
+    def _divergence(self) -> NatsCurve:
         """Without images, of samples of the prior, whose own denoiser is exact on them, from the model."""
-        data, (bottom, top) = self.data[:most], self._range(self.data[:IMAGES])
+        data, (bottom, top) = self.data[:IMAGES], self._range(self.data[:IMAGES])
         count = max(LEVELS, math.ceil(math.log(top / bottom) / math.log(FACTOR)) + 1)
         levels, denoiser = torch.from_numpy(np.geomspace(top, bottom, count)), self._denoiser(len(data))
         prior, own = self.prior.for_labels(denoiser.conditions.labels), self.images is None
@@ -338,8 +384,7 @@ class _Search(Record):
         sigma, curve = start_level(late_start(self.scheduler, t_start, self.steps)), self.curve
         if curve is None:
             return Candidate(t_start=t_start, sigma=sigma)
-        known = np.interp(math.log(sigma), curve.sigma.log().flip(0), curve.nats.flip(0))
-        return Candidate(t_start=t_start, sigma=sigma, nats=float(known))
+        return Candidate(t_start=t_start, sigma=sigma, nats=float(curve.at(sigma)))
 
     def _denoiser(self, n: int | None = None) -> NetworkDenoiser:
         """The network's denoiser, of n samples whose conditions are taken in turn."""
@@ -348,7 +393,7 @@ class _Search(Record):
 
     def _choice(self, best: Candidate, seen: Iterable[Candidate], how: str) -> Choice:
         distinct = {round(start.sigma, 9): start for start in (*seen, best)}
-        curve, measured = self.curve, self.images is not None
+        curve, measured = self.curve, self.images is not None and self.method == "nats"
         doubts = () if curve is None else doubts_of(curve, best.sigma, self.noise, measured)
         return Choice(
             t_start=best.t_start, sigma=best.sigma, method=self.method,
@@ -369,16 +414,6 @@ def _given(
     own = found.labels if labels is None and network.labelled else labels
     order = torch.randperm(len(values), generator=seeded(seed))
     return values[order], Conditions(network, own, kwargs, len(values))[order]
-
-
-def _method(method: str | None, images: Any) -> str:
-    if method is None:
-        return "nats" if images is None else "nats+probe"
-    if method not in METHODS:
-        raise ValueError(f"there is no method {method!r} to choose a start by; there are {', '.join(METHODS)}")
-    if "probe" in method and images is None:
-        raise ValueError(f"the method {method!r} compares features of samples and images: images missing")
-    return method
 
 
 def _extractor(features: Any, network: Network, scheduler: Any, conditions: Conditions) -> Any:

@@ -12,32 +12,30 @@ differences between starts are known far better than the distances.
 
 The images. Where the prior was fitted to more of them than are at hand, they are weighted to its mean and covariance.
 
-The starts lie on a ladder of levels, evenly spaced in log sigma. Each of three rounds looks at five of them, two rungs
-apart, about the best one so far (the first, where nothing is known beforehand, at all of the ladder, four apart), with
-equally many blocks, those that are known already included; the best is the vertex of a parabola through them, and moves
-the next round. Its error comes from leaving out one block at a time. With `v` the vertex and `s` its error, and the
-best rung known to be
-`0 +- spread` before any probe, the expectation is
+The target. Samples are compared with images, or with the model's own samples by a long run from the same noise
+(`reference.py`); there, too, pairs of one block are left out.
 
-    v / (1 + s^2 / spread^2)
+The starts lie on a ladder of levels, evenly spaced in log sigma. The first of three rounds looks at all of it, four
+rungs apart, the next two at five starts, two rungs apart, about the best so far, with equally many blocks, those that
+are known already included; the best is the vertex of a parabola through them, and moves the next round.
 
 Sources: Owen 1995 for scrambled nets, Joe and Kuo 2008 for their numbers; Deville and Saerndal 1992 for the weights.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from latestart.evaluation.kernel import EnergyTo
+from latestart.evaluation.kernel import paired_blocks
 from latestart.gaussians.basis import Dense
 from latestart.gaussians.gaussian import Gaussian
 from latestart.sampling.seeds import sample_generator
 
-__all__ = ["BlockNoise", "Probes", "block_size", "leading", "moment_weights", "vertex", "zoom"]
+__all__ = ["BlockNoise", "OwnSamples", "Probes", "block_size", "leading", "moment_weights", "vertex", "zoom"]
 
 DIRECTIONS, SEEN = 32, 512  # leading directions, and images that they are found from
 DRAWS = 12  # noises of a sample that share one net; those of later steps, which change it less, are independent
@@ -73,6 +71,34 @@ class BlockNoise:
         return z.reshape(self.draws, self.size, *self.shape)
 
 
+class Target(Protocol):
+    """What samples are compared with."""
+
+    def by_blocks(self, features: Tensor, block: int) -> tuple[float, Tensor]:
+        """The distance of features in blocks, and that without each block."""
+
+
+class OwnSamples:
+    """The model's own samples as a target; block b of them has the noise of block b of every start.
+
+    Args:
+        block: features `(size, F)` of block b of the model's samples.
+    """
+
+    def __init__(self, block: Callable[[int], Tensor]) -> None:
+        self.block = block
+        self.features: list[Tensor] = []
+
+    def rows(self, count: int) -> Tensor:
+        """The features of the first blocks, `(count size, F)`."""
+        self.features.extend(self.block(b) for b in range(len(self.features), count))
+        return torch.cat(self.features[:count])
+
+    def by_blocks(self, features: Tensor, block: int) -> tuple[float, Tensor]:
+        """The distance of features `(N, F)` in blocks, and that without each block."""
+        return paired_blocks(features, self.rows(len(features) // block), block)
+
+
 class Probes:
     """The samples' features at every start that was probed, block after block.
 
@@ -80,16 +106,17 @@ class Probes:
         block: features `(size, F)` of block b of the samples from a start, `block(t_start, b)`.
         to_data: the distance to the images' features.
         size: samples in a block.
+        least: blocks at a start that can be judged.
     """
 
-    def __init__(self, block: Callable[[float, int], Tensor], to_data: EnergyTo, size: int) -> None:
-        self.block, self.to_data, self.size = block, to_data, size
+    def __init__(self, block: Callable[[float, int], Tensor], to_data: Target, size: int, least: int = LEAST) -> None:
+        self.block, self.to_data, self.size, self.least = block, to_data, size, least
         self.features: dict[float, list[Tensor]] = {}
 
     def level(self, starts: Iterable[float], total: int) -> None:
-        """Bring all starts to equally many blocks, three or more, within `total` blocks over all starts if possible."""
+        """Bring all starts to equally many blocks, `least` or more, within `total` blocks of all starts if possible."""
         known = {t: len(self.features.get(t, ())) for t in starts}
-        spent, wanted = sum(map(len, self.features.values())), LEAST
+        spent, wanted = sum(map(len, self.features.values())), self.least
         while spent + sum(max(0, wanted + 1 - n) for n in known.values()) <= total and wanted < total:
             wanted += 1
         for t, n in known.items():
@@ -103,11 +130,11 @@ class Probes:
         """The energy distance of all samples from there."""
         return self.to_data.by_blocks(torch.cat(self.features[t_start]), self.size)[0]
 
-    def distances(self, starts: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        """Of the blocks that all starts have: the distance of each, `(S,)`, and without each block, `(S, B)`."""
+    def distances(self, starts: Sequence[float]) -> np.ndarray:
+        """The distance of each start, `(S,)`, of the blocks that all of them have."""
         common = min(len(self.features[t]) for t in starts)
-        found = [self.to_data.by_blocks(torch.cat(self.features[t][:common]), self.size) for t in starts]
-        return np.array([value for value, _ in found]), np.stack([without.cpu().numpy() for _, without in found])
+        rows = [torch.cat(self.features[t][:common]) for t in starts]
+        return np.array([self.to_data.by_blocks(some, self.size)[0] for some in rows])
 
 
 def zoom(
@@ -116,7 +143,6 @@ def zoom(
     rung: Callable[[float], float],
     probes: Probes,
     total: int,
-    spread: float = math.inf,
 ) -> float:
     """The best start of a ladder, in the scheduler's t.
 
@@ -126,7 +152,6 @@ def zoom(
         rung: where a start lies on the ladder; starts are whole numbers, so not quite where it was asked for.
         probes: of the starts.
         total: blocks of all probes together.
-        spread: standard deviation, in rungs, of the best start about rung 0, as far as is known beforehand.
     """
     near, best = list(rungs), 0.0
     for turn in range(ROUNDS):
@@ -134,17 +159,9 @@ def zoom(
             near = [round(best / STRIDE) * STRIDE + STRIDE * k for k in (-2, -1, 0, 1, 2)]
         starts = list(dict.fromkeys(start(k) for k in near))
         probes.level(starts, total * (turn + 1) // ROUNDS)
-        places, (values, without) = np.array([rung(t) for t in starts]), probes.distances(starts)
-        unknown = turn == 0 and math.isinf(spread)
-        best = float(places[values.argmin()]) if unknown else _expected(places, values, without, spread)
+        places, values = np.array([rung(t) for t in starts]), probes.distances(starts)
+        best = vertex(places, values) if turn > 0 else float(places[values.argmin()])
     return start(best)
-
-
-def _expected(places: np.ndarray, values: np.ndarray, without: np.ndarray, spread: float) -> float:
-    """The best place: the vertex, drawn to 0 by the ratio of its squared error to `spread` squared."""
-    left = np.array([vertex(places, column) for column in without.T])
-    variance = (len(left) - 1) * left.var()
-    return vertex(places, values) / (1 + variance / spread**2)
 
 
 def vertex(places: np.ndarray, values: np.ndarray) -> float:

@@ -110,8 +110,8 @@ def without_variances(scheduler: Any) -> Any:
     return scheduler
 
 
-def rehearse(scheduler: Any, start: float) -> None:
-    """Run a scheduler to data at one point, 0.
+def rehearse(scheduler: Any, start: float) -> bool:
+    """Run a scheduler to data at one point, 0; return whether its steps drew from the generators of the samples.
 
     Args:
         scheduler: whose times are set; it is not changed.
@@ -131,6 +131,7 @@ def rehearse(scheduler: Any, start: float) -> None:
     network.convention.noise.sigma(torch.tensor(times))  # raises for a time outside of the schedule, and names it
     generators = [sample_generator(0, k) for k in range(ROWS)]
     x = start * torch.stack([torch.randn(SHAPE, generator=g) for g in generators])
+    before = generators[0].get_state()
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -151,6 +152,7 @@ def rehearse(scheduler: Any, start: float) -> None:
             f"{name} does not sample what a network predicts with these settings: data that are all 0 come out as up "
             f"to {float(x.abs().max()):.3g}, over the times {_shown(times)}"
         )
+    return not torch.equal(before, generators[0].get_state())
 
 
 def _shown(times: list[float]) -> str:

@@ -26,7 +26,7 @@ constant, the truth for a prior with a wrong mean and an upper bound on the tail
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from latestart.noise import Noise
 from latestart.records import Record
 from latestart.theory.levels import CriticalLevel, Curve, evaluate, falling
 
-__all__ = ["MARGIN", "NatsCurve", "nats"]
+__all__ = ["MARGIN", "NatsCurve", "nats", "of_gaps"]
 
 LEVELS = 32
 TAIL = 0.05  # nats below the lowest snr that are no longer negligible beside a budget of about one nat
@@ -171,22 +171,39 @@ def nats(
     rounding = ROUNDING * images.double().var(0).sum().item()
     worse = per_image.mean(0) < -MARGIN * per_image.std(0) / math.sqrt(len(images)) - rounding
     per_image, per_direction = per_image.masked_fill(worse, 0.0), per_direction.masked_fill(worse[:, None], 0.0)
+    curve = _curve(sigma, per_image, worse, len(images) * len(sigma) * draws)
+    if gaps.basis is not None:
+        curve = replace(curve, by_direction=_weights(sigma)[0] @ per_direction)
+    _warn(curve)
+    return curve
+
+
+def of_gaps(sigma: Tensor, gaps: Tensor) -> NatsCurve:
+    """The divergence of samples of an exact denoiser from a prior, of which `|D_p - D_q|^2` is known at every level.
+
+    Args:
+        sigma: the levels, highest first, `(L,)`.
+        gaps: of each sample, noised to each level, `(n, L)`; they cost no evaluation of their own.
+    """
+    return _curve(sigma, gaps, torch.zeros(len(sigma), dtype=torch.bool), 0)
+
+
+def _curve(sigma: Tensor, per_image: Tensor, worse: Tensor, nfe: int) -> NatsCurve:
+    """The curve of integrands `(n, L)`, not split by directions."""
     cubic, trapezoid, tail = _weights(sigma)
     integrals = per_image @ cubic.T
-    curve = NatsCurve(
+    return NatsCurve(
         sigma=sigma,
         nats=integrals.mean(0),
-        error=integrals.std(0) / math.sqrt(len(images)),
+        error=integrals.std(0) / math.sqrt(len(integrals)),
         integrand=per_image.mean(0),
         worse=worse,
-        by_direction=cubic @ per_direction if gaps.basis is not None else None,
+        by_direction=None,
         tail=tail * per_image[:, 0].mean().item(),
         quadrature=(cubic - trapezoid) @ per_image.mean(0),
         integrals=integrals,
-        nfe=len(images) * len(sigma) * draws,
+        nfe=nfe,
     )
-    _warn(curve)
-    return curve
 
 
 @dataclass(frozen=True, eq=False)
