@@ -7,8 +7,8 @@ Three ways stand beside each other: DDIM from full noise as people run it, the b
 last time and clipping that tuning tries, and the recipe. Images that neither network nor priors saw, as many as there
 are samples of each, have the distance to hope for.
 
-Expected: the gain on the best full noise has its lower end above 3 at 3 evaluations and above 1.3 at 5, from a late start
-out of the mixture. At 10 the best full noise comes near to new images, and the recipe may be that.
+Expected: the gain on the best full noise has its lower end above 3 at 3 evaluations and above 1.3 at 5, from a late
+start out of the mixture. At 10 the best full noise comes near to new images, and the recipe may be that.
 """
 
 import time
