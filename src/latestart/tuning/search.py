@@ -24,9 +24,9 @@ from latestart.tuning.candidates import Candidate
 __all__ = ["BLOCK", "FINALISTS", "Plan", "Standing", "nearest", "plan_for", "search"]
 
 FINALISTS = 3  # ways of ours that are drawn again, beside the best full noise
-RIVALS = 2  # ways from full noise without a prior that are drawn again: the best, and the best that may be chosen
+RIVALS = 3  # ways from full noise without a prior that are drawn again, one of which at least may be chosen
 STARTS, FEWER, SOLVERS = 3, 2, 3  # starts, fewer of them, and solvers from full noise, that round 2 looks at in full
-KEPT = ((10, 4), (5, 2))  # ours and full noise that enter rounds 3 and 4
+KEPT = ((10, 5), (5, 3))  # ours and full noise that enter rounds 3 and 4
 BLOCK = 8  # samples of even noise
 LEAST, MOST = 3, 32  # blocks of a candidate in round 1
 ENOUGH = 4  # of them; with less, round 2 looks at fewer starts

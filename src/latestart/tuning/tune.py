@@ -64,7 +64,7 @@ BUDGET = 60_000  # evaluations for each number of steps
 COMPARED = 1500  # images that the search compares samples with
 SHARE = 20  # of the budget, the part that the features of the images may cost
 KNOWN, MOST_KNOWN = 0.02, 0.1  # nats below which a prior is all that there is to know of the images, with its error
-FORMAT = 3  # of the search: another one would find another recipe
+FORMAT = 4  # of the search: another one would find another recipe
 SEEN = 512  # images whose leading directions the noise is spread over
 
 
@@ -225,7 +225,10 @@ class _Tuning:
         drawing = self._drawing(nfe, found, batch_size, meter)
         standings, mine, theirs = search(found, plan, drawing.search, drawing.distance, drawing.failed)
         mine, clean = ([k for k in some if not _too_bright(drawing.variance(k))] for some in (mine, theirs))
-        ways = [found[k] for k in (*nearest(mine, ours, found), *dict.fromkeys((*theirs[:1], *clean[:1])))]
+        ways = [
+            found[k]
+            for k in (*nearest(mine, ours, found), *list(dict.fromkeys((*theirs[:1], *clean[:1], *theirs)))[:RIVALS])
+        ]
         if plain_way is not None and plain_way.way not in [one.way for one in ways]:
             ways.append(plain_way)
         spent = drawing.spent + shared
