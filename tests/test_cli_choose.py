@@ -10,7 +10,6 @@ from latestart import choose_start, zoo
 from latestart.cli import app
 from latestart.cli.choose import ChooseSettings
 from latestart.gaussians.gaussian import Gaussian
-from latestart.sampling import choose as home
 from latestart.sampling.probing import FEWEST
 from latestart.sampling.samplers import make_sampler
 from tiny import tiny_folder
@@ -29,7 +28,7 @@ def test_the_help_shows_an_example():
 
 
 def test_as_many_probes_as_the_function_takes():
-    assert ChooseSettings().probes == home.PROBES
+    assert ChooseSettings().probes is None
     assert ChooseSettings(probes=FEWEST).probes == FEWEST
     with pytest.raises(ValueError, match=f"probes={FEWEST - 1}: expected a whole number of at least {FEWEST}"):
         ChooseSettings(probes=FEWEST - 1)

@@ -179,12 +179,11 @@ def test_choosing_says_where_the_network_is_worse_than_the_prior():
         def __call__(self, y, sigma):
             return 2 * MEAN - GAUSSIAN(y, sigma)
 
+    asked = (ls.as_model(Worse(), SCHEDULER), SCHEDULER, GAUSSIAN, IMAGES[:99], 3)
     with pytest.warns(UserWarning, match="worse than the prior"):
-        choice = ls.choose_start(
-            ls.as_model(Worse(), SCHEDULER), SCHEDULER, GAUSSIAN, IMAGES[:99], 3, check_prior=False
-        )
-    assert choice.doubts
-    assert not ls.choose_start(MODEL, SCHEDULER, GAUSSIAN, IMAGES[:99], 3).doubts
+        assert ls.choose_start(*asked, "nats", check_prior=False).doubts
+    for method in ("nats", "probe"):
+        assert not ls.choose_start(MODEL, SCHEDULER, GAUSSIAN, IMAGES[:99], 3, method).doubts
 
 
 def test_a_prior_and_a_network_that_disagree_are_told_of_all_causes_with_both_spreads():

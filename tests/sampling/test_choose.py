@@ -159,13 +159,13 @@ def test_images_are_the_target_where_the_model_is_wrong(data, images, prior, sch
 
 @pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler])
 def test_the_cost_is_counted(data, images, prior, kind):
-    """Probes of a first-order sampler cost `steps` each, a sample of the model 25, the check 64."""
+    """Probes of a first-order sampler cost `steps` each, a sample of the model 25, the checks 96."""
     scheduler = kind(**DDIM)
     model = as_model(data, scheduler)
     for probes in (200, 600):
         choice = choose_start(model, scheduler, prior, images, STEPS, features="values", probes=probes)
         drawn = sum(c.samples for c in choice.evidence)
-        runs, left = divmod(choice.nfe - 2 * SAMPLES - drawn * STEPS, LONG + 1)
+        runs, left = divmod(choice.nfe - 3 * SAMPLES - drawn * STEPS, LONG + 1)
         assert left == 0 and runs >= max(LONG_RUNS // 2, max(c.samples for c in choice.evidence))
         assert 0.7 * probes <= drawn <= max(1.1 * probes, 3 * 16 * 9)
 

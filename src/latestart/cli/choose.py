@@ -16,7 +16,7 @@ __all__ = ["ChooseSettings", "choose"]
 
 @dataclass(frozen=True, kw_only=True)
 class ChooseSettings(Pictures, Started):
-    """Choose where to start sampling, by nats and a probe, at a small share of a search."""
+    """Choose where to start sampling, by a probe, at a small share of a search."""
 
     images: Path | None = setting(
         None, "Held-out images: a parquet file, a folder or an npz file; default: the shipped ones.", of="file"
@@ -27,7 +27,9 @@ class ChooseSettings(Pictures, Started):
         "Features to probe with, of a shipped model or efficientnet-lite0, or network: the model's own activations; "
         "default: those of the shipped model, else network.",
     )
-    probes: int = setting(2000, "Samples of all probes together.", least=200)
+    probes: int | None = setting(
+        None, "Samples of all probes together; default: 1,000 with images, else 400 or fewer.", least=200
+    )
     seed: int = seed_setting("Seed of the noise and of the order of the images.")
 
 

@@ -46,7 +46,7 @@ from latestart.sampling.families import family_of
 from latestart.sampling.late_start import checked_scheduler, late_start, noise_width, start_level
 from latestart.sampling.loop import draw
 from latestart.sampling.matching import check_prior as require_match
-from latestart.sampling.matching import check_shape
+from latestart.sampling.matching import check_shape, doubt
 from latestart.sampling.names import telling
 from latestart.sampling.probing import (
     DRAWS,
@@ -223,6 +223,7 @@ class _Search(Record):
     progress: Progress
     curve: NatsCurve | None = None
     extracted: int = 0
+    compared: bool = True
 
     def __post_init__(self) -> None:
         self.family = family_of(self.scheduler)
@@ -230,6 +231,7 @@ class _Search(Record):
 
     def require_match(self, compared: bool) -> None:
         """Compare prior and model, and take for the prior that of the one class that is asked for."""
+        self.compared = compared
         if compared:
             require_match(self.model, self.scheduler, self.prior, self.conditions)
         check_shape(self.model, self.prior)
@@ -250,7 +252,8 @@ class _Search(Record):
         sigma, found = _level(curve, budget)
         how = f"{'KL(prior || model)' if self.images is None else 'KL(data || prior)'} {found}"
         beside = [self._candidate(sigma * RUNG**rung) for rung in range(-4, 5, 2)]
-        return self._choice(self._candidate(sigma), beside, how)
+        best = self._candidate(sigma)
+        return self._choice(best, beside, how, doubts_of(curve, best.sigma, self.noise, self.images is not None))
 
     def by_stability(self) -> Choice:
         """Central differences: each product with the Jacobian is two evaluations that are counted."""
@@ -311,7 +314,9 @@ class _Search(Record):
             f"by probes from {len(seen)} starts, samples come nearest to {what} from about sigma = "
             f"{seen[best].sigma:.4g}: energy distance {seen[best].distance:.4g} with {seen[best].samples} samples"
         )
-        return self._choice(seen[best], seen.values(), how)
+        late = late_start(self.scheduler, best, self.steps)
+        said = doubt(self.model, late, self.prior, self.conditions) if self.compared else None
+        return self._choice(seen[best], seen.values(), how, () if said is None else (said,))
 
     def _draws_noise(self, width: float) -> bool:
         """Whether the sampler's steps draw noise, in a run from as much noise as the data are wide."""
@@ -325,7 +330,9 @@ class _Search(Record):
         low, bottom = self.noise.sigma_range[0], 0.05 * float(self.data.double().var(0).mean().sqrt())
 
         def given(sigma: float, z: Tensor) -> Tensor:
-            return self.prior.noised(sigma).push(z.to(self.prior.mean), self.prior.own_labels(mine.labels))
+            return self.prior.noised(sigma).push(
+                z.to(device=self.prior.device, dtype=self.prior.dtype), self.prior.own_labels(mine.labels)
+            )
 
         return Reference(
             self._denoiser(size), self.prior.for_labels(mine.labels), given, noise,
@@ -391,10 +398,8 @@ class _Search(Record):
         mine = self.conditions if n is None else self.conditions.turned(n)
         return from_diffusers(self.model, self.scheduler, mine.labels, model_kwargs=mine.kwargs)
 
-    def _choice(self, best: Candidate, seen: Iterable[Candidate], how: str) -> Choice:
+    def _choice(self, best: Candidate, seen: Iterable[Candidate], how: str, doubts: tuple[str, ...] = ()) -> Choice:
         distinct = {round(start.sigma, 9): start for start in (*seen, best)}
-        curve, measured = self.curve, self.images is not None and self.method == "nats"
-        doubts = () if curve is None else doubts_of(curve, best.sigma, self.noise, measured)
         return Choice(
             t_start=best.t_start, sigma=best.sigma, method=self.method,
             nfe=self.model.evaluated + self.extracted, how=how,

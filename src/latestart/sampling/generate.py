@@ -54,7 +54,7 @@ def generate(
         n: number of images; with `noise`, its length counts.
         steps: steps of the sampler; 5 if not given.
         t_start: where to start, in the scheduler's t, a time of its training: larger is noisier. None starts from full
-            noise; with a prior, `choose_start` is asked, without images, which costs about 1,600 evaluations that are
+            noise; with a prior, `choose_start` is asked, without images, which costs about 3,500 evaluations that are
             not counted in `nfe`: to choose once for many runs, or with images at hand, ask it yourself.
         seed: sample i depends on (seed, i) alone.
         noise: white noise `(n, *shape)` to start from, in place of the seed's.

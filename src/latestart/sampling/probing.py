@@ -72,7 +72,7 @@ class BlockNoise:
 
 
 class Target(Protocol):
-    """What samples are compared with."""
+    """The samples that others are compared with, by a distance that leaves out pairs of one block."""
 
     def by_blocks(self, features: Tensor, block: int) -> tuple[float, Tensor]:
         """The distance of features in blocks, and that without each block."""

@@ -179,7 +179,7 @@ def nats(
 
 
 def of_gaps(sigma: Tensor, gaps: Tensor) -> NatsCurve:
-    """The divergence of samples of an exact denoiser from a prior, of which `|D_p - D_q|^2` is known at every level.
+    """The divergence from a prior, of samples for which `|D_p - D_q|^2` is known at every level.
 
     Args:
         sigma: the levels, highest first, `(L,)`.
