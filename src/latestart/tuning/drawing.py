@@ -26,6 +26,7 @@ from latestart.lab.judge import Judge, Reading
 from latestart.lab.sweep import shares
 from latestart.network_features import Space
 from latestart.processes import Processes
+from latestart.records import Record
 from latestart.sampling.loop import draw
 from latestart.sampling.probing import BlockNoise
 from latestart.sampling.ways import Way
@@ -38,16 +39,16 @@ KIND = "tuning-samples"
 SHOWN = 32  # samples of a finalist that are kept
 
 
-@dataclass
-class Final:
+@dataclass(eq=False, repr=False)
+class Final(Record):
     """The final draw of a candidate: what its figures are made of, and its first samples."""
 
     reading: Reading
     shown: Tensor
 
 
-@dataclass
-class Drawing:
+@dataclass(eq=False, repr=False)
+class Drawing(Record):
     """Draws the samples of candidates in a folder.
 
     Args:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latestart.checks import seeded
 from latestart.data import Images
+from latestart.records import Record
 from latestart.zoo import SETS, Bundle
 
 __all__ = ["FEWEST", "Pictures", "of_bundle", "split"]
@@ -22,8 +23,8 @@ FEWEST = 800  # images: a quarter held out, of which the threshold of copies tak
 HELD_OUT, JUDGES = 4000, 10_000  # images at most
 
 
-@dataclass(frozen=True)
-class Pictures:
+@dataclass(frozen=True, eq=False, repr=False)
+class Pictures(Record):
     """Images in three parts.
 
     Attributes:
