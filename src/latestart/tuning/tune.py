@@ -65,6 +65,7 @@ COMPARED = 1500  # images that the search compares samples with
 SHARE = 20  # of the budget, the part that the features of the images may cost
 KNOWN, MOST_KNOWN = 0.02, 0.1  # nats below which a prior is all that there is to know of the images, with its error
 FORMAT = 4  # of the search: another one would find another recipe
+MARGIN = 0.03  # of variance, below the bar: a finalist at the bar would be barred by its final draw
 SEEN = 512  # images whose leading directions the noise is spread over
 
 
@@ -559,7 +560,7 @@ def _told(prior: Any) -> str:
 
 def _too_bright(variance: float | None) -> bool:
     """Whether the search shows already that a candidate's samples have too much variance."""
-    return variance is not None and variance > CONTRAST
+    return variance is not None and variance > CONTRAST - MARGIN
 
 
 def _figures(figures: Figures | None) -> dict[str, Any] | None:
