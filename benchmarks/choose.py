@@ -126,7 +126,7 @@ def unseen(name: str) -> Problem:
 
 
 def network(folder: Path, images: Path, priors: dict[str, Path]) -> Problem:
-    """A network from a folder with its classifier, and images, half of which judge."""
+    """Open a network from a folder with its classifier, and images: some to choose by, others to judge by."""
     model, trained = load_model(folder)
     extract = ClassifierFeatures(Classifier.load(folder / "classifier.safetensors"))
     every = load_images(images)
@@ -208,7 +208,7 @@ def _judged(name: str, best: str, values: dict[str, float], replicates: dict[str
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What a cell is known by."""
+    """Return the settings that name a cell."""
     return tuple(row[name] for name in ("model", "prior", "sampler", "steps", "samples", "seed"))
 
 

@@ -1,6 +1,8 @@
 """The command `latestart choose`: the choice of `choose_start`, its evidence, and mistakes in one line."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 from latestart import choose_start, zoo
 from latestart.cli import app
 from latestart.cli.choose import ChooseSettings
+from latestart.cli.support import features
 from latestart.gaussians.gaussian import Gaussian
 from latestart.sampling.probing import FEWEST
 from latestart.sampling.samplers import make_sampler
@@ -89,3 +92,16 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, args, me
     assert message in result.output
     assert "Traceback" not in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_features_are_the_named_ones_else_the_classifier_beside_the_model_else_the_network(tmp_path):
+    mnist = zoo.load("mnist")
+
+    def found(**asked):
+        return features(SimpleNamespace(**{"features": None, "model": str(tmp_path)} | asked), None)
+
+    assert found() is None and found(features="network") == "network"
+    shutil.copy(mnist.path / "classifier.safetensors", tmp_path)
+    assert found().name == f"classifier-{mnist.features.name.rpartition('-')[2]}"
+    assert found(features="mnist").name == mnist.features.name
+    assert features(SimpleNamespace(features=None, model="mnist"), mnist) is mnist.features

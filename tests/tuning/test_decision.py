@@ -107,6 +107,13 @@ def test_full_noise_that_may_not_be_chosen_is_still_the_one_to_beat():
     assert decide(finalists((FULL, barred), (late(10), figures(3.5)))).chosen.candidate == FULL  # there is no other
 
 
+def test_full_noise_that_is_better_than_the_chosen_one_and_barred_is_named():
+    bright = figures(3.0, variance=share(CONTRAST + 0.3))
+    found = decide(finalists((FULL, bright), (OTHER, figures(4.0)), (late(10), figures(3.5))))
+    assert found.chosen.candidate == OTHER and found.full.candidate == FULL
+    assert any(line.startswith(f"{FULL.way.describe()} has 1.35") for line in found.reason)
+
+
 def test_what_failed_is_left_out_with_its_reason():
     failing = Finalist(late(10), None, "failed: NaN")
     found = decide([Finalist(FULL, figures(4.0)), failing, Finalist(late(20), figures(2.0))])

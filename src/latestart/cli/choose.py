@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from latestart.cli.options import with_settings
-from latestart.cli.support import bar, inside, look_for, opened, say
+from latestart.cli.support import bar, features, inside, look_for, opened, say
 from latestart.lab.setup import Pictures, Started
 from latestart.settings import seed_setting, setting
 
@@ -25,7 +25,7 @@ class ChooseSettings(Pictures, Started):
     features: str | None = setting(
         None,
         "Features to probe with, of a shipped model or efficientnet-lite0, or network: the model's own activations; "
-        "default: those of the shipped model, else network.",
+        "default: the classifier beside the model, else network.",
     )
     probes: int | None = setting(
         None, "Samples of all probes together; default: 1,000 with images, else 400 or fewer.", least=200
@@ -57,7 +57,7 @@ def choose(
     with bar("choosing") as advance:
         choice = choose_start(
             network, sampler, start, data, asked.steps, asked.method,
-            features=asked.features or (shipped and asked.model), probes=asked.probes,
+            features=features(asked, shipped), probes=asked.probes,
             check_prior=asked.check_prior, seed=asked.seed, progress=advance,
         )  # fmt: skip
     if out is not None:

@@ -17,7 +17,7 @@ from latestart.sampling.names import OWN, PRIOR, SAMPLERS
 from latestart.settings import Settings
 from latestart.shipped import require_model
 
-__all__ = ["bar", "friendly", "inside", "look_for", "opened", "perform", "say"]
+__all__ = ["bar", "features", "friendly", "inside", "look_for", "opened", "perform", "say"]
 
 SHIPPED_PRIORS = ("gaussian", "mixture")  # by name
 
@@ -59,6 +59,28 @@ def opened(asked: OneModel, prior: Any = None, late: bool = False) -> tuple[Any,
     options: dict[str, Any] = {"scheduler": asked.scheduler, "mixed_precision": asked.mixed_precision}
     network, scheduler, start = zoo.open_model(asked.model, prior, late, own_device(), **options)
     return network, scheduler, start, None if Path(asked.model).is_dir() else zoo.load(asked.model)
+
+
+def features(asked: Any, shipped: Any) -> Any:
+    """Return the features that are named, else the classifier beside the model, else None: the network's own.
+
+    Args:
+        asked: settings with `features` and `model`.
+        shipped: the shipped model, or None.
+
+    Raises:
+        ValueError: the name is not known.
+    """
+    from latestart.lab.judge import open_features
+
+    if asked.features in ("network", "values"):
+        return asked.features
+    if asked.features is not None:
+        return open_features(asked.features)
+    if shipped is not None:
+        return shipped.features
+    beside = Path(asked.model) / "classifier.safetensors"
+    return open_features(str(beside)) if beside.is_file() else None
 
 
 def inside(asked: Started, start: Any) -> Any:

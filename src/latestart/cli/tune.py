@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from latestart.cli.options import with_settings
-from latestart.cli.support import bar, friendly, look_for, opened, say
+from latestart.cli.support import bar, features, friendly, look_for, opened, say
 from latestart.lab.setup import OneModel, Pictures
 from latestart.settings import seed_setting, setting
 
@@ -70,7 +70,7 @@ def tune(
     run, parts = processes(), out.with_name(f"{out.name}.parts")
     with bar("tuning", run.first) as advance, _emptied_if_refused(parts):
         found = find(
-            network, trained, images, asked.steps, priors=priors, features=_features(asked, shipped),
+            network, trained, images, asked.steps, priors=priors, features=features(asked, shipped),
             budget=asked.budget, prefer=asked.prefer, seed=asked.seed, folder=parts, batch_size=asked.batch_size,
             run=run, progress=advance,
         )  # fmt: skip
@@ -94,20 +94,6 @@ def _emptied_if_refused(parts: Path) -> Iterator[None]:
         if not before:
             shutil.rmtree(parts, ignore_errors=True)
         raise
-
-
-def _features(asked: TuneSettings, shipped: Any) -> Any:
-    """Return the features that are named, else the classifier beside the model, else None: the network's own."""
-    from latestart.lab.judge import open_features
-
-    beside = Path(asked.model) / "classifier.safetensors"
-    if asked.features in ("network", "values"):
-        return asked.features
-    if asked.features is not None:
-        return open_features(asked.features)
-    if shipped is not None:
-        return shipped.features
-    return open_features(str(beside)) if beside.is_file() else None
 
 
 def show(path: Annotated[Path, typer.Argument(help="A recipe that `latestart tune` wrote.")]) -> None:

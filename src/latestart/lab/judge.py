@@ -40,9 +40,9 @@ from latestart.processes import Processes
 from latestart.records import Record
 
 __all__ = [
-    "COMPARED", "ESTIMATES", "LEAST", "Figures", "Floor", "Judge", "Reading", "Reference", "both_sets", "few_samples",
-    "open_features", "over", "ratio", "ratio_replicates", "reference_of", "second_over", "shipped_judge",
-    "shipped_reference",
+    "COMPARED", "ESTIMATES", "LEAST", "REAL", "Figures", "Floor", "Judge", "Reading", "Reference", "both_sets",
+    "few_samples", "open_features", "over", "ratio", "ratio_replicates", "reference_of", "second_over",
+    "shipped_judge", "shipped_reference",
 ]  # fmt: skip
 
 SECOND_IMAGES = 5000  # images of a data set whose second features are taken: those of a large network take 0.1 s each

@@ -164,7 +164,7 @@ def checked_scheduler(scheduler: Any) -> Any:
 
 
 def _checked_times(times: Any, family: Family, t_start: float | None, steps: int, last: Any) -> list[float]:
-    """Own times of a run: falling, as many as its steps, from its start."""
+    """Check the times that are chosen for a run: one for each step, falling from the start."""
     if last is not None:
         raise ValueError(f"expected own times or a last one, received times={list(times)} and last={last!r}")
     try:

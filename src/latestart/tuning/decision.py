@@ -123,7 +123,4 @@ def _why_not(finalists: Sequence[Finalist], gains: dict[int, Estimate], out: dic
     told = ["full noise was chosen: no late start and no prior inside is better than it beyond chance"]
     for k, gain in gains.items():
         told.append(f"{finalists[k].candidate.way.describe()}: {gain} times")
-    for k, reason in out.items():
-        if finalists[k].candidate.ours:
-            told.append(f"{finalists[k].candidate.way.describe()} {reason}")
-    return told
+    return [*told, *(f"{finalists[k].candidate.way.describe()} {reason}" for k, reason in out.items())]

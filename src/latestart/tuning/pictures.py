@@ -8,18 +8,25 @@ The network may have been trained on all of them: copies are those that a prior 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from latestart.checks import seeded
 from latestart.data import Images
+from latestart.denoisers.adapter import Network
+from latestart.denoisers.conditions import Conditions
+from latestart.inputs.front import as_images
 from latestart.records import Record
 from latestart.zoo import SETS, Bundle
 
-__all__ = ["FEWEST", "Pictures", "of_bundle", "split"]
+__all__ = [
+    "FEWEST", "SEEN", "Pictures", "are_pictures", "conditions_of", "labels_of", "of_bundle", "split", "split_of",
+]  # fmt: skip
 
 FEWEST = 800  # images: a quarter held out, of which the threshold of copies takes half, and that is a 1% quantile
+SEEN = 512  # images that directions, ranges and scales are read from
 HELD_OUT, JUDGES = 4000, 10_000  # images at most
 
 
@@ -70,3 +77,42 @@ def of_bundle(bundle: Bundle) -> Pictures:
     train, held_out, judge = parts
     how = f"{len(train)} of its training images, {len(held_out)} held out, {len(judge)} judge"
     return Pictures(train, held_out, judge, how)
+
+
+def split_of(network: Network, images: Any, labels: Any, seed: int) -> Pictures:
+    """Read the images of a network, and split them.
+
+    Raises:
+        ValueError: too few images, of another shape, or of values that are not finite.
+    """
+    found = as_images(images, labels=labels, shape=network.sample_shape).collected()
+    if tuple(found.shape) != network.sample_shape:
+        raise ValueError(f"the model's samples are {network.sample_shape}, the images {tuple(found.shape)}")
+    if not found.bare and not bool(found.pixels.isfinite().all()):
+        raise ValueError("expected images of finite values, received some that are NaN or infinite")
+    return split(found, seed)
+
+
+def labels_of(network: Network, pictures: Pictures) -> Tensor | None:
+    """Return the labels that the images bring, where the network takes any; else its classes in turn."""
+    if not network.classes:
+        return None
+    return torch.arange(network.classes) if pictures.judge.labels is None else pictures.judge.labels
+
+
+def conditions_of(everyone: Conditions, pictures: Pictures, part: int, network: Network, kwargs: Any) -> Conditions:
+    """Return the conditions of the held-out images (0) or of those that judge (1)."""
+    own = (pictures.held_out, pictures.judge)[part]
+    if network.classes and own.labels is not None:
+        given = kwargs
+        if kwargs and pictures.rows is not None and everyone.count == pictures.count:
+            given = everyone[pictures.rows[part]].kwargs
+        return Conditions(network, own.labels, given)
+    if pictures.rows is not None and everyone.count == pictures.count:
+        return everyone[pictures.rows[part]]
+    return everyone.turned(len(own)) if everyone.count else everyone
+
+
+def are_pictures(pictures: Pictures) -> bool:
+    """Whether the images are pictures in [-1, 1]."""
+    return bool(pictures.judge[:SEEN].floats().abs().max() <= 1)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from latestart.evaluation.quality import Estimate
 from latestart.tuning.candidates import Candidate
 
-__all__ = ["BLOCK", "FINALISTS", "Plan", "Standing", "nearest", "plan_for", "search"]
+__all__ = ["BLOCK", "FINALISTS", "Plan", "Standing", "TooFew", "nearest", "plan_for", "search"]
 
 FINALISTS = 3  # ways of ours that are drawn again, beside the best full noise
 RIVALS = 3  # ways from full noise without a prior that are drawn again, one of which at least may be chosen
@@ -32,6 +32,18 @@ LEAST, MOST = 3, 32  # blocks of a candidate in round 1
 ENOUGH = 4  # of them; with less, round 2 looks at fewer starts
 GROWTH = (1, 1, 2, 4)  # blocks of a candidate in each round, in those of round 1
 SEARCHED = 0.7  # of the budget at most; the rest is for the finalists
+
+
+class TooFew(ValueError):
+    """Too few samples for one round.
+
+    Attributes:
+        needed: the number that it takes.
+    """
+
+    def __init__(self, samples: int, needed: int) -> None:
+        super().__init__(f"{samples} samples are too few for one round: it takes {needed}")
+        self.needed = needed
 
 
 @dataclass(frozen=True)
@@ -113,12 +125,12 @@ def plan_for(candidates: Sequence[Candidate], samples: int, finalists: int) -> P
         finalists: sets of samples that are drawn at the end.
 
     Raises:
-        ValueError: too few samples, with the number that it takes.
+        TooFew: samples, with the number that it takes.
     """
     least = samples_of(LEAST)
     needed = most_drawn(candidates, least, FEWER) + finalists * least[-1]
     if samples < needed:
-        raise ValueError(f"{samples} samples are too few for one round: it takes {needed}")
+        raise TooFew(samples, needed)
     for starts, fewest in ((STARTS, ENOUGH), (FEWER, LEAST)):
         for blocks in range(MOST, fewest - 1, -1):
             rounds = samples_of(blocks)

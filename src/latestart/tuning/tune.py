@@ -13,32 +13,25 @@ only where it is better than the best full noise beyond chance (`decision.py`).
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor
 
 from latestart.checks import whole_number
-from latestart.data import in_unit_range, to_pixels, to_unit
+from latestart.data import to_pixels, to_unit
 from latestart.denoisers.adapter import Counted, Network, as_network
 from latestart.denoisers.conditions import Conditions
 from latestart.denoisers.identity import identity
 from latestart.denoisers.wrappers import of_velocity
-from latestart.evaluation.copying import CopyingFrom
 from latestart.evaluation.kernel import EnergyTo
-from latestart.evaluation.quality import Estimate, resolve
+from latestart.evaluation.quality import Estimate
 from latestart.fingerprints import Print, fingerprint
-from latestart.gaussians.gaussian import Gaussian
-from latestart.gaussians.mixture import Mixture
-from latestart.gaussians.moments import Moments
-from latestart.gaussians.priors import load_prior
-from latestart.inputs.front import as_images
 from latestart.lab.cells import Meter
-from latestart.lab.judge import ESTIMATES, REAL, Figures, Judge, Reference
-from latestart.lab.subjects import kept_fit
-from latestart.network_features import NETWORK, NetworkFeatures, Space, middle_of, one_label
+from latestart.lab.judge import ESTIMATES, Figures, Judge
+from latestart.network_features import Space
 from latestart.processes import Processes
 from latestart.progress import Progress
 from latestart.records import plain
@@ -46,27 +39,31 @@ from latestart.sampling.families import cuttable, family_of
 from latestart.sampling.guard import LateStarted, prior_inside
 from latestart.sampling.late_start import checked_scheduler
 from latestart.sampling.loop import check_level
-from latestart.sampling.matching import Match, check_shape, match
 from latestart.sampling.probing import BlockNoise
 from latestart.sampling.recipe import Recipe, Trial
 from latestart.sampling.ways import GAUSSIAN, Way
 from latestart.tuning.candidates import Candidate, candidates, usual
 from latestart.tuning.decision import CONTRAST, PREFERENCES, Decision, Finalist, decide
 from latestart.tuning.drawing import Drawing, Final
-from latestart.tuning.pictures import Pictures, split
-from latestart.tuning.search import BLOCK, FINALISTS, RIVALS, Plan, Standing, nearest, plan_for, search
-from latestart.tuning.starts import MIXTURE, Starts, fitted, levels_of
-from latestart.tuning.waves import Waves
+from latestart.tuning.judging import COMPARED, judge_of, most_judges, space_of
+from latestart.tuning.pictures import SEEN, Pictures, are_pictures, conditions_of, labels_of, split_of
+from latestart.tuning.search import BLOCK, FINALISTS, RIVALS, Plan, Standing, TooFew, nearest, plan_for, search
+from latestart.tuning.starts import (
+    FORMAT,
+    Starts,
+    as_kept,
+    fitted_priors,
+    levels_of,
+    notes_of,
+    of_the_model,
+    opened_priors,
+    print_of,
+)
 
 __all__ = ["BUDGET", "tune"]
 
 BUDGET = 60_000  # evaluations for each number of steps
-COMPARED = 1500  # images that the search compares samples with
-SHARE = 20  # of the budget, the part that the features of the images may cost
-KNOWN, MOST_KNOWN = 0.02, 0.1  # nats below which a prior is all that there is to know of the images, with its error
-FORMAT = 4  # of the search: another one would find another recipe
 MARGIN = 0.03  # of variance, below the bar: a finalist at the bar would be barred by its final draw
-SEEN = 512  # images whose leading directions the noise is spread over
 
 
 def tune(
@@ -167,19 +164,19 @@ class _Tuning:
     ) -> "_Tuning":  # fmt: skip
         """Split the images, fit the priors, and compare them with the model."""
         _refuse_distilled(scheduler)
-        pictures = images if isinstance(images, Pictures) else _split(network, images, labels, seed)
-        everyone = Conditions(network, _labels(network, pictures), model_kwargs, whole=True)
-        held, judged = (_rows(everyone, pictures, k, network, model_kwargs) for k in (0, 1))
+        pictures = images if isinstance(images, Pictures) else split_of(network, images, labels, seed)
+        everyone = Conditions(network, labels_of(network, pictures), model_kwargs, whole=True)
+        held, judged = (conditions_of(everyone, pictures, k, network, model_kwargs) for k in (0, 1))
         print_ = fingerprint(*(part.pixels for part in (pictures.fitted, pictures.held_out, pictures.judge)))
         given = priors is not None
-        made = _opened(priors) if given else _fits(pictures, network, trained, seed, folder, print_, run)
-        made = {name: _as_kept(prior).to(network.device) for name, prior in made.items()}
-        kept, notes = _of_the_model(network, trained, made, held, given)
+        made = opened_priors(priors) if given else fitted_priors(pictures, network, seed, folder, print_, run)
+        made = {name: as_kept(prior).to(network.device) for name, prior in made.items()}
+        kept, notes = of_the_model(network, trained, made, held, given)
         counted = Counted(network)
         starts = levels_of(counted, trained, kept, pictures.held_out, held, seed)
-        notes += _known(starts, network, pictures)
-        space = _space(model, scheduler, network, features, everyone, pictures)
-        judge = _judge(pictures, space, _judging(budget, space))
+        notes += notes_of(starts, network, pictures)
+        space = space_of(model, scheduler, network, features, everyone, pictures)
+        judge = judge_of(pictures, space, most_judges(budget, space))
         return cls(
             counted, trained, scheduler, identity(model, scheduler), pictures, starts, judge, space, judged, seed,
             folder, run, parts, notes, print_, tell,
@@ -187,12 +184,12 @@ class _Tuning:
 
     def shared(self, budget: int) -> int:
         """Return the evaluations of the nats, and of the features of the images that judge, for a number of steps."""
-        images = min(_judging(budget, self.space), len(self.pictures.judge))
+        images = min(most_judges(budget, self.space), len(self.pictures.judge))
         return math.ceil((self.starts.nfe + images * self.space.cost) / self.parts)
 
     def recipe(self, nfe: int, budget: int, prefer: str | None, batch_size: int, meter: Meter) -> Recipe:
         """Search, draw the finalists again, and decide."""
-        inside, bounded = self.starts.priors.get(GAUSSIAN), _bounded(self.pictures)
+        inside, clip = self.starts.priors.get(GAUSSIAN), are_pictures(self.pictures)
         levels = {name: [s for s in some if self._reaches(s)] for name, some in self.starts.levels.items()}
         reasons: list[str] = []
 
@@ -200,7 +197,7 @@ class _Tuning:
             reasons.append(reason)
             self.tell(reason)
 
-        found = candidates(self.trained, nfe, levels, inside, bounded, tell)
+        found = candidates(self.trained, nfe, levels, inside, clip, tell)
         if not self._reaches(None):
             found = [one for one in found if one.way.t_start is not None]
         if not found:
@@ -214,10 +211,9 @@ class _Tuning:
         count = (budget - shared) // cost
         try:
             plan = plan_for(found, count, ours + RIVALS + 1)
-        except ValueError as error:
-            samples = int(str(error).rsplit(" ", 1)[-1])
-            needed = samples * cost + shared
-            while needed < (more := samples * cost + self.shared(needed)):  # a larger budget pays for more images
+        except TooFew as error:
+            needed = error.needed * cost + shared
+            while needed < (more := error.needed * cost + self.shared(needed)):  # a larger budget pays for more images
                 needed = more
             raise ValueError(
                 f"budget={budget}: {len(found)} candidates of {nfe} evaluations take at least {needed} for one round"
@@ -263,7 +259,8 @@ class _Tuning:
         values = self.pictures.fitted[:SEEN].floats()
         about = {
             "nfe": nfe, "model": key_text(self.identity), "images": self.print, "features": self.space.name,
-            "priors": [_told(prior) for prior in self.starts.priors.values()], "format": FORMAT,
+            "priors": [print_of(prior) for prior in self.starts.priors.values()], "format": FORMAT,
+            "conditions": _of_conditions(self.conditions),
         }  # fmt: skip
         return Drawing(
             self.network, self.trained, dict(self.starts.priors), found, self.judge, self.space, EnergyTo(rows),
@@ -329,7 +326,7 @@ class _Tuning:
             return None
         shown = [one.candidate.way for one in (decision.chosen, decision.full) if one is not None]
         parts = [final.shown for way in shown if isinstance(final := finals[drawn[way]], Final)]
-        if len(parts) < 2 or not _bounded(self.pictures):
+        if len(parts) < 2 or not are_pictures(self.pictures):
             return None
         return torch.stack([to_pixels(to_unit(part)) for part in parts])
 
@@ -352,215 +349,20 @@ def _refuse_distilled(scheduler: Any) -> None:
         raise ValueError(f"there is nothing to tune here, sample the model as it is: {error}") from error
 
 
-def _split(network: Network, images: Any, labels: Any, seed: int) -> Pictures:
-    found = as_images(images, labels=labels, shape=network.sample_shape).collected()
-    if tuple(found.shape) != network.sample_shape:
-        raise ValueError(f"the model's samples are {network.sample_shape}, the images {tuple(found.shape)}")
-    if not found.bare and not bool(found.pixels.isfinite().all()):
-        raise ValueError("expected images of finite values, received some that are NaN or infinite")
-    return split(found, seed)
-
-
-def _labels(network: Network, pictures: Pictures) -> Tensor | None:
-    """Return the labels that the images bring, where the network takes any; else its classes in turn."""
-    if not network.classes:
-        return None
-    return torch.arange(network.classes) if pictures.judge.labels is None else pictures.judge.labels
-
-
-def _rows(everyone: Conditions, pictures: Pictures, part: int, network: Network, kwargs: Any) -> Conditions:
-    """Return the conditions of the held-out images (0) or of those that judge (1)."""
-    own = (pictures.held_out, pictures.judge)[part]
-    if network.classes and own.labels is not None:
-        given = kwargs
-        if kwargs and pictures.rows is not None and everyone.count == pictures.count:
-            given = everyone[pictures.rows[part]].kwargs
-        return Conditions(network, own.labels, given)
-    if pictures.rows is not None and everyone.count == pictures.count:
-        return everyone[pictures.rows[part]]
-    return everyone.turned(len(own)) if everyone.count else everyone
-
-
-def _opened(priors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return given priors, from their files where they are paths.
-
-    Raises:
-        ValueError: a name that is not known.
-    """
-    if odd := sorted(set(priors) - {GAUSSIAN, MIXTURE}):
-        raise ValueError(f"expected priors by the names {GAUSSIAN} and {MIXTURE}, received {odd[0]!r}")
-    found: dict[str, Any] = {
-        name: load_prior(one) if isinstance(one, str | Path) else one for name, one in priors.items()
-    }
-    if MIXTURE in found and GAUSSIAN not in found:
-        found = {GAUSSIAN: found[MIXTURE].gaussian(), **found}
-    return found
-
-
-def _fits(
-    pictures: Pictures, network: Network, trained: Any, seed: int, folder: Path | None, print_: Print, run: Processes
-) -> dict[str, Any]:
-    """Return the priors, fitted by the first process, and kept in the folder if there is one."""
-    values = pictures.fitted[:SEEN].floats().flatten(1).double()
-    sigma = 0.25 * float(values.var(0).sum().sqrt())  # where a mixture of natural images or digits is in use
-    classes = bool(network.classes) and pictures.fitted.labels is not None
-
-    def made() -> dict[str, Any]:
-        return fitted(pictures, classes, sigma, seed, "cpu")
-
-    if folder is None:
-        return run.firsts(made)
-    fits: dict[str, Any] = {}
-
-    def one(name: str) -> Any:
-        if not fits:
-            fits.update(made())
-        return fits.get(name, fits[GAUSSIAN])
-
-    def kept() -> dict[str, Any]:
-        parts = (print_, seed, classes, FORMAT)
-        found = {name: kept_fit(folder, name, parts, partial(one, name))[0] for name in (GAUSSIAN, MIXTURE)}
-        return {name: prior for name, prior in found.items() if name == GAUSSIAN or not isinstance(prior, Gaussian)}
-
-    return run.firsts(kept)
-
-
-def _of_the_model(
-    network: Network, trained: Any, priors: Mapping[str, Any], conditions: Conditions, given: bool
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the priors that speak of the model's images; of fitted ones all must.
-
-    Raises:
-        ValueError: the images, or none of the given priors, are the model's.
-    """
-    kept, notes = {}, []
-    for name, prior in priors.items():
-        check_shape(network, prior)
-        found = match(network, trained, prior, conditions if conditions.count else None)
-        if found.agrees:
-            kept[name] = prior
-        elif not given:
-            raise ValueError(f"the images are not those of the model: {_seen(found)}")
-        else:
-            notes.append(f"the prior {name!r} is of other images than the model, and was left out: {_seen(found)}")
-    return kept, tuple(notes)
-
-
-def _seen(found: Match) -> str:
-    """Return the comparison of a prior with the model in words, without the advice to leave it out."""
-    return found.sentence.partition("; check_prior=")[0]
-
-
-def _known(starts: Starts, network: Network, pictures: Pictures) -> tuple[str, ...]:
-    """Return what the nats say of model and priors, in sentences.
-
-    Raises:
-        ValueError: the network is worse than the Gaussian of the images at most levels.
-    """
-    notes = []
-    for name, curve in starts.curves.items():
-        if name == GAUSSIAN and float(curve.worse.double().mean()) > 0.5:
-            unknown = network.classes and pictures.held_out.labels is None
-            raise ValueError(
-                "the images are not those of the model, or it is not trained: at "
-                f"{int(curve.worse.sum())} of {len(curve.worse)} noise levels the network denoises them worse than "
-                "their own Gaussian does"
-                f"{'; it has classes, and the images bring no labels: give those too' if unknown else ''}"
-            )
-        peak = int(curve.nats.argmax())
-        if float(curve.nats[peak]) < min(KNOWN + 3 * float(curve.error[peak]), MOST_KNOWN):
-            notes.append(
-                f"the images are as good as samples of the {name} itself ({float(curve.nats.max()):.2g} nats at the "
-                "lowest level): there is nothing left for the network to decide, and a late start gains by the prior "
-                "alone"
-            )
-    known = getattr(network, "max_sigma", None)
-    if known is not None:
-        notes.append(
-            f"the network was trained on noise levels up to sigma = {float(known):.4g} only: full noise cannot be "
-            "sampled, and starts above that level were left out"
-        )
-    return tuple(notes)
-
-
-def _space(
-    model: Any, scheduler: Any, network: Network, features: Any, everyone: Conditions, pictures: Pictures
-) -> Space:
-    label = one_label(everyone.labels)
-    if features is None:
-        features = Waves.name if middle_of(model) is None else NETWORK
-    if features == NETWORK:
-        extract: Any = NetworkFeatures(model, scheduler, labels=label, model_kwargs=everyone.kwargs)
-    elif features == Waves.name:
-        extract = Waves(pictures.fitted[:SEEN].floats())
-    else:
-        extract = resolve(features)
-    if not hasattr(extract, "name"):
-        extract = _Named(extract)
-    return Space(extract, _bounded(pictures))
-
-
-class _Named:
-    """A function as an extractor with a name."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.function = function
-        self.name = getattr(function, "__qualname__", type(function).__name__)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.function(images)
-
-
-def _judge(pictures: Pictures, space: Space, most: int) -> Judge:
-    """Return the judge of samples, by the images that no other part of tuning sees."""
-    judging = pictures.judge[:most].floats()
-    rows = torch.cat([space(part) for part in judging.split(1024)])
-    size = min(REAL, len(pictures.held_out) // 2, len(pictures.fitted))
-    view = _view(pictures)
-    sets = (pictures.fitted[:size], pictures.held_out[:size], pictures.held_out[size : 2 * size])
-    values = torch.cat([pictures.fitted[:most].floats(), judging]).flatten(1).double()
-    statistics = Moments(tuple(rows.shape[1:]), "dense", products=torch.float64)
-    statistics.update(rows.double())
-    reference = Reference(
-        statistics=statistics.gaussian(), real=rows[:REAL], copying=None,
-        shape=tuple(judging.shape[1:]), fingerprint=fingerprint(judging), variance=float(values.var(0).sum()),
-    )  # fmt: skip
-    judge = Judge(space.extract, reference, view=view, space=space)
-    train, held_out, second = (view(part.floats()) for part in sets)
-    judge.copying = CopyingFrom(train, held_out, second)
-    return judge
-
-
-def _as_kept(prior: Any) -> Any:
-    """Return a prior as a recipe's file gives it back."""
-    return prior.rounded() if isinstance(prior, Mixture) else prior
-
-
-def _bounded(pictures: Pictures) -> bool:
-    """Whether the images are pictures in [-1, 1]."""
-    return bool(pictures.judge[:SEEN].floats().abs().max() <= 1)
-
-
-def _judging(budget: int, space: Space) -> int:
-    """Return the most images that judge, whose features the budget pays for."""
-    return max(2 * COMPARED, 200) if space.cost == 0 else max(200, budget // SHARE // space.cost)
-
-
-def _view(pictures: Pictures) -> Callable[[Tensor], Tensor]:
-    """Return the function from samples to images in [0, 1]; what are no pictures are laid out as such."""
-    if _bounded(pictures) and len(pictures.judge.shape) == 3:
-        return lambda x: in_unit_range(to_unit(x))
-    low, high = (float(end) for end in pictures.fitted.floats().aminmax())
-    return lambda x: ((x.float() - low) / max(high - low, 1e-12)).clamp(0, 1).reshape(len(x), 1, 1, -1)
-
-
-def _told(prior: Any) -> str:
-    return str(fingerprint(*(part for pair in sorted(prior.tensors().items()) for part in pair)))
+def _of_conditions(conditions: Conditions) -> str:
+    """Return the fingerprint of labels and arguments: other ones, other samples."""
+    parts: list[Any] = [] if conditions.labels is None else [conditions.labels]
+    recursively_apply(parts.append, conditions.kwargs)
+    return str(fingerprint(*sorted(conditions.kwargs), *parts))
 
 
 def _too_bright(variance: float | None) -> bool:
     """Whether the search shows already that a candidate's samples have too much variance."""
     return variance is not None and variance > CONTRAST - MARGIN
+
+
+def _config(scheduler: Any) -> dict[str, Any]:
+    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
 
 
 def _figures(figures: Figures | None) -> dict[str, Any] | None:
@@ -577,7 +379,3 @@ def _rounded(one: Estimate) -> Estimate:
 def _digits(value: float) -> float:
     """Return a number to five digits, so that it is the same on every machine."""
     return float(f"{value:.5g}")
-
-
-def _config(scheduler: Any) -> dict[str, Any]:
-    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
