@@ -13,6 +13,7 @@ from latestart.tuning.search import (
     LEAST,
     MOST,
     Plan,
+    finalists,
     most_drawn,
     nearest,
     plan_for,
@@ -91,7 +92,9 @@ def test_without_noise_the_order_of_the_last_round_is_the_true_one():
     table = Table(candidates, 3, own=0, common=0)
     standings, mine, theirs = table.searched(candidates)
     for some, size in ((mine, KEPT[1][0]), (theirs, KEPT[1][1])):
-        assert len(some) == size and some == sorted(some, key=lambda k: table.true[k])
+        assert [standings[k].round for k in some[:size]] == [4] * size
+        assert some == sorted(some, key=lambda k: (-standings[k].round, table.true[k]))
+        assert all(2 <= standings[k].round < 4 for k in some[size:]) and len(set(some)) == len(some) > size
     for k, one in enumerate(standings):
         assert one.candidate is candidates[k] and one.samples == table.drawn.get(k, 0)
         known = None if one.distance is None else one.distance.value
@@ -151,7 +154,7 @@ def test_what_fails_is_left_out_with_its_reason_and_never_drawn_again():
     standings, mine, _ = table.searched(candidates)
     assert standings[scout].out == "it cannot be set" and standings[scout].distance is None
     assert scout in table.rounds[0] and not any(scout in jobs for jobs in table.rounds[1:])
-    assert best not in mine and len(mine) == KEPT[1][0]
+    assert best not in mine and len(mine) > KEPT[1][0]
     assert sum(best in jobs for jobs in table.rounds) <= 1
     assert standings[best].out == ("NaN after the first step" if best in table.drawn else "")
 
@@ -173,3 +176,13 @@ def test_the_nearest_late_start_of_each_prior_is_kept():
     assert nearest([5, 4, 0, 1], 2, some) == [4, 0]
     assert nearest([5, 4, 0, 1], 3, some) == [5, 4, 0]
     assert nearest([0, 4, 5], 1, some) == [0]
+
+
+def test_one_finalist_has_at_most_the_variance_of_the_images():
+    some = [Candidate(Way(sampler="ddim", prior="mixture", t_start=300.0), 3, "mixture", True)] * 6
+    variances = [1.06, 1.04, None, 1.03, 0.97, 0.9]
+    assert finalists([0, 1, 3, 4, 5], 2, some, variances.__getitem__) == [1, 4]
+    assert finalists([0, 1, 4, 3], 2, some, variances.__getitem__) == [1, 4]
+    assert finalists([0, 1, 2, 3], 2, some, variances.__getitem__) == [1, 2]  # not known is no doubt
+    assert finalists([1, 3], 2, some, variances.__getitem__) == [1, 3]
+    assert finalists([0], 2, some, variances.__getitem__) == []

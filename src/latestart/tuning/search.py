@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 
 from latestart.evaluation.quality import Estimate
 from latestart.tuning.candidates import Candidate
+from latestart.tuning.decision import CONTRAST
 
-__all__ = ["BLOCK", "FINALISTS", "Plan", "Standing", "TooFew", "nearest", "plan_for", "search"]
+__all__ = ["BLOCK", "FINALISTS", "Plan", "Standing", "TooFew", "finalists", "nearest", "plan_for", "search"]
 
 FINALISTS = 3  # ways of ours that are drawn again, beside the best full noise
 RIVALS = 3  # ways from full noise without a prior that are drawn again, one of which at least may be chosen
@@ -92,9 +93,10 @@ class _Rounds:
                 one.out = reason
             else:
                 one.round, one.samples, one.distance = self.now, samples, self.distance(k, samples)
-        return sorted((k for k in entered if not self.standings[k].out), key=self._rank)
+        return sorted((k for k in entered if not self.standings[k].out), key=self.rank)
 
-    def _rank(self, k: int) -> tuple[float, int]:
+    def rank(self, k: int) -> tuple[float, int]:
+        """Return the distance of a candidate, and its place to tell equal ones apart."""
         found = self.standings[k].distance
         assert found is not None
         return found.value, k
@@ -177,7 +179,8 @@ def search(
         failed: the reason why candidate k gives no samples, or nothing.
 
     Returns:
-        What is known of every candidate; and the nearest in the last round, nearest first: of ours, and of full noise.
+        What is known of every candidate; and those of round 2 and later, of the last round first, nearest first: of
+        ours, and of full noise.
     """
     rounds = _Rounds([Standing(one) for one in candidates], draw, distance, failed, plan)
 
@@ -196,4 +199,27 @@ def search(
     ranked = rounds.play(entered)
     for mine, theirs in KEPT:
         ranked = rounds.play([*nearest(of(True, ranked), mine, candidates), *of(False, ranked)[:theirs]])
+    earlier = [k for k in entered if k not in ranked and not rounds.standings[k].out]
+    ranked += sorted(earlier, key=lambda k: (-rounds.standings[k].round, rounds.rank(k)))
     return rounds.standings, of(True, ranked), of(False, ranked)
+
+
+def finalists(
+    ranked: Sequence[int], number: int, candidates: Sequence[Candidate], variance: Callable[[int], float | None]
+) -> list[int]:
+    """Return the candidates of ours that are drawn again: the nearest, of each prior one, and one of little contrast.
+
+    Candidates whose samples have more variance than the bar allows are left out. A final draw may put others above it
+    that lie below in the search; if none has at most the variance of the images, the last gives its place to the
+    nearest that has.
+
+    Args:
+        ranked: candidates, nearest first.
+        number: of finalists at most.
+        candidates: all.
+        variance: of a candidate's samples over the images'; None where it is not known.
+    """
+    known = {k: 0.0 if (found := variance(k)) is None else found for k in ranked}
+    allowed = [k for k in ranked if known[k] <= CONTRAST]
+    kept, calm = nearest(allowed, number, candidates), [k for k in allowed if known[k] <= 1]
+    return [*kept[:-1], calm[0]] if calm and not set(calm) & set(kept) else kept

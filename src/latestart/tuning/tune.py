@@ -43,11 +43,11 @@ from latestart.sampling.probing import BlockNoise
 from latestart.sampling.recipe import Recipe, Trial
 from latestart.sampling.ways import GAUSSIAN, Way
 from latestart.tuning.candidates import Candidate, candidates, usual
-from latestart.tuning.decision import CONTRAST, PREFERENCES, Decision, Finalist, decide
+from latestart.tuning.decision import PREFERENCES, Decision, Finalist, decide
 from latestart.tuning.drawing import Drawing, Final
 from latestart.tuning.judging import COMPARED, judge_of, most_judges, space_of
 from latestart.tuning.pictures import SEEN, Pictures, are_pictures, conditions_of, labels_of, split_of
-from latestart.tuning.search import BLOCK, FINALISTS, RIVALS, Plan, Standing, TooFew, nearest, plan_for, search
+from latestart.tuning.search import BLOCK, FINALISTS, RIVALS, Plan, Standing, TooFew, finalists, plan_for, search
 from latestart.tuning.starts import (
     FORMAT,
     Starts,
@@ -63,7 +63,6 @@ from latestart.tuning.starts import (
 __all__ = ["BUDGET", "tune"]
 
 BUDGET = 60_000  # evaluations for each number of steps
-MARGIN = 0.03  # of variance, below the bar: a finalist at the bar would be barred by its final draw
 
 
 def tune(
@@ -221,20 +220,18 @@ class _Tuning:
         meter.settle(shared)
         drawing = self._drawing(nfe, found, batch_size, meter)
         standings, mine, theirs = search(found, plan, drawing.search, drawing.distance, drawing.failed)
-        mine, clean = ([k for k in some if not _too_bright(drawing.variance(k))] for some in (mine, theirs))
-        ways = [
-            found[k]
-            for k in (*nearest(mine, ours, found), *list(dict.fromkeys((*theirs[:1], *clean[:1], *theirs)))[:RIVALS])
-        ]
+        rivals = [*theirs[:1], *finalists(theirs, RIVALS, found, drawing.variance), *theirs]
+        entered = [*finalists(mine, ours, found, drawing.variance), *list(dict.fromkeys(rivals))[:RIVALS]]
+        ways = [found[k] for k in entered]
         if plain_way is not None and plain_way.way not in [one.way for one in ways]:
             ways.append(plain_way)
         spent = drawing.spent + shared
         samples = max(0, budget - spent) // cost // max(1, len(ways))
         finals = drawing.final(list(range(len(ways))), samples, ways)
-        finalists = [self._finalist(one, final) for one, final in zip(ways, finals)]
-        decision = decide(finalists, prefer)
+        again = [self._finalist(one, final) for one, final in zip(ways, finals)]
+        decision = decide(again, prefer)
         total = spent + samples * len(ways) * cost
-        return self._made(nfe, decision, finalists, finals, standings, plan, samples, total, budget, prefer, plain_way)
+        return self._made(nfe, decision, again, finals, standings, plan, samples, total, budget, prefer, plain_way)
 
     def _reaches(self, sigma: float | None) -> bool:
         """Whether the network was trained on a level; None is full noise."""
@@ -354,11 +351,6 @@ def _of_conditions(conditions: Conditions) -> str:
     parts: list[Any] = [] if conditions.labels is None else [conditions.labels]
     recursively_apply(parts.append, conditions.kwargs)
     return str(fingerprint(*sorted(conditions.kwargs), *parts))
-
-
-def _too_bright(variance: float | None) -> bool:
-    """Whether the search shows already that a candidate's samples have too much variance."""
-    return variance is not None and variance > CONTRAST - MARGIN
 
 
 def _config(scheduler: Any) -> dict[str, Any]:
